@@ -1,0 +1,98 @@
+//! The files of a folder → a credential that Envoy accepts, or the reasons why it would not.
+
+pub mod check;
+pub mod layout;
+pub mod pem;
+
+use std::fmt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use zeroize::Zeroizing;
+
+use crate::files::read::File;
+use crate::problem::Problem;
+
+/// What the files of a credential folder amount to: at least one part, each one acceptable to Envoy.
+#[derive(Debug)]
+pub struct Credential {
+    /// The certificate chain with its key.
+    pub pair: Option<Pair>,
+    /// The CAs that clients, or upstreams, are checked against.
+    pub bundle: Option<Bundle>,
+    /// What is worth a warning, though it is served.
+    pub warnings: Vec<Problem>,
+    /// The names of the files that are no part of it.
+    pub passed_over: Vec<String>,
+}
+
+/// A certificate chain, leaf first, and the leaf's private key, both PEM, as the files have them.
+pub struct Pair {
+    /// The chain: certificates only, the leaf first.
+    pub chain: Vec<u8>,
+    /// The private key.
+    pub key: Zeroizing<Vec<u8>>,
+    /// The type of the key, as `P-256` or `RSA 2048`.
+    pub key_type: String,
+    /// What the leaf says.
+    pub leaf: CertificateFacts,
+    /// The names of the files that it came from: chain, then key. The same twice when one file holds both.
+    pub files: [String; 2],
+}
+
+/// A trust bundle: PEM, as the files have it.
+#[derive(Debug)]
+pub struct Bundle {
+    /// The CA certificates.
+    pub trusted_ca: Vec<u8>,
+    /// The revocation lists, one an issuer.
+    pub crl: Option<Vec<u8>>,
+    /// What the CA certificates say, in their order.
+    pub certificates: Vec<CertificateFacts>,
+    /// The names of the files that it came from: the bundle, and the revocation list if any.
+    pub files: Vec<String>,
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// The subject's distinguished name.
+    pub subject: String,
+    /// The issuer's distinguished name.
+    pub issuer: String,
+    /// The serial number, in lower-case hexadecimal.
+    pub serial: String,
+    /// The DNS names and IP addresses that it covers.
+    pub names: Vec<String>,
+    /// Valid from.
+    pub not_before: SystemTime,
+    /// Valid until.
+    pub not_after: SystemTime,
+}
+
+/// Makes a credential of the files of the folder at `folder`. `now` decides what has expired, and
+/// a certificate that ends within `warn_days` is warned of.
+///
+/// # Errors
+/// All that Envoy would reject, and all that it would accept to its users' harm.
+pub fn from_files(
+    folder: &Path,
+    files: Vec<File>,
+    now: SystemTime,
+    warn_days: u32,
+) -> Result<Credential, Vec<Problem>> {
+    let _ = (folder, files, now, warn_days);
+    todo!()
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pair")
+            .field("leaf", &self.leaf)
+            .field(
+                "key",
+                &format_args!("<private key, {}, {} bytes>", self.key_type, self.key.len()),
+            )
+            .finish_non_exhaustive()
+    }
+}

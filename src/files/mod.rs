@@ -1,0 +1,5 @@
+//! Credential folders on disk: one consistent, bounded read of each, and what may have changed.
+
+pub mod read;
+pub mod roots;
+pub mod watch;

@@ -1,0 +1,22 @@
+//! A file-based SDS server: folders of PEM files in, Envoy secrets out.
+//!
+//! # Layout
+//!
+//! In the order of the flow; a module knows only the ones before it.
+//!
+//! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
+//! - [`config`]: what the agent is told to do
+//! - [`files`]: credential folders on disk: one consistent read of each, and what may have changed
+//! - [`credential`]: file names and PEM bytes → a credential that Envoy accepts, or the reasons why not
+//! - [`proto`]: the xDS messages, generated from `proto/`
+//! - [`secret`]: a part of a credential → an SDS resource, encoded once, versioned, wiped when dropped
+//! - [`store`]: name → current secret, and who waits for which name
+//! - [`sds`]: the protocols as state machines, and the service that drives them
+//! - [`agent`]: wires all of the above
+//! - [`listen`]: the Unix socket
+
+pub mod config;
+pub mod credential;
+pub mod files;
+pub mod problem;
+pub mod proto;

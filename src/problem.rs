@@ -1,0 +1,154 @@
+//! What can be wrong with the files of a credential: where, why, and what to do about it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// One thing that is wrong, or worth a warning, in the words an operator reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    reason: Reason,
+    path: PathBuf,
+    what: String,
+    remedy: String,
+}
+
+/// The kind of a problem: a short word that labels metrics and JSON, from a fixed set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Reason {
+    /// A file or folder could not be read: rights, an I/O error, or it vanished.
+    Unreadable,
+    /// Something that is no regular file stands where one is expected.
+    NotAFile,
+    /// A symbolic link that leads nowhere, or in a circle.
+    BrokenLink,
+    /// A limit on sizes or numbers of files was reached.
+    TooLarge,
+    /// A part lacks one of its files.
+    Incomplete,
+    /// Two files claim to be the same part.
+    Ambiguous,
+    /// A file is not the PEM it should be, or its content can't be parsed.
+    BadPem,
+    /// The private key is not the certificate's.
+    KeyMismatch,
+    /// The private key is encrypted.
+    EncryptedKey,
+    /// A key's type, size or curve that Envoy does not take.
+    UnsupportedKey,
+    /// The trust bundle would refuse every client.
+    BadTrustBundle,
+    /// The revocation list would refuse every client, or let a revoked one in.
+    BadCrl,
+    /// A certificate is past its end.
+    Expired,
+    /// A certificate's time has not come.
+    NotYetValid,
+    /// A certificate ends soon.
+    ExpiresSoon,
+    /// The chain is out of order or lacks an issuer.
+    ChainOrder,
+    /// A private key that others can read.
+    LooseMode,
+    /// Bytes that were tidied away before use, such as a byte-order mark.
+    Tidied,
+    /// The name can't be served.
+    Name,
+}
+
+impl Reason {
+    /// The reason as a metric label and JSON value, in snake case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::NotAFile => "not_a_file",
+            Self::BrokenLink => "broken_link",
+            Self::TooLarge => "too_large",
+            Self::Incomplete => "incomplete",
+            Self::Ambiguous => "ambiguous",
+            Self::BadPem => "bad_pem",
+            Self::KeyMismatch => "key_mismatch",
+            Self::EncryptedKey => "encrypted_key",
+            Self::UnsupportedKey => "unsupported_key",
+            Self::BadTrustBundle => "bad_trust_bundle",
+            Self::BadCrl => "bad_crl",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::ExpiresSoon => "expires_soon",
+            Self::ChainOrder => "chain_order",
+            Self::LooseMode => "loose_mode",
+            Self::Tidied => "tidied",
+            Self::Name => "name",
+        }
+    }
+}
+
+impl Problem {
+    /// A problem with the file or folder at `path`: `what` is wrong, as a clause, and the `remedy`,
+    /// as an imperative. Neither may hold anything of a private key.
+    pub fn new(
+        reason: Reason,
+        path: impl Into<PathBuf>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            reason,
+            path: path.into(),
+            what: what.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// Its kind.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The file or folder that it is about.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is wrong.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &str {
+        &self.remedy
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Paths come from outside: control characters must not forge a log line.
+        write!(
+            f,
+            "{}: {}; {}",
+            self.path.display().to_string().escape_debug(),
+            self.what,
+            self.remedy
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_reads_as_one_line_whatever_the_path() {
+        let problem = Problem::new(
+            Reason::NotAFile,
+            "/c/a\nb/tls.key",
+            "it is a pipe",
+            "put a regular file there",
+        );
+        assert_eq!(
+            problem.to_string(),
+            "/c/a\\nb/tls.key: it is a pipe; put a regular file there"
+        );
+    }
+}
