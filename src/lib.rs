@@ -20,3 +20,5 @@ pub mod credential;
 pub mod files;
 pub mod problem;
 pub mod proto;
+pub mod secret;
+pub mod store;

@@ -1,5 +1,7 @@
 //! The xDS messages, generated from `proto/` under the names of Envoy's API.
 
+pub(crate) mod encode;
+
 use std::fmt;
 
 /// The descriptors of all that is in `proto/`, for server reflection.
