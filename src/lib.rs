@@ -11,6 +11,7 @@
 //! - [`proto`]: the xDS messages, generated from `proto/`
 //! - [`secret`]: a part of a credential → an SDS resource, encoded once, versioned, wiped when dropped
 //! - [`store`]: name → current secret, and who waits for which name
+//! - [`peer`]: who is at the other end of a Unix socket
 //! - [`sds`]: the protocols as state machines, and the service that drives them
 //! - [`agent`]: wires all of the above
 //! - [`listen`]: the Unix socket
@@ -18,6 +19,8 @@
 pub mod config;
 pub mod credential;
 pub mod files;
+pub mod listen;
+pub mod peer;
 pub mod problem;
 pub mod proto;
 pub mod secret;

@@ -1,0 +1,69 @@
+//! Why there is no socket to listen on: what is in the way, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Why there is no socket to listen on.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// A running process listens there.
+    #[error(
+        "another process listens on {}: stop that one first, or give this agent a socket of its own",
+        .0.display()
+    )]
+    Live(PathBuf),
+    /// Something else than a socket has the path; it is not touched.
+    #[error("{} exists and is no socket: move it away, or name another path", .0.display())]
+    NotASocket(PathBuf),
+    /// The folder of the path does not exist.
+    #[error("the folder {} does not exist: make it with `install -d -m 0755 {}`", .0.display(), .0.display())]
+    NoFolder(PathBuf),
+    /// The path is not one that a socket can have.
+    #[error("{} can't be a socket's path: {reason}", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Another process holds the lock on the folder.
+    #[error(
+        "another process keeps the folder {} locked: find it with `fuser -v {}`",
+        .0.display(), .0.display()
+    )]
+    Locked(PathBuf),
+    /// The system said no.
+    #[error("can't {doing} {}: {source}{}", path.display(), hint(source))]
+    System {
+        /// What was being done, as a verb.
+        doing: &'static str,
+        /// The path it was done to.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; the agent's user needs write access to the folder, and to give a socket to a group \
+             it must be in that group"
+        }
+        _ => "",
+    }
+}
+
+pub(super) fn system(
+    doing: &'static str,
+    path: &Path,
+    source: impl Into<io::Error>,
+) -> ListenError {
+    ListenError::System {
+        doing,
+        path: path.to_owned(),
+        source: source.into(),
+    }
+}

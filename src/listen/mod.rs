@@ -1,0 +1,156 @@
+//! The Unix socket: bound here or taken over from systemd, and the peers that connect to it.
+//!
+//! Nothing that a peer does, or that the system lacks for a while, ends the listener.
+
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::peer::{Accounts, Peer};
+
+mod activation;
+mod bind;
+mod error;
+
+pub use activation::Activation;
+pub use error::ListenError;
+
+/// Pause after an `accept` that failed for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where to listen, and who may open the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenConfig {
+    /// The path of the socket. Its folder is made where only that is missing.
+    pub path: PathBuf,
+    /// The socket's mode: who may write to it may connect.
+    pub mode: u32,
+    /// The socket's group; the agent's own where there is none.
+    pub group: Option<u32>,
+}
+
+/// A socket that accepts peers with known credentials.
+pub struct Listener {
+    listener: UnixListener,
+    accounts: Accounts,
+    /// An `accept` failed and none has worked since: it is logged once.
+    starved: AtomicBool,
+    bound: Option<bind::Bound>,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Binds the socket: replaces one that a crash left behind, never one that is in use. Must be
+    /// called inside a tokio runtime. Fails with what is in the way, and what to do about it.
+    pub fn bind(config: &ListenConfig) -> Result<Self, ListenError> {
+        let (socket, bound) = bind::bind(config)?;
+        Self::new(socket.into(), config.path.clone(), Some(bound))
+    }
+
+    /// Takes over a socket that systemd holds: mode, owner and path are systemd's, and the path
+    /// stays when the agent ends, so that clients wait instead of failing. Must be called inside a
+    /// tokio runtime.
+    pub fn adopt(listener: StdListener) -> Result<Self, ListenError> {
+        let path = activation::local_path(&listener);
+        Self::new(listener, path, None)
+    }
+
+    fn new(
+        listener: StdListener,
+        path: PathBuf,
+        bound: Option<bind::Bound>,
+    ) -> Result<Self, ListenError> {
+        let listener = listener
+            .set_nonblocking(true)
+            .and_then(|()| UnixListener::from_std(listener))
+            .map_err(|e| error::system("listen on", &path, e))?;
+        Ok(Self {
+            listener,
+            accounts: Accounts::default(),
+            starved: AtomicBool::new(false),
+            bound,
+            path,
+        })
+    }
+
+    /// The path of the socket.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether systemd holds the socket too.
+    pub fn is_adopted(&self) -> bool {
+        self.bound.is_none()
+    }
+
+    /// The next connection and who made it. A peer without credentials is turned away; a system that
+    /// is out of file descriptors is waited for: nothing here ends
+    /// the agent. Cancelled, it closes at most the one connection that it was about to return.
+    pub async fn accept(&self) -> (UnixStream, Peer) {
+        loop {
+            let stream = self.accept_any().await;
+            match stream.peer_cred() {
+                Ok(credentials) => {
+                    let peer = self.accounts.peer(credentials).await;
+                    return (stream, peer);
+                }
+                Err(error) => {
+                    tracing::warn!("a connection without credentials is refused: {error}");
+                }
+            }
+        }
+    }
+
+    async fn accept_any(&self) -> UnixStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    if self.starved.swap(false, Ordering::Relaxed) {
+                        tracing::info!("connections are accepted again");
+                    }
+                    return stream;
+                }
+                Err(error) if is_of_one_connection(&error) => {
+                    tracing::debug!("a connection ended before it was accepted: {error}");
+                }
+                Err(error) => {
+                    if !self.starved.swap(true, Ordering::Relaxed) {
+                        tracing::error!(
+                            "no connection can be accepted: {error}; open ones go on, new ones \
+                             wait. Raise LimitNOFILE= if this is the limit of open files"
+                        );
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("path", &self.path)
+            .field("adopted", &self.is_adopted())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Errors that concern the connection which was to be accepted, not the listening socket.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::TimedOut
+    )
+}
+
+#[cfg(test)]
+mod tests;
