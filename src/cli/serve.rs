@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sds_agent::config::{Config, DEFAULT_CREDENTIALS, DEFAULT_SOCKET};
+use sds_agent::config::{Config, DEFAULT_CREDENTIALS, DEFAULT_SOCKET, Listen, Root};
 
 /// The options of `serve`.
 #[derive(clap::Args)]
@@ -20,8 +20,11 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     let _config = Config {
-        roots: args.credentials,
-        socket: args.socket,
+        roots: args.credentials.into_iter().map(Root::new).collect(),
+        listen: Listen {
+            socket: args.socket,
+            ..Listen::default()
+        },
         ..Config::default()
     };
     ExitCode::SUCCESS

@@ -1,0 +1,227 @@
+//! What the agent is told to do: `sds-agent.toml` and the command line → a [`Config`] that can't be
+//! wrong in itself.
+
+mod error;
+mod file;
+mod keys;
+mod values;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::ConfigError;
+pub use file::Overrides;
+pub use values::{Account, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp};
+
+/// Where the configuration is looked for when nothing else is said.
+pub const DEFAULT_CONFIG: &str = "/etc/sds-agent/sds-agent.toml";
+/// Where credentials are looked for when nothing else is said.
+pub const DEFAULT_CREDENTIALS: &str = "/etc/sds-agent/credentials";
+/// The Unix socket that Envoy connects to when nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/run/sds-agent/sds.sock";
+/// The file name of the admin socket, beside the socket for Envoy, when nothing else is said.
+pub const ADMIN_SOCKET_NAME: &str = "admin.sock";
+
+/// The settings of a running agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The roots, most important first: the first one that has a name wins.
+    pub roots: Vec<Root>,
+    /// The socket for Envoy, and who may connect to it.
+    pub listen: Listen,
+    /// Who may have which secret. With no rule at all, whoever may connect may have them all.
+    pub access: Vec<AccessRule>,
+    /// Where status, metrics and health are served.
+    pub admin: Admin,
+    /// What is logged, and how.
+    pub log: Log,
+    /// What clients and files may cost.
+    pub limits: Limits,
+    /// The answer to a name that no root has ever had.
+    pub absent: Absent,
+    /// How long a folder must be gone before its secrets go too.
+    pub removal_delay: Duration,
+    /// How long before its end a certificate is warned of, in days.
+    pub warn_days: u32,
+    /// Whether the agent's memory is kept from being swapped out.
+    pub lock_memory: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            roots: vec![Root::new(DEFAULT_CREDENTIALS)],
+            listen: Listen::default(),
+            access: Vec::new(),
+            admin: Admin {
+                socket: Some(beside(Path::new(DEFAULT_SOCKET))),
+                tcp: None,
+            },
+            log: Log::default(),
+            limits: Limits::default(),
+            absent: Absent::default(),
+            removal_delay: Duration::from_secs(1),
+            warn_days: 30,
+            lock_memory: false,
+        }
+    }
+}
+
+/// The admin socket that goes with the socket for Envoy at `socket`.
+fn beside(socket: &Path) -> PathBuf {
+    socket.with_file_name(ADMIN_SOCKET_NAME)
+}
+
+/// A folder of credential folders, and how it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// The folder.
+    pub path: PathBuf,
+    /// The answer to a name that this root had, and has no more.
+    pub absent: Absent,
+    /// Whether reads stay below the folder, those through links included.
+    pub confine: bool,
+    /// Whether a private key that others can read is refused rather than warned of.
+    pub strict_permissions: bool,
+    /// Whether folders with a file `token` are passed over, as Istio does with such Secrets.
+    pub skip_token_folders: bool,
+    /// How often it is looked at by `stat` alone. `None`: every 60 s where the kernel reports
+    /// changes, and every 5 s where it can't.
+    pub poll_interval: Option<Duration>,
+}
+
+impl Root {
+    /// The root at `path` with the settings that hold when nothing else is said.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            absent: Absent::default(),
+            confine: false,
+            strict_permissions: false,
+            skip_token_folders: true,
+            poll_interval: None,
+        }
+    }
+}
+
+/// The answer to a delta client that asks for a name that does not exist. SotW clients get silence
+/// either way, for no release of Envoy makes anything good of an empty SotW response.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Absent {
+    /// Silence: Envoy keeps the listener waiting, up to its `initial_fetch_timeout`, and what it
+    /// had on demand stays in use.
+    Wait,
+    /// `removed_resources`: Envoy opens the listener at once and refuses handshakes until the
+    /// secret comes, and drops what it had on demand.
+    #[default]
+    SaySo,
+}
+
+/// The socket for Envoy, and who may connect to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The path of the Unix socket.
+    pub socket: PathBuf,
+    /// Its mode.
+    pub mode: u32,
+    /// Its group. `None`: the group that the agent runs as.
+    pub group: Option<Account>,
+    /// The users who may connect; with `allow_groups` empty too, whoever the mode lets in.
+    pub allow_users: Vec<Account>,
+    /// The groups whose members may connect.
+    pub allow_groups: Vec<Account>,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            socket: DEFAULT_SOCKET.into(),
+            mode: 0o660,
+            group: None,
+            allow_users: Vec::new(),
+            allow_groups: Vec::new(),
+        }
+    }
+}
+
+/// Gives the secrets that match to the peers that match. A peer matches by its user or one of its
+/// groups (when either is named), and by its node id too (when any is named): the node id is the
+/// client's own word, so it only narrows what the user or group gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessRule {
+    /// The names of the secrets; at least one.
+    pub secrets: Vec<Pattern>,
+    /// The users that the rule is for.
+    pub users: Vec<Account>,
+    /// The groups that the rule is for.
+    pub groups: Vec<Account>,
+    /// The node ids that the rule is for.
+    pub nodes: Vec<Pattern>,
+}
+
+/// Where status, metrics and health are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The Unix socket. `None`: there is none.
+    pub socket: Option<PathBuf>,
+    /// A loopback address for metrics, health and the page. `None`: there is none.
+    pub tcp: Option<SocketAddr>,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// The levels.
+    pub level: LogFilter,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What clients and files may cost: whatever stands there, or connects, memory stays bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one file. The largest chain seen in practice has 200 kB.
+    pub file_bytes: usize,
+    /// Files in one folder.
+    pub files: usize,
+    /// Credential folders in all roots together.
+    pub credentials: usize,
+    /// Connections at once. Envoy opens one for each 1,024 secrets.
+    pub connections: usize,
+    /// Streams at once on a connection. Envoy opens one for each secret.
+    pub streams_per_connection: usize,
+    /// Names that a stream may be subscribed to. Envoy asks for one.
+    pub names_per_stream: usize,
+    /// Bytes of one request. The largest of Envoy's is its first, with 61 kB of node.
+    pub request_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            file_bytes: 1024 * 1024,
+            files: 64,
+            credentials: 20_000,
+            connections: 4_096,
+            streams_per_connection: 16_384,
+            names_per_stream: 16_384,
+            request_bytes: 4 * 1024 * 1024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("/etc/a.toml"), text, &Overrides::default())
+        .map_err(|error| error.to_string())
+}
+
+/// The example with every key in force.
+fn example() -> String {
+    let text = include_str!("../../examples/sds-agent.toml");
+    text.lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => rest,
+            _ => "",
+        })
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+#[test]
+fn the_example_says_the_defaults() {
+    let everyone = AccessRule {
+        secrets: vec!["*".parse().unwrap()],
+        users: Vec::new(),
+        groups: Vec::new(),
+        nodes: Vec::new(),
+    };
+    // A root is named twice there: once in each form.
+    let text = example().replacen("credentials = ", "#", 1);
+    let config = parse(&text).unwrap();
+    assert_eq!(
+        config,
+        Config {
+            access: vec![everyone],
+            ..Config::default()
+        }
+    );
+    assert_eq!(parse("").unwrap(), Config::default());
+    assert_eq!(
+        parse(include_str!("../../examples/sds-agent.toml")).unwrap(),
+        Config::default()
+    );
+}
+
+#[test]
+fn the_example_has_every_key() {
+    let text = example();
+    for (section, key) in keys::all() {
+        let place = if section.is_empty() {
+            0
+        } else {
+            text.find(&format!("[{section}]")).unwrap()
+        };
+        let mut lines = text[place..].lines();
+        lines.next();
+        let found = lines
+            .take_while(|line| section.is_empty() || !line.starts_with('['))
+            .any(|line| line.starts_with(&format!("{key} = ")));
+        let is_section = text.contains(&format!("[{key}]"));
+        assert!(found || is_section, "no `{key}` in [{section}]");
+    }
+}
+
+#[test]
+fn an_unknown_key_names_line_and_nearest() {
+    for (text, expected) in [
+        (
+            "\nwarm_days = 3",
+            "/etc/a.toml:2:1: there is no key `warm_days`; did you mean `warn_days`?",
+        ),
+        (
+            "[listen]\n mod = 1",
+            "/etc/a.toml:2:2: there is no key `mod` in [listen]; did you mean `mode`?",
+        ),
+        (
+            "mode = '0660'",
+            "/etc/a.toml:1:1: there is no key `mode`; did you mean `mode` in [listen]?",
+        ),
+        (
+            "[[root]]\npath='/a'\n[[root]]\npaht='/b'",
+            "/etc/a.toml:4:1: there is no key `paht` in [root]; did you mean `path`?",
+        ),
+        (
+            "[limit]",
+            "/etc/a.toml:1:2: there is no key `limit`; did you mean `limits`?",
+        ),
+        (
+            "log.levle = 'info'",
+            "/etc/a.toml:1:5: there is no key `levle` in [log]; did you mean `level`?",
+        ),
+    ] {
+        assert_eq!(parse(text).unwrap_err(), expected);
+    }
+}
+
+#[test]
+fn a_wrong_value_names_line_and_what_to_write() {
+    for (text, expected) in [
+        (
+            "warn_days = -1",
+            "1:13: invalid value: integer `-1`, expected a whole number from 0 to 36500",
+        ),
+        (
+            "warn_days = 'x'",
+            "1:13: invalid type: string \"x\", expected a whole number from 0 to 36500",
+        ),
+        (
+            "removal_delay = 1",
+            "1:17: invalid type: integer `1`, expected a duration such as \"500ms\" or \"1s\"",
+        ),
+        (
+            "[listen]\nmode = '0999'",
+            "2:8: \"0999\" is no mode; write it in octal as in \"0660\"",
+        ),
+        (
+            "[listen]\nmode = 660",
+            "2:8: invalid type: integer `660`, expected a mode such as \"0660\", with its quotes",
+        ),
+        (
+            "admin_tcp = '0.0.0.0:9902'",
+            "1:13: 0.0.0.0:9902 is no loopback address",
+        ),
+        (
+            "admin_tcp = 9902",
+            "1:13: invalid type: integer `9902`, expected an address such as \"127.0.0.1:9901\", or \"off\"",
+        ),
+        (
+            "[log]\nlevel = 'inof'",
+            "2:9: \"inof\" is no log level; write error,",
+        ),
+        (
+            "absent = 'no'",
+            "1:10: unknown variant `no`, expected `wait` or `say-so`",
+        ),
+        (
+            "credentials = []",
+            "1:15: there is no root; name at least one folder",
+        ),
+        (
+            "credentials = ['/a', '/a/']",
+            "1:22: /a/ is a root twice; name it once",
+        ),
+        ("[[root]]\nconfine = true", "1:1: missing field `path`"),
+        ("[[access]]\nsecrets = []", "2:11: the rule gives nothing"),
+        (
+            "socket = '/a'\n[listen]\nsocket = '/b'",
+            "1:10: `socket` says another thing than `listen.socket`",
+        ),
+        ("warn_days = 1\nwarn_days = 2", "2:1: duplicate key"),
+        ("warn_days = ", "1:13: "),
+    ] {
+        let error = parse(text).unwrap_err();
+        let expected = format!("/etc/a.toml:{expected}");
+        assert!(
+            error.starts_with(&expected),
+            "{text}\nexpected: {expected}\ngot:      {error}"
+        );
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn the_command_line_wins() {
+    let overrides = Overrides {
+        credentials: vec!["/b".into(), "/c".into()],
+        socket: Some("/s/x.sock".into()),
+        warn_days: Some(1),
+        ..Overrides::default()
+    };
+    let text = "warn_days = 9\nsocket = 'y.sock'\nabsent = 'wait'\n\
+                [[root]]\npath = '/a'\n[[root]]\npath = '/b'\nconfine = true";
+    let config = Config::parse(Path::new("/etc/a.toml"), text, &overrides).unwrap();
+    assert_eq!(config.warn_days, 1);
+    assert_eq!(config.listen.socket, Path::new("/s/x.sock"));
+    assert_eq!(
+        config.admin.socket.as_deref(),
+        Some(Path::new("/s/admin.sock"))
+    );
+    let [b, c] = &config.roots[..] else {
+        panic!("{:?}", config.roots)
+    };
+    assert!(b.confine && b.absent == Absent::Wait);
+    assert!(!c.confine && c.absent == Absent::Wait);
+}
+
+#[test]
+fn a_relative_path_starts_from_the_folder_of_the_file() {
+    let config = parse("credentials = ['c']\nsocket = 's'").unwrap();
+    assert_eq!(config.roots[0].path, Path::new("/etc/c"));
+    assert_eq!(config.listen.socket, Path::new("/etc/s"));
+}

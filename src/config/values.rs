@@ -1,0 +1,329 @@
+//! The values of keys and options: text → something that can't be wrong.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
+use tracing_subscriber::EnvFilter;
+
+/// A user or group, by name or number. A text of digits alone is a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// By name; whether there is such a one is only known when it is used.
+    Name(String),
+    /// By number.
+    Id(u32),
+}
+
+impl FromStr for Account {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.contains([':', '\n', '\0']) {
+            return Err(format!(
+                "{text:?} is no user or group; write a name or a number"
+            ));
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(Self::Name(text.to_owned()));
+        }
+        let id = text
+            .parse()
+            .map_err(|_| format!("{text} is too large for a user or group"))?;
+        Ok(Self::Id(id))
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Account {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrNumber;
+        impl Visitor<'_> for NameOrNumber {
+            type Value = Account;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name, or a number from 0 to 4294967295")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Account, E> {
+                text.parse().map_err(E::custom)
+            }
+            fn visit_i64<E: de::Error>(self, id: i64) -> Result<Account, E> {
+                u32::try_from(id)
+                    .map(Account::Id)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(id), &self))
+            }
+        }
+        deserializer.deserialize_any(NameOrNumber)
+    }
+}
+
+/// A pattern for names, in which `*` stands for any number of characters, none included.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the whole of `name` is what the pattern describes. Takes time in proportion to the
+    /// product of both lengths at worst, whatever the client sends.
+    pub fn matches(&self, name: &str) -> bool {
+        let mut parts = self.0.split('*');
+        let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
+            return false;
+        };
+        let Some(last) = parts.next_back() else {
+            return rest.is_empty();
+        };
+        // Between two stars the leftmost place is always as good as any other.
+        for part in parts {
+            match rest.find(part) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        rest.ends_with(last)
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.contains(char::is_control) {
+            return Err(format!(
+                "{text:?} matches no name; write a name, with `*` for any characters"
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+/// A whole number within bounds.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Number<const MIN: u32, const MAX: u32>(pub(super) u32);
+
+impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Number<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InBounds(u32, u32);
+        impl Visitor<'_> for InBounds {
+            type Value = u32;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a whole number from {} to {}", self.0, self.1)
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<u32, E> {
+                u32::try_from(number)
+                    .ok()
+                    .filter(|number| (self.0..=self.1).contains(number))
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self))
+            }
+        }
+        deserializer.deserialize_any(InBounds(MIN, MAX)).map(Self)
+    }
+}
+
+/// A value that is written as a text in a form of its own.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Text<T>(pub(super) T);
+
+/// How the text of a [`Text`] becomes its value.
+pub(super) trait FromText: Sized {
+    /// What should stand there, for whoever wrote something else than a text.
+    const EXPECTED: &str;
+    fn from_text(text: &str) -> Result<Self, String>;
+}
+
+impl FromText for Duration {
+    const EXPECTED: &str = "a duration such as \"500ms\" or \"1s\"";
+    fn from_text(text: &str) -> Result<Self, String> {
+        parse_duration(text)
+    }
+}
+
+impl FromText for SocketAddr {
+    const EXPECTED: &str = "an address such as \"127.0.0.1:9901\"";
+    fn from_text(text: &str) -> Result<Self, String> {
+        parse_tcp(text)
+    }
+}
+
+/// The mode of a file.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Mode(pub(super) u32);
+
+impl FromText for Mode {
+    const EXPECTED: &str = "a mode such as \"0660\", with its quotes";
+    fn from_text(text: &str) -> Result<Self, String> {
+        parse_mode(text).map(Self)
+    }
+}
+
+impl<'de, T: FromText> Deserialize<'de> for Text<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfText<T>(PhantomData<T>);
+        impl<T: FromText> Visitor<'_> for OfText<T> {
+            type Value = T;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(T::EXPECTED)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+                T::from_text(text).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(OfText(PhantomData)).map(Self)
+    }
+}
+
+/// A value, or the word that says that there is none.
+#[derive(Clone, PartialEq)]
+pub(super) struct OrWord<W, T>(pub(super) Option<T>, PhantomData<W>);
+
+/// The word of an [`OrWord`].
+pub(super) trait Word {
+    const WORD: &str;
+}
+
+/// There shall be no such thing.
+#[derive(Clone, PartialEq)]
+pub(super) struct Off;
+
+impl Word for Off {
+    const WORD: &str = "off";
+}
+
+/// The agent decides.
+#[derive(Clone, PartialEq)]
+pub(super) struct Auto;
+
+impl Word for Auto {
+    const WORD: &str = "auto";
+}
+
+impl<'de, W: Word, T: DeserializeOwned> Deserialize<'de> for OrWord<W, T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = toml::Value::deserialize(deserializer)?;
+        if value.as_str() == Some(W::WORD) {
+            return Ok(Self(None, PhantomData));
+        }
+        let value = T::deserialize(value).map_err(|error| {
+            de::Error::custom(format!(
+                "{}, or \"{}\"",
+                error.message().trim_end(),
+                W::WORD
+            ))
+        })?;
+        Ok(Self(Some(value), PhantomData))
+    }
+}
+
+/// What is logged: a level, or levels by module as in `info,sds_agent::sds=debug`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    /// The filter as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The filter for a `tracing` subscriber.
+    pub fn to_filter(&self) -> EnvFilter {
+        EnvFilter::new(&self.0)
+    }
+}
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const HELP: &str = "write error, warn, info, debug, trace or off, \
+                            or levels by module as in `info,sds_agent::sds=debug`";
+        // A lone word that is no level would be taken for the name of a module, and silence all else.
+        let stray = text.split(',').find(|directive| {
+            !directive.contains('=')
+                && directive
+                    .trim()
+                    .parse::<tracing::metadata::LevelFilter>()
+                    .is_err()
+        });
+        if let Some(stray) = stray {
+            return Err(format!("{stray:?} is no log level; {HELP}"));
+        }
+        match EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(error) => Err(format!("{text:?}: {error}; {HELP}")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LogFilter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+/// A duration as in `500ms`, `1s`, `1m 30s`.
+///
+/// # Errors
+/// What is wrong, and how to write one.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| {
+        format!("{text:?} is no duration: {error}; write one as \"500ms\" or \"1s\"")
+    })
+}
+
+/// The mode of a file in octal digits, as in `0660`.
+///
+/// # Errors
+/// What is wrong, and how to write one.
+pub fn parse_mode(text: &str) -> Result<u32, String> {
+    let digits = text.len() <= 4 && text.bytes().all(|byte| byte.is_ascii_digit());
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| digits && *mode <= 0o777)
+        .ok_or_else(|| format!("{text:?} is no mode; write it in octal as in \"0660\""))
+}
+
+/// A TCP address on loopback, as in `127.0.0.1:9901` or `[::1]:9901`.
+///
+/// # Errors
+/// What is wrong, and how to write one.
+pub fn parse_tcp(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| format!("{text:?} is no address; write one as \"127.0.0.1:9901\""))?;
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "{address} is no loopback address; use 127.0.0.1 or [::1], and a proxy for the way in from elsewhere"
+        ));
+    }
+    Ok(address)
+}
