@@ -23,5 +23,6 @@ pub mod listen;
 pub mod peer;
 pub mod problem;
 pub mod proto;
+pub mod sds;
 pub mod secret;
 pub mod store;
