@@ -1,0 +1,333 @@
+//! A real Envoy that takes its secrets from the agent.
+//!
+//! Its one listener comes by LDS from a file, so that hosts are added and changed while it runs,
+//! as a control plane does it. Every port is the kernel's choice, so tests run side by side.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::https::Https;
+use super::process::Process;
+use super::wait::{BOUND, eventually, eventually_true};
+
+/// The status that every host answers with: no other part of Envoy would say this.
+pub(crate) const TEAPOT: u16 = 418;
+
+/// Which of the two protocols Envoy speaks with the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Sotw,
+    Delta,
+}
+
+impl Protocol {
+    pub(crate) const BOTH: [Self; 2] = [Self::Sotw, Self::Delta];
+}
+
+/// A host of the listener.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    server_name: String,
+    secret: String,
+    client_ca: Option<String>,
+}
+
+impl Host {
+    /// Connections for `server_name` are served the pair that is secret `secret`.
+    pub(crate) fn new(server_name: &str, secret: &str) -> Self {
+        Self {
+            server_name: server_name.into(),
+            secret: secret.into(),
+            client_ca: None,
+        }
+    }
+
+    /// And its clients must have a certificate of the bundle that is secret `secret`.
+    pub(crate) fn client_ca(mut self, secret: &str) -> Self {
+        self.client_ca = Some(secret.into());
+        self
+    }
+}
+
+/// A running Envoy; everything of [`Process`] besides. Killed when dropped.
+pub(crate) struct Envoy {
+    process: Process,
+    folder: TempDir,
+    protocol: Protocol,
+}
+
+impl Envoy {
+    /// Starts `program` with `hosts` on its listener, which opens when they have their secrets.
+    pub(crate) fn start(program: &Path, socket: &Path, protocol: Protocol, hosts: &[Host]) -> Self {
+        Self::start_with(program, &bootstrap(socket), protocol, hosts)
+    }
+
+    /// As [`start`](Self::start), with a bootstrap configuration of the test's own, which has the
+    /// cluster `sds_agent`. Node, admin address and LDS are filled in here.
+    pub(crate) fn start_with(
+        program: &Path,
+        bootstrap: &Value,
+        protocol: Protocol,
+        hosts: &[Host],
+    ) -> Self {
+        let folder = tempfile::Builder::new().prefix("envoy").tempdir().unwrap();
+        let config = folder.path().join("envoy.json");
+        let mut bootstrap = bootstrap.clone();
+        bootstrap["node"] = json!({"id": "test-envoy", "cluster": "test"});
+        bootstrap["admin"] = json!({"address": loopback()});
+        bootstrap["dynamic_resources"] = json!({
+            "lds_config": {
+                "resource_api_version": "V3",
+                "path_config_source": {"path": folder.path().join("lds.json")},
+            }
+        });
+        fs::write(&config, bootstrap.to_string()).unwrap();
+        write_listener(folder.path(), protocol, hosts);
+        let mut command = Command::new(program);
+        command.arg("-c").arg(&config);
+        command
+            .arg("--admin-address-path")
+            .arg(folder.path().join("admin"));
+        command.args(["--disable-hot-restart", "--concurrency", "1"]);
+        command.args(["--log-level", "warning", "--drain-time-s", "1"]);
+        let mut envoy = Self {
+            process: Process::spawn("envoy", &mut command),
+            folder,
+            protocol,
+        };
+        eventually_true("Envoy's admin address", || {
+            assert!(envoy.is_running(), "Envoy has ended: {:#?}", envoy.lines());
+            envoy.admin_address().is_some()
+        });
+        envoy
+    }
+
+    /// Replaces the hosts of the listener while it runs, and waits until Envoy has taken that.
+    #[track_caller]
+    pub(crate) fn set_hosts(&self, hosts: &[Host]) {
+        let updates = || self.stat("listener_manager.lds.update_success");
+        let before = updates();
+        write_listener(self.folder.path(), self.protocol, hosts);
+        eventually_true("the listener's update", || updates() > before);
+    }
+
+    /// The listener's port, which is known before the listener is open.
+    #[track_caller]
+    pub(crate) fn port(&self) -> u16 {
+        eventually("the listener's port", || {
+            let listeners = self.admin("GET", "/listeners?format=json");
+            let listeners: Value = serde_json::from_str(&listeners).ok()?;
+            let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+            u16::try_from(address["port_value"].as_u64()?).ok()
+        })
+    }
+
+    /// A client of `server_name` on the listener.
+    #[track_caller]
+    pub(crate) fn https(&self, server_name: &str) -> Https {
+        Https::new(self.port(), server_name)
+    }
+
+    /// A statistic's value, 0 where Envoy has none of that name.
+    pub(crate) fn stat(&self, name: &str) -> u64 {
+        self.stats_where(|stat| stat == name)
+            .first()
+            .map_or(0, |(_, value)| *value)
+    }
+
+    /// The statistics whose name fulfils `which`.
+    pub(crate) fn stats_where(&self, which: impl Fn(&str) -> bool) -> Vec<(String, u64)> {
+        let stats = self.admin("GET", "/stats");
+        let pairs = stats.lines().filter_map(|line| line.split_once(": "));
+        pairs
+            .filter(|(name, _)| which(name))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
+            .collect()
+    }
+
+    /// Asserts that Envoy has rejected nothing of what it was sent, and failed at no load.
+    #[track_caller]
+    pub(crate) fn assert_no_rejection(&self) {
+        let of_interest = [".update_rejected", ".key_rotation_failed"];
+        let stats = self.stats_where(|name| of_interest.iter().any(|end| name.ends_with(end)));
+        assert!(
+            stats.iter().any(|(name, _)| name.starts_with("sds.")),
+            "Envoy has no statistics of secrets: {stats:?}"
+        );
+        let failed: Vec<_> = stats.iter().filter(|(_, value)| *value > 0).collect();
+        assert!(failed.is_empty(), "Envoy rejected updates: {failed:?}");
+    }
+
+    /// A request to the admin interface; empty when that fails.
+    pub(crate) fn admin(&self, method: &str, path: &str) -> String {
+        self.try_admin(method, path).unwrap_or_default()
+    }
+
+    fn try_admin(&self, method: &str, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.admin_address()?).ok()?;
+        stream.set_read_timeout(Some(BOUND)).ok()?;
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        body(&String::from_utf8_lossy(&answer))
+    }
+
+    fn admin_address(&self) -> Option<String> {
+        let address = fs::read_to_string(self.folder.path().join("admin")).ok()?;
+        (!address.is_empty()).then_some(address)
+    }
+}
+
+impl Deref for Envoy {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Envoy {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
+/// The body of an HTTP response, which Envoy sends in chunks.
+fn body(answer: &str) -> Option<String> {
+    let (head, mut rest) = answer.split_once("\r\n\r\n")?;
+    if !head.contains("transfer-encoding: chunked") {
+        return Some(rest.to_owned());
+    }
+    let mut body = String::new();
+    loop {
+        let (size, after) = rest.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.push_str(after.get(..size)?);
+        rest = after.get(size..)?.strip_prefix("\r\n")?;
+    }
+}
+
+/// The bootstrap configuration with the agent as its one cluster.
+pub(crate) fn bootstrap(socket: &Path) -> Value {
+    json!({
+        "static_resources": {"clusters": [{
+            "name": "sds_agent",
+            "type": "STATIC",
+            "connect_timeout": "1s",
+            "circuit_breakers": {"thresholds": [
+                {"max_requests": 1_000_000, "max_pending_requests": 1_000_000, "max_connections": 1000}
+            ]},
+            "typed_extension_protocol_options": {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                    "explicit_http_config": {"http2_protocol_options": {
+                        "connection_keepalive": {"interval": "5s", "timeout": "5s"}
+                    }},
+                }
+            },
+            "load_assignment": {
+                "cluster_name": "sds_agent",
+                "endpoints": [{"lb_endpoints": [{"endpoint": {
+                    "address": {"pipe": {"path": socket}}
+                }}]}],
+            },
+        }]}
+    })
+}
+
+/// The source of secrets that is the agent.
+pub(crate) fn sds_config(protocol: Protocol) -> Value {
+    json!({
+        "resource_api_version": "V3",
+        "initial_fetch_timeout": "15s",
+        "api_config_source": {
+            "api_type": match protocol {
+                Protocol::Sotw => "GRPC",
+                Protocol::Delta => "DELTA_GRPC",
+            },
+            "transport_api_version": "V3",
+            "set_node_on_first_message_only": true,
+            "grpc_services": [{"envoy_grpc": {
+                "cluster_name": "sds_agent",
+                "retry_policy": {"retry_back_off": {"base_interval": "0.2s", "max_interval": "1s"}},
+            }}],
+        },
+    })
+}
+
+/// Puts the listener's file in its place by a rename, which is what Envoy watches for.
+fn write_listener(folder: &Path, protocol: Protocol, hosts: &[Host]) {
+    let listener = json!({
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": "https",
+        "address": loopback(),
+        "listener_filters": [{
+            "name": "tls_inspector",
+            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"},
+        }],
+        "filter_chains": hosts.iter().map(|host| filter_chain(protocol, host)).collect::<Vec<_>>(),
+    });
+    let path: PathBuf = folder.join("lds.json");
+    let temporary = folder.join("lds.json.new");
+    fs::write(&temporary, json!({"resources": [listener]}).to_string()).unwrap();
+    fs::rename(temporary, path).unwrap();
+}
+
+fn filter_chain(protocol: Protocol, host: &Host) -> Value {
+    let secret = |name: &String| json!({"name": name, "sds_config": sds_config(protocol)});
+    let mut context = json!({"tls_certificate_sds_secret_configs": [secret(&host.secret)]});
+    if let Some(ca) = &host.client_ca {
+        context["validation_context_sds_secret_config"] = secret(ca);
+    }
+    json!({
+        "name": host.server_name,
+        "filter_chain_match": {"server_names": [host.server_name]},
+        "filters": [http_connection_manager()],
+        "transport_socket": {
+            "name": "tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": context,
+                "require_client_certificate": host.client_ca.is_some(),
+            },
+        },
+    })
+}
+
+/// Answers every request with [`TEAPOT`].
+fn http_connection_manager() -> Value {
+    json!({
+        "name": "http",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": "https",
+            "http_filters": [{
+                "name": "router",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            }],
+            "route_config": {"virtual_hosts": [{
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{
+                    "match": {"prefix": "/"},
+                    "direct_response": {"status": TEAPOT, "body": {"inline_string": "I'm a teapot\n"}},
+                }],
+            }]},
+        },
+    })
+}
+
+fn loopback() -> Value {
+    json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}})
+}

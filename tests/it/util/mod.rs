@@ -1,0 +1,23 @@
+//! What the tests are made of: processes, certificates, clients, and waiting for a condition.
+//!
+//! Everything blocks, and every wait has a bound; see [`wait::eventually`].
+#![allow(dead_code, unused_imports, reason = "helpers for every test to come")]
+
+pub(crate) mod agent;
+pub(crate) mod envoy;
+pub(crate) mod folders;
+pub(crate) mod https;
+pub(crate) mod pki;
+pub(crate) mod process;
+pub(crate) mod sds;
+pub(crate) mod tools;
+pub(crate) mod wait;
+
+pub(crate) use agent::Agent;
+pub(crate) use envoy::{Envoy, Host, Protocol};
+pub(crate) use folders::{Root, Way};
+pub(crate) use https::Https;
+pub(crate) use pki::{Ca, Identity};
+pub(crate) use sds::Sds;
+pub(crate) use tools::require;
+pub(crate) use wait::{BOUND, eventually};

