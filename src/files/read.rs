@@ -1,9 +1,11 @@
 //! One consistent, bounded read of a folder, and the folders that it depended on.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
+pub use super::resolve::{Arm, Dir, FileId, Interest};
+pub use super::stamps::Stamps;
 use crate::config::Limits;
 use crate::problem::Problem;
 
@@ -27,25 +29,6 @@ pub struct Reading {
     pub problems: Vec<Problem>,
     /// Every file and folder that was looked at, as it was: equal stamps mean that nothing changed.
     pub stamps: Stamps,
-}
-
-/// Told of every folder right before something is looked up in it, so that a watch is in place
-/// before the read that depends on it.
-pub trait Arm {
-    /// `dir` is a path without links; `name` is what is about to be looked up there, or `None`
-    /// when everything in it matters.
-    fn arm(&mut self, dir: &Path, name: Option<&std::ffi::OsStr>);
-}
-
-/// What a later look by `stat` alone is compared with.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Stamps(Vec<(PathBuf, Option<[u64; 6]>)>);
-
-impl Stamps {
-    /// Looks again at everything, by `lstat` alone: true when something is not as it was.
-    pub fn changed(&self) -> bool {
-        todo!()
-    }
 }
 
 /// Reads the credential folder at `folder` once.
