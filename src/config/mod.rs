@@ -1,6 +1,7 @@
 //! What the agent is told to do: `sds-agent.toml` and the command line → a [`Config`] that can't be
 //! wrong in itself.
 
+mod changes;
 mod error;
 mod file;
 mod keys;
@@ -10,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use changes::Changes;
 pub use error::ConfigError;
 pub use file::Overrides;
 pub use values::{Account, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp};

@@ -188,3 +188,41 @@ fn a_relative_path_starts_from_the_folder_of_the_file() {
     assert_eq!(config.roots[0].path, Path::new("/etc/c"));
     assert_eq!(config.listen.socket, Path::new("/etc/s"));
 }
+
+#[test]
+fn a_reload_takes_what_a_running_agent_can_take() {
+    let old = parse("[[root]]\npath = '/a'\n[[root]]\npath = '/b'\n[[root]]\npath = '/c'").unwrap();
+    let new = parse(
+        "warn_days = 9\nsocket = '/s'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
+         [[root]]\npath = '/c'\nconfine = true\n[[root]]\npath = '/b'\n[[root]]\npath = '/d'",
+    )
+    .unwrap();
+    let (config, changes) = old.reload(new.clone());
+    let paths = |roots: &[Root]| {
+        roots
+            .iter()
+            .map(|root| root.path.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&changes.roots_added), [Path::new("/d")]);
+    assert_eq!(paths(&changes.roots_removed), [Path::new("/a")]);
+    assert_eq!(paths(&changes.roots_changed), [Path::new("/c")]);
+    assert!(changes.roots_reordered);
+    assert_eq!(changes.keys, ["log.level", "warn_days"]);
+    assert_eq!(
+        changes.needs_restart,
+        ["listen.socket", "admin.socket", "log.format"]
+    );
+    assert_eq!(
+        changes.to_string(),
+        "root /d added, root /a removed, root /c changed, roots reordered, \
+         changed keys: log.level warn_days"
+    );
+    assert_eq!(config.roots, new.roots);
+    assert_eq!((config.warn_days, config.listen), (9, old.listen.clone()));
+    assert_eq!(
+        (config.log.level, config.log.format),
+        (new.log.level, old.log.format)
+    );
+    assert!(old.reload(old.clone()).1.is_empty());
+}
