@@ -15,7 +15,9 @@
 //! - [`sds`]: the protocols as state machines, and the service that drives them
 //! - [`agent`]: wires all of the above
 //! - [`listen`]: the Unix socket
+//! - [`admin`]: metrics, health and state for operators
 
+pub mod admin;
 pub mod config;
 pub mod credential;
 pub mod files;

@@ -1,0 +1,281 @@
+//! A small HTTP server for operators and monitoring: `GET` and `HEAD` alone, every cost bounded, on
+//! a Unix socket or a TCP port.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::listen::Listener;
+
+/// Connections at a time; further ones wait. Monitoring needs one or two.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a client may take for one request and for reading the answer to it.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of a request's head; nothing that asks for a page needs more.
+const MAX_HEAD: usize = 16 * 1024;
+/// Pause after an `accept` that failed for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Plain text.
+pub const TEXT: &str = "text/plain; charset=utf-8";
+/// JSON.
+pub const JSON: &str = "application/json";
+/// Metrics as `prometheus-client` encodes them.
+pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// An answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The status.
+    pub status: StatusCode,
+    /// The value of `Content-Type`.
+    pub content_type: &'static str,
+    /// All of it.
+    pub body: Bytes,
+}
+
+impl Page {
+    /// A page with status 200.
+    pub fn ok(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type,
+            body: body.into(),
+        }
+    }
+
+    /// A page of plain text.
+    pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Self {
+        Self {
+            status,
+            content_type: TEXT,
+            body: body.into(),
+        }
+    }
+}
+
+/// What is there to be asked for.
+pub trait Pages: Send + Sync + 'static {
+    /// The page at `path`, which begins with `/` and is as the client sent it; `None` is "not found".
+    /// It must not block: everything that it shows is in memory.
+    fn page(&self, path: &str, query: Option<&str>) -> Option<Page>;
+}
+
+/// Serves `pages` on a Unix socket until `shutdown`, then ends the connections that are open.
+pub async fn serve_unix(listener: Listener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
+    let server = Server::new(pages, shutdown);
+    while let Some(permit) = server.permit().await {
+        tokio::select! {
+            () = server.shutdown.cancelled() => break,
+            (stream, _peer) = listener.accept() => server.spawn(stream, permit),
+        }
+    }
+    server.end().await;
+}
+
+/// As [`serve_unix`], on a TCP port.
+pub async fn serve_tcp(listener: TcpListener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
+    let server = Server::new(pages, shutdown);
+    while let Some(permit) = server.permit().await {
+        tokio::select! {
+            () = server.shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => server.spawn(stream, permit),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+        }
+    }
+    server.end().await;
+}
+
+/// Binds a TCP port of the loopback interface: what is shown there has no other protection.
+///
+/// # Errors
+/// An address of another interface, or one that can't be had.
+pub async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, String> {
+    if !address.ip().is_loopback() {
+        return Err(format!(
+            "{address} is no loopback address; use 127.0.0.1 or [::1], and a proxy for others"
+        ));
+    }
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("can't listen on {address}: {error}; choose another port"))
+}
+
+struct Server {
+    pages: Arc<dyn Pages>,
+    shutdown: CancellationToken,
+    permits: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Server {
+    fn new(pages: Arc<dyn Pages>, shutdown: CancellationToken) -> Self {
+        Self {
+            pages,
+            shutdown,
+            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// The right to one more connection; `None` when it is time to end.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        tokio::select! {
+            () = self.shutdown.cancelled() => None,
+            permit = Arc::clone(&self.permits).acquire_owned() => permit.ok(),
+        }
+    }
+
+    fn spawn<S>(&self, stream: S, permit: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let pages = Arc::clone(&self.pages);
+        let shutdown = self.shutdown.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                // A client that is too slow or that breaks off is its own affair.
+                _ = tokio::time::timeout(TIME_LIMIT, connection(stream, pages)) => {}
+            }
+            drop(permit);
+        });
+    }
+
+    async fn end(self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+async fn connection<S>(stream: S, pages: Arc<dyn Pages>) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answer = answer(&request, pages.as_ref());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(TIME_LIMIT)
+        .max_buf_size(MAX_HEAD)
+        // One request a connection: none is held open for nothing.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
+
+fn answer(request: &Request<Incoming>, pages: &dyn Pages) -> Response<Full<Bytes>> {
+    let uri = request.uri();
+    let page = match *request.method() {
+        Method::GET | Method::HEAD => pages
+            .page(uri.path(), uri.query())
+            .unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n")),
+        _ => Page::text(StatusCode::METHOD_NOT_ALLOWED, "GET alone\n"),
+    };
+    let mut response = Response::new(Full::new(page.body));
+    *response.status_mut() = page.status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if page.status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    struct Echo;
+
+    impl Pages for Echo {
+        fn page(&self, path: &str, query: Option<&str>) -> Option<Page> {
+            (path != "/none").then(|| Page::ok(TEXT, format!("{path} {query:?}")))
+        }
+    }
+
+    async fn start() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+        let listener = bind_loopback(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(serve_tcp(listener, Arc::new(Echo), shutdown.clone()));
+        (address, shutdown, server)
+    }
+
+    async fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn it_answers_get_and_head_alone() {
+        let (address, _shutdown, _server) = start().await;
+        let got = ask(address, "GET /a?b HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got}");
+        assert!(got.ends_with("/a Some(\"b\")"), "{got}");
+        let got = ask(address, "HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got}");
+        assert!(got.ends_with("\r\n\r\n"), "a HEAD has no body: {got}");
+        let got = ask(address, "GET /none HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(got.starts_with("HTTP/1.1 404 "), "{got}");
+        let got = ask(
+            address,
+            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        assert!(got.starts_with("HTTP/1.1 405 "), "{got}");
+    }
+
+    #[tokio::test]
+    async fn an_endless_head_is_refused() {
+        let (address, _shutdown, _server) = start().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET /{} HTTP/1.1\r\n", "a".repeat(4 * MAX_HEAD));
+        // The server may close before it has read all of it.
+        let _ = stream.write_all(head.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn shutdown_ends_connections_that_say_nothing() {
+        let (address, shutdown, server) = start().await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        ask(address, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        shutdown.cancel();
+        server.await.unwrap();
+        assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn other_interfaces_are_refused() {
+        let error = bind_loopback(([0, 0, 0, 0], 0).into()).await.unwrap_err();
+        assert!(error.contains("no loopback address"), "{error}");
+    }
+}

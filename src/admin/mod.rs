@@ -1,0 +1,3 @@
+//! What operators and monitoring ask a running program: metrics, health, state. Read only.
+
+pub mod http;
