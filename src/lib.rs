@@ -13,6 +13,8 @@
 //! - [`store`]: name → current secret, and who waits for which name
 //! - [`peer`]: who is at the other end of a Unix socket
 //! - [`sds`]: the protocols as state machines, and the service that drives them
+//! - [`harden`]: what keeps keys out of core dumps, other processes and the swap
+//! - [`systemd`]: ready, reload, stop, and the watchdog
 //! - [`agent`]: wires all of the above
 //! - [`listen`]: the Unix socket
 //! - [`admin`]: metrics, health and state for operators
@@ -21,6 +23,7 @@ pub mod admin;
 pub mod config;
 pub mod credential;
 pub mod files;
+pub mod harden;
 pub mod listen;
 pub mod peer;
 pub mod problem;
@@ -28,3 +31,4 @@ pub mod proto;
 pub mod sds;
 pub mod secret;
 pub mod store;
+pub mod systemd;

@@ -4,11 +4,14 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Gid, Uid, User, getgrouplist};
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use tokio::net::unix::UCred;
+
+use crate::config::Account;
 
 /// How long an answer of the user database is good for: a changed membership shows within it.
 const CACHE_FOR: Duration = Duration::from_secs(60);
@@ -54,7 +57,7 @@ impl fmt::Display for Peer {
 
 /// What the user database says about one user.
 #[derive(Clone, Default)]
-struct Account {
+struct Entry {
     name: Option<Arc<str>>,
     groups: Arc<[u32]>,
 }
@@ -62,7 +65,7 @@ struct Account {
 /// The users of this machine, remembered for a minute.
 #[derive(Default)]
 pub(crate) struct Accounts {
-    known: Mutex<HashMap<u32, (Instant, Account)>>,
+    known: Mutex<HashMap<u32, (Instant, Entry)>>,
 }
 
 impl Accounts {
@@ -83,7 +86,7 @@ impl Accounts {
         }
     }
 
-    async fn account(&self, uid: u32) -> Account {
+    async fn account(&self, uid: u32) -> Entry {
         if let Some(account) = self.remembered(uid) {
             return account;
         }
@@ -100,19 +103,19 @@ impl Accounts {
                     Err(_) => format!("no answer within {} s", LOOKUP_LIMIT.as_secs()),
                 };
                 tracing::warn!(uid, "the user database can't be asked: {reason}");
-                self.remember(uid, Account::default(), FAILURE_FOR);
-                Account::default()
+                self.remember(uid, Entry::default(), FAILURE_FOR);
+                Entry::default()
             }
         }
     }
 
-    fn remembered(&self, uid: u32) -> Option<Account> {
+    fn remembered(&self, uid: u32) -> Option<Entry> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (until, account) = known.get(&uid)?;
         (Instant::now() < *until).then(|| account.clone())
     }
 
-    fn remember(&self, uid: u32, account: Account, lasts: Duration) {
+    fn remember(&self, uid: u32, account: Entry, lasts: Duration) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= CACHED_USERS {
             known.clear();
@@ -121,13 +124,13 @@ impl Accounts {
     }
 }
 
-fn look_up(uid: u32) -> nix::Result<Account> {
+fn look_up(uid: u32) -> nix::Result<Entry> {
     let Some(user) = User::from_uid(Uid::from_raw(uid))? else {
-        return Ok(Account::default());
+        return Ok(Entry::default());
     };
     let name = CString::new(user.name.as_str()).map_err(|_| nix::Error::EINVAL)?;
     let groups = getgrouplist(&name, user.gid)?;
-    Ok(Account {
+    Ok(Entry {
         name: Some(user.name.into()),
         groups: groups.into_iter().map(Gid::as_raw).collect(),
     })
@@ -149,6 +152,28 @@ fn process_name(pid: u32) -> Option<Arc<str>> {
         .take(PROCESS_NAME)
         .collect();
     (!name.is_empty()).then(|| name.into())
+}
+
+/// The number of a user, if this machine has that one. Asks the user database: may block.
+///
+/// # Errors
+/// The database can't be asked.
+pub fn user_id(account: &Account) -> io::Result<Option<u32>> {
+    match account {
+        Account::Id(id) => Ok(Some(*id)),
+        Account::Name(name) => Ok(User::from_name(name)?.map(|user| user.uid.as_raw())),
+    }
+}
+
+/// The number of a group, if this machine has that one. Asks the user database: may block.
+///
+/// # Errors
+/// The database can't be asked.
+pub fn group_id(account: &Account) -> io::Result<Option<u32>> {
+    match account {
+        Account::Id(id) => Ok(Some(*id)),
+        Account::Name(name) => Ok(Group::from_name(name)?.map(|group| group.gid.as_raw())),
+    }
 }
 
 #[cfg(test)]

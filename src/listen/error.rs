@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::config::Account;
+
 /// Why there is no socket to listen on.
 #[derive(Debug, Error)]
 pub enum ListenError {
@@ -20,6 +22,11 @@ pub enum ListenError {
     /// The folder of the path does not exist.
     #[error("the folder {} does not exist: make it with `install -d -m 0755 {}`", .0.display(), .0.display())]
     NoFolder(PathBuf),
+    /// The socket's group is none of this machine's.
+    #[error(
+        "there is no group `{0}` for the socket: make it with `groupadd -r {0}`, or name another one"
+    )]
+    NoGroup(Account),
     /// The path is not one that a socket can have.
     #[error("{} can't be a socket's path: {reason}", path.display())]
     Path {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::peer::{Accounts, Peer};
+use crate::config::Listen;
+use crate::peer::{self, Accounts, Peer};
 
 mod activation;
 mod bind;
@@ -32,6 +33,25 @@ pub struct ListenConfig {
     pub mode: u32,
     /// The socket's group; the agent's own where there is none.
     pub group: Option<u32>,
+}
+
+impl ListenConfig {
+    /// What the configuration amounts to on this machine. Asks the user database: may block.
+    ///
+    /// # Errors
+    /// The machine does not have the group.
+    pub fn resolve(listen: &Listen) -> Result<Self, ListenError> {
+        let group = listen.group.as_ref().map(|group| {
+            peer::group_id(group)
+                .map_err(|e| error::system("look up the group for", &listen.socket, e))?
+                .ok_or_else(|| ListenError::NoGroup(group.clone()))
+        });
+        Ok(Self {
+            path: listen.socket.clone(),
+            mode: listen.mode,
+            group: group.transpose()?,
+        })
+    }
 }
 
 /// A socket that accepts peers with known credentials.

@@ -166,3 +166,21 @@ async fn an_adopted_socket_stays_when_the_agent_ends() {
     assert!(path.exists());
     UnixStream::connect(&path).await.unwrap();
 }
+
+#[test]
+fn the_group_of_the_configuration_must_exist() {
+    let listen = |group: &str| Listen {
+        group: Some(group.parse().unwrap()),
+        ..Listen::default()
+    };
+    assert_eq!(
+        ListenConfig::resolve(&listen("root")).unwrap().group,
+        Some(0)
+    );
+    assert_eq!(
+        ListenConfig::resolve(&listen("77")).unwrap().group,
+        Some(77)
+    );
+    let error = ListenConfig::resolve(&listen("no-such-group")).unwrap_err();
+    assert!(error.to_string().contains("no-such-group"), "{error}");
+}

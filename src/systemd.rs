@@ -1,0 +1,215 @@
+//! What systemd is told: ready, reloading, stopping, a line of status, and that the agent is alive.
+//! Everything here does nothing where the agent does not run as a unit.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+
+/// The agent serves: everything was read and the socket accepts. Also ends a reload.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+}
+
+/// A reload has begun. `ready` ends it.
+pub fn reloading() {
+    // systemd takes only the reload that began after it sent the signal.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!("the clock can't be read: {error}"),
+    }
+}
+
+/// The line that `systemctl status` shows.
+pub fn status(status: &str) {
+    tell(&[NotifyState::Status(&one_line(status))]);
+}
+
+/// The agent has begun to end.
+pub fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!("systemd can't be told: {error}");
+    }
+}
+
+/// The protocol is lines: a second one would be another message.
+fn one_line(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), " ")
+}
+
+/// The moving parts of the agent, each of which has to answer for itself: a loop that is stuck, or
+/// a task that has ended, answers nothing, whatever the rest does.
+#[derive(Debug, Default)]
+pub struct Heart {
+    parts: Mutex<Vec<Part>>,
+}
+
+#[derive(Clone, Debug)]
+struct Part {
+    name: &'static str,
+    ask: watch::Sender<u64>,
+    answer: watch::Receiver<u64>,
+}
+
+/// One moving part's side: its loop awaits [`Pulse::beat`] among its other work.
+#[derive(Debug)]
+pub struct Pulse {
+    asked: watch::Receiver<u64>,
+    answer: watch::Sender<u64>,
+}
+
+/// A part that gave no answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silent(pub &'static str);
+
+impl Heart {
+    /// Registers a part that has to answer from now on. One that registers again under its name,
+    /// as a restarted task does, takes the place of the old one.
+    pub fn part(&self, name: &'static str) -> Pulse {
+        let (ask, asked) = watch::channel(0);
+        let (answer, answered) = watch::channel(0);
+        let mut parts = self.lock();
+        parts.retain(|part| part.name != name);
+        parts.push(Part {
+            name,
+            ask,
+            answer: answered,
+        });
+        Pulse { asked, answer }
+    }
+
+    /// Asks every part and waits for the answers, for as long as `within`.
+    ///
+    /// # Errors
+    /// The first part that gave none.
+    pub async fn check(&self, within: Duration) -> Result<(), Silent> {
+        let until = tokio::time::Instant::now() + within;
+        let parts = self.lock().clone();
+        let asked: Vec<_> = parts.into_iter().map(Part::ask).collect();
+        for (mut part, question) in asked {
+            let answer = part.answer.wait_for(|answer| *answer >= question);
+            match tokio::time::timeout_at(until, answer).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return Err(Silent(part.name)),
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Part>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Part {
+    fn ask(self) -> (Self, u64) {
+        self.ask.send_modify(|question| *question += 1);
+        let question = *self.ask.borrow();
+        (self, question)
+    }
+}
+
+impl Pulse {
+    /// Waits for the next question and answers it. Safe to cancel. Never ends once the heart is
+    /// gone, so that a loop may await it for ever.
+    pub async fn beat(&mut self) {
+        if self.asked.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let question = *self.asked.borrow_and_update();
+        self.answer.send_replace(question);
+    }
+}
+
+/// Feeds the watchdog of the unit (`WatchdogSec=`) for as long as every part answers. Ends at once
+/// where there is no watchdog, else never.
+pub async fn feed_watchdog(heart: &Heart) {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    // Three chances before systemd loses patience.
+    let interval = limit / 3;
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut silent = None;
+    loop {
+        ticks.tick().await;
+        let now = heart.check(interval).await.err();
+        if now.is_none() {
+            tell(&[NotifyState::Watchdog]);
+        }
+        if now != silent {
+            report(now, limit);
+            silent = now;
+        }
+    }
+}
+
+fn report(silent: Option<Silent>, limit: Duration) {
+    match silent {
+        Some(Silent(part)) => tracing::error!(
+            "the {part} does not move: systemd restarts the agent if that lasts {} s",
+            limit.as_secs_f32()
+        ),
+        None => tracing::info!("every part of the agent moves again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    fn moving(mut pulse: Pulse) -> tokio::task::JoinHandle<()> {
+        tokio::spawn(async move {
+            loop {
+                pulse.beat().await;
+            }
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn parts_that_move_are_alive_each_time_they_are_asked() {
+        let heart = Heart::default();
+        moving(heart.part("a"));
+        moving(heart.part("b"));
+        for _ in 0..3 {
+            assert_eq!(heart.check(LIMIT).await, Ok(()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_stuck_or_has_ended_is_named() {
+        let heart = Heart::default();
+        moving(heart.part("a"));
+        let stuck = heart.part("b");
+        assert_eq!(heart.check(LIMIT).await, Err(Silent("b")));
+        drop(stuck);
+        assert_eq!(heart.check(LIMIT).await, Err(Silent("b")));
+
+        let again = moving(heart.part("b"));
+        assert_eq!(heart.check(LIMIT).await, Ok(()));
+        again.abort();
+        assert_eq!(heart.check(LIMIT).await, Err(Silent("b")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_answer_is_none_to_a_new_question() {
+        let heart = Heart::default();
+        let mut pulse = heart.part("a");
+        let (checked, ()) = tokio::join!(heart.check(LIMIT), pulse.beat());
+        assert_eq!(checked, Ok(()));
+        assert_eq!(heart.check(LIMIT).await, Err(Silent("a")));
+    }
+
+    #[test]
+    fn a_status_cannot_send_a_second_message() {
+        assert_eq!(one_line("fine\nWATCHDOG=trigger"), "fine WATCHDOG=trigger");
+    }
+}
