@@ -48,6 +48,8 @@ pub enum Reason {
     ExpiresSoon,
     /// The chain is out of order or lacks an issuer.
     ChainOrder,
+    /// A certificate's signature is of a kind that clients no longer believe.
+    WeakSignature,
     /// A private key that others can read.
     LooseMode,
     /// Bytes that were tidied away before use, such as a byte-order mark.
@@ -76,6 +78,7 @@ impl Reason {
             Self::NotYetValid => "not_yet_valid",
             Self::ExpiresSoon => "expires_soon",
             Self::ChainOrder => "chain_order",
+            Self::WeakSignature => "weak_signature",
             Self::LooseMode => "loose_mode",
             Self::Tidied => "tidied",
             Self::Name => "name",

@@ -1,6 +1,8 @@
 //! The files of a folder → a credential that Envoy accepts, or the reasons why it would not.
 
-pub mod check;
+mod check;
+mod facts;
+pub mod key;
 pub mod layout;
 pub mod pem;
 
@@ -10,8 +12,10 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
+use self::check::Findings;
+use self::layout::Layout;
 use crate::files::read::File;
-use crate::problem::Problem;
+use crate::problem::{Problem, Reason};
 
 /// What the files of a credential folder amount to: at least one part, each one acceptable to Envoy.
 #[derive(Debug)]
@@ -81,9 +85,68 @@ pub fn from_files(
     now: SystemTime,
     warn_days: u32,
 ) -> Result<Credential, Vec<Problem>> {
-    let _ = (folder, files, now, warn_days);
-    todo!()
+    let mut findings = Findings {
+        folder,
+        now,
+        warn_days,
+        errors: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let mut files = files;
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut layout = Layout::of(folder, &files).map_err(|problem| vec![problem])?;
+    if layout.trust.is_none()
+        && let Some(at) = layout.crl.take()
+    {
+        findings.warn(
+            Reason::Incomplete,
+            &files[at].name,
+            "there is no trust bundle for this revocation list, which is passed over",
+            "put the CA's certificate there too, as ca.crt",
+        );
+    }
+    for (at, file) in files.iter_mut().enumerate() {
+        if layout.uses(at) {
+            tidy(file, &mut findings);
+        }
+    }
+    let bundle = layout
+        .trust
+        .and_then(|at| check::bundle(&files[at], layout.crl.map(|at| &files[at]), &mut findings));
+    let pair = layout.pair.and_then(|[chain, key]| {
+        check::pair(&files[chain], &files[key], bundle.as_ref(), &mut findings)
+    });
+    if !findings.errors.is_empty() {
+        return Err(findings.errors);
+    }
+    Ok(Credential {
+        pair,
+        bundle,
+        warnings: findings.warnings,
+        passed_over: files
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| !layout.uses(*at))
+            .map(|(_, file)| file.name)
+            .collect(),
+    })
 }
+
+/// Removes the byte-order marks before a file's blocks, which hide them from Envoy.
+fn tidy(file: &mut File, findings: &mut Findings<'_>) {
+    if let Some(clean) = pem::without_marks(&file.bytes) {
+        file.bytes = clean;
+        findings.warn(
+            Reason::Tidied,
+            &file.name,
+            "there is a byte-order mark before a PEM block: it is left out",
+            "save the file as UTF-8 without a byte-order mark",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;
 
 impl fmt::Debug for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

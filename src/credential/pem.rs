@@ -1,1 +1,375 @@
-//! .
+//! PEM files → their blocks, cut where Envoy's BoringSSL cuts them.
+//!
+//! The only module that uses `rustls-pemfile`, which decodes the blocks. It gives no spans and takes
+//! more than BoringSSL does (a block cut short by the next one, empty lines, missing padding), so the
+//! lines are walked here. Nothing of a block's content is ever part of an error.
+
+use rustls_pemfile::Item;
+use rustls_pki_types::PrivateKeyDer;
+use zeroize::Zeroizing;
+
+/// BoringSSL reads lines in pieces of at most this many bytes: a longer one counts as several.
+const LINE_MAX: usize = 253;
+
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+const DASHES: &[u8] = b"-----";
+/// The byte-order mark that Windows editors put at the start of a file.
+const MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// One PEM block.
+pub struct Block<'a> {
+    /// All of it, from its BEGIN line to its END line, the line's end included if it has one.
+    pub text: &'a [u8],
+    /// What it holds.
+    pub content: Content,
+    /// The number of its BEGIN line, from 1.
+    pub line: usize,
+}
+
+/// What a block holds, as far as a credential is concerned.
+pub enum Content {
+    /// A certificate, in DER.
+    Certificate(Vec<u8>),
+    /// A private key that is not encrypted.
+    Key(Zeroizing<PrivateKeyDer<'static>>),
+    /// A private key that only a password opens.
+    EncryptedKey,
+    /// A private key in a format that Envoy does not read, such as OpenSSH's.
+    ForeignKey,
+    /// A revocation list, in DER.
+    Crl(Vec<u8>),
+    /// A certificate with OpenSSL's trust settings behind it.
+    TrustedCertificate,
+    /// Anything else, such as EC parameters.
+    Other,
+}
+
+impl Content {
+    /// Whether nobody but Envoy may see it: a private key of any kind.
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Self::Key(_) | Self::EncryptedKey | Self::ForeignKey)
+    }
+}
+
+/// Why a file is not PEM as BoringSSL reads it. One bad block spoils the whole file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flaw {
+    /// What is wrong with which block, as a clause.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+/// What kinds of blocks a file seems to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// A certificate.
+    pub certificate: bool,
+    /// A private key.
+    pub key: bool,
+    /// A block of any kind.
+    pub any: bool,
+}
+
+/// The blocks of `bytes`, each one whole and decodable.
+///
+/// # Errors
+/// The first block that BoringSSL would not read.
+pub fn blocks(bytes: &[u8]) -> Result<Vec<Block<'_>>, Flaw> {
+    let mut blocks = Vec::new();
+    let mut lines = Lines::new(bytes);
+    while let Some(line) = lines.next() {
+        if let Some(label) = line.label() {
+            blocks.push(block(bytes, line, label, &mut lines)?);
+        }
+    }
+    Ok(blocks)
+}
+
+/// Looks at the BEGIN lines of `bytes` alone.
+pub fn glance(bytes: &[u8]) -> Glance {
+    let mut seen = Glance::default();
+    for label in Lines::new(bytes).filter_map(|line| line.label()) {
+        seen.any = true;
+        seen.certificate |= label.ends_with(b"CERTIFICATE");
+        seen.key |= label.ends_with(b"PRIVATE KEY");
+    }
+    seen
+}
+
+/// `bytes` without the byte-order marks at its start and before blocks, or `None` when there is none:
+/// BoringSSL does not see the block behind one.
+pub fn without_marks(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let is_mark = |at: usize| {
+        let rest = &bytes[at..];
+        rest.starts_with(MARK) && (at == 0 || rest[MARK.len()..].starts_with(BEGIN))
+    };
+    let mut at = (0..bytes.len()).find(|&at| is_mark(at))?;
+    let mut clean = Zeroizing::new(Vec::with_capacity(bytes.len()));
+    clean.extend_from_slice(&bytes[..at]);
+    while at < bytes.len() {
+        if is_mark(at) {
+            at += MARK.len();
+        } else {
+            clean.push(bytes[at]);
+            at += 1;
+        }
+    }
+    Some(clean)
+}
+
+/// What a file in which no block was found is instead, and what to do about it: `convert` is the
+/// command that makes PEM of DER.
+pub fn instead(bytes: &[u8], convert: &str) -> (&'static str, String) {
+    let begin = find(bytes, BEGIN);
+    match bytes {
+        [] => ("it is empty", "write it again".into()),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => (
+            "it is UTF-16 text, as some Windows programs write, not PEM",
+            "convert it: iconv -f UTF-16 -t ASCII IN > OUT".into(),
+        ),
+        [0x30, 0x80..=0xff, ..] => (
+            "it is binary DER, not PEM",
+            format!("convert it: {convert}"),
+        ),
+        _ if begin && !bytes.contains(&b'\n') => (
+            "its lines do not end in line feeds, so that no PEM block is found in it",
+            "convert it: tr '\\r' '\\n' < IN > OUT".into(),
+        ),
+        _ if begin => (
+            "its -----BEGIN does not stand alone on a line, so that no PEM block is found in it",
+            "start the line with -----BEGIN and end it after the five dashes".into(),
+        ),
+        _ => (
+            "there is no PEM block in it",
+            "write PEM there, from -----BEGIN to -----END".into(),
+        ),
+    }
+}
+
+/// Blocks one after the other, each on lines of its own.
+pub fn join<'a>(texts: impl Iterator<Item = &'a [u8]>) -> Zeroizing<Vec<u8>> {
+    let texts: Vec<&[u8]> = texts.collect();
+    let room = texts.iter().map(|text| text.len() + 1).sum();
+    let mut joined = Zeroizing::new(Vec::with_capacity(room));
+    for text in texts {
+        joined.extend_from_slice(text);
+        if !text.ends_with(b"\n") {
+            joined.push(b'\n');
+        }
+    }
+    joined
+}
+
+/// Whether `bytes` holds the words that a private key's label ends with, in a block or not.
+pub fn mentions_key(bytes: &[u8]) -> bool {
+    find(bytes, b"PRIVATE KEY-----")
+}
+
+fn find(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+/// Reads the rest of the block whose BEGIN line is `begin`.
+fn block<'a>(
+    bytes: &'a [u8],
+    begin: Line<'a>,
+    label: &'a [u8],
+    lines: &mut Lines<'a>,
+) -> Result<Block<'a>, Flaw> {
+    let flaw = |what: &str, remedy| Flaw {
+        what: format!("the PEM block that begins in line {} {what}", begin.number),
+        remedy,
+    };
+    let mut body = Body::default();
+    let end = loop {
+        let line = lines
+            .next()
+            .ok_or_else(|| flaw("has no END line, so the file is cut short", WRITE_WHOLE))?;
+        if line.text.starts_with(END) {
+            break line;
+        }
+        if line.text.starts_with(DASHES) {
+            return Err(flaw(
+                &format!("is cut short: line {} begins another", line.number),
+                WRITE_WHOLE,
+            ));
+        }
+        body.add(line.text);
+    };
+    if end.text[END.len()..].strip_suffix(DASHES) != Some(label) {
+        return Err(flaw(
+            &format!(
+                "does not end properly: line {} is not its END line alone",
+                end.number
+            ),
+            "repeat the BEGIN line's label in the END line, and break the line after its five dashes",
+        ));
+    }
+    let text = &bytes[begin.start..end.end];
+    let content = body
+        .content(label, text)
+        .map_err(|(what, remedy)| flaw(what, remedy))?;
+    Ok(Block {
+        text,
+        content,
+        line: begin.number,
+    })
+}
+
+const WRITE_WHOLE: &str =
+    "write the whole file again, under another name first, and rename it then";
+
+/// What was seen between the BEGIN and the END line of a block.
+#[derive(Default)]
+struct Body {
+    /// Something stands before the first empty line: BoringSSL takes it for headers.
+    headers: bool,
+    /// `Proc-Type: 4,ENCRYPTED` is the first of them.
+    encrypted: bool,
+    /// The first empty line was seen.
+    split: bool,
+    digits: usize,
+    padding: usize,
+    /// It is not base64.
+    stray: bool,
+}
+
+impl Body {
+    fn add(&mut self, line: &[u8]) {
+        if line.is_empty() && !self.split {
+            self.split = true;
+            self.headers = self.digits > 0 || self.stray;
+        }
+        if line.starts_with(b"Proc-Type: 4,ENCRYPTED") {
+            self.encrypted = true;
+        }
+        for byte in line {
+            match byte {
+                b' ' | b'\t' | b'\r' => {}
+                b'=' => self.padding += 1,
+                _ if self.padding > 0 => self.stray = true,
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => self.digits += 1,
+                _ => self.stray = true,
+            }
+        }
+    }
+
+    fn content(&self, label: &[u8], text: &[u8]) -> Result<Content, (&'static str, &'static str)> {
+        let is_key = label.ends_with(b"PRIVATE KEY");
+        if label == b"ENCRYPTED PRIVATE KEY" || (is_key && self.encrypted) {
+            return Ok(Content::EncryptedKey);
+        }
+        if self.headers {
+            return Err((
+                "has an empty line in it: Envoy takes what is before it for headers",
+                "remove the empty line",
+            ));
+        }
+        let whole = (self.digits + self.padding).is_multiple_of(4) && self.padding <= 2;
+        if self.stray || self.digits == 0 || !whole {
+            return Err(("is not valid base64", WRITE_WHOLE));
+        }
+        match label {
+            b"TRUSTED CERTIFICATE" => Ok(Content::TrustedCertificate),
+            b"CERTIFICATE" | b"X509 CRL" | b"PRIVATE KEY" | b"RSA PRIVATE KEY"
+            | b"EC PRIVATE KEY" => decode(text),
+            // The label of old, which BoringSSL takes and the library does not.
+            b"X509 CERTIFICATE" => decode(&relabelled(text)),
+            _ if is_key => Ok(Content::ForeignKey),
+            _ => Ok(Content::Other),
+        }
+    }
+}
+
+fn decode(text: &[u8]) -> Result<Content, (&'static str, &'static str)> {
+    let key = |der: PrivateKeyDer<'static>| Content::Key(Zeroizing::new(der));
+    match rustls_pemfile::read_one_from_slice(text) {
+        Ok(Some((item, _))) => Ok(match item {
+            Item::X509Certificate(der) => Content::Certificate(der.to_vec()),
+            Item::Crl(der) => Content::Crl(der.to_vec()),
+            Item::Pkcs1Key(der) => key(der.into()),
+            Item::Pkcs8Key(der) => key(der.into()),
+            Item::Sec1Key(der) => key(der.into()),
+            _ => Content::Other,
+        }),
+        _ => Err(("is not valid base64", WRITE_WHOLE)),
+    }
+}
+
+fn relabelled(text: &[u8]) -> Vec<u8> {
+    let body = text.split_inclusive(|&byte| byte == b'\n');
+    let mut out = Vec::with_capacity(text.len());
+    for line in body {
+        let label = if line.starts_with(BEGIN) {
+            b"-----BEGIN CERTIFICATE-----\n".as_slice()
+        } else if line.starts_with(END) {
+            b"-----END CERTIFICATE-----\n"
+        } else {
+            line
+        };
+        out.extend_from_slice(label);
+    }
+    out
+}
+
+/// A line as BoringSSL sees it.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    /// Without what BoringSSL trims from its end: control characters, spaces, bytes above ASCII.
+    text: &'a [u8],
+    start: usize,
+    end: usize,
+    number: usize,
+}
+
+impl<'a> Line<'a> {
+    /// The label, if the line begins a block.
+    fn label(&self) -> Option<&'a [u8]> {
+        self.text.strip_prefix(BEGIN)?.strip_suffix(DASHES)
+    }
+}
+
+struct Lines<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    number: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            at: 0,
+            number: 1,
+        }
+    }
+}
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Line<'a>;
+
+    fn next(&mut self) -> Option<Line<'a>> {
+        let rest = &self.bytes[self.at..];
+        if rest.is_empty() {
+            return None;
+        }
+        let piece = &rest[..rest.len().min(LINE_MAX)];
+        let newline = piece.iter().position(|&byte| byte == b'\n');
+        let raw = newline.map_or(piece, |at| &piece[..=at]);
+        let kept = raw
+            .iter()
+            .rposition(|byte| (0x21..0x80).contains(byte))
+            .map_or(0, |last| last + 1);
+        let line = Line {
+            text: &raw[..kept],
+            start: self.at,
+            end: self.at + raw.len(),
+            number: self.number,
+        };
+        self.at = line.end;
+        self.number += usize::from(newline.is_some());
+        Some(line)
+    }
+}

@@ -1,0 +1,256 @@
+//! A certificate chain and its private key.
+
+use rustls_pki_types::PrivateKeyDer;
+use x509_parser::der_parser::{Oid, oid};
+use x509_parser::prelude::X509Certificate;
+use zeroize::Zeroizing;
+
+use super::order::check_order;
+use super::{Certificate, Findings};
+use crate::credential::facts::called;
+use crate::credential::key::{KeyType, Loaded};
+use crate::credential::pem::{self, Block, Content};
+use crate::credential::{Bundle, CertificateFacts, Pair};
+use crate::files::read::File;
+use crate::problem::Reason;
+
+/// RFC 7633: what the server promises to do in each handshake.
+const TLS_FEATURE: Oid<'static> = oid!(1.3.6.1.5.5.7.1.24);
+/// `status_request` as one of the TLS features, an INTEGER: to send an OCSP staple ("must-staple").
+const STATUS_REQUEST: [u8; 3] = [0x02, 0x01, 0x05];
+
+const TAKEN: &str = "use RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519";
+
+/// The pair in the files `chain` and `key`, which may be one; `None` when there are errors. `bundle` is
+/// the trust bundle beside them.
+pub(crate) fn pair(
+    chain: &File,
+    key: &File,
+    bundle: Option<&Bundle>,
+    findings: &mut Findings<'_>,
+) -> Option<Pair> {
+    let chain_blocks = findings.blocks(Reason::BadPem, chain);
+    let own_blocks = (chain.name != key.name).then(|| findings.blocks(Reason::BadPem, key));
+    let key_blocks = own_blocks.as_ref().unwrap_or(&chain_blocks).as_deref();
+
+    let certificates = chain_blocks
+        .as_deref()
+        .and_then(|blocks| findings.certificates(chain, blocks));
+    let private = key_blocks.and_then(|blocks| private(key, blocks, findings));
+    let (mut certificates, (key_text, der)) = (certificates?, private?);
+    let loaded = load(der, key, findings)?;
+    let place = place(&certificates, &loaded, [chain, key], findings)?;
+    certificates[..=place].rotate_right(1);
+
+    let leaf = &certificates[0].x509;
+    accepted(leaf, &chain.name, findings)?;
+    check_order(&certificates, place, bundle, &chain.name, findings);
+    for certificate in &certificates {
+        findings.dates(&chain.name, &certificate.x509);
+        findings.signature(&chain.name, &certificate.x509);
+    }
+    check_mode(key, findings);
+    let alone = place == 0 && chain_blocks.as_ref()?.len() == certificates.len();
+    Some(Pair {
+        chain: served_chain(chain, key, alone, &certificates, findings),
+        key: served_key(key, key_blocks?, key_text),
+        key_type: KeyType::of_public(leaf.public_key()).to_string(),
+        leaf: CertificateFacts::of(leaf),
+        files: [chain.name.clone(), key.name.clone()],
+    })
+}
+
+/// The private key that Envoy would take: the first one. Its block, and its DER.
+fn private<'a>(
+    file: &File,
+    blocks: &'a [Block<'a>],
+    findings: &mut Findings<'_>,
+) -> Option<(&'a [u8], &'a PrivateKeyDer<'static>)> {
+    let Some(block) = blocks.iter().find(|block| block.content.is_secret()) else {
+        let convert = "openssl pkey -inform DER -in FILE -out FILE";
+        findings.nothing(Reason::BadPem, file, blocks, "private key", convert);
+        return None;
+    };
+    match &block.content {
+        Content::Key(der) => return Some((block.text, der)),
+        Content::EncryptedKey => findings.error(
+            Reason::EncryptedKey,
+            &file.name,
+            "the private key is encrypted, and there is no password",
+            "decrypt it: openssl pkey -in FILE -out FILE",
+        ),
+        _ => findings.error(
+            Reason::UnsupportedKey,
+            &file.name,
+            "the private key is in a format that Envoy does not read",
+            "convert it to PKCS #8: openssl pkey, or ssh-keygen -p -m PKCS8 for one of OpenSSH",
+        ),
+    }
+    None
+}
+
+/// Loads the key, which proves that it is consistent and of a type that Envoy takes.
+fn load(der: &PrivateKeyDer<'_>, file: &File, findings: &mut Findings<'_>) -> Option<Loaded> {
+    let loaded = Loaded::new(der);
+    if loaded.is_none() {
+        match KeyType::of_private(der) {
+            Some(kind) if !kind.is_taken() => findings.error(
+                Reason::UnsupportedKey,
+                &file.name,
+                format!("the private key is {kind}, which Envoy does not take"),
+                TAKEN,
+            ),
+            _ => findings.error(
+                Reason::BadPem,
+                &file.name,
+                "the private key is damaged: it can't be loaded",
+                "write it again, or make a new key and certificate",
+            ),
+        }
+    }
+    loaded
+}
+
+/// Which of the certificates is the key's.
+fn place(
+    certificates: &[Certificate<'_>],
+    loaded: &Loaded,
+    [chain, key]: [&File; 2],
+    findings: &mut Findings<'_>,
+) -> Option<usize> {
+    let answers: Vec<Option<bool>> = certificates
+        .iter()
+        .map(|certificate| loaded.belongs_to(certificate.x509.public_key()))
+        .collect();
+    if let Some(place) = answers.iter().position(|answer| *answer == Some(true)) {
+        return Some(place);
+    }
+    let first = &certificates[0].x509;
+    let kind = KeyType::of_public(first.public_key());
+    if !kind.is_taken() {
+        findings.error(
+            Reason::UnsupportedKey,
+            &chain.name,
+            format!(
+                "the key of the certificate {} is {kind}, which Envoy does not take",
+                called(first)
+            ),
+            TAKEN,
+        );
+        return None;
+    }
+    if answers[0].is_none() {
+        findings.warn(
+            Reason::KeyMismatch,
+            &key.name,
+            format!(
+                "it could not be found out whether it is the key of {}",
+                chain.name
+            ),
+            "compare the two: openssl pkey -pubout, openssl x509 -pubkey",
+        );
+        return Some(0);
+    }
+    findings.error(
+        Reason::KeyMismatch,
+        &key.name,
+        format!(
+            "it is not the key of the certificate {} in {}",
+            called(first),
+            chain.name
+        ),
+        "write the certificate and the key that belong together",
+    );
+    None
+}
+
+/// What Envoy demands of a leaf besides its key.
+fn accepted(leaf: &X509Certificate<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
+    let signs = match leaf.key_usage() {
+        Ok(usage) => usage.is_none_or(|usage| usage.value.digital_signature()),
+        Err(_) => false,
+    };
+    let is_ec = !matches!(
+        KeyType::of_public(leaf.public_key()),
+        KeyType::Rsa(_) | KeyType::Ed25519
+    );
+    if is_ec && !signs {
+        findings.error(
+            Reason::UnsupportedKey,
+            file,
+            format!(
+                "the key usage of {} does not include digitalSignature, so Envoy does not take it",
+                called(leaf)
+            ),
+            "have it issued with keyUsage = digitalSignature",
+        );
+        return None;
+    }
+    let staples = leaf.iter_extensions().any(|extension| {
+        let mut values = extension.value.windows(STATUS_REQUEST.len());
+        extension.oid == TLS_FEATURE && values.any(|value| value == STATUS_REQUEST)
+    });
+    if staples {
+        findings.error(
+            Reason::Incomplete,
+            file,
+            format!(
+                "{} must be served with an OCSP staple (must-staple), and there is none",
+                called(leaf)
+            ),
+            "have it issued without the TLS feature status_request",
+        );
+        return None;
+    }
+    Some(())
+}
+
+/// Warns of a key that users other than the file's owner and group can read or replace.
+fn check_mode(key: &File, findings: &mut Findings<'_>) {
+    if key.mode & 0o007 != 0 {
+        findings.warn(
+            Reason::LooseMode,
+            &key.name,
+            format!(
+                "the private key's mode is {:04o}: others have a right to it",
+                key.mode & 0o7777
+            ),
+            "take it away: chmod o= FILE",
+        );
+    }
+}
+
+/// The chain as it is served: the file as it is, or its certificates alone, the leaf first, when it
+/// holds them in another order or holds anything else.
+fn served_chain(
+    file: &File,
+    key: &File,
+    alone: bool,
+    certificates: &[Certificate<'_>],
+    findings: &mut Findings<'_>,
+) -> Vec<u8> {
+    let secret = pem::mentions_key(&file.bytes);
+    if alone && !secret {
+        return file.bytes.to_vec();
+    }
+    if secret && file.name != key.name {
+        findings.warn(
+            Reason::Tidied,
+            &file.name,
+            "there is a private key in the certificate's file: it is not sent with the chain",
+            "remove it from this file",
+        );
+    }
+    pem::join(certificates.iter().map(|certificate| certificate.text)).to_vec()
+}
+
+/// The key as it is served: the file as it is when it holds nothing else but parameters.
+fn served_key(file: &File, blocks: &[Block<'_>], text: &[u8]) -> Zeroizing<Vec<u8>> {
+    let alone = blocks
+        .iter()
+        .all(|block| block.text == text || matches!(block.content, Content::Other));
+    match alone {
+        true => file.bytes.clone(),
+        false => pem::join([text].into_iter()),
+    }
+}

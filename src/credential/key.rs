@@ -1,0 +1,183 @@
+//! Private keys and the public ones in certificates: their types, and whether one is the other's half.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::SigningKey;
+use rustls_pki_types::PrivateKeyDer;
+use x509_parser::asn1_rs::{Any, FromDer, Integer, Oid, OptTaggedParser, Sequence, Tag};
+use x509_parser::oid_registry as oid;
+use x509_parser::prelude::SubjectPublicKeyInfo;
+use x509_parser::public_key::PublicKey;
+
+/// The smallest RSA key that Envoy takes, in bits.
+const RSA_MIN: usize = 2048;
+
+/// A key's algorithm with its size or curve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyType {
+    /// RSA, with the bits of its modulus.
+    Rsa(usize),
+    /// The NIST curve P-256.
+    P256,
+    /// The NIST curve P-384.
+    P384,
+    /// The NIST curve P-521.
+    P521,
+    /// Ed25519.
+    Ed25519,
+    /// One that Envoy has no use for, by its usual name.
+    Other(String),
+}
+
+impl KeyType {
+    /// The type of the public key in a certificate.
+    pub fn of_public(spki: &SubjectPublicKeyInfo<'_>) -> Self {
+        if spki.algorithm.algorithm == oid::OID_PKCS1_RSAENCRYPTION {
+            return match spki.parsed() {
+                Ok(PublicKey::RSA(key)) => Self::Rsa(bits(key.modulus)),
+                _ => Self::Other("RSA that can't be parsed".into()),
+            };
+        }
+        Self::of_algorithm(
+            &spki.algorithm.algorithm,
+            spki.algorithm.parameters.as_ref(),
+        )
+    }
+
+    /// The type of a private key, as far as its encoding tells.
+    pub fn of_private(der: &PrivateKeyDer<'_>) -> Option<Self> {
+        match der {
+            PrivateKeyDer::Pkcs1(key) => rsa(key.secret_pkcs1_der()),
+            PrivateKeyDer::Sec1(key) => sec1(key.secret_sec1_der()),
+            PrivateKeyDer::Pkcs8(key) => pkcs8(key.secret_pkcs8_der()),
+            _ => None,
+        }
+    }
+
+    /// Whether Envoy serves certificates with such keys.
+    pub fn is_taken(&self) -> bool {
+        match self {
+            Self::Rsa(bits) => *bits >= RSA_MIN,
+            Self::P256 | Self::P384 | Self::P521 | Self::Ed25519 => true,
+            Self::Other(_) => false,
+        }
+    }
+
+    fn of_algorithm(algorithm: &Oid<'_>, parameters: Option<&Any<'_>>) -> Self {
+        if *algorithm == oid::OID_KEY_TYPE_EC_PUBLIC_KEY {
+            return match parameters.and_then(|any| any.as_oid().ok()) {
+                Some(curve) => Self::of_curve(&curve),
+                None => Self::Other("EC with explicit parameters".into()),
+            };
+        }
+        match *algorithm {
+            ref is if *is == oid::OID_SIG_ED25519 => Self::Ed25519,
+            ref is if *is == oid::OID_SIG_ED448 => Self::Other("Ed448".into()),
+            ref is if *is == oid::OID_PKCS1_RSASSAPSS => Self::Other("RSA-PSS".into()),
+            ref is if *is == oid::OID_KEY_TYPE_DSA => Self::Other("DSA".into()),
+            ref other => Self::Other(format!("the algorithm {other}")),
+        }
+    }
+
+    fn of_curve(curve: &Oid<'_>) -> Self {
+        match curve.to_id_string().as_str() {
+            "1.2.840.10045.3.1.7" => Self::P256,
+            "1.3.132.0.34" => Self::P384,
+            "1.3.132.0.35" => Self::P521,
+            "1.3.132.0.33" => Self::Other("P-224".into()),
+            "1.3.132.0.10" => Self::Other("secp256k1".into()),
+            other => Self::Other(format!("the curve {other}")),
+        }
+    }
+}
+
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rsa(bits) => write!(f, "RSA {bits}"),
+            Self::P256 => f.write_str("P-256"),
+            Self::P384 => f.write_str("P-384"),
+            Self::P521 => f.write_str("P-521"),
+            Self::Ed25519 => f.write_str("Ed25519"),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A private key that has proved to be consistent.
+pub struct Loaded(Arc<dyn SigningKey>);
+
+impl Loaded {
+    /// Loads a private key with AWS-LC, BoringSSL's sibling. `None` when it does not take it.
+    pub fn new(der: &PrivateKeyDer<'_>) -> Option<Self> {
+        any_supported_type(der).ok().map(Self)
+    }
+
+    /// Whether `certified`, a certificate's public key, is this key's public half. `None` when the two
+    /// can't be compared.
+    pub fn belongs_to(&self, certified: &SubjectPublicKeyInfo<'_>) -> Option<bool> {
+        let public = self.0.public_key()?;
+        let (_, mine) = SubjectPublicKeyInfo::from_der(&public).ok()?;
+        let types = [KeyType::of_public(&mine), KeyType::of_public(certified)];
+        if types[0] != types[1] {
+            return Some(false);
+        }
+        let (mine, theirs) = (
+            &*mine.subject_public_key.data,
+            &*certified.subject_public_key.data,
+        );
+        match theirs {
+            _ if mine == theirs => Some(true),
+            // A compressed point: the x coordinate, and whether y is odd.
+            [2 | 3, x @ ..] if types[0] != KeyType::Ed25519 => {
+                let (point, odd) = (mine.get(1..=x.len())?, mine.last()? & 1);
+                Some(point == x && odd == theirs[0] & 1)
+            }
+            [4, ..] => Some(false),
+            _ if matches!(types[0], KeyType::Rsa(_) | KeyType::Ed25519) => Some(false),
+            _ => None,
+        }
+    }
+}
+
+fn bits(modulus: &[u8]) -> usize {
+    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+    modulus.get(zeros).map_or(0, |top| {
+        (modulus.len() - zeros) * 8 - top.leading_zeros() as usize
+    })
+}
+
+/// PKCS #1: version, modulus, …
+fn rsa(der: &[u8]) -> Option<KeyType> {
+    let (_, sequence) = Sequence::from_der(der).ok()?;
+    let (rest, _) = Integer::from_der(&sequence.content).ok()?;
+    let (_, modulus) = Integer::from_der(rest).ok()?;
+    Some(KeyType::Rsa(bits(modulus.as_ref())))
+}
+
+/// SEC 1: version, key, [0] curve, …
+fn sec1(der: &[u8]) -> Option<KeyType> {
+    let (_, sequence) = Sequence::from_der(der).ok()?;
+    let (rest, _) = Integer::from_der(&sequence.content).ok()?;
+    let (rest, _) = Any::from_der(rest).ok()?;
+    let (_, curve) = OptTaggedParser::from(Tag(0))
+        .parse_der(rest, |_, inner| Oid::from_der(inner))
+        .ok()?;
+    Some(KeyType::of_curve(&curve?))
+}
+
+/// PKCS #8: version, algorithm, key, …
+fn pkcs8(der: &[u8]) -> Option<KeyType> {
+    let (_, sequence) = Sequence::from_der(der).ok()?;
+    let (rest, _) = Integer::from_der(&sequence.content).ok()?;
+    let (rest, algorithm) = Sequence::from_der(rest).ok()?;
+    let (parameters, id) = Oid::from_der(&algorithm.content).ok()?;
+    if id == oid::OID_PKCS1_RSAENCRYPTION {
+        let (_, key) = Any::from_der(rest).ok()?;
+        return rsa(key.data);
+    }
+    let parameters = Any::from_der(parameters).ok().map(|(_, any)| any);
+    Some(KeyType::of_algorithm(&id, parameters.as_ref()))
+}
