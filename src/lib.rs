@@ -18,10 +18,12 @@
 //! - [`agent`]: wires all of the above
 //! - [`listen`]: the Unix socket
 //! - [`admin`]: metrics, health and state for operators
+//! - [`envoy_config`]: the Envoy configuration that goes with the agent
 
 pub mod admin;
 pub mod config;
 pub mod credential;
+pub mod envoy_config;
 pub mod files;
 pub mod harden;
 pub mod listen;
@@ -32,3 +34,6 @@ pub mod sds;
 pub mod secret;
 pub mod store;
 pub mod systemd;
+
+/// The version of this program, with the commit that it was built from where that is known.
+pub const VERSION: &str = env!("SDS_AGENT_VERSION");

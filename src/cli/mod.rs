@@ -1,14 +1,41 @@
 //! The command line: a file a command.
 
+mod completions;
+mod envoy_config;
+mod man;
+mod output;
 mod serve;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-/// Serves folders of PEM files to Envoy as SDS secrets.
+const ABOUT: &str = "\
+Watches folders of PEM files and serves them to Envoy over a Unix socket, as its Secret Discovery
+Service (SDS). A certificate that is replaced on disk reaches Envoy within milliseconds, without a
+restart or a reload; one that Envoy would reject never reaches it, and the last good one stays.";
+
+const EXAMPLES: &str = "\
+A first try:
+  mkdir -p /tmp/sds/credentials/localhost && cd /tmp/sds
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost \\
+      -addext subjectAltName=DNS:localhost -days 7 \\
+      -keyout credentials/localhost/tls.key -out credentials/localhost/tls.crt
+  sds-agent serve --credentials credentials --socket sds.sock &
+  sds-agent envoy-config localhost --full --socket sds.sock > envoy.yaml
+  envoy -c envoy.yaml &
+  curl --cacert credentials/localhost/tls.crt https://localhost:18443/
+
+Files:
+  /etc/sds-agent/sds-agent.toml     the configuration, which may be absent
+  /etc/sds-agent/credentials/       the folder of credential folders
+  /run/sds-agent/sds.sock           the socket for Envoy
+  /run/sds-agent/admin.sock         the socket for status, metrics and health";
+
+/// Serves folders of PEM files to Envoy as SDS secrets
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version = sds_agent::VERSION, about, long_about = ABOUT, after_long_help = EXAMPLES)]
+#[command(max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -16,13 +43,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Watch credential folders and serve them to Envoy.
+    /// Watch credential folders and serve them to Envoy
     Serve(serve::Args),
+    /// Write the Envoy configuration that goes with the agent
+    EnvoyConfig(envoy_config::Args),
+    /// Write what a shell needs to complete this program's commands and options
+    Completions(completions::Args),
+    /// Write the manual pages
+    Man(man::Args),
 }
 
 /// Runs the command that the command line names.
 pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::EnvoyConfig(args) => envoy_config::run(args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(args, Cli::command()),
     }
 }

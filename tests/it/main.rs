@@ -5,4 +5,6 @@
     reason = "a test ends where something unexpected comes"
 )]
 
+mod cli;
+mod envoy_config;
 mod util;

@@ -88,10 +88,22 @@ impl Envoy {
                 "path_config_source": {"path": folder.path().join("lds.json")},
             }
         });
-        fs::write(&config, bootstrap.to_string()).unwrap();
         write_listener(folder.path(), protocol, hosts);
+        Self::run(program, folder, &config, &bootstrap.to_string(), protocol)
+    }
+
+    /// Starts `program` with a whole configuration as it is, the one listener included. It should
+    /// leave the choice of ports to the kernel.
+    pub(crate) fn start_as_it_is(program: &Path, yaml: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("envoy").tempdir().unwrap();
+        let config = folder.path().join("envoy.yaml");
+        Self::run(program, folder, &config, yaml, Protocol::Delta)
+    }
+
+    fn run(program: &Path, folder: TempDir, config: &Path, text: &str, protocol: Protocol) -> Self {
+        fs::write(config, text).unwrap();
         let mut command = Command::new(program);
-        command.arg("-c").arg(&config);
+        command.arg("-c").arg(config);
         command
             .arg("--admin-address-path")
             .arg(folder.path().join("admin"));

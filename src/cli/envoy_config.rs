@@ -1,0 +1,100 @@
+//! `sds-agent envoy-config`: the Envoy configuration that goes with the agent.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use sds_agent::config::DEFAULT_SOCKET;
+use sds_agent::envoy_config::{Name, Names, Request, Role};
+
+use super::output;
+
+const EXAMPLES: &str = "\
+Examples:
+  Serve one credential, for an Envoy that has listeners of its own
+      sds-agent envoy-config site.example.com
+  Try two hosts at once, with client certificates
+      sds-agent envoy-config a.example.com b.example.com --mutual --full > envoy.yaml
+      envoy -c envoy.yaml
+  Serve every credential that the agent has, or gets later, without naming it
+      sds-agent envoy-config fallback.example.com --on-demand
+  Show a client certificate to an upstream
+      sds-agent envoy-config backend.example.com --upstream
+
+The agent must serve NAME, and NAME-cacert with --mutual and --upstream: a folder NAME with the
+files tls.crt, tls.key and ca.crt gives both.";
+
+/// The options of `envoy-config`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The names of the credentials; with several, a client's server name chooses among them
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<Name>,
+
+    /// Refuse clients without a certificate that a CA in NAME-cacert signed
+    #[arg(long)]
+    mutual: bool,
+
+    /// Serve whatever host a client names, fetching its certificate then; each NAME is fetched
+    /// beforehand, and the first is for clients that name no host
+    #[arg(long)]
+    on_demand: bool,
+
+    /// Connect to upstreams instead: a cluster for each NAME with its client certificate, which
+    /// takes an upstream whose certificate has NAME and is signed by a CA in NAME-cacert
+    #[arg(long, conflicts_with = "on_demand")]
+    upstream: bool,
+
+    /// Write a whole configuration that runs as it is, and answers each request with the name
+    #[arg(long)]
+    full: bool,
+
+    /// The agent's socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+
+    /// Where Envoy listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:18443")]
+    listen: SocketAddr,
+
+    /// Where Envoy's own admin pages are, with --full
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:19901")]
+    admin: SocketAddr,
+
+    /// Where the upstream listens, with --upstream
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
+    upstream_address: SocketAddr,
+
+    /// Envoy's node id, which the agent logs, and which its access rules may name
+    #[arg(long, value_name = "ID", default_value = "envoy")]
+    node: String,
+}
+
+pub(crate) fn run(args: Args) -> ExitCode {
+    match request(args) {
+        Ok(request) => output::print(request.to_yaml().as_bytes()),
+        Err(error) => output::fail(error),
+    }
+}
+
+fn request(args: Args) -> Result<Request, String> {
+    // An Envoy that is started in another folder must find it, too.
+    let socket = std::path::absolute(&args.socket)
+        .map_err(|error| format!("{}: {error}; name a socket", args.socket.display()))?;
+    Ok(Request {
+        names: Names::new(args.names)?,
+        role: match (args.upstream, args.on_demand) {
+            (true, _) => Role::Upstream,
+            (_, true) => Role::OnDemand,
+            _ => Role::Serve,
+        },
+        mutual: args.mutual,
+        full: args.full,
+        socket,
+        listen: args.listen,
+        admin: args.admin,
+        upstream: args.upstream_address,
+        node: args.node,
+    })
+}

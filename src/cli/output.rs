@@ -1,0 +1,26 @@
+//! What a command prints.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// The exit code of a command that could not do what it was asked to. clap's own for a wrong
+/// command line is the same.
+pub(crate) const COULD_NOT: u8 = 2;
+
+/// Writes `bytes` to the standard output. A reader that has gone is a quiet end.
+pub(crate) fn print(bytes: &[u8]) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(format_args!("can't write to the standard output: {error}"))
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Says why the command could not do what it was asked to.
+pub(crate) fn fail(message: impl std::fmt::Display) -> ExitCode {
+    // There is nobody left to tell where the standard error is closed.
+    let _ = writeln!(io::stderr(), "sds-agent: {message}");
+    ExitCode::from(COULD_NOT)
+}

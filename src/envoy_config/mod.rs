@@ -1,0 +1,189 @@
+//! The Envoy configuration that goes with the agent, as YAML that Envoy accepts as it is: delta,
+//! with the settings that bring Envoy back within a second or two after a restart of the agent.
+
+mod write;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What to write a configuration for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The credentials.
+    pub names: Names,
+    /// What Envoy does with them.
+    pub role: Role,
+    /// Whether clients must show a certificate that a CA of `NAME-cacert` signed.
+    pub mutual: bool,
+    /// Whether the configuration runs as it is, rather than leaving filters and routes to the user.
+    pub full: bool,
+    /// The agent's socket.
+    pub socket: PathBuf,
+    /// Where Envoy listens.
+    pub listen: SocketAddr,
+    /// Where Envoy's own admin pages are, in a full configuration.
+    pub admin: SocketAddr,
+    /// The address of the upstream.
+    pub upstream: SocketAddr,
+    /// Envoy's node id, which the agent logs, and which access rules may name.
+    pub node: String,
+}
+
+/// What Envoy does with the credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It serves each under its own name.
+    Serve,
+    /// It asks for whatever host a client names, and fetches these beforehand.
+    OnDemand,
+    /// It shows each to an upstream, and checks the upstream with the CA beside it.
+    Upstream,
+}
+
+impl Request {
+    /// The configuration.
+    pub fn to_yaml(&self) -> String {
+        write::configuration(self)
+    }
+}
+
+/// A name that a credential can have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(String);
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = match text {
+            "" => "it is empty",
+            _ if text.len() > 253 => "it has more than 253 bytes",
+            _ if text.starts_with('.') => "it begins with a dot",
+            _ if text.contains('/') => "a folder's name has no `/`",
+            _ if text.contains(char::is_control) => "it has control characters",
+            _ => return Ok(Self(text.to_owned())),
+        };
+        Err(format!("no credential can have this name: {wrong}"))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The names of one configuration: at least one, and such that Envoy can tell them apart by host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    first: Name,
+    others: Vec<Name>,
+}
+
+impl Names {
+    /// The names as they were given, each of them once.
+    ///
+    /// # Errors
+    /// None at all, two that are one host to Envoy, and one among several that is no host to it.
+    pub fn new(names: Vec<Name>) -> Result<Self, String> {
+        let mut unique: Vec<Name> = Vec::new();
+        for name in names {
+            if unique.contains(&name) {
+                continue;
+            }
+            if let Some(other) = unique.iter().find(|other| other.host() == name.host()) {
+                return Err(format!(
+                    "`{other}` and `{name}` are the same host to Envoy; name one of the two"
+                ));
+            }
+            unique.push(name);
+        }
+        let several = unique.len() > 1;
+        if let Some(name) = unique.iter().find(|name| several && !name.is_host()) {
+            return Err(format!(
+                "Envoy can't choose `{name}` by the host of a connection: `*` may only stand for the first \
+                 label, as in `*.example.com`; write a configuration for it alone"
+            ));
+        }
+        let mut unique = unique.into_iter();
+        let first = unique.next().ok_or("name at least one credential")?;
+        Ok(Self {
+            first,
+            others: unique.collect(),
+        })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Name> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn are_several(&self) -> bool {
+        !self.others.is_empty()
+    }
+}
+
+impl Name {
+    /// The host that it stands for: Envoy compares server names in lower case.
+    fn host(&self) -> String {
+        self.0.to_lowercase()
+    }
+
+    fn is_host(&self) -> bool {
+        let rest = self.0.strip_prefix("*.").unwrap_or(&self.0);
+        !rest.is_empty() && !rest.contains('*')
+    }
+
+    /// The secret with the CAs that belong to it.
+    fn bundle(&self) -> String {
+        format!("{self}-cacert")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Result<Names, String> {
+        Names::new(names.iter().map(|name| name.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn names_are_hosts_that_can_be_told_apart() {
+        assert!(names(&["a", "b", "a", "*.b"]).is_ok());
+        assert!(names(&["a*b"]).is_ok());
+        assert!(names(&["a*b", "c"]).is_err());
+        assert!(names(&["a", "A"]).is_err());
+        assert!(names(&[]).is_err());
+    }
+
+    #[test]
+    fn a_name_is_one_that_the_agent_serves() {
+        for name in ["", ".a", "a/b", "a\nb", &"a".repeat(254)] {
+            assert!(name.parse::<Name>().is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn no_name_breaks_out_of_its_quotes() {
+        let request = Request {
+            names: names(&["\"}, x: {\\ # \u{2028}é"]).unwrap(),
+            role: Role::Serve,
+            mutual: true,
+            full: true,
+            socket: "/run/a b\"c".into(),
+            listen: ([127, 0, 0, 1], 1).into(),
+            admin: ([127, 0, 0, 1], 2).into(),
+            upstream: ([127, 0, 0, 1], 3).into(),
+            node: "n\"".to_owned(),
+        };
+        let yaml = request.to_yaml();
+        assert!(
+            yaml.contains(r#"name: "\"}, x: {\\ # \u2028\u00E9""#),
+            "{yaml}"
+        );
+        assert!(yaml.contains(r#"path: "/run/a b\"c""#), "{yaml}");
+        assert!(yaml.is_ascii());
+    }
+}

@@ -1,0 +1,116 @@
+//! What the program says of itself: help, version, completions, manual pages.
+
+use std::process::{Command, Output};
+
+use crate::util::agent::PROGRAM;
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(PROGRAM).args(arguments).output().unwrap()
+}
+
+#[track_caller]
+fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The commands that `--help` lists.
+fn commands() -> Vec<String> {
+    let help = stdout(&["--help"]);
+    let list = help.split("Commands:\n").nth(1).unwrap();
+    list.lines()
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .filter(|name| name != "help")
+        .collect()
+}
+
+#[test]
+fn the_help_of_every_command_has_examples() {
+    for command in commands().into_iter().filter(|name| name != "serve") {
+        let help = stdout(&[&command, "--help"]);
+        let examples = help.split("Examples:\n").nth(1);
+        assert!(
+            examples.is_some_and(|text| text.contains(&format!("sds-agent {command}"))),
+            "{help}"
+        );
+    }
+}
+
+#[test]
+fn the_version_names_the_commit() {
+    let version = stdout(&["--version"]);
+    let expected = format!("sds-agent {}", env!("CARGO_PKG_VERSION"));
+    assert!(version.starts_with(&expected), "{version}");
+    let git = Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    // In an unpacked archive there is no commit to name.
+    if let Ok(output) = git
+        && output.status.success()
+        && std::env::var_os("SDS_AGENT_COMMIT").is_none()
+    {
+        let commit = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            version.contains(&format!("({})", commit.trim())),
+            "{version}"
+        );
+    }
+}
+
+#[test]
+fn every_shell_gets_completions_for_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = stdout(&["completions", shell]);
+        for command in commands() {
+            assert!(script.contains(&command), "{shell}: {command}");
+        }
+    }
+    let script = stdout(&["completions", "bash"]);
+    let check = Command::new("bash")
+        .args(["-n", "-c", &script])
+        .output()
+        .unwrap();
+    assert!(
+        check.status.success() && check.stderr.is_empty(),
+        "{check:?}"
+    );
+}
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().unwrap();
+    stdout(&["man", "--dir", dir.path().to_str().unwrap()]);
+    let program = std::fs::read_to_string(dir.path().join("sds-agent.1")).unwrap();
+    assert_eq!(program, stdout(&["man"]));
+    for command in commands() {
+        let page = dir.path().join(format!("sds-agent-{command}.1"));
+        let page = std::fs::read_to_string(page).unwrap();
+        assert_eq!(page, stdout(&["man", &command]));
+        assert!(program.contains(&format!("sds\\-agent\\-{}", command.replace('-', "\\-"))));
+    }
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        commands().len() + 1
+    );
+    assert_eq!(run(&["man", "nonsense"]).status.code(), Some(2));
+    assert_eq!(
+        run(&["man", "--dir", "/nonexistent"]).status.code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_reader_that_has_gone_is_a_quiet_end() {
+    let line = format!("{PROGRAM} completions bash | true; echo \"${{PIPESTATUS[0]}}\"");
+    let output = Command::new("bash").args(["-c", &line]).output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        "0",
+        "{output:?}"
+    );
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
