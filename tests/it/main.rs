@@ -7,4 +7,5 @@
 
 mod cli;
 mod envoy_config;
+mod systemd;
 mod util;

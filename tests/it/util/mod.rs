@@ -7,6 +7,7 @@ pub(crate) mod agent;
 pub(crate) mod envoy;
 pub(crate) mod folders;
 pub(crate) mod https;
+pub(crate) mod machine;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod sds;

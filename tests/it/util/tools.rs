@@ -80,7 +80,8 @@ pub(crate) fn run_setup(script: &str) -> Result<PathBuf, String> {
     Ok(path.into())
 }
 
-fn in_path(name: &str) -> Option<PathBuf> {
+/// Where a program is, if PATH leads to it.
+pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         // Not every user has these, where Debian puts programs for the administrator.
         .chain(["/usr/sbin".into(), "/sbin".into()])

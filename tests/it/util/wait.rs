@@ -15,15 +15,25 @@ const PERIOD: Duration = Duration::from_millis(5);
 /// Calls `probe` until it gives a value, and returns that. Fails the test after [`BOUND`] with
 /// `what` was waited for.
 #[track_caller]
-pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + BOUND;
+pub(crate) fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    eventually_within(BOUND, what, probe)
+}
+
+/// As [`eventually`], with a bound of its own.
+#[track_caller]
+pub(crate) fn eventually_within<T>(
+    bound: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + bound;
     loop {
         if let Some(value) = probe() {
             return value;
         }
         assert!(
             Instant::now() < deadline,
-            "this did not come within {BOUND:?}: {what}"
+            "this did not come within {bound:?}: {what}"
         );
         std::thread::sleep(PERIOD);
     }
