@@ -5,7 +5,12 @@
     reason = "a test ends where something unexpected comes"
 )]
 
+mod bad_input;
 mod cli;
 mod envoy_config;
+mod lifecycle;
+mod rotation;
 mod systemd;
 mod util;
+mod walk;
+mod wire;

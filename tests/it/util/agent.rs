@@ -77,6 +77,20 @@ impl Builder {
         self
     }
 
+    /// Runs it as the last arguments of `wrapper`, which must become the agent by `exec`.
+    pub(crate) fn wrapped_in(mut self, mut wrapper: Command) -> Self {
+        wrapper.arg(self.command.get_program());
+        wrapper.args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => wrapper.env(name, value),
+                None => wrapper.env_remove(name),
+            };
+        }
+        self.command = wrapper;
+        self
+    }
+
     /// Starts it, and waits until it takes connections.
     #[track_caller]
     pub(crate) fn start(self) -> Agent {

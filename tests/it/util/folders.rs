@@ -38,7 +38,7 @@ impl Root {
     }
 
     /// Makes or changes a credential folder: each file as a whole, renamed into its place.
-    pub(crate) fn write(&self, name: &str, files: &[(&str, &str)]) {
+    pub(crate) fn write<C: AsRef<[u8]>>(&self, name: &str, files: &[(&str, C)]) {
         write_files(&self.credential(name), files);
     }
 
@@ -54,11 +54,20 @@ impl Root {
 }
 
 /// Writes files into `folder`, which is made: each one as a whole, renamed into its place.
-pub(crate) fn write_files(folder: &Path, files: &[(&str, &str)]) {
+pub(crate) fn write_files<C: AsRef<[u8]>>(folder: &Path, files: &[(&str, C)]) {
     fs::create_dir_all(folder).unwrap();
     for (name, content) in files {
         write_by_rename(&folder.join(name), content);
     }
+}
+
+/// Writes a file as a whole, and renames it into its place.
+fn write_by_rename(path: &Path, content: impl AsRef<[u8]>) {
+    let mut name = path.file_name().unwrap().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    fs::write(&temporary, content).unwrap();
+    fs::rename(&temporary, path).unwrap();
 }
 
 /// A way of replacing a pair.
@@ -84,6 +93,28 @@ impl Way {
         Self::SlowCopy,
         Self::Certbot,
     ];
+
+    /// A credential's name for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kubelet => "kubelet",
+            Self::Rename => "rename",
+            Self::Copy => "copy",
+            Self::SlowCopy => "slow-copy",
+            Self::Certbot => "certbot",
+        }
+    }
+
+    /// A host's name for it.
+    pub(crate) fn host(self) -> &'static str {
+        match self {
+            Self::Kubelet => "kubelet.test",
+            Self::Rename => "rename.test",
+            Self::Copy => "copy.test",
+            Self::SlowCopy => "slow-copy.test",
+            Self::Certbot => "certbot.test",
+        }
+    }
 
     /// Writes `generation` of the pair as credential `name`: the first one, or over the last one.
     /// The numbers of successive generations differ.
@@ -150,14 +181,6 @@ fn certbot(archive: &Path, live: &Path, name: &str, generation: usize, identity:
         let target = format!("../../archive/{name}/{kind}{generation}.pem");
         symlink(target, &link).unwrap();
     }
-}
-
-fn write_by_rename(path: &Path, content: &str) {
-    let mut name = path.file_name().unwrap().to_owned();
-    name.push(".new");
-    let temporary = path.with_file_name(name);
-    fs::write(&temporary, content).unwrap();
-    fs::rename(&temporary, path).unwrap();
 }
 
 /// Truncates, then writes in three pieces with a pause after each.

@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, reason = "helpers for every test to come")]
 
 pub(crate) mod agent;
+pub(crate) mod bed;
 pub(crate) mod envoy;
 pub(crate) mod folders;
 pub(crate) mod https;
@@ -15,10 +16,11 @@ pub(crate) mod tools;
 pub(crate) mod wait;
 
 pub(crate) use agent::Agent;
+pub(crate) use bed::Bed;
 pub(crate) use envoy::{Envoy, Host, Protocol};
 pub(crate) use folders::{Root, Way};
 pub(crate) use https::Https;
 pub(crate) use pki::{Ca, Identity};
 pub(crate) use sds::Sds;
 pub(crate) use tools::require;
-pub(crate) use wait::{BOUND, eventually};
+pub(crate) use wait::{BOUND, eventually, eventually_true};

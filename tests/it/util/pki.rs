@@ -105,7 +105,8 @@ pub(crate) fn leaf_params(names: &[&str], usage: ExtendedKeyUsagePurpose) -> Cer
     params
 }
 
-fn ca_params(name: &str) -> CertificateParams {
+/// The parameters of an authority.
+pub(crate) fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

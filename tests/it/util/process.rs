@@ -105,6 +105,13 @@ impl Process {
         line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
     }
 
+    /// How many files, sockets included, it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .unwrap()
+            .count()
+    }
+
     /// Processor time used so far, in clock ticks (10 ms), user and system.
     pub(crate) fn cpu_ticks(&self) -> u64 {
         let stat = self.proc_file("stat");

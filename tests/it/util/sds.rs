@@ -37,6 +37,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 #[derive(Clone)]
 pub(crate) struct Sds {
     client: SecretDiscoveryServiceClient<Channel>,
+    channel: Channel,
     node: String,
 }
 
@@ -58,9 +59,12 @@ impl Sds {
             // Small, so that a client that does not read is felt by the server soon.
             .initial_stream_window_size(65_535)
             .initial_connection_window_size(1 << 20);
-        let channel = RUNTIME.block_on(endpoint.connect_with_connector(connector));
-        let client = SecretDiscoveryServiceClient::new(channel.ok()?);
+        let channel = RUNTIME
+            .block_on(endpoint.connect_with_connector(connector))
+            .ok()?;
+        let client = SecretDiscoveryServiceClient::new(channel.clone());
         Some(Self {
+            channel,
             client: client.max_decoding_message_size(64 << 20),
             node: "test-node".into(),
         })
@@ -84,12 +88,16 @@ impl Sds {
             )
             .await;
         });
-        Sotw(Stream {
-            requests,
-            responses,
-            node: Some(self.node.clone()),
+        Sotw {
+            stream: Stream {
+                requests,
+                responses,
+                node: Some(self.node.clone()),
+            },
             names: Vec::new(),
-        })
+            version: String::new(),
+            nonce: String::new(),
+        }
     }
 
     /// Opens a delta stream.
@@ -108,8 +116,32 @@ impl Sds {
             requests,
             responses,
             node: Some(self.node.clone()),
-            names: Vec::new(),
         })
+    }
+
+    /// Opens a stream with a message whose bytes are no request, and returns its end.
+    pub(crate) fn garbage_message(&self) -> Code {
+        let mut client = tonic::client::Grpc::new(self.channel.clone());
+        // Its second field is any bytes, where a request has the node's message.
+        let message = prost_types::Any {
+            type_url: String::new(),
+            value: vec![0xff; 64],
+        };
+        let path = http::uri::PathAndQuery::from_static(
+            "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+        );
+        let codec = tonic_prost::ProstCodec::<prost_types::Any, DiscoveryResponse>::default();
+        let requests = tonic::Request::new(tokio_stream::once(message));
+        let end = async {
+            client.ready().await.expect("a connection");
+            let mut responses = client.streaming(requests, path, codec).await?.into_inner();
+            responses.message().await
+        };
+        let end = RUNTIME.block_on(async { tokio::time::timeout(BOUND, end).await });
+        match end.expect("the stream was to end") {
+            Err(status) => status.code(),
+            Ok(response) => panic!("garbage was answered: {response:?}"),
+        }
     }
 
     /// `FetchSecrets`.
@@ -154,8 +186,6 @@ pub(crate) struct Stream<Q, R> {
     responses: mpsc::Receiver<Result<R, Status>>,
     /// Sent with the first request, then gone.
     node: Option<String>,
-    /// What it is subscribed to.
-    names: Vec<String>,
 }
 
 impl<Q, R: std::fmt::Debug> Stream<Q, R> {
@@ -163,6 +193,20 @@ impl<Q, R: std::fmt::Debug> Stream<Q, R> {
     pub(crate) fn send(&self, request: Q) {
         let sent = RUNTIME.block_on(self.requests.send(request));
         assert!(sent.is_ok(), "the stream has ended");
+    }
+
+    /// Sends a request if the stream is still open, and tells whether it was.
+    pub(crate) fn try_send(&self, request: Q) -> bool {
+        RUNTIME.block_on(self.requests.send(request)).is_ok()
+    }
+
+    /// Waits for the next response or the end of the stream.
+    #[track_caller]
+    pub(crate) fn recv_or_end(&mut self) -> Result<R, Code> {
+        match self.next(BOUND) {
+            Some(next) => next.map_err(|status| status.code()),
+            None => panic!("neither a response nor an end within {BOUND:?}"),
+        }
     }
 
     /// Waits for the next response.
@@ -209,46 +253,71 @@ impl<Q, R: std::fmt::Debug> Stream<Q, R> {
 }
 
 /// A state-of-the-world stream.
-pub(crate) struct Sotw(pub(crate) Stream<DiscoveryRequest, DiscoveryResponse>);
+pub(crate) struct Sotw {
+    pub(crate) stream: Stream<DiscoveryRequest, DiscoveryResponse>,
+    /// What it is subscribed to.
+    names: Vec<String>,
+    /// The last version that was accepted.
+    version: String,
+    /// The last response's.
+    nonce: String,
+}
 
 impl Sotw {
-    /// Subscribes to exactly `names`, as the first request or as a later one that answers nothing
-    /// before it.
+    /// Subscribes to exactly `names`, in the first request or in a later one.
     pub(crate) fn subscribe(&mut self, names: &[&str]) {
-        self.0.names = names.iter().map(|name| (*name).to_owned()).collect();
-        let request = self.request("", "");
-        self.0.send(request);
+        self.names = names.iter().map(|name| (*name).to_owned()).collect();
+        self.send_request(None);
+    }
+
+    /// As a stream does that was connected before: with the version it has, and no nonce.
+    pub(crate) fn resume(&mut self, names: &[&str], version: &str) {
+        self.version = version.into();
+        self.subscribe(names);
+    }
+
+    /// Waits for the next response, and does not answer it.
+    #[track_caller]
+    pub(crate) fn recv(&mut self) -> DiscoveryResponse {
+        let response = self.stream.recv();
+        assert_eq!(response.type_url, SECRET_TYPE_URL);
+        assert!(
+            !response.resources.is_empty(),
+            "a response with no resource"
+        );
+        assert!(!response.nonce.is_empty(), "a response without a nonce");
+        response
     }
 
     /// Accepts `response`.
     pub(crate) fn ack(&mut self, response: &DiscoveryResponse) {
-        let request = self.request(&response.version_info, &response.nonce);
-        self.0.send(request);
+        self.version.clone_from(&response.version_info);
+        self.nonce.clone_from(&response.nonce);
+        self.send_request(None);
     }
 
-    /// Rejects `response` with Envoy's words; `kept` is the version that stays.
-    pub(crate) fn nack(&mut self, response: &DiscoveryResponse, kept: &str, words: &str) {
-        let mut request = self.request(kept, &response.nonce);
-        request.error_detail = Some(rejection(words));
-        self.0.send(request);
+    /// Rejects `response` with Envoy's words.
+    pub(crate) fn nack(&mut self, response: &DiscoveryResponse, words: &str) {
+        self.nonce.clone_from(&response.nonce);
+        self.send_request(Some(rejection(words)));
     }
 
-    /// A request with the present subscription.
-    pub(crate) fn request(&mut self, version: &str, nonce: &str) -> DiscoveryRequest {
-        DiscoveryRequest {
-            version_info: version.into(),
-            node: self.0.node(),
-            resource_names: self.0.names.clone(),
+    fn send_request(&mut self, error_detail: Option<Rejection>) {
+        let request = DiscoveryRequest {
+            version_info: self.version.clone(),
+            node: self.stream.node(),
+            resource_names: self.names.clone(),
             type_url: SECRET_TYPE_URL.into(),
-            response_nonce: nonce.into(),
-            error_detail: None,
-        }
+            response_nonce: self.nonce.clone(),
+            error_detail,
+        };
+        self.stream.send(request);
     }
 
     /// The secrets of the next response, which is accepted.
     #[track_caller]
     pub(crate) fn secrets(&mut self) -> Vec<Served> {
-        let response = self.0.recv();
+        let response = self.recv();
         self.ack(&response);
         secrets_of(&response)
     }
@@ -291,6 +360,26 @@ impl Delta {
         self.0.send(request);
     }
 
+    /// As a stream does that was connected before: with the names and versions that it has.
+    pub(crate) fn resume(&mut self, versions: &[(&str, &str)]) {
+        let mut request = self.request();
+        for (name, version) in versions {
+            request.resource_names_subscribe.push((*name).to_owned());
+            let versions = &mut request.initial_resource_versions;
+            versions.insert((*name).to_owned(), (*version).to_owned());
+        }
+        self.0.send(request);
+    }
+
+    /// Waits for the next response, and does not answer it.
+    #[track_caller]
+    pub(crate) fn recv(&mut self) -> DeltaDiscoveryResponse {
+        let response = self.0.recv();
+        assert_eq!(response.type_url, SECRET_TYPE_URL);
+        assert!(!response.nonce.is_empty(), "a response without a nonce");
+        response
+    }
+
     /// An empty request, with the node if it is the first one.
     pub(crate) fn request(&mut self) -> DeltaDiscoveryRequest {
         DeltaDiscoveryRequest {
@@ -303,12 +392,20 @@ impl Delta {
     /// The next response, which is accepted.
     #[track_caller]
     pub(crate) fn changes(&mut self) -> Changes {
-        let response = self.0.recv();
+        let response = self.recv();
         self.ack(&response);
         Changes {
             secrets: response.resources.iter().map(served_by_delta).collect(),
             removed: response.removed_resources,
         }
+    }
+
+    /// The names of the next response, which says only that these don't exist, and is accepted.
+    #[track_caller]
+    pub(crate) fn removed(&mut self) -> Vec<String> {
+        let changes = self.changes();
+        assert!(changes.secrets.is_empty(), "no secret was due: {changes:?}");
+        changes.removed
     }
 
     /// The one secret of the next response, which is accepted.

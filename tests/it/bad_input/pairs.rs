@@ -1,0 +1,247 @@
+//! Pairs that Envoy would reject, and pairs that look odd and that it takes.
+
+use rcgen::{CertificateParams, CustomExtension, KeyPair, date_time_ymd};
+
+use super::Spoiled;
+use crate::util::{Bed, Ca, Envoy, Host, Protocol, eventually_true, require, tools};
+
+/// A name, and the content of `cert` and `key`.
+type Case = (&'static str, Vec<u8>, Vec<u8>);
+
+macro_rules! fixture {
+    ($name:literal) => {
+        include_bytes!(concat!("../fixtures/", $name)).to_vec()
+    };
+}
+
+/// Every row of what Envoy rejects.
+fn rejected_pairs(ca: &Ca) -> Vec<Case> {
+    let pair = ca.server(&["x.test"]);
+    let chain = pair.chain.clone().into_bytes();
+    let key = pair.key.clone().into_bytes();
+    let other = ca.server(&["y.test"]);
+    let cut = |text: &str, len: usize| text.as_bytes()[..len].to_vec();
+    let two_blocks = format!("{}{}", pair.leaf, ca.pem());
+    let must_staple = ca.server_with(&["x.test"], |params| {
+        let extension =
+            CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 24], vec![48, 3, 2, 1, 5]);
+        params.custom_extensions = vec![extension];
+    });
+    vec![
+        ("key-of-another", chain.clone(), other.key.into_bytes()),
+        ("certificate-not-pem", b"no PEM".to_vec(), key.clone()),
+        ("certificate-der", pair.der.clone(), key.clone()),
+        ("certificate-empty", Vec::new(), key.clone()),
+        ("certificate-blank", b"\n \n".to_vec(), key.clone()),
+        ("certificate-is-a-key", key.clone(), key.clone()),
+        ("certificate-cut", cut(&pair.leaf, 300), key.clone()),
+        (
+            "second-block-cut",
+            cut(&two_blocks, pair.leaf.len() + 200),
+            key.clone(),
+        ),
+        (
+            "second-block-broken",
+            format!("{}{}", pair.leaf, broken(ca.pem())).into_bytes(),
+            key.clone(),
+        ),
+        ("key-empty", chain.clone(), Vec::new()),
+        ("key-not-pem", chain.clone(), b"no PEM".to_vec()),
+        ("key-is-a-certificate", chain.clone(), chain.clone()),
+        ("key-cut", chain.clone(), cut(&pair.key, 100)),
+        ("key-broken", chain.clone(), broken(&pair.key).into_bytes()),
+        ("rsa-1024", fixture!("rsa1024.crt"), fixture!("rsa1024.key")),
+        (
+            "secp256k1",
+            fixture!("secp256k1.crt"),
+            fixture!("secp256k1.key"),
+        ),
+        ("p-224", fixture!("p224.crt"), fixture!("p224.key")),
+        (
+            "encrypted-pkcs8",
+            fixture!("p521.crt"),
+            fixture!("encrypted-pkcs8.key"),
+        ),
+        (
+            "encrypted-traditional",
+            fixture!("rsa2048.crt"),
+            fixture!("encrypted-traditional.key"),
+        ),
+        (
+            "der-with-good-key",
+            fixture!("rsa2048.der"),
+            fixture!("rsa2048.key"),
+        ),
+        (
+            "must-staple-without-staple",
+            must_staple.chain.into_bytes(),
+            must_staple.key.into_bytes(),
+        ),
+    ]
+}
+
+/// The PEM block with its base64 cut to a length that is none.
+fn broken(pem: &str) -> String {
+    let mut lines: Vec<&str> = pem.lines().collect();
+    lines[1] = &lines[1][..lines[1].len() - 3];
+    lines.join("\n") + "\n"
+}
+
+#[test]
+fn no_pair_that_envoy_rejects_takes_the_place_of_a_good_one() {
+    let cases = rejected_pairs(&Ca::new("Test CA"));
+    let names: Vec<&str> = cases.iter().map(|(name, ..)| *name).collect();
+    let mut spoiled = Spoiled::new(&names);
+    for (name, cert, key) in &cases {
+        let files = [("cert", cert), ("key", key)];
+        spoiled.bed.root.write(name, &files);
+    }
+    spoiled.assert_last_good_stays();
+}
+
+#[test]
+fn no_pair_that_envoy_rejects_is_served_at_first() {
+    let bed = Bed::new();
+    let cases = rejected_pairs(&bed.ca);
+    for (name, cert, key) in &cases {
+        bed.root.write(name, &[("cert", cert), ("key", key)]);
+    }
+    let agent = bed.agent();
+    let mut stream = bed.client().delta();
+    for (name, ..) in &cases {
+        agent.wait_for_line(&["rejected", name]);
+        stream.subscribe(&[name]);
+        assert_eq!(stream.removed(), [*name]);
+    }
+    stream.0.assert_silent();
+}
+
+#[test]
+fn a_pair_that_was_bad_is_served_once_it_is_good() {
+    let bed = Bed::new();
+    bed.root.write("site", &[("cert", "bad"), ("key", "bad")]);
+    let agent = bed.agent();
+    agent.wait_for_line(&["rejected", "site"]);
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    assert_eq!(stream.removed(), ["site"]);
+    let identity = bed.pair("site");
+    assert!(stream.secret().is_pair(&identity.chain, &identity.key));
+}
+
+/// What looks odd, and must arrive at Envoy in a form that it takes.
+fn accepted_pairs(ca: &Ca) -> Vec<Case> {
+    let bytes = |text: &str| text.as_bytes().to_vec();
+    let issuer = ca.intermediate("Intermediate");
+    let pair = |host: &str| issuer.server(&[host]);
+    let of_key = |host: &str, algorithm| {
+        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        ca.issue(&params, &KeyPair::generate_for(algorithm).unwrap())
+    };
+    let p384 = of_key("p-384.test", &rcgen::PKCS_ECDSA_P384_SHA384);
+    let ed25519 = of_key("ed25519.test", &rcgen::PKCS_ED25519);
+    let crlf = pair("crlf.test");
+    let text = pair("text-around.test");
+    let mark = pair("byte-order-mark.test");
+    let second = pair("own-certificate-second.test");
+    let expired = ca.server_with(&["expired.test"], |params| {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    });
+    let early = ca.server_with(&["not-yet-valid.test"], |params| {
+        params.not_before = date_time_ymd(2090, 1, 1);
+        params.not_after = date_time_ymd(2091, 1, 1);
+    });
+    let large = pair("large-chain.test");
+    let filler = ca.pem().repeat(200_000 / ca.pem().len());
+    vec![
+        ("p-384", bytes(&p384.chain), bytes(&p384.key)),
+        ("ed25519", bytes(&ed25519.chain), bytes(&ed25519.key)),
+        ("p521", fixture!("p521.crt"), fixture!("p521.key")),
+        ("rsa2048", fixture!("rsa2048.crt"), fixture!("rsa2048.key")),
+        (
+            "rsa2048-pkcs1",
+            fixture!("rsa2048.crt"),
+            fixture!("rsa2048-pkcs1.key"),
+        ),
+        (
+            "sec1-parameters",
+            fixture!("sec1-parameters.crt"),
+            fixture!("sec1-parameters.key"),
+        ),
+        (
+            "sec1",
+            fixture!("sec1-parameters.crt"),
+            fixture!("sec1.key"),
+        ),
+        (
+            "crlf",
+            bytes(&crlf.chain.replace('\n', "\r\n")),
+            bytes(&crlf.key.replace('\n', "\r\n")),
+        ),
+        (
+            "text-around",
+            bytes(&format!("subject=x\n{}\nissuer=y\n", text.chain)),
+            bytes(&format!("Bag Attributes\n{}\nend\n", text.key)),
+        ),
+        (
+            "byte-order-mark",
+            bytes(&format!("\u{feff}{}", mark.chain)),
+            bytes(&format!("\u{feff}{}", mark.key)),
+        ),
+        (
+            "own-certificate-second",
+            bytes(&format!("{}{}", issuer.intermediates(), second.leaf)),
+            bytes(&second.key),
+        ),
+        ("expired", bytes(&expired.chain), bytes(&expired.key)),
+        ("not-yet-valid", bytes(&early.chain), bytes(&early.key)),
+        (
+            "large-chain",
+            bytes(&format!("{}{filler}", large.chain)),
+            bytes(&large.key),
+        ),
+    ]
+}
+
+#[test]
+fn envoy_takes_every_pair_that_the_agent_takes() {
+    let Some(program) = require(&tools::ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    let cases = accepted_pairs(&bed.ca);
+    for (name, cert, key) in &cases {
+        bed.root.write(name, &[("cert", cert), ("key", key)]);
+    }
+    // And all that is rejected, which must not reach it.
+    let rejected = rejected_pairs(&bed.ca);
+    for (name, cert, key) in &rejected {
+        bed.root.write(name, &[("cert", cert), ("key", key)]);
+    }
+    let agent = bed.agent();
+    let host = |name: &&str| Host::new(&format!("{name}.test"), name);
+    let names: Vec<&str> = cases.iter().map(|(name, ..)| *name).collect();
+    let bad = rejected.iter().map(|(name, ..)| *name);
+    let hosts: Vec<Host> = names.iter().copied().chain(bad).map(|n| host(&n)).collect();
+    let envoy = Envoy::start(&program, &bed.socket(), Protocol::Delta, &hosts);
+    for name in &names {
+        let https = envoy.https(&format!("{name}.test"));
+        eventually_true(&format!("a handshake for {name}"), || https.get().is_ok());
+    }
+    envoy.assert_no_rejection();
+    let nacks = agent.lines_with(&["NACK"]);
+    assert!(nacks.is_empty(), "{nacks:#?}");
+    for (name, ..) in &rejected {
+        let https = envoy.https(&format!("{name}.test"));
+        assert!(https.get().is_err(), "{name} was served");
+    }
+    for (warned, word) in [
+        ("byte-order-mark", "byte-order mark"),
+        ("own-certificate-second", "first"),
+        ("expired", "expired"),
+        ("not-yet-valid", "not yet valid"),
+    ] {
+        agent.wait_for_line(&["WARN", warned, word]);
+    }
+}

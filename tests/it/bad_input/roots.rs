@@ -1,0 +1,156 @@
+//! Roots that don't exist yet, that are replaced, and that overlap.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use crate::util::folders::write_files;
+use crate::util::sds::Delta;
+use crate::util::{Bed, Identity};
+
+fn write(root: &Path, name: &str, identity: &Identity) {
+    let files = [("cert", &identity.chain), ("key", &identity.key)];
+    write_files(&root.join(name), &files);
+}
+
+#[track_caller]
+fn assert_serves(stream: &mut Delta, identity: &Identity) {
+    let served = stream.secret();
+    assert!(
+        served.is_pair(&identity.chain, &identity.key),
+        "{:?} was due: {served:?}",
+        identity.chain
+    );
+}
+
+#[test]
+fn a_root_that_does_not_exist_yet_is_logged_and_taken_when_it_comes() {
+    let bed = Bed::new();
+    // Its parents don't exist either.
+    let root = bed.root.beside("later/deep/down");
+    let agent = bed.builder().credentials(&root).start();
+    agent.wait_for_line(&[root.to_str().unwrap()]);
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    assert_eq!(stream.removed(), ["site"]);
+    let identity = bed.ca.server(&["site.test"]);
+    write(&root, "site", &identity);
+    assert_serves(&mut stream, &identity);
+    let identity = bed.ca.server(&["site.test"]);
+    write(&root, "site", &identity);
+    assert_serves(&mut stream, &identity);
+}
+
+#[test]
+fn a_root_renamed_away_and_replaced_is_followed() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let _agent = bed.agent();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    stream.secret();
+    for round in 0..5 {
+        let new = bed.root.beside("new");
+        let identity = bed.ca.server(&["site.test"]);
+        write(&new, "site", &identity);
+        let old = bed.root.beside(&format!("old-{round}"));
+        fs::rename(bed.root.path(), &old).unwrap();
+        fs::rename(&new, bed.root.path()).unwrap();
+        assert_serves(&mut stream, &identity);
+        // And it is the new one that is watched, not the old one.
+        write(&old, "site", &bed.ca.server(&["site.test"]));
+        let identity = bed.ca.server(&["site.test"]);
+        write(&bed.root.path(), "site", &identity);
+        assert_serves(&mut stream, &identity);
+    }
+    stream.0.assert_silent();
+}
+
+#[test]
+fn a_root_that_is_a_switched_link_is_followed() {
+    let bed = Bed::new();
+    let root = bed.scratch("root");
+    let folder = |round: usize| bed.root.beside(&format!("generation-{round}"));
+    let first = bed.ca.server(&["site.test"]);
+    write(&folder(0), "site", &first);
+    symlink(folder(0), &root).unwrap();
+    let _agent = bed.builder().credentials(&root).start();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    assert_serves(&mut stream, &first);
+    for round in 1..=5 {
+        let identity = bed.ca.server(&["site.test"]);
+        write(&folder(round), "site", &identity);
+        let temporary = bed.scratch("root.new");
+        symlink(folder(round), &temporary).unwrap();
+        fs::rename(&temporary, &root).unwrap();
+        assert_serves(&mut stream, &identity);
+        let identity = bed.ca.server(&["site.test"]);
+        write(&folder(round), "site", &identity);
+        assert_serves(&mut stream, &identity);
+    }
+    stream.0.assert_silent();
+}
+
+#[test]
+fn a_parent_of_the_root_renamed_away_and_replaced_is_followed() {
+    let bed = Bed::new();
+    let parent = bed.root.beside("parent");
+    let first = bed.ca.server(&["site.test"]);
+    write(&parent.join("root"), "site", &first);
+    let _agent = bed.builder().credentials(&parent.join("root")).start();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    assert_serves(&mut stream, &first);
+    let new = bed.root.beside("new-parent");
+    let identity = bed.ca.server(&["site.test"]);
+    write(&new.join("root"), "site", &identity);
+    fs::rename(&parent, bed.root.beside("old-parent")).unwrap();
+    fs::rename(&new, &parent).unwrap();
+    assert_serves(&mut stream, &identity);
+    stream.0.assert_silent();
+}
+
+#[test]
+fn a_removed_root_takes_its_secrets_along_and_brings_them_back() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let _agent = bed.agent();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    stream.secret();
+    fs::remove_dir_all(bed.root.path()).unwrap();
+    assert_eq!(stream.removed(), ["site"]);
+    let identity = bed.pair("site");
+    assert_serves(&mut stream, &identity);
+}
+
+#[test]
+fn the_first_root_that_has_a_name_wins_and_the_loser_is_logged() {
+    let bed = Bed::new();
+    let winner = bed.pair("site");
+    let second = bed.root.beside("second");
+    let loser = bed.ca.server(&["site.test"]);
+    write(&second, "site", &loser);
+    let alone = bed.ca.server(&["alone.test"]);
+    write(&second, "alone", &alone);
+    let agent = bed.builder().credentials(&second).start();
+    agent.wait_for_line(&["site", second.to_str().unwrap()]);
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    assert_serves(&mut stream, &winner);
+    stream.subscribe(&["alone"]);
+    assert_serves(&mut stream, &alone);
+
+    // The loser may change as it likes.
+    let loser = bed.ca.server(&["site.test"]);
+    write(&second, "site", &loser);
+    stream.0.assert_silent();
+    // With the winner gone, there is no other.
+    bed.root.remove("site");
+    assert_serves(&mut stream, &loser);
+    // And it is back in its place when it comes again.
+    let winner = bed.pair("site");
+    assert_serves(&mut stream, &winner);
+    stream.0.assert_silent();
+}

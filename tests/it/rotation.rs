@@ -1,0 +1,103 @@
+//! Five ways of replacing a pair: every rotation arrives, and nothing but whole generations.
+
+use crate::util::sds::Served;
+use crate::util::{Bed, Envoy, Host, Identity, Protocol, Way, eventually_true, require, tools};
+
+/// Rotations of each way that a real Envoy must have taken.
+const AT_ENVOY: usize = 20;
+
+/// Rotations in a row, of which none may be lost: agents of this kind are known that go silent
+/// after some hundred.
+const IN_A_ROW: usize = 1_000;
+
+#[test]
+fn every_way_of_rotating_arrives_at_envoy_with_sotw() {
+    rotate_at_envoy(Protocol::Sotw);
+}
+
+#[test]
+fn every_way_of_rotating_arrives_at_envoy_with_delta() {
+    rotate_at_envoy(Protocol::Delta);
+}
+
+fn rotate_at_envoy(protocol: Protocol) {
+    let Some(program) = require(&tools::ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    for way in Way::ALL {
+        way.write(&bed.root, way.name(), 0, &bed.ca.server(&[way.host()]));
+    }
+    let _agent = bed.agent();
+    let hosts = Way::ALL.map(|way| Host::new(way.host(), way.name()));
+    let envoy = Envoy::start(&program, &bed.socket(), protocol, &hosts);
+
+    for way in Way::ALL {
+        for generation in 1..=AT_ENVOY {
+            let identity = bed.ca.server(&[way.host()]);
+            way.write(&bed.root, way.name(), generation, &identity);
+            let https = envoy.https(way.host()).ca(bed.ca.pem());
+            eventually_true(&format!("{way:?}, rotation {generation}"), || {
+                https.leaf().is_ok_and(|leaf| leaf == identity.der)
+            });
+        }
+    }
+    envoy.assert_no_rejection();
+}
+
+#[test]
+fn a_thousand_rotations_as_kubelet_does_it() {
+    a_thousand_rotations(Way::Kubelet);
+}
+
+#[test]
+fn a_thousand_rotations_by_rename() {
+    a_thousand_rotations(Way::Rename);
+}
+
+#[test]
+fn a_thousand_rotations_by_copy() {
+    a_thousand_rotations(Way::Copy);
+}
+
+#[test]
+fn a_thousand_rotations_by_slow_copy() {
+    a_thousand_rotations(Way::SlowCopy);
+}
+
+#[test]
+fn a_thousand_rotations_as_certbot_does_it() {
+    a_thousand_rotations(Way::Certbot);
+}
+
+fn a_thousand_rotations(way: Way) {
+    let bed = Bed::new();
+    // With an intermediate, so that a chain cut at a certificate boundary would be seen.
+    let issuer = bed.ca.intermediate("Intermediate");
+    let first = issuer.server(&["site.test"]);
+    way.write(&bed.root, "site", 0, &first);
+    let _agent = bed.agent();
+    let (mut sotw, mut delta) = (bed.client().sotw(), bed.client().delta());
+    sotw.subscribe(&["site"]);
+    delta.subscribe(&["site"]);
+    assert_generation(0, &first, &sotw.secret());
+    assert_generation(0, &first, &delta.secret());
+
+    for generation in 1..=IN_A_ROW {
+        let next = issuer.server(&["site.test"]);
+        way.write(&bed.root, "site", generation, &next);
+        // Not the last one again, and no mixture: the next thing that comes is this.
+        assert_generation(generation, &next, &sotw.secret());
+        assert_generation(generation, &next, &delta.secret());
+    }
+    sotw.stream.assert_silent();
+    delta.0.assert_silent();
+}
+
+fn assert_generation(generation: usize, due: &Identity, served: &Served) {
+    assert!(
+        served.is_pair(&due.chain, &due.key),
+        "generation {generation} was due:\n{}\nand there came:\n{served:?}",
+        due.chain
+    );
+}

@@ -1,0 +1,88 @@
+//! What most tests begin with: a root of credential folders, a socket, and an agent.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::agent::{self, Agent, Builder, socket_folder};
+use super::folders::Root;
+use super::pki::{Ca, Identity};
+use super::sds::Sds;
+
+/// A root, an authority, and the place of a socket.
+pub(crate) struct Bed {
+    pub(crate) root: Root,
+    pub(crate) ca: Ca,
+    sockets: TempDir,
+}
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        Self {
+            root: Root::new(),
+            ca: Ca::new("Test CA"),
+            sockets: socket_folder(),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.sockets.path().join("sds.sock")
+    }
+
+    /// Starts an agent for the root, and waits until it takes connections.
+    #[track_caller]
+    pub(crate) fn agent(&self) -> Agent {
+        self.builder().start()
+    }
+
+    /// An agent for the root, to be started.
+    pub(crate) fn builder(&self) -> Builder {
+        Agent::builder(&self.socket()).credentials(&self.root.path())
+    }
+
+    /// Writes a new pair as credential `name`, and returns it.
+    pub(crate) fn pair(&self, name: &str) -> Identity {
+        let identity = self.ca.server(&[&format!("{name}.test")]);
+        self.root.write_pair(name, &identity);
+        identity
+    }
+
+    /// As [`pair`](Self::pair), for a name that no host could have.
+    pub(crate) fn pair_without_host(&self, name: &str) -> Identity {
+        let identity = self.ca.server(&["site.test"]);
+        self.root.write_pair(name, &identity);
+        identity
+    }
+
+    /// A client of the agent's socket.
+    pub(crate) fn client(&self) -> Sds {
+        Sds::connect(&self.socket())
+    }
+
+    /// A folder of the test's own, next to the socket.
+    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
+        self.sockets.path().join(name)
+    }
+}
+
+/// Asserts that no piece of a private key stands in the agent's output: no line of its PEM.
+#[track_caller]
+pub(crate) fn assert_no_key_in_log(agent: &agent::Agent, identities: &[&Identity]) {
+    let log = agent.lines().join("\n");
+    assert!(
+        !log.contains("PRIVATE KEY"),
+        "a key's PEM in the log:\n{log}"
+    );
+    for identity in identities {
+        for line in identity.key.lines().filter(|line| !line.starts_with("---")) {
+            // A piece is enough: a log may cut or wrap.
+            for piece in line.as_bytes().chunks(16).filter(|piece| piece.len() == 16) {
+                let piece = String::from_utf8_lossy(piece);
+                assert!(
+                    !log.contains(&*piece),
+                    "a piece of a key in the log:\n{log}"
+                );
+            }
+        }
+    }
+}

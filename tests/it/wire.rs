@@ -1,0 +1,6 @@
+//! What a client sees on the socket: both protocols, and `FetchSecrets`.
+
+mod delta;
+mod fetch;
+mod hostile;
+mod sotw;

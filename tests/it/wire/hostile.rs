@@ -1,0 +1,258 @@
+//! Clients that mean no good, or do not know better: what they do stays with them.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rcgen::CustomExtension;
+use tonic::Code;
+
+use crate::util::sds::{Sotw, secrets_of};
+use crate::util::{Agent, BOUND, Bed, Sds, eventually_true};
+
+/// More memory than this a hostile client must not cost, measured in resident KiB.
+const BOUNDED_KIB: u64 = 64 * 1024;
+
+/// A stream that must not notice anything of what others do.
+struct Bystander {
+    bed: Bed,
+    agent: Agent,
+    client: Sds,
+    stream: Sotw,
+    resident_kib: u64,
+}
+
+impl Bystander {
+    fn new() -> Self {
+        let bed = Bed::new();
+        bed.pair("site");
+        let agent = bed.agent();
+        let client = bed.client();
+        let mut stream = client.sotw();
+        stream.subscribe(&["site"]);
+        stream.secret();
+        let resident_kib = agent.resident_kib();
+        Self {
+            bed,
+            agent,
+            client,
+            stream,
+            resident_kib,
+        }
+    }
+
+    #[track_caller]
+    fn assert_untouched(&mut self) {
+        self.stream.stream.assert_silent();
+        let identity = self.bed.pair("site");
+        let served = self.stream.secret();
+        assert!(served.is_pair(&identity.chain, &identity.key));
+        let grown = self.agent.resident_kib().saturating_sub(self.resident_kib);
+        assert!(grown < BOUNDED_KIB, "the agent has grown by {grown} KiB");
+    }
+}
+
+#[test]
+fn a_request_with_100_000_names_ends_its_stream_alone() {
+    let mut bystander = Bystander::new();
+    let names: Vec<String> = (0..100_000).map(|n| format!("name-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for _ in 0..5 {
+        let mut stream = bystander.client.sotw();
+        stream.subscribe(&names);
+        assert_eq!(stream.stream.end(), Code::ResourceExhausted);
+        let mut stream = bystander.client.delta();
+        stream.subscribe(&names);
+        assert_eq!(stream.0.end(), Code::ResourceExhausted);
+    }
+    bystander.assert_untouched();
+}
+
+#[test]
+fn names_added_without_end_end_their_stream_alone() {
+    let mut bystander = Bystander::new();
+    let mut stream = bystander.client.delta();
+    let mut ended = false;
+    for round in 0..200 {
+        let names: Vec<String> = (0..500).map(|n| format!("name-{round}-{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut request = stream.request();
+        request.resource_names_subscribe = names.iter().map(|name| (*name).into()).collect();
+        if !stream.0.try_send(request) {
+            ended = true;
+            break;
+        }
+        match stream.0.recv_or_end() {
+            Ok(response) => stream.ack(&response),
+            Err(code) => {
+                assert_eq!(code, Code::ResourceExhausted);
+                ended = true;
+                break;
+            }
+        }
+    }
+    assert!(ended, "100,000 names on one stream were taken");
+    bystander.assert_untouched();
+}
+
+#[test]
+fn a_name_of_a_mebibyte_ends_its_stream_alone() {
+    let mut bystander = Bystander::new();
+    let name = "n".repeat(1024 * 1024);
+    for _ in 0..5 {
+        let mut stream = bystander.client.sotw();
+        stream.subscribe(&[&name]);
+        let code = stream.stream.end();
+        let right = [Code::ResourceExhausted, Code::InvalidArgument];
+        assert!(right.contains(&code), "{code:?}");
+    }
+    bystander.assert_untouched();
+}
+
+#[test]
+fn a_message_of_20_mebibytes_ends_its_stream_alone() {
+    let mut bystander = Bystander::new();
+    for _ in 0..3 {
+        let mut stream = bystander.client.sotw();
+        stream.subscribe(&["site"]);
+        let mut request = sds_agent::proto::discovery::DiscoveryRequest::default();
+        request.version_info = "v".repeat(20 << 20);
+        stream.stream.try_send(request);
+        let code = loop {
+            match stream.stream.recv_or_end() {
+                Ok(_) => {}
+                Err(code) => break code,
+            }
+        };
+        assert_ne!(code, Code::Ok);
+    }
+    bystander.assert_untouched();
+}
+
+#[test]
+fn garbage_in_the_place_of_http_ends_that_connection_alone() {
+    let mut bystander = Bystander::new();
+    let garbage: Vec<u8> = (0..200_000_u32).map(|n| (n * 31 % 251) as u8).collect();
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let beginnings: [&[u8]; 4] = [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        preface,
+        &[&preface[..], &settings].concat(),
+    ];
+    for beginning in beginnings {
+        let mut connection = UnixStream::connect(bystander.bed.socket()).unwrap();
+        connection.set_read_timeout(Some(BOUND)).unwrap();
+        // The other end may close before it has read it all.
+        let _ = connection.write_all(beginning);
+        let _ = connection.write_all(&garbage);
+        let mut answer = Vec::new();
+        let end = connection.read_to_end(&mut answer);
+        assert!(
+            !end.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+            "the connection stays open"
+        );
+    }
+    bystander.assert_untouched();
+}
+
+#[test]
+fn garbage_in_the_place_of_a_message_ends_that_stream_alone() {
+    let mut bystander = Bystander::new();
+    let right = [Code::Internal, Code::InvalidArgument];
+    for _ in 0..5 {
+        let code = bystander.client.garbage_message();
+        assert!(right.contains(&code), "{code:?}");
+    }
+    bystander.assert_untouched();
+}
+
+#[test]
+fn connections_that_say_nothing_cost_nothing() {
+    let mut bystander = Bystander::new();
+    let silent: Vec<UnixStream> = (0..200)
+        .map(|_| UnixStream::connect(bystander.bed.socket()).unwrap())
+        .collect();
+    bystander.assert_untouched();
+    drop(silent);
+}
+
+#[test]
+fn streams_that_come_and_go_leave_nothing_behind() {
+    let mut bystander = Bystander::new();
+    let files = bystander.agent.open_files();
+    for _ in 0..200 {
+        let client = bystander.bed.client();
+        let (mut sotw, mut delta) = (client.sotw(), client.delta());
+        sotw.subscribe(&["site"]);
+        delta.subscribe(&["site"]);
+        sotw.recv();
+        // Gone without an answer, and the other one without having read.
+    }
+    eventually_true("the connections' end", || {
+        bystander.agent.open_files() <= files
+    });
+    bystander.assert_untouched();
+}
+
+#[test]
+fn a_client_that_does_not_read_delays_no_other_and_gets_the_latest_state() {
+    const ROTATIONS: usize = 300;
+    // Far more in all than any buffer between the two holds.
+    let big = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999], vec![7; 150_000]);
+    let bed = Bed::new();
+    let write = || {
+        let identity = bed.ca.server_with(&["site.test"], |params| {
+            params.custom_extensions = vec![big.clone()];
+        });
+        bed.root.write_pair("site", &identity);
+        identity
+    };
+    write();
+    let agent = bed.agent();
+    let (mut slow, mut quick) = (bed.client().sotw(), bed.client().sotw());
+    slow.subscribe(&["site"]);
+    quick.subscribe(&["site"]);
+    quick.secret();
+    let before = agent.resident_kib();
+    let mut last = None;
+    for _ in 0..ROTATIONS {
+        let identity = write();
+        let served = quick.secret();
+        assert!(served.is_pair(&identity.chain, &identity.key));
+        last = Some(identity);
+    }
+    let grown = agent.resident_kib().saturating_sub(before);
+    assert!(grown < BOUNDED_KIB, "the agent has grown by {grown} KiB");
+
+    let last = last.unwrap();
+    let mut received = 0;
+    loop {
+        let response = slow.recv();
+        received += 1;
+        slow.ack(&response);
+        if secrets_of(&response)[0].is_pair(&last.chain, &last.key) {
+            break;
+        }
+    }
+    assert!(
+        received < ROTATIONS / 10,
+        "{received} responses were kept for a client that did not read"
+    );
+    slow.stream.assert_silent();
+}
+
+#[test]
+fn a_stopped_client_process_is_not_waited_for_at_the_end() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let agent = bed.agent();
+    let mut stream = bed.client().sotw();
+    stream.subscribe(&["site"]);
+    let mut idle = UnixStream::connect(bed.socket()).unwrap();
+    idle.set_read_timeout(Some(Duration::from_millis(1)))
+        .unwrap();
+    assert!(agent.terminate().success());
+    let _ = idle.read(&mut [0; 1]);
+}
