@@ -102,7 +102,7 @@ impl Secret {
         ];
         let mut encoded = Zeroizing::new(Vec::with_capacity(message_len(&any)));
         any.iter().for_each(|field| field.write(&mut encoded));
-        let version = hex(&Sha256::digest(&*encoded)[..VERSION_BYTES]);
+        let version = short_hex(&Sha256::digest(&*encoded));
         Self {
             name,
             kind,
@@ -138,8 +138,12 @@ fn inline_bytes(bytes: &[u8]) -> Value<'_> {
     Value::Message(vec![Field(2, Value::Bytes(bytes))])
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// As much of a SHA-256 hash as a version has, in lower-case hexadecimal.
+pub(crate) fn short_hex(hash: &[u8]) -> String {
+    hash.iter()
+        .take(VERSION_BYTES)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 #[cfg(test)]

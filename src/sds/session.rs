@@ -1,0 +1,131 @@
+//! What the two protocols have in common.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use prost::Message;
+use tonic::Status;
+
+use super::grpc::Segments;
+use crate::proto::{SECRET_TYPE_URL, core, rpc};
+use crate::secret::{Name, Secret};
+
+/// One stream's half of a protocol, without I/O: requests and changes go in, responses come out.
+pub(crate) trait Session {
+    /// What the client sends.
+    type Request: Message + Default;
+
+    /// Takes a request in, and says what it means.
+    ///
+    /// # Errors
+    /// The status that the stream must end with.
+    fn request(&mut self, request: Self::Request) -> Result<Vec<Effect>, Status>;
+
+    /// Takes in that a name may have changed.
+    fn changed(&mut self, name: &Name);
+
+    /// The next response that is due, made of the present state.
+    fn respond(&mut self, view: &impl View) -> Option<Response>;
+}
+
+/// What a stream can see of the store.
+pub(crate) trait View {
+    /// The current secret of that name.
+    fn secret(&self, name: &str) -> Option<Arc<Secret>>;
+}
+
+/// What a request means to the driver of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// The client said who it is.
+    Node(core::Node),
+    /// The stream now waits for this name, or asks for it once more.
+    Subscribe(Name),
+    /// The stream no longer waits for this name.
+    Unsubscribe(Name),
+    /// The client took the response that held these names.
+    Ack(Vec<Name>),
+    /// The client refused the response that held these names, in its own words.
+    Nack(Vec<Name>, String),
+}
+
+/// A response, and what is in it.
+#[derive(Debug)]
+pub(crate) struct Response {
+    /// The encoded message.
+    pub(crate) frame: Segments,
+    /// The secrets that it delivers.
+    pub(crate) secrets: Vec<Arc<Secret>>,
+    /// The names that it says do not exist.
+    pub(crate) removed: Vec<Name>,
+}
+
+/// Responses that the client has not answered yet. Only so many are remembered: a client that
+/// never answers is served all the same.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    last_nonce: u64,
+    unanswered: VecDeque<(u64, Vec<Name>)>,
+}
+
+/// How many unanswered responses are remembered, to tell what an ACK or NACK is about. Envoy
+/// answers each at once.
+const MAX_UNANSWERED: usize = 8;
+
+impl InFlight {
+    /// Whether anything was sent on this stream.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.last_nonce == 0
+    }
+
+    /// The nonce for a response that holds these names.
+    pub(crate) fn sent(&mut self, names: Vec<Name>) -> String {
+        if self.unanswered.len() == MAX_UNANSWERED {
+            self.unanswered.pop_front();
+        }
+        self.last_nonce += 1;
+        self.unanswered.push_back((self.last_nonce, names));
+        self.last_nonce.to_string()
+    }
+
+    /// Whether `nonce` is that of the last response.
+    pub(crate) fn is_last(&self, nonce: &str) -> bool {
+        nonce.parse() == Ok(self.last_nonce)
+    }
+
+    /// What the answer to the response `nonce` means; nothing when it was answered before.
+    pub(crate) fn answered(&mut self, nonce: &str, error: Option<rpc::Status>) -> Option<Effect> {
+        let index = self.unanswered.iter().position(|(sent, _)| nonce.parse() == Ok(*sent))?;
+        let (_, names) = self.unanswered.drain(..=index).next_back()?;
+        Some(match error {
+            Some(error) => Effect::Nack(names, error.message),
+            None => Effect::Ack(names),
+        })
+    }
+}
+
+/// An empty type URL means Secret, the only type that SDS has.
+pub(crate) fn check_type_url(type_url: &str) -> Result<(), Status> {
+    if type_url.is_empty() || type_url == SECRET_TYPE_URL {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "this server has resources of the type {SECRET_TYPE_URL} only"
+    )))
+}
+
+/// Checks what a stream would wait for after a request.
+pub(crate) fn check_count(names: usize, limit: usize) -> Result<(), Status> {
+    if names <= limit {
+        return Ok(());
+    }
+    Err(Status::resource_exhausted(format!(
+        "a stream may subscribe to {limit} names, not to {names}"
+    )))
+}
+
+/// Whether a requested name can be one: a wildcard never is, so that no request can ask for
+/// every secret at once.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name != "*"
+}
