@@ -67,7 +67,9 @@ impl Delta {
     ) -> Result<Vec<Effect>, Status> {
         let mut effects = Vec::new();
         for name in names.into_iter().filter(|name| is_name(name)) {
-            let told = versions.remove(&name).map_or(Told::Nothing, |v| Told::Version(v.into()));
+            let told = versions
+                .remove(&name)
+                .map_or(Told::Nothing, |v| Told::Version(v.into()));
             let name = Name::from(name);
             self.names.insert(name.clone(), told);
             self.due.insert(name.clone());
@@ -84,10 +86,17 @@ impl Session for Delta {
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<Effect>, Status> {
         check_type_url(&request.type_url)?;
         let first = !std::mem::replace(&mut self.started, true);
-        let versions = if first { request.initial_resource_versions } else { HashMap::new() };
+        let versions = if first {
+            request.initial_resource_versions
+        } else {
+            HashMap::new()
+        };
 
         let mut effects: Vec<_> = request.node.map(Effect::Node).into_iter().collect();
-        effects.extend(self.in_flight.answered(&request.response_nonce, request.error_detail));
+        effects.extend(
+            self.in_flight
+                .answered(&request.response_nonce, request.error_detail),
+        );
         effects.extend(self.unsubscribe(request.resource_names_unsubscribe));
         effects.extend(self.subscribe(request.resource_names_subscribe, versions)?);
         Ok(effects)
@@ -109,12 +118,16 @@ impl Session for Delta {
                 continue;
             };
             let current = view.secret(&name);
-            let now = current.as_ref().map_or(Told::Absent, |s| Told::Version(s.version().clone()));
+            let now = current
+                .as_ref()
+                .map_or(Told::Absent, |s| Told::Version(s.version().clone()));
             if *told == now {
                 continue;
             }
             *told = now;
-            bytes += current.as_ref().map_or(name.len(), |secret| secret.resource().len());
+            bytes += current
+                .as_ref()
+                .map_or(name.len(), |secret| secret.resource().len());
             match current {
                 Some(secret) => secrets.push(secret),
                 None => removed.push(name),
@@ -124,7 +137,9 @@ impl Session for Delta {
             return None;
         }
         let sent = secrets.iter().map(|secret| secret.name().clone());
-        let nonce = self.in_flight.sent(sent.chain(removed.iter().cloned()).collect());
+        let nonce = self
+            .in_flight
+            .sent(sent.chain(removed.iter().cloned()).collect());
         Some(Response {
             frame: message::delta(&nonce, &secrets, &removed),
             secrets,

@@ -81,7 +81,9 @@ where
         };
         let (flags, length) = (head.get_u8(), head.get_u32() as usize);
         if flags != 0 {
-            return Err(Status::unimplemented("compressed messages are not supported"));
+            return Err(Status::unimplemented(
+                "compressed messages are not supported",
+            ));
         }
         if length > self.limit {
             return Err(Status::resource_exhausted(format!(
@@ -139,7 +141,9 @@ impl Buf for Segments {
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let pairs = slices.iter_mut().zip(&self.0);
-        pairs.map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
+        pairs
+            .map(|(slice, piece)| *slice = IoSlice::new(piece))
+            .count()
     }
 
     fn advance(&mut self, mut count: usize) {
@@ -177,7 +181,9 @@ mod tests {
 
     /// Reads everything from a body that arrives in those pieces.
     fn read(pieces: Vec<Bytes>, limit: usize) -> Vec<Result<DiscoveryRequest, tonic::Code>> {
-        let frames = pieces.into_iter().map(|piece| Ok::<_, Status>(http_body::Frame::data(piece)));
+        let frames = pieces
+            .into_iter()
+            .map(|piece| Ok::<_, Status>(http_body::Frame::data(piece)));
         let mut messages = Messages::new(StreamBody::new(tokio_stream::iter(frames)), limit);
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = Vec::new();
@@ -226,6 +232,9 @@ mod tests {
         let cut = whole.slice(..whole.len() - 1);
         assert_eq!(read(vec![cut], 100), [Err(tonic::Code::InvalidArgument)]);
         let compressed = Bytes::from_static(&[1, 0, 0, 0, 0]);
-        assert_eq!(read(vec![compressed], 100), [Err(tonic::Code::Unimplemented)]);
+        assert_eq!(
+            read(vec![compressed], 100),
+            [Err(tonic::Code::Unimplemented)]
+        );
     }
 }

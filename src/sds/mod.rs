@@ -1,4 +1,15 @@
-//! The protocols: who may have what, and the streams that deliver it.
+//! The Secret Discovery Service: the two xDS protocols as state machines without I/O, the service
+//! that drives them, and who may have what.
 
 pub mod access;
 pub mod audit;
+mod conversation;
+mod delta;
+mod grpc;
+pub mod ledger;
+mod message;
+pub mod server;
+pub mod service;
+mod session;
+mod sotw;
+mod throttle;

@@ -95,7 +95,10 @@ impl InFlight {
 
     /// What the answer to the response `nonce` means; nothing when it was answered before.
     pub(crate) fn answered(&mut self, nonce: &str, error: Option<rpc::Status>) -> Option<Effect> {
-        let index = self.unanswered.iter().position(|(sent, _)| nonce.parse() == Ok(*sent))?;
+        let index = self
+            .unanswered
+            .iter()
+            .position(|(sent, _)| nonce.parse() == Ok(*sent))?;
         let (_, names) = self.unanswered.drain(..=index).next_back()?;
         Some(match error {
             Some(error) => Effect::Nack(names, error.message),

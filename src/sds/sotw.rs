@@ -50,7 +50,12 @@ impl Sotw {
     /// Makes `wanted` what the stream waits for. What is new to it is due, and everything is when
     /// the client starts over.
     fn subscribe(&mut self, wanted: BTreeSet<Name>, anew: bool) -> Vec<Effect> {
-        let dropped: Vec<_> = self.names.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+        let dropped: Vec<_> = self
+            .names
+            .keys()
+            .filter(|name| !wanted.contains(*name))
+            .cloned()
+            .collect();
         for name in &dropped {
             self.names.remove(name);
             self.due.remove(name);
@@ -103,12 +108,19 @@ impl Session for Sotw {
         if !news {
             return None;
         }
-        let secrets: Vec<_> = self.names.keys().filter_map(|name| view.secret(name)).collect();
+        let secrets: Vec<_> = self
+            .names
+            .keys()
+            .filter_map(|name| view.secret(name))
+            .collect();
         for secret in &secrets {
-            self.names.insert(secret.name().clone(), Some(secret.version().clone()));
+            self.names
+                .insert(secret.name().clone(), Some(secret.version().clone()));
         }
         self.version_info = version_info(&secrets);
-        let nonce = self.in_flight.sent(secrets.iter().map(|secret| secret.name().clone()).collect());
+        let nonce = self
+            .in_flight
+            .sent(secrets.iter().map(|secret| secret.name().clone()).collect());
         Some(Response {
             frame: message::sotw(&self.version_info, &nonce, &secrets),
             secrets,

@@ -1,0 +1,263 @@
+//! One open stream: drives a session with what the client sends and what the store reports.
+//!
+//! A stream is the body of its own response. It is polled only when the connection can take more,
+//! so a slow client holds one response at most, and gets the latest state when it reads on.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::Status;
+use tracing::{debug, info, warn};
+
+use super::grpc::{Messages, Segments};
+use super::ledger::{Answer, Entry};
+use super::service::Shared;
+use super::session::{Effect, Response, Session, View};
+use crate::secret::{Name, Secret};
+use crate::store::Inbox;
+
+/// An open stream.
+pub(crate) struct Conversation<S, B> {
+    session: S,
+    requests: Messages<B>,
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    entry: Entry,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
+    phase: Phase,
+}
+
+#[derive(PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The client sends no more; what is due is still delivered.
+    HalfClosed,
+    Ended,
+}
+
+impl<S, B> Conversation<S, B>
+where
+    S: Session,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    /// A stream that has just been opened.
+    pub(crate) fn new(session: S, body: B, shared: Arc<Shared>, entry: Entry) -> Self {
+        Self {
+            session,
+            requests: Messages::new(body, shared.limits.request_bytes),
+            stopping: Box::pin(shared.stopping.clone().cancelled_owned()),
+            shared,
+            inbox: Arc::default(),
+            entry,
+            phase: Phase::Open,
+        }
+    }
+
+    /// What happens next: a response, or the end of the stream.
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, Status>> {
+        loop {
+            if self.stopping.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Status::unavailable("the agent is stopping")));
+            }
+            if let Some(response) = self.respond() {
+                return Poll::Ready(Ok(response));
+            }
+            if self.phase == Phase::HalfClosed {
+                return Poll::Ready(Err(Status::ok("")));
+            }
+            if let Poll::Ready(names) = self.inbox.poll(cx) {
+                names.iter().for_each(|name| self.session.changed(name));
+                continue;
+            }
+            match self.requests.poll_next(cx) {
+                Poll::Ready(Some(request)) => {
+                    let effects = request.and_then(|request| self.session.request(request))?;
+                    effects.into_iter().for_each(|effect| self.apply(effect));
+                }
+                Poll::Ready(None) => self.phase = Phase::HalfClosed,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn respond(&mut self) -> Option<Response> {
+        let view = Seen {
+            shared: &self.shared,
+            entry: &self.entry,
+        };
+        let response = self.session.respond(&view)?;
+        for secret in &response.secrets {
+            self.entry.sent(secret);
+            log_delivery(&self.entry, secret);
+        }
+        for name in &response.removed {
+            self.entry.removed(name);
+            debug!(
+                secret = &**name,
+                node = self.entry.node_id(),
+                peer = %self.entry.peer(),
+                "said not to exist"
+            );
+        }
+        Some(response)
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::Node(node) => self.entry.introduce(node),
+            Effect::Subscribe(name) => {
+                self.shared.store.subscribe(&name, &self.inbox);
+                self.entry.subscribed(&name);
+                self.log_subscription(&name);
+            }
+            Effect::Unsubscribe(name) => {
+                self.shared.store.unsubscribe(&name, &self.inbox);
+                self.entry.unsubscribed(&name);
+                debug!(secret = &*name, node = self.entry.node_id(), "unsubscribed");
+            }
+            Effect::Ack(names) => {
+                let answer = Answer::Ack(SystemTime::now());
+                names
+                    .iter()
+                    .for_each(|name| self.entry.answered(name, answer.clone()));
+                debug!(secrets = ?names, node = self.entry.node_id(), "accepted");
+            }
+            Effect::Nack(names, reason) => {
+                let answer = Answer::Nack(SystemTime::now(), reason.as_str().into());
+                names
+                    .iter()
+                    .for_each(|name| self.entry.answered(name, answer.clone()));
+                warn!(
+                    secrets = ?names,
+                    reason,
+                    node = self.entry.node_id(),
+                    peer = %self.entry.peer(),
+                    "rejected by the client, which keeps what it had; nothing more is sent until the files change"
+                );
+            }
+        }
+    }
+
+    /// Names that exist are an operator's; others may be anybody's, so they can't flood the log.
+    fn log_subscription(&self, name: &Name) {
+        let known = self.shared.store.get(name).is_some();
+        let Some(left_out) = (if known {
+            Some(0)
+        } else {
+            self.shared.unknown_names.allow()
+        }) else {
+            return;
+        };
+        info!(
+            secret = &**name,
+            known,
+            protocol = self.entry.protocol().as_str(),
+            node = self.entry.node_id(),
+            peer = %self.entry.peer(),
+            left_out = (left_out > 0).then_some(left_out),
+            "subscribed"
+        );
+    }
+
+    fn trailers(status: &Status) -> Frame<Segments> {
+        let mut trailers = HeaderMap::new();
+        if status.add_header(&mut trailers).is_err() {
+            // Its message can't be a header: the code alone always can.
+            trailers.insert("grpc-status", (status.code() as i32).into());
+        }
+        Frame::trailers(trailers)
+    }
+}
+
+impl<S, B> Body for Conversation<S, B>
+where
+    S: Session + Unpin,
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    type Data = Segments;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Segments>, Status>>> {
+        let this = self.get_mut();
+        if this.phase == Phase::Ended {
+            return Poll::Ready(None);
+        }
+        this.poll_step(cx).map(|step| {
+            Some(Ok(match step {
+                Ok(response) => Frame::data(response.frame),
+                Err(status) => {
+                    this.phase = Phase::Ended;
+                    log_end(&this.entry, &status);
+                    Self::trailers(&status)
+                }
+            }))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+}
+
+impl<S, B> Drop for Conversation<S, B> {
+    fn drop(&mut self) {
+        for name in self.entry.names() {
+            self.shared.store.unsubscribe(&name, &self.inbox);
+        }
+    }
+}
+
+/// The store, as one stream may see it.
+struct Seen<'a> {
+    shared: &'a Shared,
+    entry: &'a Entry,
+}
+
+impl View for Seen<'_> {
+    fn secret(&self, name: &str) -> Option<Arc<Secret>> {
+        let _ = self.entry;
+        self.shared.store.get(name)
+    }
+}
+
+pub(crate) fn log_delivery(entry: &Entry, secret: &Secret) {
+    info!(
+        secret = &**secret.name(),
+        version = &**secret.version(),
+        kind = secret.kind().as_str(),
+        protocol = entry.protocol().as_str(),
+        node = entry.node_id(),
+        peer = %entry.peer(),
+        "delivered"
+    );
+}
+
+fn log_end(entry: &Entry, status: &Status) {
+    match status.code() {
+        tonic::Code::Ok | tonic::Code::Unavailable => {
+            debug!(
+                node = entry.node_id(),
+                reason = status.message(),
+                "stream ended"
+            );
+        }
+        code => warn!(
+            node = entry.node_id(),
+            peer = %entry.peer(),
+            code = %format_args!("{code:?}"),
+            reason = status.message(),
+            "stream ended: the client asked for something that can't be"
+        ),
+    }
+}

@@ -1,0 +1,211 @@
+//! Who is connected, what each was sent, and what they said to it: for `status` and the log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use crate::peer::Peer;
+use crate::proto::core::Node;
+use crate::secret::{Name, Secret};
+
+/// All open streams. One for the whole agent.
+#[derive(Default)]
+pub struct Ledger {
+    next_id: AtomicU64,
+    streams: Mutex<HashMap<u64, Arc<Account>>>,
+}
+
+/// One open stream.
+pub struct Account {
+    protocol: Protocol,
+    peer: Arc<Peer>,
+    since: SystemTime,
+    node: OnceLock<Node>,
+    deliveries: Mutex<BTreeMap<Name, Delivery>>,
+}
+
+/// How a stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// State of the world, `StreamSecrets`.
+    Sotw,
+    /// `DeltaSecrets`.
+    Delta,
+    /// `FetchSecrets`: a request and its answer.
+    Fetch,
+}
+
+/// What a stream was last sent under a name that it waits for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// The version sent last; none when nothing was, or when the name was said not to exist.
+    pub version: Option<Arc<str>>,
+    /// When that was.
+    pub sent: Option<SystemTime>,
+    /// What the client said to it.
+    pub answer: Answer,
+}
+
+/// What a client said to a response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing yet.
+    #[default]
+    None,
+    /// It took it.
+    Ack(SystemTime),
+    /// It refused it, in these words of its own.
+    Nack(SystemTime, Arc<str>),
+}
+
+/// Keeps a stream in the ledger while it is open.
+pub(crate) struct Entry {
+    id: u64,
+    ledger: Arc<Ledger>,
+    account: Arc<Account>,
+}
+
+impl Ledger {
+    /// All open streams, in the order in which they came.
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        let mut accounts: Vec<_> = lock(&self.streams)
+            .iter()
+            .map(|(id, a)| (*id, a.clone()))
+            .collect();
+        accounts.sort_unstable_by_key(|(id, _)| *id);
+        accounts.into_iter().map(|(_, account)| account).collect()
+    }
+
+    /// Enters a stream.
+    pub(crate) fn open(self: &Arc<Self>, protocol: Protocol, peer: Arc<Peer>) -> Entry {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let account = Arc::new(Account {
+            protocol,
+            peer,
+            since: SystemTime::now(),
+            node: OnceLock::new(),
+            deliveries: Mutex::default(),
+        });
+        lock(&self.streams).insert(id, account.clone());
+        Entry {
+            id,
+            ledger: self.clone(),
+            account,
+        }
+    }
+}
+
+impl Account {
+    /// How the stream speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The process at its other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// When it was opened.
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// The id that the client gives itself, `-` where it gave none.
+    pub fn node_id(&self) -> &str {
+        self.node.get().map_or("-", |node| &node.id)
+    }
+
+    /// The cluster that the client counts itself to, `-` where it named none.
+    pub fn cluster(&self) -> &str {
+        self.node.get().map_or("-", |node| &node.cluster)
+    }
+
+    /// The names that the stream waits for, and what it was last sent under each.
+    pub fn deliveries(&self) -> BTreeMap<Name, Delivery> {
+        lock(&self.deliveries).clone()
+    }
+
+    /// Notes who the client is; the first word counts.
+    pub(crate) fn introduce(&self, node: Node) {
+        let _ = self.node.set(node);
+    }
+
+    /// Notes that the stream waits for a name.
+    pub(crate) fn subscribed(&self, name: &Name) {
+        lock(&self.deliveries).entry(name.clone()).or_default();
+    }
+
+    /// Notes that the stream waits for a name no more.
+    pub(crate) fn unsubscribed(&self, name: &Name) {
+        lock(&self.deliveries).remove(name);
+    }
+
+    /// The names that the stream waits for.
+    pub(crate) fn names(&self) -> Vec<Name> {
+        lock(&self.deliveries).keys().cloned().collect()
+    }
+
+    /// Notes that a secret was sent.
+    pub(crate) fn sent(&self, secret: &Secret) {
+        self.note(secret.name(), |delivery| {
+            *delivery = Delivery {
+                version: Some(secret.version().clone()),
+                sent: Some(SystemTime::now()),
+                answer: Answer::None,
+            };
+        });
+    }
+
+    /// Notes that the client was told that there is no such name.
+    pub(crate) fn removed(&self, name: &Name) {
+        self.note(name, |delivery| {
+            *delivery = Delivery {
+                sent: Some(SystemTime::now()),
+                ..Delivery::default()
+            };
+        });
+    }
+
+    /// Notes what the client said to what it was sent last.
+    pub(crate) fn answered(&self, name: &Name, answer: Answer) {
+        self.note(name, |delivery| delivery.answer = answer);
+    }
+
+    fn note(&self, name: &Name, change: impl FnOnce(&mut Delivery)) {
+        if let Some(delivery) = lock(&self.deliveries).get_mut(name) {
+            change(delivery);
+        }
+    }
+}
+
+impl Protocol {
+    /// The protocol as a metric label and JSON value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sotw => "sotw",
+            Self::Delta => "delta",
+            Self::Fetch => "fetch",
+        }
+    }
+}
+
+impl std::ops::Deref for Entry {
+    type Target = Account;
+
+    fn deref(&self) -> &Account {
+        &self.account
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        lock(&self.ledger.streams).remove(&self.id);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change under these locks is a single insert, remove or assignment.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

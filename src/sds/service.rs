@@ -1,0 +1,164 @@
+//! `envoy.service.secret.v3.SecretDiscoveryService` over HTTP/2: which request is which call.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::conversation::{Conversation, log_delivery};
+use super::delta::Delta;
+use super::grpc::{Messages, Segments};
+use super::ledger::{Entry, Ledger, Protocol};
+use super::message;
+use super::session::{Session, check_count, check_type_url};
+use super::sotw::{Sotw, version_info};
+use super::throttle::Throttle;
+use crate::config::Limits;
+use crate::peer::Peer;
+use crate::proto::discovery::DiscoveryRequest;
+use crate::store::Store;
+
+/// The body of an answer.
+pub type Reply = UnsyncBoxBody<Segments, Status>;
+
+const SERVICE: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
+
+/// The Secret Discovery Service. Cheap to clone.
+#[derive(Clone)]
+pub struct Sds {
+    shared: Arc<Shared>,
+}
+
+/// What all streams share.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<Store>,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) limits: Limits,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) unknown_names: Throttle,
+}
+
+impl Sds {
+    /// Serves the secrets of `store`, and keeps account in `ledger`. When `stopping` is cancelled
+    /// all streams end.
+    pub fn new(
+        store: Arc<Store>,
+        ledger: Arc<Ledger>,
+        limits: Limits,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                store,
+                ledger,
+                limits,
+                stopping,
+                unknown_names: Throttle::default(),
+            }),
+        }
+    }
+
+    /// Answers one request of `peer`.
+    pub async fn call<B>(&self, peer: Arc<Peer>, request: Request<B>) -> Response<Reply>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let (head, body) = request.into_parts();
+        let max_names = self.shared.limits.names_per_stream;
+        match head.uri.path().strip_prefix(SERVICE) {
+            Some("StreamSecrets") => {
+                self.stream(Sotw::new(max_names), self.open(Protocol::Sotw, peer), body)
+            }
+            Some("DeltaSecrets") => self.stream(
+                Delta::new(max_names),
+                self.open(Protocol::Delta, peer),
+                body,
+            ),
+            Some("FetchSecrets") => self
+                .fetch(&self.open(Protocol::Fetch, peer), body)
+                .await
+                .map_or_else(refused, answered),
+            _ => refused(Status::unimplemented("this server speaks SDS v3 only")),
+        }
+    }
+
+    fn open(&self, protocol: Protocol, peer: Arc<Peer>) -> Entry {
+        self.shared.ledger.open(protocol, peer)
+    }
+
+    fn stream<S, B>(&self, session: S, entry: Entry, body: B) -> Response<Reply>
+    where
+        S: Session + Send + Unpin + 'static,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let conversation = Conversation::new(session, body, self.shared.clone(), entry);
+        answer(conversation.boxed_unsync())
+    }
+
+    async fn fetch<B>(&self, entry: &Entry, body: B) -> Result<Segments, Status>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: std::fmt::Display,
+    {
+        let mut requests = Messages::new(body, self.shared.limits.request_bytes);
+        let request: DiscoveryRequest = poll_fn(|cx| requests.poll_next(cx))
+            .await
+            .ok_or_else(|| Status::invalid_argument("there is no request"))??;
+        check_type_url(&request.type_url)?;
+        check_count(
+            request.resource_names.len(),
+            self.shared.limits.names_per_stream,
+        )?;
+        if let Some(node) = request.node {
+            entry.introduce(node);
+        }
+        let mut names = request.resource_names;
+        names.sort_unstable();
+        names.dedup();
+        let secrets: Vec<_> = names
+            .iter()
+            .filter_map(|name| self.shared.store.get(name))
+            .collect();
+        if secrets.is_empty() {
+            return Err(Status::not_found("there is no secret of that name"));
+        }
+        secrets
+            .iter()
+            .for_each(|secret| log_delivery(entry, secret));
+        Ok(message::sotw(&version_info(&secrets), "", &secrets))
+    }
+}
+
+fn answered(message: Segments) -> Response<Reply> {
+    let trailers = std::future::ready(Some(Ok(http::HeaderMap::from_iter([(
+        http::HeaderName::from_static("grpc-status"),
+        http::HeaderValue::from_static("0"),
+    )]))));
+    let body = Full::new(message).with_trailers(trailers);
+    answer(
+        body.map_err(|never: Infallible| match never {})
+            .boxed_unsync(),
+    )
+}
+
+fn refused(status: Status) -> Response<Reply> {
+    status.into_http()
+}
+
+fn answer(body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static("application/grpc"),
+    );
+    response
+}
