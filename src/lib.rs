@@ -21,6 +21,7 @@
 //! - [`envoy_config`]: the Envoy configuration that goes with the agent
 
 pub mod admin;
+pub mod agent;
 pub mod config;
 pub mod credential;
 pub mod envoy_config;

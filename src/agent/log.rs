@@ -1,0 +1,113 @@
+//! The lines that tell an operator what became of the files. One line an event.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::{info, warn};
+
+use super::folder::{Event, Folder, Parts};
+use super::reading::Key;
+use crate::files::roots::Listing;
+use crate::problem::Problem;
+
+/// What was already said of the roots, so that it is said once.
+#[derive(Default)]
+pub(crate) struct Once {
+    said: HashMap<Arc<Path>, HashSet<String>>,
+}
+
+impl Once {
+    /// Logs the problems of a listing that the last one did not have.
+    pub(crate) fn listed(&mut self, root: &Arc<Path>, listing: &Listing) {
+        let absent = (!listing.present)
+            .then(|| "the root does not exist; it is served as soon as it does".to_owned());
+        let present: HashSet<String> = listing
+            .problems
+            .iter()
+            .map(ToString::to_string)
+            .chain(absent)
+            .collect();
+        let said = self.said.entry(root.clone()).or_default();
+        for line in present.difference(said) {
+            warn!(root = %shown(root), "not served: {line}");
+        }
+        *said = present;
+    }
+}
+
+/// Logs what became of a folder. `winner` is the root whose folder of that name is served.
+pub(crate) fn event(key: &Key, folder: &Folder, event: &Event, winner: Option<&Path>) {
+    let path = key.path();
+    match event {
+        Event::Changed { first, warnings } => {
+            changed(key, folder.parts(), *first, warnings);
+            if let Some(winner) = winner.filter(|winner| **winner != *key.root) {
+                warn!(
+                    credential = &*key.name,
+                    folder = %shown(&path),
+                    "not served: the root {} comes first and has a folder of this name",
+                    shown(winner)
+                );
+            }
+        }
+        Event::Rejected { problems, keeps } => warn!(
+            credential = &*key.name,
+            folder = %shown(&path),
+            reason = problems.first().map(|problem| problem.reason().as_str()),
+            "rejected, {}: {}",
+            if *keeps { "the last good one stays" } else { "nothing is served" },
+            join(problems)
+        ),
+        Event::Recovered => info!(
+            credential = &*key.name,
+            folder = %shown(&path),
+            "the folder is good again"
+        ),
+        Event::Removed => info!(
+            credential = &*key.name,
+            folder = %shown(&path),
+            "removed: the folder is gone"
+        ),
+    }
+}
+
+fn changed(key: &Key, parts: &Parts, first: bool, warnings: &[Problem]) {
+    let leaf = parts.pair.as_ref().map(|pair| &pair.leaf);
+    let bundle = parts.bundle.as_ref();
+    info!(
+        credential = &*key.name,
+        folder = %shown(&key.path()),
+        names = leaf.map(|leaf| leaf.names.join(" ")),
+        serial = leaf.map(|leaf| leaf.serial.as_str()),
+        not_after = leaf.map(|leaf| time(leaf.not_after)),
+        cas = bundle.map(|bundle| bundle.certificates.len()),
+        "{}",
+        if first { "loaded" } else { "rotated" }
+    );
+    for warning in warnings {
+        warn!(
+            credential = &*key.name,
+            reason = warning.reason().as_str(),
+            "served with a warning: {warning}"
+        );
+    }
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// Paths come from outside: control characters must not forge a line.
+fn shown(path: &Path) -> String {
+    path.display().to_string().escape_debug().to_string()
+}
+
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}

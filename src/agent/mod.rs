@@ -1,0 +1,368 @@
+//! Wires everything together: changed folders are read, checked and published.
+//!
+//! One task owns all state. Reads run beside it, where they may block, and report back.
+
+mod catalog;
+mod folder;
+mod log;
+mod reading;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
+use tracing::error;
+
+use self::catalog::Catalog;
+use self::folder::{Event, Folder, Outcome};
+use self::reading::{Found, Key, Look, Owner};
+use crate::config::{Config, Root};
+use crate::files::roots::Listing;
+use crate::files::watch::{Settings, Watch};
+use crate::store::Store;
+
+/// Reads of one root at once. Per root, so that one that hangs holds up nothing but itself.
+const READS_PER_ROOT: usize = 4;
+/// How long the first read of all roots may take before the others are served without the rest.
+const LOADING: Duration = Duration::from_secs(30);
+
+/// Keeps the store in step with the files.
+pub struct Agent {
+    config: Config,
+    watch: Watch<Owner>,
+    catalog: Catalog,
+    roots: Vec<RootState>,
+    folders: HashMap<Key, Folder>,
+    /// When which folder has something to do though its files do not change.
+    deadlines: BTreeSet<(Instant, Key)>,
+    reads: JoinSet<(Owner, Option<Found>)>,
+    reading: HashSet<Owner>,
+    /// Owners that are due once more after the read that is under way.
+    again: HashSet<Owner>,
+    problems: log::Once,
+}
+
+/// A root, and the folders it was last seen to hold.
+struct RootState {
+    path: Arc<Path>,
+    settings: Root,
+    folders: BTreeSet<Arc<str>>,
+    slots: Arc<Semaphore>,
+}
+
+/// What a running agent is told to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Go on with this configuration, and open every root anew.
+    Reload(Box<Config>),
+}
+
+impl Agent {
+    /// An agent that publishes to `store`. Nothing is read yet.
+    pub fn new(config: Config, store: Arc<Store>) -> Self {
+        let roots = config.roots.iter().cloned().map(RootState::new).collect();
+        Self {
+            config,
+            watch: Watch::start(Settings::default()),
+            catalog: Catalog::new(store),
+            roots,
+            folders: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            reads: JoinSet::new(),
+            reading: HashSet::new(),
+            again: HashSet::new(),
+            problems: log::Once::default(),
+        }
+    }
+
+    /// Reads all roots once. A client that is answered before would be told that its secrets do not
+    /// exist.
+    pub async fn load(&mut self) {
+        for path in self.root_paths() {
+            self.look(Owner::Root(path));
+        }
+        if tokio::time::timeout(LOADING, self.settle()).await.is_err() {
+            let roots: BTreeSet<_> = self.reading.iter().map(Owner::root).collect();
+            error!(
+                ?roots,
+                "these folders can't be read in {} s, and what they hold is not served yet; is a \
+                 network file system down?",
+                LOADING.as_secs()
+            );
+        }
+    }
+
+    /// Keeps the store in step until the sender of `commands` is dropped.
+    pub async fn run(&mut self, mut commands: mpsc::Receiver<Command>) {
+        let watch = self.watch.clone();
+        loop {
+            let deadline = self.deadlines.first().map(|(at, _)| *at);
+            tokio::select! {
+                owners = watch.changed() => owners.into_iter().for_each(|owner| self.look(owner)),
+                Some(done) = self.reads.join_next() => self.done(done),
+                () = sleep_until(deadline) => self.tick(Instant::now()),
+                command = commands.recv() => match command {
+                    Some(Command::Reload(config)) => self.reload(*config),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    /// Waits until nothing is being read and no folder that holds a bundle alone is in the balance.
+    async fn settle(&mut self) {
+        loop {
+            if let Some(done) = self.reads.join_next().await {
+                self.done(done);
+                continue;
+            }
+            let pending = self
+                .folders
+                .values()
+                .filter_map(Folder::alone_deadline)
+                .min();
+            let Some(deadline) = pending else {
+                return;
+            };
+            sleep_until(Some(deadline)).await;
+            self.tick(Instant::now());
+        }
+    }
+
+    /// Starts a read of `owner`, or has it read once more when one is under way.
+    fn look(&mut self, owner: Owner) {
+        let Some(root) = self.roots.iter().find(|root| root.path == *owner.root()) else {
+            return self.watch.forget(&owner);
+        };
+        if !self.reading.insert(owner.clone()) {
+            self.again.insert(owner);
+            return;
+        }
+        let look = Look {
+            watch: self.watch.clone(),
+            root: root.settings.clone(),
+            limits: self.config.limits,
+            warn_days: self.config.warn_days,
+        };
+        let slots = root.slots.clone();
+        self.reads.spawn(async move {
+            let _slot = slots.acquire_owned().await;
+            let owner_read = owner.clone();
+            let found = tokio::task::spawn_blocking(move || look.at(&owner_read)).await;
+            // A panic in there would be a bug of the check: the folder keeps what it had.
+            (owner, found.unwrap_or_default())
+        });
+    }
+
+    /// Takes in what a read found.
+    fn done(&mut self, done: Result<(Owner, Option<Found>), JoinError>) {
+        let Ok((owner, found)) = done else {
+            return;
+        };
+        self.reading.remove(&owner);
+        match (&owner, found) {
+            (Owner::Root(path), Some(Found::Root(listing))) => self.listed(path, listing),
+            (Owner::Folder(key), Some(Found::Folder(outcome))) => self.observe(key, outcome),
+            _ => {}
+        }
+        if self.again.remove(&owner) {
+            self.look(owner);
+        }
+    }
+
+    /// Takes in which folders a root holds: new ones are read, missing ones are gone.
+    fn listed(&mut self, path: &Arc<Path>, listing: Listing) {
+        let Some(rank) = self.rank(path) else {
+            return;
+        };
+        let unknown = listing
+            .problems
+            .iter()
+            .any(|problem| problem.path() == &**path);
+        self.problems.listed(path, &listing);
+        let present: BTreeSet<Arc<str>> = listing
+            .folders
+            .into_iter()
+            .map(|(name, _)| name.into())
+            .collect();
+        let root = &mut self.roots[rank];
+        let before = std::mem::take(&mut root.folders);
+        // "Don't know" is not "no": a root that can't be read keeps its folders.
+        let missing = before.difference(&present).cloned().collect::<Vec<_>>();
+        let folders = &self.folders;
+        let known = |name: &Arc<str>| {
+            before.contains(name) && folders.contains_key(&key(path, name.clone()))
+        };
+        let new: Vec<_> = present
+            .iter()
+            .filter(|name| !known(name))
+            .cloned()
+            .collect();
+        root.folders = present;
+        if unknown {
+            root.folders.extend(missing);
+        } else {
+            for name in missing {
+                self.observe(&key(path, name), Outcome::Gone);
+            }
+        }
+        for name in new {
+            self.look(Owner::Folder(key(path, name)));
+        }
+    }
+
+    /// Takes in what a read of a folder found.
+    fn observe(&mut self, key: &Key, outcome: Outcome) {
+        if self.rank(&key.root).is_none() {
+            return;
+        }
+        let delay = self.config.removal_delay;
+        let folder = self
+            .folders
+            .entry(key.clone())
+            .or_insert_with(|| Folder::new(key.path(), delay));
+        let deadline = folder.deadline();
+        let events = folder.observe(outcome, Instant::now());
+        self.publish(key, deadline, events);
+    }
+
+    /// Takes in that time has passed.
+    fn tick(&mut self, now: Instant) {
+        while let Some((at, key)) = self.deadlines.first().cloned()
+            && at <= now
+        {
+            self.deadlines.pop_first();
+            let Some(folder) = self.folders.get_mut(&key) else {
+                continue;
+            };
+            let events = folder.tick(now);
+            self.publish(&key, None, events);
+        }
+    }
+
+    /// Makes the store, the log and the timer follow a folder. `deadline` is what the timer has.
+    fn publish(&mut self, key: &Key, deadline: Option<Instant>, events: Vec<Event>) {
+        let (Some(rank), Some(folder)) = (self.rank(&key.root), self.folders.get(key)) else {
+            return;
+        };
+        if let Some(at) = deadline {
+            self.deadlines.remove(&(at, key.clone()));
+        }
+        if let Some(at) = folder.deadline() {
+            self.deadlines.insert((at, key.clone()));
+        }
+        for event in events {
+            if matches!(event, Event::Changed { .. } | Event::Removed) {
+                self.catalog.set(&key.name, rank, folder.parts().clone());
+            }
+            let winner = self
+                .catalog
+                .winner(&key.name)
+                .and_then(|rank| self.roots.get(rank));
+            log::event(key, folder, &event, winner.map(|root| &*root.path));
+        }
+        if folder.is_over() {
+            self.folders.remove(key);
+            self.watch.forget(&Owner::Folder(key.clone()));
+        }
+    }
+
+    /// Goes on with another configuration. Streams notice nothing of it but what changed in the
+    /// secrets that they wait for.
+    fn reload(&mut self, config: Config) {
+        let mut old: Vec<_> = std::mem::take(&mut self.roots);
+        for settings in &config.roots {
+            let kept = old.iter().position(|root| *root.path == *settings.path);
+            self.roots
+                .push(match kept.map(|index| old.swap_remove(index)) {
+                    Some(root) => RootState {
+                        settings: settings.clone(),
+                        ..root
+                    },
+                    None => RootState::new(settings.clone()),
+                });
+        }
+        old.iter().for_each(|root| self.forget(&root.path));
+        let delay = config.removal_delay;
+        self.folders
+            .values_mut()
+            .for_each(|folder| folder.set_removal_delay(delay));
+        self.config = config;
+        self.renumber();
+        self.watch.mark_all();
+        for path in self.root_paths() {
+            self.look(Owner::Root(path));
+        }
+    }
+
+    /// Drops a root that is no longer configured, with its folders.
+    fn forget(&mut self, root: &Arc<Path>) {
+        self.watch.forget(&Owner::Root(root.clone()));
+        let watch = &self.watch;
+        self.folders.retain(|key, _| {
+            let stays = key.root != *root;
+            if !stays {
+                watch.forget(&Owner::Folder(key.clone()));
+            }
+            stays
+        });
+    }
+
+    /// Publishes all folders under the present order of the roots, and sets the timer anew.
+    fn renumber(&mut self) {
+        let ranks: HashMap<_, _> = self
+            .roots
+            .iter()
+            .enumerate()
+            .map(|(rank, root)| (root.path.clone(), rank))
+            .collect();
+        let parts = self.folders.iter().filter_map(|(key, folder)| {
+            Some((
+                key.name.clone(),
+                *ranks.get(&key.root)?,
+                folder.parts().clone(),
+            ))
+        });
+        self.catalog.replace(parts);
+        let deadlines = self.folders.iter();
+        self.deadlines = deadlines
+            .filter_map(|(key, folder)| Some((folder.deadline()?, key.clone())))
+            .collect();
+    }
+
+    fn rank(&self, path: &Path) -> Option<usize> {
+        self.roots.iter().position(|root| *root.path == *path)
+    }
+
+    fn root_paths(&self) -> Vec<Arc<Path>> {
+        self.roots.iter().map(|root| root.path.clone()).collect()
+    }
+}
+
+impl RootState {
+    fn new(settings: Root) -> Self {
+        Self {
+            path: settings.path.as_path().into(),
+            settings,
+            folders: BTreeSet::new(),
+            slots: Arc::new(Semaphore::new(READS_PER_ROOT)),
+        }
+    }
+}
+
+fn key(root: &Arc<Path>, name: Arc<str>) -> Key {
+    Key {
+        root: root.clone(),
+        name,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
