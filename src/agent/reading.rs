@@ -101,7 +101,7 @@ impl Look {
         }
         let problems = reading.problems.into_iter();
         let problems: Vec<_> = problems
-            .filter(|problem| matters(folder, problem))
+            .filter(|problem| matters(folder, problem, &names))
             .collect();
         if !problems.is_empty() {
             return Outcome::Bad(problems);
