@@ -71,6 +71,13 @@ struct Trouble {
     logged: bool,
 }
 
+impl Event {
+    /// Whether what is served is not what it was.
+    pub(crate) fn is_change(&self) -> bool {
+        matches!(self, Self::Changed { .. } | Self::Removed)
+    }
+}
+
 impl Parts {
     pub(crate) fn is_empty(&self) -> bool {
         self.pair.is_none() && self.bundle.is_none()

@@ -37,13 +37,13 @@ impl Once {
     }
 }
 
-/// Logs what became of a folder. `winner` is the root whose folder of that name is served.
+/// Logs what became of a folder. `winner` is the root whose folder of that name is served instead.
 pub(crate) fn event(key: &Key, folder: &Folder, event: &Event, winner: Option<&Path>) {
     let path = key.path();
     match event {
         Event::Changed { first, warnings } => {
             changed(key, folder.parts(), *first, warnings);
-            if let Some(winner) = winner.filter(|winner| **winner != *key.root) {
+            if let Some(winner) = winner {
                 warn!(
                     credential = &*key.name,
                     folder = %shown(&path),

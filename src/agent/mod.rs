@@ -2,6 +2,7 @@
 //!
 //! One task owns all state. Reads run beside it, where they may block, and report back.
 
+pub mod board;
 mod catalog;
 mod folder;
 mod log;
@@ -16,6 +17,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
+use self::board::Board;
 use self::catalog::Catalog;
 use self::folder::{Event, Folder, Outcome};
 use self::reading::{Found, Key, Look, Owner};
@@ -34,6 +36,7 @@ pub struct Agent {
     config: Config,
     watch: Watch<Owner>,
     catalog: Catalog,
+    board: Arc<Board>,
     roots: Vec<RootState>,
     folders: HashMap<Key, Folder>,
     /// When which folder has something to do though its files do not change.
@@ -68,6 +71,7 @@ impl Agent {
             config,
             watch: Watch::start(Settings::default()),
             catalog: Catalog::new(store),
+            board: Arc::default(),
             roots,
             folders: HashMap::new(),
             deadlines: BTreeSet::new(),
@@ -76,6 +80,11 @@ impl Agent {
             again: HashSet::new(),
             problems: log::Once::default(),
         }
+    }
+
+    /// Where the state of every folder can be looked up.
+    pub fn board(&self) -> Arc<Board> {
+        self.board.clone()
     }
 
     /// Reads all roots once. A client that is answered before would be told that its secrets do not
@@ -254,17 +263,21 @@ impl Agent {
         if let Some(at) = folder.deadline() {
             self.deadlines.insert((at, key.clone()));
         }
-        for event in events {
-            if matches!(event, Event::Changed { .. } | Event::Removed) {
-                self.catalog.set(&key.name, rank, folder.parts().clone());
-            }
-            let winner = self
-                .catalog
-                .winner(&key.name)
-                .and_then(|rank| self.roots.get(rank));
-            log::event(key, folder, &event, winner.map(|root| &*root.path));
+        let changed = events.iter().any(Event::is_change);
+        if changed {
+            self.catalog.set(&key.name, rank, folder.parts().clone());
         }
+        let winner = self
+            .catalog
+            .winner(&key.name)
+            .filter(|winner| *winner != rank);
+        let winner = winner.map(|rank| &*self.roots[rank].path);
+        for event in events {
+            log::event(key, folder, &event, winner);
+        }
+        self.board.note(key, folder, winner.is_some(), changed);
         if folder.is_over() {
+            self.board.strike(key);
             self.folders.remove(key);
             self.watch.forget(&Owner::Folder(key.clone()));
         }
@@ -301,10 +314,11 @@ impl Agent {
     /// Drops a root that is no longer configured, with its folders.
     fn forget(&mut self, root: &Arc<Path>) {
         self.watch.forget(&Owner::Root(root.clone()));
-        let watch = &self.watch;
+        let (watch, board) = (&self.watch, &self.board);
         self.folders.retain(|key, _| {
             let stays = key.root != *root;
             if !stays {
+                board.strike(key);
                 watch.forget(&Owner::Folder(key.clone()));
             }
             stays

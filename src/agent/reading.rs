@@ -100,6 +100,11 @@ impl Look {
             return Outcome::Bad(vec![token(folder)]);
         }
         let problems = reading.problems.into_iter();
+        let names: Vec<_> = reading
+            .files
+            .iter()
+            .map(|file| file.name.as_str())
+            .collect();
         let problems: Vec<_> = problems
             .filter(|problem| matters(folder, problem, &names))
             .collect();

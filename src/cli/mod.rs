@@ -2,6 +2,7 @@
 
 mod completions;
 mod envoy_config;
+mod logging;
 mod man;
 mod output;
 mod serve;

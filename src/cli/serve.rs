@@ -9,19 +9,21 @@ use std::time::Duration;
 use anyhow::Context;
 use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{
-    Config, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
+    Config, ConfigError, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
 };
 use sds_agent::listen::{Activation, ListenConfig, Listener};
+use sds_agent::sds::access::{Access, Rules};
 use sds_agent::sds::ledger::Ledger;
 use sds_agent::sds::{server, service::Sds};
 use sds_agent::store::Store;
 use sds_agent::{harden, systemd};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::logging::{self, Levels};
+use super::output;
 
 /// The options of `serve`.
 #[derive(clap::Args)]
@@ -68,21 +70,199 @@ pub(crate) struct Args {
     removal_delay: Option<Duration>,
 }
 
+/// Where the configuration comes from, now and at each reload.
+struct Source {
+    file: Option<PathBuf>,
+    overrides: Overrides,
+}
+
+/// Checks the configuration or runs the agent until it is told to end.
 pub(crate) fn run(args: Args) -> ExitCode {
+    let check_only = args.check_config;
     let source = args.source();
     let config = match source.load() {
         Ok(config) => config,
-        Err(error) => return super::fail(&error),
+        Err(error) => return output::fail(error),
     };
-    if args.check_config {
-        return super::say("the configuration is good");
+    if check_only {
+        return output::print(b"the configuration is good\n");
     }
     let levels = logging::start(&config.log);
-    match serve(config, source, &levels) {
+    match serve(&config, &source, &levels) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+impl Args {
+    fn source(self) -> Source {
+        Source {
+            file: self.config,
+            overrides: Overrides {
+                credentials: self.credentials,
+                socket: self.socket,
+                admin_socket: self.admin_socket,
+                admin_tcp: self.admin_tcp,
+                log_level: self.log_level,
+                log_format: self.log_format,
+                warn_days: self.warn_days,
+                removal_delay: self.removal_delay,
+            },
+        }
+    }
+}
+
+impl Source {
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), &self.overrides)
+    }
+}
+
+fn serve(config: &Config, source: &Source, levels: &Levels) -> anyhow::Result<()> {
+    // The environment that announces systemd's sockets is read before there are threads.
+    let activation = Activation::from_env();
+    harden::no_dumps();
+    if config.lock_memory {
+        harden::lock_memory()?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime can't start")?;
+    let result = runtime.block_on(run_agent(config.clone(), source, levels, activation));
+    // A read that hangs on a dead file system must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run_agent(
+    config: Config,
+    source: &Source,
+    levels: &Levels,
+    mut activation: Activation,
+) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("signals can't be handled")?;
+    let listener = listen(&config, &mut activation)?;
+    let store = Arc::new(Store::default());
+    let ledger = Arc::new(Ledger::default());
+    let stopping = CancellationToken::new();
+    let access = Arc::new(Access::new(Rules::resolve(&config)));
+    let sds = Sds::new(
+        store.clone(),
+        ledger,
+        access.clone(),
+        config.limits,
+        stopping.clone(),
+    );
+
+    let mut agent = Agent::new(config.clone(), store.clone());
+    tokio::select! {
+        () = agent.load() => {}
+        () = signals.stop() => return Ok(()),
+    }
+    let (commands, inbox) = mpsc::channel(1);
+    let agent = tokio::spawn(async move { agent.run(inbox).await });
+    info!(
+        socket = %listener.path().display(),
+        secrets = store.secrets().len(),
+        version = sds_agent::VERSION,
+        "serving"
+    );
+    systemd::ready("serving");
+    let server = tokio::spawn(server::run(listener, sds, config.limits, stopping.clone()));
+
+    let mut running = config;
+    while signals.next().await == Told::Reload {
+        running = reload(running, source, levels, &commands).await;
+    }
+    info!("stopping");
+    systemd::stopping();
+    stopping.cancel();
+    drop(commands);
+    let (server, agent) = tokio::join!(server, agent);
+    server.and(agent).context("a task of the agent failed")
+}
+
+/// Takes over the socket that systemd holds, or makes it.
+fn listen(config: &Config, activation: &mut Activation) -> anyhow::Result<Listener> {
+    let listen = &config.listen;
+    let listener = match activation.take(&listen.socket) {
+        Some(socket) => Listener::adopt(socket)?,
+        None => Listener::bind(&ListenConfig {
+            path: listen.socket.clone(),
+            mode: listen.mode,
+            group: None,
+        })?,
+    };
+    Ok(listener)
+}
+
+/// Reads the configuration again. A bad one is refused, and the old one stays.
+async fn reload(
+    running: Config,
+    source: &Source,
+    levels: &Levels,
+    commands: &mpsc::Sender<Command>,
+) -> Config {
+    systemd::reloading();
+    let config = match source.load() {
+        Ok(new) => {
+            let (config, changes) = running.reload(new);
+            info!("reloaded: {changes}");
+            config
+        }
+        Err(error) => {
+            error!("the new configuration is refused, and the old one stays: {error}");
+            running
+        }
+    };
+    levels.set(&config.log.level);
+    if commands
+        .send(Command::Reload(Box::new(config.clone())))
+        .await
+        .is_err()
+    {
+        error!("the agent's task has ended");
+    }
+    systemd::ready("serving");
+    config
+}
+
+/// What the agent is told by signals.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+}
+
+#[derive(PartialEq, Eq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.reload.recv() => Told::Reload,
+        }
+    }
+
+    /// Waits for the end; what a reload would read is read anyway.
+    async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tracing::{debug, info, warn};
 
+use super::audit::Refused;
 use super::grpc::{Messages, Segments};
 use super::ledger::{Answer, Entry};
 use super::service::Shared;
@@ -95,7 +96,7 @@ where
         let response = self.session.respond(&view)?;
         for secret in &response.secrets {
             self.entry.sent(secret);
-            log_delivery(&self.entry, secret);
+            self.shared.log_delivery(&self.entry, secret);
         }
         for name in &response.removed {
             self.entry.removed(name);
@@ -147,6 +148,10 @@ where
 
     /// Names that exist are an operator's; others may be anybody's, so they can't flood the log.
     fn log_subscription(&self, name: &Name) {
+        if !self.shared.allows(&self.entry, name) {
+            let (peer, node) = (self.entry.peer(), self.entry.node_id());
+            return self.shared.audit.refused(peer, node, Refused::Name(name));
+        }
         let known = self.shared.store.get(name).is_some();
         let Some(left_out) = (if known {
             Some(0)
@@ -226,21 +231,8 @@ struct Seen<'a> {
 
 impl View for Seen<'_> {
     fn secret(&self, name: &str) -> Option<Arc<Secret>> {
-        let _ = self.entry;
-        self.shared.store.get(name)
+        self.shared.secret(self.entry, name)
     }
-}
-
-pub(crate) fn log_delivery(entry: &Entry, secret: &Secret) {
-    info!(
-        secret = &**secret.name(),
-        version = &**secret.version(),
-        kind = secret.kind().as_str(),
-        protocol = entry.protocol().as_str(),
-        node = entry.node_id(),
-        peer = %entry.peer(),
-        "delivered"
-    );
 }
 
 fn log_end(entry: &Entry, status: &Status) {

@@ -37,6 +37,9 @@ pub async fn run(listener: Listener, sds: Sds, limits: Limits, stopping: Cancell
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(limits.connections));
     while let Some((stream, peer)) = stopping.run_until_cancelled(listener.accept()).await {
+        if !sds.admits(&peer) {
+            continue;
+        }
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             warn!(%peer, limit = limits.connections, "connection refused: there are too many; see limits.connections");
             continue;

@@ -11,11 +11,14 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tracing::info;
 
-use super::conversation::{Conversation, log_delivery};
+use super::access::Access;
+use super::audit::{Audit, Refused};
+use super::conversation::Conversation;
 use super::delta::Delta;
 use super::grpc::{Messages, Segments};
-use super::ledger::{Entry, Ledger, Protocol};
+use super::ledger::{Account, Entry, Ledger, Protocol};
 use super::message;
 use super::session::{Session, check_count, check_type_url};
 use super::sotw::{Sotw, version_info};
@@ -23,6 +26,7 @@ use super::throttle::Throttle;
 use crate::config::Limits;
 use crate::peer::Peer;
 use crate::proto::discovery::DiscoveryRequest;
+use crate::secret::{Kind, Secret};
 use crate::store::Store;
 
 /// The body of an answer.
@@ -40,17 +44,20 @@ pub struct Sds {
 pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) audit: Audit,
     pub(crate) limits: Limits,
     pub(crate) stopping: CancellationToken,
     pub(crate) unknown_names: Throttle,
 }
 
 impl Sds {
-    /// Serves the secrets of `store`, and keeps account in `ledger`. When `stopping` is cancelled
-    /// all streams end.
+    /// Serves the secrets of `store` to those who may have them by `access`, and keeps account in
+    /// `ledger`. When `stopping` is cancelled all streams end.
     pub fn new(
         store: Arc<Store>,
         ledger: Arc<Ledger>,
+        access: Arc<Access>,
         limits: Limits,
         stopping: CancellationToken,
     ) -> Self {
@@ -58,6 +65,8 @@ impl Sds {
             shared: Arc::new(Shared {
                 store,
                 ledger,
+                access,
+                audit: Audit::default(),
                 limits,
                 stopping,
                 unknown_names: Throttle::default(),
@@ -88,6 +97,15 @@ impl Sds {
                 .map_or_else(refused, answered),
             _ => refused(Status::unimplemented("this server speaks SDS v3 only")),
         }
+    }
+
+    /// Whether `peer` may connect. A refusal is logged.
+    pub fn admits(&self, peer: &Peer) -> bool {
+        let admitted = self.shared.access.admits(peer);
+        if !admitted {
+            self.shared.audit.refused(peer, "", Refused::Connection);
+        }
+        admitted
     }
 
     fn open(&self, protocol: Protocol, peer: Arc<Peer>) -> Entry {
@@ -126,15 +144,48 @@ impl Sds {
         names.dedup();
         let secrets: Vec<_> = names
             .iter()
-            .filter_map(|name| self.shared.store.get(name))
+            .filter_map(|name| self.shared.secret(entry, name))
             .collect();
         if secrets.is_empty() {
             return Err(Status::not_found("there is no secret of that name"));
         }
         secrets
             .iter()
-            .for_each(|secret| log_delivery(entry, secret));
+            .for_each(|secret| self.shared.log_delivery(entry, secret));
         Ok(message::sotw(&version_info(&secrets), "", &secrets))
+    }
+}
+
+impl Shared {
+    /// The current secret of that name, if the stream's client may have it.
+    pub(crate) fn secret(&self, entry: &Account, name: &str) -> Option<Arc<Secret>> {
+        if !self.allows(entry, name) {
+            return None;
+        }
+        self.store.get(name)
+    }
+
+    /// Whether the stream's client may have the secret of that name.
+    pub(crate) fn allows(&self, entry: &Account, name: &str) -> bool {
+        self.access.allows(entry.peer(), entry.node_id(), name)
+    }
+
+    /// Logs that a secret goes to a stream's client. One line, for the audit where there is a key.
+    pub(crate) fn log_delivery(&self, entry: &Account, secret: &Secret) {
+        let (name, version) = (secret.name(), secret.version());
+        match secret.kind() {
+            Kind::Certificate => {
+                self.audit
+                    .key_delivered(entry.peer(), entry.node_id(), name, version);
+            }
+            Kind::TrustBundle => info!(
+                secret = &**name,
+                version = &**version,
+                node = entry.node_id(),
+                peer = %entry.peer(),
+                "delivered"
+            ),
+        }
     }
 }
 
