@@ -25,6 +25,7 @@ use crate::config::{Config, Root};
 use crate::files::roots::Listing;
 use crate::files::watch::{Settings, Watch};
 use crate::store::Store;
+use crate::systemd::Pulse;
 
 /// Reads of one root at once. Per root, so that one that hangs holds up nothing but itself.
 const READS_PER_ROOT: usize = 4;
@@ -105,7 +106,7 @@ impl Agent {
     }
 
     /// Keeps the store in step until the sender of `commands` is dropped.
-    pub async fn run(&mut self, mut commands: mpsc::Receiver<Command>) {
+    pub async fn run(&mut self, mut commands: mpsc::Receiver<Command>, mut pulse: Pulse) {
         let watch = self.watch.clone();
         loop {
             let deadline = self.deadlines.first().map(|(at, _)| *at);
@@ -113,6 +114,7 @@ impl Agent {
                 owners = watch.changed() => owners.into_iter().for_each(|owner| self.look(owner)),
                 Some(done) = self.reads.join_next() => self.done(done),
                 () = sleep_until(deadline) => self.tick(Instant::now()),
+                () = pulse.beat() => {}
                 command = commands.recv() => match command {
                     Some(Command::Reload(config)) => self.reload(*config),
                     None => return,

@@ -11,16 +11,18 @@ use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{
     Config, ConfigError, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
 };
+use sds_agent::harden;
 use sds_agent::listen::{Activation, ListenConfig, Listener};
 use sds_agent::sds::access::{Access, Rules};
 use sds_agent::sds::ledger::Ledger;
 use sds_agent::sds::{server, service::Sds};
 use sds_agent::store::Store;
-use sds_agent::{harden, systemd};
+use sds_agent::systemd::{self, Heart, Pulse};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
 
 use super::logging::{self, Levels};
 use super::output;
@@ -163,8 +165,11 @@ async fn run_agent(
         () = agent.load() => {}
         () = signals.stop() => return Ok(()),
     }
+    let heart = Arc::new(Heart::default());
     let (commands, inbox) = mpsc::channel(1);
-    let agent = tokio::spawn(async move { agent.run(inbox).await });
+    let pulse = heart.part("reader");
+    let agent = tokio::spawn(async move { agent.run(inbox, pulse).await });
+    let pulse = heart.part("server");
     info!(
         socket = %listener.path().display(),
         secrets = store.secrets().len(),
@@ -172,11 +177,18 @@ async fn run_agent(
         "serving"
     );
     systemd::ready("serving");
-    let server = tokio::spawn(server::run(listener, sds, config.limits, stopping.clone()));
+    let server = server::run(listener, sds, config.limits, stopping.clone(), pulse);
+    let server = tokio::spawn(server);
+    let store_moves = answer_for(heart.part("store"), store.clone());
+    let _watchdog = AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::join!(store_moves, systemd::feed_watchdog(&heart));
+    }));
 
     let mut running = config;
     while signals.next().await == Told::Reload {
         running = reload(running, source, levels, &commands).await;
+        enforce(&access, &store, &running).await;
+        systemd::ready("serving");
     }
     info!("stopping");
     systemd::stopping();
@@ -188,15 +200,18 @@ async fn run_agent(
 
 /// Takes over the socket that systemd holds, or makes it.
 fn listen(config: &Config, activation: &mut Activation) -> anyhow::Result<Listener> {
-    let listen = &config.listen;
-    let listener = match activation.take(&listen.socket) {
+    let listener = match activation.take(&config.listen.socket) {
         Some(socket) => Listener::adopt(socket)?,
-        None => Listener::bind(&ListenConfig {
-            path: listen.socket.clone(),
-            mode: listen.mode,
-            group: None,
-        })?,
+        None => Listener::bind(&ListenConfig::resolve(&config.listen)?)?,
     };
+    for path in activation.left() {
+        warn!(
+            socket = %path.display(),
+            configured = %config.listen.socket.display(),
+            "systemd holds a socket that is not the one of the configuration, and nobody answers \
+             on it: make the paths the same"
+        );
+    }
     Ok(listener)
 }
 
@@ -227,8 +242,25 @@ async fn reload(
     {
         error!("the agent's task has ended");
     }
-    systemd::ready("serving");
     config
+}
+
+/// Puts the rules of who may have what in force, for open streams too.
+async fn enforce(access: &Access, store: &Store, config: &Config) {
+    let config = config.clone();
+    // The user database may be on the network.
+    match tokio::task::spawn_blocking(move || Rules::resolve(&config)).await {
+        Ok(rules) => access.replace(rules),
+        Err(bug) => error!("the rules of access stay as they were: {bug}"),
+    }
+    store.wake_all();
+}
+
+/// Answers for the store: nobody holds its lock for good.
+async fn answer_for(mut pulse: Pulse, store: Arc<Store>) {
+    loop {
+        pulse.beat_after(|| drop(store.get(""))).await;
+    }
 }
 
 /// What the agent is told by signals.

@@ -18,6 +18,7 @@ use super::service::Sds;
 use crate::config::Limits;
 use crate::listen::Listener;
 use crate::peer::Peer;
+use crate::systemd::Pulse;
 
 /// How long open streams may take to end when the agent stops. A client that reads gets the end
 /// of each at once.
@@ -33,10 +34,19 @@ const PENDING_RESETS: usize = 10_000;
 
 /// Accepts connections until `stopping` is cancelled, then ends all streams. The socket is closed
 /// and its path is gone when this returns.
-pub async fn run(listener: Listener, sds: Sds, limits: Limits, stopping: CancellationToken) {
+pub async fn run(
+    listener: Listener,
+    sds: Sds,
+    limits: Limits,
+    stopping: CancellationToken,
+    mut pulse: Pulse,
+) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(limits.connections));
-    while let Some((stream, peer)) = stopping.run_until_cancelled(listener.accept()).await {
+    while let Some((stream, peer)) = stopping
+        .run_until_cancelled(accept(&listener, &mut pulse))
+        .await
+    {
         if !sds.admits(&peer) {
             continue;
         }
@@ -60,6 +70,17 @@ pub async fn run(listener: Listener, sds: Sds, limits: Limits, stopping: Cancell
             connections = connections.len(),
             "some clients did not read to the end of their streams"
         );
+    }
+}
+
+/// The next connection; answers the watchdog meanwhile.
+async fn accept(listener: &Listener, pulse: &mut Pulse) -> (UnixStream, Peer) {
+    let mut next = pin!(listener.accept());
+    loop {
+        tokio::select! {
+            accepted = &mut next => return accepted,
+            () = pulse.beat() => {}
+        }
     }
 }
 
