@@ -1,0 +1,80 @@
+//! Envoy and the agent: got and built below the folder of build products.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::stage::{Failure, Stage};
+
+/// Where the programs are.
+pub(crate) struct Programs {
+    pub(crate) agent: PathBuf,
+    pub(crate) envoy: PathBuf,
+}
+
+impl Programs {
+    /// Gets what is not there yet; both tell of their progress on the standard error.
+    pub(crate) fn get(stage: &Stage) -> Result<Self, Failure> {
+        Ok(Self {
+            envoy: get_envoy(stage)?,
+            agent: build_agent()?,
+        })
+    }
+}
+
+fn get_envoy(stage: &Stage) -> Result<PathBuf, Failure> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/setup/envoy.py");
+    let mut command = Command::new("python3");
+    command.arg(script).arg(target_dir(stage)?);
+    output(&mut command).map(|path| path.trim().into())
+}
+
+/// Builds the real agent, with the very features that this program was built with, so that
+/// nothing else is built again. (The test dependencies switch some on.)
+fn build_agent() -> Result<PathBuf, Failure> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.arg("build").arg("--manifest-path");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    command.args(["--bin", "sds-agent", "--example", "quickstart"]);
+    command.arg("--message-format=json-render-diagnostics");
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let messages = output(&mut command)?;
+    let mut built = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_agent = message["target"]["name"] == "sds-agent";
+        let path = message["executable"].as_str()?;
+        is_agent.then(|| PathBuf::from(path))
+    });
+    built.next().ok_or_else(|| {
+        let what = "cargo did not say where it built sds-agent";
+        Failure::new(what, "no executable", "run: cargo build --release")
+    })
+}
+
+/// The folder of build products: this program is `TARGET/release/examples/quickstart`.
+fn target_dir(stage: &Stage) -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe().ok();
+    let target = program.as_deref().and_then(|path| path.ancestors().nth(3));
+    let fallback = || stage.path("target");
+    Ok(target.map_or_else(fallback, Path::to_owned))
+}
+
+/// Runs a program whose standard error the user sees, and returns its standard output.
+pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| {
+            let what = format!("can't run {name}");
+            Failure::new(what, error, format!("install {name}, and run this again"))
+        })?;
+    if !output.status.success() {
+        let how = "see what it says above, and run this again";
+        return Err(Failure::new(format!("{name} failed"), output.status, how));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
