@@ -1,5 +1,6 @@
 //! What a command prints.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -19,8 +20,18 @@ pub(crate) fn print(bytes: &[u8]) -> ExitCode {
 }
 
 /// Says why the command could not do what it was asked to.
-pub(crate) fn fail(message: impl std::fmt::Display) -> ExitCode {
+pub(crate) fn fail(message: impl fmt::Display) -> ExitCode {
+    say(message);
+    ExitCode::from(COULD_NOT)
+}
+
+/// Says what is wrong with what the command was asked to check.
+pub(crate) fn bad(message: impl fmt::Display) -> ExitCode {
+    say(message);
+    ExitCode::FAILURE
+}
+
+fn say(message: impl fmt::Display) {
     // There is nobody left to tell where the standard error is closed.
     let _ = writeln!(io::stderr(), "sds-agent: {message}");
-    ExitCode::from(COULD_NOT)
 }

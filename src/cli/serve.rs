@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{
-    Config, ConfigError, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
+    Config, ConfigError, DEFAULT_CONFIG, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
 };
 use sds_agent::harden;
 use sds_agent::listen::{Activation, ListenConfig, Listener};
@@ -27,14 +27,36 @@ use tracing::{error, info, warn};
 use super::logging::{self, Levels};
 use super::output;
 
+const EXAMPLES: &str = "\
+Examples:
+  As the configuration says, or by the defaults
+      sds-agent serve
+  One folder of credential folders, a socket of one's own, every subscription logged
+      sds-agent serve --credentials ./credentials --socket ./sds.sock --log-level debug
+  The certificates of certbot beside those of the default folder
+      sds-agent serve --credentials /etc/sds-agent/credentials --credentials /etc/letsencrypt/live
+  Check a changed configuration, then take it over
+      sds-agent serve --check-config && systemctl reload sds-agent
+
+A credential folder is named like the host or secret that it is for, and holds a certificate chain
+and its key, a bundle of CAs, or both: tls.crt, tls.key and ca.crt, or the names that certbot,
+acme.sh, step, lego, cert-manager, Istio, Vault agent and spiffe-helper use.
+
+Every option is a key of the configuration file, with `_` for `-`; the command line wins. SIGHUP
+reads the file again, SIGTERM ends the agent.
+
+Exit codes: 0 ended by a signal, or the configuration is good; 1 could not serve, or with
+--check-config the configuration is bad; 2 wrong command line or configuration.";
+
 /// The options of `serve`.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Check the configuration, say what is wrong with it, and end: 0 it is good, 1 it is not
+    /// Check the configuration, say what is wrong with it, and end
     #[arg(long)]
     check_config: bool,
 
@@ -64,7 +86,7 @@ pub(crate) struct Args {
     log_format: Option<LogFormat>,
 
     /// How long before its end a certificate is warned of, in days [default: 30]
-    #[arg(long, value_name = "DAYS")]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
     warn_days: Option<u32>,
 
     /// How long a folder must be gone before its secrets go too [default: 1s]
@@ -83,12 +105,11 @@ pub(crate) fn run(args: Args) -> ExitCode {
     let check_only = args.check_config;
     let source = args.source();
     let config = match source.load() {
+        Ok(config) if check_only => return good(&source, &config),
         Ok(config) => config,
+        Err(error) if check_only => return output::bad(error),
         Err(error) => return output::fail(error),
     };
-    if check_only {
-        return output::print(b"the configuration is good\n");
-    }
     let levels = logging::start(&config.log);
     match serve(&config, &source, &levels) {
         Ok(()) => ExitCode::SUCCESS,
@@ -99,10 +120,24 @@ pub(crate) fn run(args: Args) -> ExitCode {
     }
 }
 
+/// Says that the configuration is good, and what it amounts to where that may be a surprise.
+fn good(source: &Source, config: &Config) -> ExitCode {
+    let file = match &source.file {
+        Some(file) => file.display().to_string(),
+        None => format!("{DEFAULT_CONFIG} does not exist, the defaults hold"),
+    };
+    let missing = config.roots.iter().filter(|root| !root.path.is_dir());
+    let missing = missing.map(|root| format!("note: {} does not exist yet\n", root.path.display()));
+    output::print(format!("{}OK: {file}\n", missing.collect::<String>()).as_bytes())
+}
+
 impl Args {
     fn source(self) -> Source {
+        // One that is there now must not be missing when it is read again: an editor may just be
+        // replacing it, and without it every root would change.
+        let usual = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| file.exists());
         Source {
-            file: self.config,
+            file: self.config.or_else(usual),
             overrides: Overrides {
                 credentials: self.credentials,
                 socket: self.socket,
@@ -227,6 +262,10 @@ async fn reload(
         Ok(new) => {
             let (config, changes) = running.reload(new);
             info!("reloaded: {changes}");
+            if !changes.needs_restart.is_empty() {
+                let keys = changes.needs_restart.join(" ");
+                warn!("these keys stay as they were until a restart: {keys}");
+            }
             config
         }
         Err(error) => {

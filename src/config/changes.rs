@@ -131,11 +131,11 @@ impl Changes {
         self.takes("limits.file_bytes", file_bytes, &new.file_bytes);
         self.takes("limits.files", files, &new.files);
         self.takes("limits.credentials", credentials, &new.credentials);
-        self.takes("limits.connections", connections, &new.connections);
-        self.takes(
+        self.keeps("limits.connections", connections, &mut new.connections);
+        self.keeps(
             "limits.names_per_stream",
             names_per_stream,
-            &new.names_per_stream,
+            &mut new.names_per_stream,
         );
         self.keeps(
             "limits.streams_per_connection",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("{}: {source}; name a file that exists and that the agent may read", .path.display())]
+    #[error("{}: {source}; name a file of UTF-8 text that the agent may read", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -1,6 +1,5 @@
-//! `sds-agent.toml` as it is written, and the command line → [`Config`].
+//! `sds-agent.toml` as it is written. `examples/sds-agent.toml` says what each key means.
 
-use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,295 +8,95 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::error::{ConfigError, Wrong};
-use super::values::{Account, Auto, LogFilter, Mode, Number, Off, OrWord, Pattern, Text};
-use super::{
-    Absent, AccessRule, Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS, Limits, Listen, Log,
-    LogFormat, Root,
-};
-use super::{beside, keys};
+use super::error::Wrong;
+use super::values::{Account, Auto, LogFilter, Mode, Number, Off, OrWord, Pattern, Pause, Text};
+use super::{Absent, AccessRule, Limits, LogFormat, Root};
 
-/// What the command line says, which wins over the file.
-#[derive(Clone, Debug, Default)]
-pub struct Overrides {
-    /// The roots in place of the file's. One that the file has too keeps its settings there.
-    pub credentials: Vec<PathBuf>,
-    /// The socket for Envoy.
-    pub socket: Option<PathBuf>,
-    /// The admin socket.
-    pub admin_socket: Option<PathBuf>,
-    /// The address for metrics, health and the page.
-    pub admin_tcp: Option<SocketAddr>,
-    /// What is logged.
-    pub log_level: Option<LogFilter>,
-    /// The form of a log line.
-    pub log_format: Option<LogFormat>,
-    /// How long before its end a certificate is warned of, in days.
-    pub warn_days: Option<u32>,
-    /// How long a folder must be gone before its secrets go too.
-    pub removal_delay: Option<Duration>,
-}
-
-impl Config {
-    /// Reads the configuration file at `path`, or the one at its usual place, which may be absent.
-    ///
-    /// # Errors
-    /// A file that was named and can't be read, and whatever in it can't be.
-    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
-        let text = match std::fs::read_to_string(file) {
-            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
-                String::new()
-            }
-            read => read.map_err(|source| ConfigError::Unreadable {
-                path: file.to_owned(),
-                source,
-            })?,
-        };
-        Self::parse(file, &text, overrides)
-    }
-
-    /// The configuration that `text`, read from the file at `path`, and the command line amount to.
-    /// Relative paths in it start from the file's folder.
-    ///
-    /// # Errors
-    /// Whatever in it can't be.
-    pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let wrong = |wrong: Wrong| wrong.in_file(path, text);
-        let document = toml::de::DeTable::parse(text).map_err(|error| wrong(error.into()))?;
-        keys::check(document.get_ref()).map_err(wrong)?;
-        let file = File::deserialize(toml::Deserializer::from(document))
-            .map_err(|error| wrong(error.into()))?;
-        file.config(folder, overrides).map_err(wrong)
-    }
-}
-
-/// The file as it is written; see `examples/sds-agent.toml` for what each key means. The keys up to
-/// the sections are named like the options of the command line.
+/// The whole file. The keys up to the sections are named like the options of the command line.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct File {
-    credentials: Option<Spanned<Vec<Spanned<PathBuf>>>>,
-    socket: Option<Spanned<PathBuf>>,
-    admin_socket: Option<Spanned<OrWord<Off, PathBuf>>>,
-    admin_tcp: Option<Spanned<OrWord<Off, Text<SocketAddr>>>>,
-    log_level: Option<Spanned<LogFilter>>,
-    log_format: Option<Spanned<LogFormat>>,
-    warn_days: Option<Number<0, 36_500>>,
-    removal_delay: Option<Text<Duration>>,
-    absent: Option<Absent>,
-    lock_memory: Option<bool>,
-    root: Vec<FileRoot>,
-    listen: FileListen,
-    access: Vec<FileAccess>,
-    admin: FileAdmin,
-    log: FileLog,
-    limits: FileLimits,
+pub(super) struct File {
+    pub(super) credentials: Option<Spanned<Vec<Spanned<Text<PathBuf>>>>>,
+    pub(super) socket: Option<Spanned<Text<PathBuf>>>,
+    pub(super) admin_socket: Option<Spanned<OrWord<Off, Text<PathBuf>>>>,
+    pub(super) admin_tcp: Option<Spanned<OrWord<Off, Text<SocketAddr>>>>,
+    pub(super) log_level: Option<Spanned<LogFilter>>,
+    pub(super) log_format: Option<Spanned<LogFormat>>,
+    pub(super) warn_days: Option<Number<0, 36_500>>,
+    pub(super) removal_delay: Option<Text<Duration>>,
+    pub(super) absent: Option<Absent>,
+    pub(super) lock_memory: Option<bool>,
+    pub(super) root: Vec<FileRoot>,
+    pub(super) listen: FileListen,
+    pub(super) access: Vec<FileAccess>,
+    pub(super) admin: FileAdmin,
+    pub(super) log: FileLog,
+    pub(super) limits: FileLimits,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FileRoot {
-    path: Spanned<PathBuf>,
-    absent: Option<Absent>,
-    confine: Option<bool>,
-    strict_permissions: Option<bool>,
-    skip_token_folders: Option<bool>,
-    poll_interval: Option<OrWord<Auto, Text<Duration>>>,
+pub(super) struct FileRoot {
+    pub(super) path: Spanned<Text<PathBuf>>,
+    pub(super) absent: Option<Absent>,
+    pub(super) confine: Option<bool>,
+    pub(super) strict_permissions: Option<bool>,
+    pub(super) skip_token_folders: Option<bool>,
+    pub(super) poll_interval: Option<OrWord<Auto, Text<Pause>>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct FileListen {
-    socket: Option<PathBuf>,
-    mode: Option<Text<Mode>>,
-    group: Option<OrWord<Auto, Account>>,
-    allow_users: Vec<Account>,
-    allow_groups: Vec<Account>,
+pub(super) struct FileListen {
+    pub(super) socket: Option<Text<PathBuf>>,
+    pub(super) mode: Option<Text<Mode>>,
+    pub(super) group: Option<OrWord<Auto, Account>>,
+    pub(super) allow_users: Vec<Account>,
+    pub(super) allow_groups: Vec<Account>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FileAccess {
-    secrets: Spanned<Vec<Pattern>>,
+pub(super) struct FileAccess {
+    pub(super) secrets: Spanned<Vec<Pattern>>,
     #[serde(default)]
-    users: Vec<Account>,
+    pub(super) users: Vec<Account>,
     #[serde(default)]
-    groups: Vec<Account>,
+    pub(super) groups: Vec<Account>,
     #[serde(default)]
-    nodes: Vec<Pattern>,
+    pub(super) nodes: Vec<Pattern>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct FileAdmin {
-    socket: Option<OrWord<Off, PathBuf>>,
-    tcp: Option<OrWord<Off, Text<SocketAddr>>>,
+pub(super) struct FileAdmin {
+    pub(super) socket: Option<OrWord<Off, Text<PathBuf>>>,
+    pub(super) tcp: Option<OrWord<Off, Text<SocketAddr>>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct FileLog {
-    level: Option<LogFilter>,
-    format: Option<LogFormat>,
+pub(super) struct FileLog {
+    pub(super) level: Option<LogFilter>,
+    pub(super) format: Option<LogFormat>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct FileLimits {
-    file_bytes: Option<Number<1_024, 67_108_864>>,
-    files: Option<Number<1, 4_096>>,
-    credentials: Option<Number<1, 1_000_000>>,
-    connections: Option<Number<1, 1_000_000>>,
-    streams_per_connection: Option<Number<1, 1_000_000>>,
-    names_per_stream: Option<Number<1, 1_000_000>>,
+pub(super) struct FileLimits {
+    pub(super) file_bytes: Option<Number<1_024, 67_108_864>>,
+    pub(super) files: Option<Number<1, 4_096>>,
+    pub(super) credentials: Option<Number<1, 1_000_000>>,
+    pub(super) connections: Option<Number<1, 1_000_000>>,
+    pub(super) streams_per_connection: Option<Number<1, 1_000_000>>,
+    pub(super) names_per_stream: Option<Number<1, 1_000_000>>,
     // Envoy's node alone has 61 kB.
-    request_bytes: Option<Number<65_536, 67_108_864>>,
-}
-
-impl File {
-    fn config(self, folder: &Path, overrides: &Overrides) -> Result<Config, Wrong> {
-        let default = Config::default();
-        let absent = self.absent.unwrap_or_default();
-        let roots = roots(self.credentials, self.root, absent, folder)?;
-        let socket = once(self.socket, self.listen.socket, ["socket", "listen.socket"])?;
-        let admin_socket = once(
-            self.admin_socket,
-            self.admin.socket,
-            ["admin_socket", "admin.socket"],
-        )?;
-        let admin_tcp = once(self.admin_tcp, self.admin.tcp, ["admin_tcp", "admin.tcp"])?;
-        let level = once(self.log_level, self.log.level, ["log_level", "log.level"])?;
-        let format = once(
-            self.log_format,
-            self.log.format,
-            ["log_format", "log.format"],
-        )?;
-
-        let said = overrides.clone();
-        let socket = said
-            .socket
-            .or(socket.map(|path| folder.join(path)))
-            .unwrap_or(default.listen.socket);
-        Ok(Config {
-            roots: said_roots(said.credentials, roots, absent),
-            admin: Admin {
-                socket: match (said.admin_socket, admin_socket) {
-                    (Some(path), _) => Some(path),
-                    (None, Some(said)) => said.0.map(|path| folder.join(path)),
-                    (None, None) => Some(beside(&socket)),
-                },
-                tcp: said
-                    .admin_tcp
-                    .or(admin_tcp.and_then(|said| said.0).map(|address| address.0)),
-            },
-            listen: Listen {
-                socket,
-                mode: self
-                    .listen
-                    .mode
-                    .map_or(default.listen.mode, |mode| mode.0.0),
-                group: self.listen.group.and_then(|said| said.0),
-                allow_users: self.listen.allow_users,
-                allow_groups: self.listen.allow_groups,
-            },
-            access: self
-                .access
-                .into_iter()
-                .map(FileAccess::rule)
-                .collect::<Result<_, _>>()?,
-            log: Log {
-                level: said.log_level.or(level).unwrap_or_default(),
-                format: said.log_format.or(format).unwrap_or_default(),
-            },
-            limits: self.limits.limits(),
-            absent,
-            removal_delay: said
-                .removal_delay
-                .or(self.removal_delay.map(|delay| delay.0))
-                .unwrap_or(default.removal_delay),
-            warn_days: said
-                .warn_days
-                .or(self.warn_days.map(|days| days.0))
-                .unwrap_or(default.warn_days),
-            lock_memory: self.lock_memory.unwrap_or(default.lock_memory),
-        })
-    }
-}
-
-/// The value of a key that may stand at the top, or in its section.
-fn once<T: PartialEq>(
-    at_top: Option<Spanned<T>>,
-    in_section: Option<T>,
-    names: [&str; 2],
-) -> Result<Option<T>, Wrong> {
-    let [short, long] = names;
-    match (at_top, in_section) {
-        (Some(top), Some(value)) if *top.get_ref() != value => Err(Wrong::new(
-            top.span(),
-            format!("`{short}` says another thing than `{long}`; write one of the two"),
-        )),
-        (Some(top), _) => Ok(Some(top.into_inner())),
-        (None, value) => Ok(value),
-    }
-}
-
-/// The roots that the file names: the short form first.
-fn roots(
-    short: Option<Spanned<Vec<Spanned<PathBuf>>>>,
-    long: Vec<FileRoot>,
-    absent: Absent,
-    folder: &Path,
-) -> Result<Vec<Root>, Wrong> {
-    let said = short.as_ref().map(Spanned::span);
-    let short = short.map(Spanned::into_inner).unwrap_or_default();
-    let short = short
-        .into_iter()
-        .map(|path| FileRoot::at(path).root(absent, folder));
-    let mut roots: Vec<Root> = Vec::new();
-    for root in short.chain(long.into_iter().map(|root| root.root(absent, folder))) {
-        let (span, root) = root?;
-        if roots.iter().any(|other| other.path == root.path) {
-            let message = format!("{} is a root twice; name it once", root.path.display());
-            return Err(Wrong::new(span, message));
-        }
-        roots.push(root);
-    }
-    match said {
-        _ if !roots.is_empty() => Ok(roots),
-        Some(span) => Err(Wrong::new(
-            span,
-            "there is no root; name at least one folder",
-        )),
-        None => Ok(vec![Root {
-            absent,
-            ..Root::new(DEFAULT_CREDENTIALS)
-        }]),
-    }
-}
-
-/// The roots that the command line names, with the settings of the file, or else the file's.
-fn said_roots(said: Vec<PathBuf>, roots: Vec<Root>, absent: Absent) -> Vec<Root> {
-    if said.is_empty() {
-        return roots;
-    }
-    let mut chosen: Vec<Root> = Vec::new();
-    for path in said {
-        if chosen.iter().all(|root| root.path != path) {
-            let known = roots.iter().find(|root| root.path == path);
-            chosen.push(known.cloned().unwrap_or(Root {
-                absent,
-                ..Root::new(path)
-            }));
-        }
-    }
-    chosen
+    pub(super) request_bytes: Option<Number<65_536, 67_108_864>>,
 }
 
 impl FileRoot {
     /// The root at `path` without settings of its own.
-    fn at(path: Spanned<PathBuf>) -> Self {
+    pub(super) fn at(path: Spanned<Text<PathBuf>>) -> Self {
         Self {
             path,
             absent: None,
@@ -308,12 +107,8 @@ impl FileRoot {
         }
     }
 
-    fn root(self, absent: Absent, folder: &Path) -> Result<(Range<usize>, Root), Wrong> {
-        let default = Root::new(folder.join(self.path.get_ref()));
-        let span = self.path.span();
-        if self.path.get_ref().as_os_str().is_empty() {
-            return Err(Wrong::new(span, "the path is empty; name a folder"));
-        }
+    pub(super) fn root(self, absent: Absent, folder: &Path) -> (Range<usize>, Root) {
+        let default = Root::new(folder.join(&self.path.get_ref().0));
         let root = Root {
             absent: self.absent.unwrap_or(absent),
             confine: self.confine.unwrap_or(default.confine),
@@ -326,15 +121,15 @@ impl FileRoot {
             poll_interval: self
                 .poll_interval
                 .and_then(|said| said.0)
-                .map(|every| every.0),
+                .map(|every| every.0.0),
             path: default.path,
         };
-        Ok((span, root))
+        (self.path.span(), root)
     }
 }
 
 impl FileAccess {
-    fn rule(self) -> Result<AccessRule, Wrong> {
+    pub(super) fn rule(self) -> Result<AccessRule, Wrong> {
         if self.secrets.get_ref().is_empty() {
             let message = "the rule gives nothing; name secrets, or `*` for all of them";
             return Err(Wrong::new(self.secrets.span(), message));
@@ -349,7 +144,7 @@ impl FileAccess {
 }
 
 impl FileLimits {
-    fn limits(self) -> Limits {
+    pub(super) fn limits(self) -> Limits {
         let default = Limits::default();
         Limits {
             file_bytes: or(self.file_bytes, default.file_bytes),

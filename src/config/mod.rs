@@ -5,6 +5,7 @@ mod changes;
 mod error;
 mod file;
 mod keys;
+mod load;
 mod values;
 
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 pub use changes::Changes;
 pub use error::ConfigError;
-pub use file::Overrides;
+pub use load::Overrides;
 pub use values::{Account, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp};
 
 /// Where the configuration is looked for when nothing else is said.

@@ -146,6 +146,15 @@ fn a_wrong_value_names_line_and_what_to_write() {
             "1:10: `socket` says another thing than `listen.socket`",
         ),
         ("warn_days = 1\nwarn_days = 2", "2:1: duplicate key"),
+        (
+            "socket = ''",
+            "1:10: the path is empty; name a file or folder",
+        ),
+        ("removal_delay = '1year'", "1:17: \"1year\" is too long"),
+        (
+            "[[root]]\npath = '/a'\npoll_interval = '0s'",
+            "3:17: \"0s\" is too short; 100ms are the least, or \"auto\"",
+        ),
         ("warn_days = ", "1:13: "),
     ] {
         let error = parse(text).unwrap_err();

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -160,6 +161,33 @@ impl FromText for Duration {
     }
 }
 
+/// A pause between two looks.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Pause(pub(super) Duration);
+
+impl FromText for Pause {
+    const EXPECTED: &str = "a duration such as \"5s\"";
+    fn from_text(text: &str) -> Result<Self, String> {
+        match parse_duration(text)? {
+            pause if pause < SHORTEST_PAUSE => {
+                Err(format!("{text:?} is too short; 100ms are the least"))
+            }
+            pause => Ok(Self(pause)),
+        }
+    }
+}
+
+impl FromText for PathBuf {
+    const EXPECTED: &str = "a path";
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("the path is empty; name a file or folder".to_owned()),
+            _ if text.contains('\0') => Err(format!("{text:?} can't be a path")),
+            _ => Ok(text.into()),
+        }
+    }
+}
+
 impl FromText for SocketAddr {
     const EXPECTED: &str = "an address such as \"127.0.0.1:9901\"";
     fn from_text(text: &str) -> Result<Self, String> {
@@ -290,14 +318,23 @@ impl<'de> Deserialize<'de> for LogFilter {
     }
 }
 
+/// The longest duration that there is a use for; the clock can be counted on beyond it.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The shortest pause between two looks at a root.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+
 /// A duration as in `500ms`, `1s`, `1m 30s`.
 ///
 /// # Errors
 /// What is wrong, and how to write one.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| {
+    let duration = humantime::parse_duration(text).map_err(|error| {
         format!("{text:?} is no duration: {error}; write one as \"500ms\" or \"1s\"")
-    })
+    })?;
+    if duration > LONGEST {
+        return Err(format!("{text:?} is too long; 30 days are the most"));
+    }
+    Ok(duration)
 }
 
 /// The mode of a file in octal digits, as in `0660`.

@@ -29,7 +29,8 @@ fn commands() -> Vec<String> {
 
 #[test]
 fn the_help_of_every_command_has_examples() {
-    for command in commands().into_iter().filter(|name| name != "serve") {
+    assert!(commands().contains(&"serve".to_owned()));
+    for command in commands() {
         let help = stdout(&[&command, "--help"]);
         let examples = help.split("Examples:\n").nth(1);
         assert!(

@@ -1,0 +1,223 @@
+//! `sds-agent.toml` and the command line → [`Config`].
+
+use std::fs;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::error::{ConfigError, Wrong};
+use super::file::{File, FileAccess, FileRoot};
+use super::values::{LogFilter, Text};
+use super::{Absent, Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS};
+use super::{Listen, Log, LogFormat, Root, beside, keys};
+
+/// More than any configuration has: what is no file of text, such as a device, has no end.
+const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What the command line says, which wins over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// The roots in place of the file's. One that the file has too keeps its settings there.
+    pub credentials: Vec<PathBuf>,
+    /// The socket for Envoy.
+    pub socket: Option<PathBuf>,
+    /// The admin socket.
+    pub admin_socket: Option<PathBuf>,
+    /// The address for metrics, health and the page.
+    pub admin_tcp: Option<SocketAddr>,
+    /// What is logged.
+    pub log_level: Option<LogFilter>,
+    /// The form of a log line.
+    pub log_format: Option<LogFormat>,
+    /// How long before its end a certificate is warned of, in days.
+    pub warn_days: Option<u32>,
+    /// How long a folder must be gone before its secrets go too.
+    pub removal_delay: Option<Duration>,
+}
+
+impl Config {
+    /// Reads the configuration file at `path`, or the one at its usual place, which may be absent.
+    ///
+    /// # Errors
+    /// A file that was named and can't be read, and whatever in it can't be.
+    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
+        let text = match read(file) {
+            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                String::new()
+            }
+            text => text.map_err(|source| ConfigError::Unreadable {
+                path: file.to_owned(),
+                source,
+            })?,
+        };
+        Self::parse(file, &text, overrides)
+    }
+
+    /// The configuration that `text`, read from the file at `path`, and the command line amount to.
+    /// Relative paths in it start from the file's folder.
+    ///
+    /// # Errors
+    /// Whatever in it can't be.
+    pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let wrong = |wrong: Wrong| wrong.in_file(path, text);
+        let document = toml::de::DeTable::parse(text).map_err(|error| wrong(error.into()))?;
+        keys::check(document.get_ref()).map_err(wrong)?;
+        let file = File::deserialize(toml::Deserializer::from(document))
+            .map_err(|error| wrong(error.into()))?;
+        file.config(folder, overrides).map_err(wrong)
+    }
+}
+
+/// The text of a configuration file.
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let mut file = fs::File::open(path)?.take(MAX_FILE_BYTES + 1);
+    if file.read_to_string(&mut text)? as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("it has more than 4 MiB"));
+    }
+    Ok(text)
+}
+
+impl File {
+    fn config(self, folder: &Path, overrides: &Overrides) -> Result<Config, Wrong> {
+        let default = Config::default();
+        let absent = self.absent.unwrap_or_default();
+        let roots = roots(self.credentials, self.root, absent, folder)?;
+        let socket = once(self.socket, self.listen.socket, ["socket", "listen.socket"])?;
+        let admin_socket = once(
+            self.admin_socket,
+            self.admin.socket,
+            ["admin_socket", "admin.socket"],
+        )?;
+        let admin_tcp = once(self.admin_tcp, self.admin.tcp, ["admin_tcp", "admin.tcp"])?;
+        let level = once(self.log_level, self.log.level, ["log_level", "log.level"])?;
+        let format = once(
+            self.log_format,
+            self.log.format,
+            ["log_format", "log.format"],
+        )?;
+
+        let said = overrides.clone();
+        let socket = said
+            .socket
+            .or(socket.map(|path| folder.join(path.0)))
+            .unwrap_or(default.listen.socket);
+        Ok(Config {
+            roots: said_roots(said.credentials, roots, absent),
+            admin: Admin {
+                socket: match (said.admin_socket, admin_socket) {
+                    (Some(path), _) => Some(path),
+                    (None, Some(said)) => said.0.map(|path| folder.join(path.0)),
+                    (None, None) => Some(beside(&socket)),
+                },
+                tcp: said
+                    .admin_tcp
+                    .or(admin_tcp.and_then(|said| said.0).map(|address| address.0)),
+            },
+            listen: Listen {
+                socket,
+                mode: self
+                    .listen
+                    .mode
+                    .map_or(default.listen.mode, |mode| mode.0.0),
+                group: self.listen.group.and_then(|said| said.0),
+                allow_users: self.listen.allow_users,
+                allow_groups: self.listen.allow_groups,
+            },
+            access: self
+                .access
+                .into_iter()
+                .map(FileAccess::rule)
+                .collect::<Result<_, _>>()?,
+            log: Log {
+                level: said.log_level.or(level).unwrap_or_default(),
+                format: said.log_format.or(format).unwrap_or_default(),
+            },
+            limits: self.limits.limits(),
+            absent,
+            removal_delay: said
+                .removal_delay
+                .or(self.removal_delay.map(|delay| delay.0))
+                .unwrap_or(default.removal_delay),
+            warn_days: said
+                .warn_days
+                .or(self.warn_days.map(|days| days.0))
+                .unwrap_or(default.warn_days),
+            lock_memory: self.lock_memory.unwrap_or(default.lock_memory),
+        })
+    }
+}
+
+/// The value of a key that may stand at the top, or in its section.
+fn once<T: PartialEq>(
+    at_top: Option<Spanned<T>>,
+    in_section: Option<T>,
+    names: [&str; 2],
+) -> Result<Option<T>, Wrong> {
+    let [short, long] = names;
+    match (at_top, in_section) {
+        (Some(top), Some(value)) if *top.get_ref() != value => Err(Wrong::new(
+            top.span(),
+            format!("`{short}` says another thing than `{long}`; write one of the two"),
+        )),
+        (Some(top), _) => Ok(Some(top.into_inner())),
+        (None, value) => Ok(value),
+    }
+}
+
+/// The roots that the file names: the short form first.
+fn roots(
+    short: Option<Spanned<Vec<Spanned<Text<PathBuf>>>>>,
+    long: Vec<FileRoot>,
+    absent: Absent,
+    folder: &Path,
+) -> Result<Vec<Root>, Wrong> {
+    let said = short.as_ref().map(Spanned::span);
+    let short = short.map(Spanned::into_inner).unwrap_or_default();
+    let short = short
+        .into_iter()
+        .map(|path| FileRoot::at(path).root(absent, folder));
+    let mut roots: Vec<Root> = Vec::new();
+    for (span, root) in short.chain(long.into_iter().map(|root| root.root(absent, folder))) {
+        if roots.iter().any(|other| other.path == root.path) {
+            let message = format!("{} is a root twice; name it once", root.path.display());
+            return Err(Wrong::new(span, message));
+        }
+        roots.push(root);
+    }
+    match said {
+        _ if !roots.is_empty() => Ok(roots),
+        Some(span) => Err(Wrong::new(
+            span,
+            "there is no root; name at least one folder",
+        )),
+        None => Ok(vec![Root {
+            absent,
+            ..Root::new(DEFAULT_CREDENTIALS)
+        }]),
+    }
+}
+
+/// The roots that the command line names, with the settings of the file, or else the file's.
+fn said_roots(said: Vec<PathBuf>, roots: Vec<Root>, absent: Absent) -> Vec<Root> {
+    if said.is_empty() {
+        return roots;
+    }
+    let mut chosen: Vec<Root> = Vec::new();
+    for path in said {
+        if chosen.iter().all(|root| root.path != path) {
+            let known = roots.iter().find(|root| root.path == path);
+            chosen.push(known.cloned().unwrap_or(Root {
+                absent,
+                ..Root::new(path)
+            }));
+        }
+    }
+    chosen
+}
