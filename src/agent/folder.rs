@@ -22,7 +22,7 @@ pub(crate) enum Outcome {
     /// It can't be read, or what is in it can't be served.
     Bad(Vec<Problem>),
     /// A credential.
-    Good(Credential),
+    Good(Box<Credential>),
 }
 
 /// What became of a folder.
@@ -136,7 +136,7 @@ impl Folder {
                 self.alone_since = None;
             }
             Outcome::Bad(problems) => self.reject(problems, now),
-            Outcome::Good(credential) => events.extend(self.accept(credential, now)),
+            Outcome::Good(credential) => events.extend(self.accept(*credential, now)),
         }
         events.extend(self.tick(now));
         events

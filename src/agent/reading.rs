@@ -113,7 +113,7 @@ impl Look {
         }
         let now = SystemTime::now();
         match credential::from_files(folder, reading.files, now, self.warn_days) {
-            Ok(credential) => Outcome::Good(credential),
+            Ok(credential) => Outcome::Good(Box::new(credential)),
             Err(problems) => Outcome::Bad(problems),
         }
     }

@@ -147,3 +147,321 @@ impl Session for Delta {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::discovery::DeltaDiscoveryResponse;
+    use crate::proto::rpc;
+    use crate::sds::session::tests::{NAMES, World, change, decode, names};
+
+    /// A client as the protocol wants it to be.
+    struct Client {
+        session: Delta,
+        wanted: BTreeSet<&'static str>,
+        nonce: String,
+        /// What it has: name → version.
+        has: BTreeMap<String, String>,
+    }
+
+    /// The names in a response: those with a secret, and those without.
+    type Received = (Vec<String>, Vec<String>);
+
+    impl Client {
+        fn new() -> Self {
+            Self {
+                session: Delta::new(100),
+                wanted: BTreeSet::new(),
+                nonce: String::new(),
+                has: BTreeMap::new(),
+            }
+        }
+
+        fn send(&mut self, request: DeltaDiscoveryRequest) -> Vec<Effect> {
+            self.session.request(request).unwrap()
+        }
+
+        fn subscribe(&mut self, names: &[&'static str]) -> Vec<Effect> {
+            self.wanted.extend(names);
+            self.send(DeltaDiscoveryRequest {
+                resource_names_subscribe: strings(names),
+                ..Default::default()
+            })
+        }
+
+        fn unsubscribe(&mut self, names: &[&'static str]) -> Vec<Effect> {
+            for name in names {
+                self.wanted.remove(name);
+                self.has.remove(*name);
+            }
+            self.send(DeltaDiscoveryRequest {
+                resource_names_unsubscribe: strings(names),
+                ..Default::default()
+            })
+        }
+
+        /// A new stream, which starts with what the client still has.
+        fn reconnect(&mut self) {
+            self.session = Delta::new(100);
+            let wanted: Vec<_> = self.wanted.iter().copied().collect();
+            self.send(DeltaDiscoveryRequest {
+                resource_names_subscribe: strings(&wanted),
+                initial_resource_versions: self.has.clone().into_iter().collect(),
+                ..Default::default()
+            });
+        }
+
+        fn answer(&mut self, error: Option<&str>) -> Vec<Effect> {
+            self.send(DeltaDiscoveryRequest {
+                response_nonce: self.nonce.clone(),
+                error_detail: error.map(|message| rpc::Status {
+                    code: 13,
+                    message: message.into(),
+                }),
+                ..Default::default()
+            })
+        }
+
+        /// Takes the next response in, and checks it against the world.
+        fn receive(&mut self, world: &World) -> Option<Received> {
+            let message: DeltaDiscoveryResponse = decode(&mut self.session.respond(world)?);
+            self.nonce = message.nonce;
+            let mut names = Vec::new();
+            for resource in message.resources {
+                assert_eq!(
+                    Some(&resource.version),
+                    world.version(&resource.name).as_ref()
+                );
+                self.has.insert(resource.name.clone(), resource.version);
+                names.push(resource.name);
+            }
+            for name in &message.removed_resources {
+                assert_eq!(world.version(name), None);
+                self.has.remove(name);
+            }
+            Some((names, message.removed_resources))
+        }
+    }
+
+    fn strings(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn world(secrets: &[(&'static str, u8)]) -> World {
+        World(secrets.iter().copied().collect())
+    }
+
+    #[test]
+    fn only_what_changed_is_sent() {
+        let mut world = world(&[("a", 1), ("b", 1)]);
+        let mut client = Client::new();
+        client.subscribe(&["a", "b"]);
+        assert_eq!(client.receive(&world).unwrap().0, ["a", "b"]);
+        assert_eq!(
+            client.answer(None),
+            [Effect::Ack(vec!["a".into(), "b".into()])]
+        );
+        assert_eq!(client.receive(&world), None);
+        world.0.insert("b", 2);
+        client.session.changed(&"b".into());
+        assert_eq!(client.receive(&world).unwrap(), (strings(&["b"]), vec![]));
+    }
+
+    #[test]
+    fn unknown_and_removed_names_are_said_once() {
+        let mut world = world(&[("a", 1)]);
+        let mut client = Client::new();
+        client.subscribe(&["a", "ghost"]);
+        assert_eq!(
+            client.receive(&world).unwrap(),
+            (strings(&["a"]), strings(&["ghost"]))
+        );
+        world.0.remove("a");
+        client.session.changed(&"a".into());
+        assert_eq!(client.receive(&world).unwrap(), (vec![], strings(&["a"])));
+        client.session.changed(&"a".into());
+        client.session.changed(&"ghost".into());
+        assert_eq!(client.receive(&world), None);
+        world.0.insert("a", 1);
+        client.session.changed(&"a".into());
+        assert_eq!(
+            client.receive(&world).unwrap().0,
+            ["a"],
+            "back with the same content"
+        );
+    }
+
+    #[test]
+    fn a_name_subscribed_again_is_sent_again() {
+        let world = world(&[("a", 1)]);
+        let mut client = Client::new();
+        for _ in 0..3 {
+            client.subscribe(&["a", "ghost"]);
+            let received = client.receive(&world).unwrap();
+            assert_eq!(received, (strings(&["a"]), strings(&["ghost"])));
+        }
+    }
+
+    #[test]
+    fn what_a_reconnecting_client_has_is_not_sent_again() {
+        let world = world(&[("a", 1), ("b", 1)]);
+        let mut client = Client::new();
+        client.subscribe(&["a"]);
+        client.receive(&world).unwrap();
+        client.wanted.insert("b");
+        client.has.insert("b".into(), "an old version".into());
+        client.reconnect();
+        assert_eq!(client.receive(&world).unwrap(), (strings(&["b"]), vec![]));
+    }
+
+    #[test]
+    fn initial_versions_count_in_the_first_request_alone() {
+        let world = world(&[("a", 1)]);
+        let mut client = Client::new();
+        client.subscribe(&[]);
+        client.send(DeltaDiscoveryRequest {
+            resource_names_subscribe: strings(&["a"]),
+            initial_resource_versions: [("a".into(), world.version("a").unwrap())].into(),
+            ..Default::default()
+        });
+        assert_eq!(client.receive(&world).unwrap().0, ["a"]);
+    }
+
+    #[test]
+    fn a_nack_is_answered_with_silence_until_the_content_changes() {
+        let mut world = world(&[("a", 1)]);
+        let mut client = Client::new();
+        client.subscribe(&["a"]);
+        client.receive(&world).unwrap();
+        assert_eq!(
+            client.answer(Some("no")),
+            [Effect::Nack(vec!["a".into()], "no".into())]
+        );
+        client.session.changed(&"a".into());
+        assert_eq!(client.receive(&world), None);
+        world.0.insert("a", 2);
+        client.session.changed(&"a".into());
+        assert_eq!(client.receive(&world).unwrap().0, ["a"]);
+    }
+
+    #[test]
+    fn no_wildcard_and_no_empty_subscription_is_answered_with_a_secret() {
+        let world = world(&[("a", 1), ("*", 1)]);
+        for names in [&[][..], &["*"], &[""]] {
+            let mut client = Client::new();
+            client.subscribe(names);
+            assert_eq!(client.receive(&world), None);
+        }
+    }
+
+    #[test]
+    fn too_many_names_end_the_stream_and_so_does_another_type() {
+        let mut session = Delta::new(2);
+        let request = |type_url: &str, names: &[&str]| DeltaDiscoveryRequest {
+            type_url: type_url.into(),
+            resource_names_subscribe: strings(names),
+            ..Default::default()
+        };
+        assert!(session.request(request("", &["a", "b"])).is_ok());
+        assert!(
+            session.request(request("", &["a"])).is_ok(),
+            "it has that one already"
+        );
+        let status = session.request(request("", &["c"])).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        let status = session
+            .request(request("type.googleapis.com/x", &[]))
+            .unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    }
+
+    #[test]
+    fn a_large_answer_comes_in_pieces() {
+        struct Large;
+        impl View for Large {
+            fn secret(&self, name: &str) -> Option<Arc<crate::secret::Secret>> {
+                Some(crate::secret::tests::sample(
+                    name,
+                    &"x".repeat(RESPONSE_BYTES / 2),
+                ))
+            }
+        }
+        let mut client = Client::new();
+        client.subscribe(&NAMES);
+        let mut sent = 0;
+        while let Some(response) = client.session.respond(&Large) {
+            assert!(response.secrets.len() <= 2);
+            sent += response.secrets.len();
+        }
+        assert_eq!(sent, NAMES.len());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Subscribe(Vec<&'static str>),
+        Unsubscribe(Vec<&'static str>),
+        Change(&'static str, Option<u8>),
+        Ack,
+        Nack,
+        Reconnect,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            names().prop_map(Step::Subscribe),
+            names().prop_map(Step::Unsubscribe),
+            change().prop_map(|(name, content)| Step::Change(name, content)),
+            Just(Step::Ack),
+            Just(Step::Nack),
+            Just(Step::Reconnect),
+        ]
+    }
+
+    proptest! {
+        /// After whatever happened, the client has exactly what exists of all that it waits for,
+        /// and was sent only what it had asked for or what had changed.
+        #[test]
+        fn a_client_always_has_the_latest(steps in proptest::collection::vec(step(), 0..40)) {
+            let (mut world, mut client) = (World::default(), Client::new());
+            for step in steps {
+                let mut asked = Vec::new();
+                match step {
+                    Step::Subscribe(names) => {
+                        client.subscribe(&names);
+                        asked = names;
+                    }
+                    Step::Unsubscribe(names) => { client.unsubscribe(&names); }
+                    Step::Change(name, content) => {
+                        match content {
+                            Some(content) => world.0.insert(name, content),
+                            None => world.0.remove(name),
+                        };
+                        client.session.changed(&name.into());
+                    }
+                    Step::Ack => { client.answer(None); }
+                    Step::Nack => { client.answer(Some("no")); }
+                    Step::Reconnect => {
+                        // What does not exist is said once more on a new stream.
+                        asked = client.wanted.iter().copied().filter(|name| {
+                            world.version(name).is_none()
+                        }).collect();
+                        client.reconnect();
+                    }
+                }
+                let mut due: BTreeSet<String> = asked.iter().map(ToString::to_string).collect();
+                due.extend(client.wanted.iter().filter(|name| {
+                    world.version(name) != client.has.get(**name).cloned()
+                }).map(ToString::to_string));
+                let (sent, removed) = client.receive(&world).unwrap_or_default();
+                let all: BTreeSet<String> = sent.into_iter().chain(removed).collect();
+                prop_assert_eq!(all, due);
+                prop_assert_eq!(client.receive(&world), None);
+                for name in &client.wanted {
+                    prop_assert_eq!(client.has.get(*name).cloned(), world.version(name));
+                }
+            }
+        }
+    }
+}

@@ -187,10 +187,14 @@ mod tests {
         let mut messages = Messages::new(StreamBody::new(tokio_stream::iter(frames)), limit);
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = Vec::new();
-        while let Poll::Ready(Some(message)) = messages.poll_next(&mut cx) {
-            let failed = message.is_err();
-            read.push(message.map_err(|status| status.code()));
-            if failed {
+        loop {
+            match messages.poll_next(&mut cx) {
+                // The stream yields now and then, to be polled again at once.
+                Poll::Pending => continue,
+                Poll::Ready(None) => break,
+                Poll::Ready(Some(message)) => read.push(message.map_err(|s| s.code())),
+            }
+            if read.last().is_some_and(Result::is_err) {
                 break;
             }
         }

@@ -132,3 +132,80 @@ pub(crate) fn check_count(names: usize, limit: usize) -> Result<(), Status> {
 pub(crate) fn is_name(name: &str) -> bool {
     !name.is_empty() && name != "*"
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Buf;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::secret::tests::sample;
+
+    /// A store of which a test has full control: name → content.
+    #[derive(Clone, Debug, Default)]
+    pub(crate) struct World(pub(crate) BTreeMap<&'static str, u8>);
+
+    impl World {
+        pub(crate) fn version(&self, name: &str) -> Option<String> {
+            Some(self.secret(name)?.version().to_string())
+        }
+    }
+
+    impl View for World {
+        fn secret(&self, name: &str) -> Option<Arc<Secret>> {
+            let content = self.0.get(name)?;
+            Some(sample(name, &content.to_string()))
+        }
+    }
+
+    /// The message in a response's frame, as a client would decode it.
+    pub(crate) fn decode<M: Message + Default>(response: &mut Response) -> M {
+        let frame = &mut response.frame;
+        assert_eq!(frame.get_u8(), 0, "not compressed");
+        assert_eq!(frame.get_u32() as usize, frame.remaining());
+        M::decode(frame.copy_to_bytes(frame.remaining())).unwrap()
+    }
+
+    /// Names that a property test picks from: few, so that they meet again.
+    pub(crate) const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+    /// A set of names.
+    pub(crate) fn names() -> impl Strategy<Value = Vec<&'static str>> {
+        proptest::sample::subsequence(&NAMES[..], 0..=NAMES.len())
+    }
+
+    /// A change of the world: a name, and its new content or none.
+    pub(crate) fn change() -> impl Strategy<Value = (&'static str, Option<u8>)> {
+        (
+            proptest::sample::select(&NAMES[..]),
+            proptest::option::of(0..3_u8),
+        )
+    }
+
+    #[test]
+    fn an_answer_counts_once_and_covers_what_came_before() {
+        let mut in_flight = InFlight::default();
+        let first = in_flight.sent(vec!["a".into()]);
+        let second = in_flight.sent(vec!["b".into()]);
+        assert!(in_flight.is_last(&second) && !in_flight.is_last(&first));
+        assert_eq!(in_flight.answered("", None), None);
+        assert_eq!(in_flight.answered("7", None), None);
+        assert_eq!(
+            in_flight.answered(&second, None),
+            Some(Effect::Ack(vec!["b".into()]))
+        );
+        assert_eq!(in_flight.answered(&second, None), None);
+        assert_eq!(in_flight.answered(&first, None), None);
+    }
+
+    #[test]
+    fn a_client_that_never_answers_costs_no_more_and_more() {
+        let mut in_flight = InFlight::default();
+        for _ in 0..1000 {
+            in_flight.sent(vec!["a".into()]);
+        }
+        assert_eq!(in_flight.unanswered.len(), MAX_UNANSWERED);
+    }
+}

@@ -144,3 +144,290 @@ pub(crate) fn version_info(secrets: &[Arc<Secret>]) -> String {
     }
     crate::secret::short_hex(&hash.finalize())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::discovery::DiscoveryResponse;
+    use crate::proto::{SECRET_TYPE_URL, rpc, tls};
+    use crate::sds::session::tests::{World, change, decode, names};
+    use prost::Message;
+
+    /// A client as the protocol wants it to be.
+    struct Client {
+        session: Sotw,
+        wanted: Vec<&'static str>,
+        nonce: String,
+        version: String,
+        /// What it has: name → version.
+        has: BTreeMap<String, String>,
+    }
+
+    impl Client {
+        fn new() -> Self {
+            Self {
+                session: Sotw::new(100),
+                wanted: Vec::new(),
+                nonce: String::new(),
+                version: String::new(),
+                has: BTreeMap::new(),
+            }
+        }
+
+        fn request(&self) -> DiscoveryRequest {
+            DiscoveryRequest {
+                version_info: self.version.clone(),
+                resource_names: self.wanted.iter().map(ToString::to_string).collect(),
+                type_url: SECRET_TYPE_URL.into(),
+                response_nonce: self.nonce.clone(),
+                ..Default::default()
+            }
+        }
+
+        fn send(&mut self, request: DiscoveryRequest) -> Vec<Effect> {
+            self.session.request(request).unwrap()
+        }
+
+        fn subscribe(&mut self, names: &[&'static str]) -> Vec<Effect> {
+            self.wanted = names.to_vec();
+            self.send(self.request())
+        }
+
+        /// Takes the next response in, and checks it against the world.
+        fn receive(&mut self, world: &World) -> Option<Vec<String>> {
+            let message: DiscoveryResponse = decode(&mut self.session.respond(world)?);
+            let secrets: Vec<_> = message
+                .resources
+                .iter()
+                .map(|any| tls::Secret::decode(&*any.value).unwrap().name)
+                .collect();
+            let exist = |name: &&&str| world.version(name).is_some();
+            let mut expected: Vec<_> = self
+                .wanted
+                .iter()
+                .filter(exist)
+                .map(ToString::to_string)
+                .collect();
+            expected.sort();
+            assert_eq!(secrets, expected, "the state of the world, all of it");
+            assert!(!secrets.is_empty());
+            for name in &secrets {
+                self.has.insert(name.clone(), world.version(name).unwrap());
+            }
+            self.nonce = message.nonce;
+            self.version = message.version_info;
+            Some(secrets)
+        }
+
+        fn ack(&mut self) -> Vec<Effect> {
+            self.send(self.request())
+        }
+
+        fn nack(&mut self, accepted: &str) -> Vec<Effect> {
+            self.send(DiscoveryRequest {
+                version_info: accepted.into(),
+                error_detail: Some(rpc::Status {
+                    code: 13,
+                    message: "no".into(),
+                }),
+                ..self.request()
+            })
+        }
+    }
+
+    fn world(secrets: &[(&'static str, u8)]) -> World {
+        World(secrets.iter().copied().collect())
+    }
+
+    #[test]
+    fn an_ack_is_answered_with_silence() {
+        let world = world(&[("a", 1)]);
+        let mut client = Client::new();
+        assert_eq!(client.subscribe(&["a"]), [Effect::Subscribe("a".into())]);
+        assert_eq!(client.receive(&world).unwrap(), ["a"]);
+        assert_eq!(client.ack(), [Effect::Ack(vec!["a".into()])]);
+        assert_eq!(client.receive(&world), None);
+        client.session.changed(&"a".into());
+        assert_eq!(client.receive(&world), None, "woken, but nothing is new");
+    }
+
+    #[test]
+    fn a_nack_is_answered_with_silence_until_the_content_changes() {
+        let mut world = world(&[("a", 1)]);
+        let mut client = Client::new();
+        client.subscribe(&["a"]);
+        client.receive(&world).unwrap();
+        assert_eq!(
+            client.nack(""),
+            [Effect::Nack(vec!["a".into()], "no".into())]
+        );
+        assert_eq!(client.receive(&world), None);
+        world.0.insert("a", 2);
+        client.session.changed(&"a".into());
+        assert_eq!(client.receive(&world).unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn a_stale_nonce_is_ignored() {
+        let mut world = world(&[("a", 1), ("b", 1)]);
+        let mut client = Client::new();
+        client.subscribe(&["a"]);
+        client.receive(&world).unwrap();
+        let mut stale = client.request();
+        stale.resource_names.push("b".into());
+        world.0.insert("a", 2);
+        client.session.changed(&"a".into());
+        client.receive(&world).unwrap();
+        assert_eq!(client.send(stale), []);
+        assert_eq!(client.receive(&world), None);
+    }
+
+    #[test]
+    fn unknown_names_wait_in_silence() {
+        let mut world = world(&[]);
+        let mut client = Client::new();
+        client.subscribe(&["a"]);
+        assert_eq!(client.receive(&world), None);
+        world.0.insert("a", 1);
+        client.session.changed(&"a".into());
+        assert_eq!(client.receive(&world).unwrap(), ["a"]);
+        world.0.remove("a");
+        client.session.changed(&"a".into());
+        assert_eq!(client.receive(&world), None, "a removal is not announced");
+    }
+
+    #[test]
+    fn a_reconnecting_stream_is_answered_though_it_has_the_version() {
+        let world = world(&[("a", 1)]);
+        let mut client = Client::new();
+        client.version = world.version("a").unwrap();
+        client.subscribe(&["a"]);
+        assert_eq!(client.receive(&world).unwrap(), ["a"]);
+    }
+
+    #[test]
+    fn a_subscription_of_the_same_name_is_always_answered() {
+        let world = world(&[("a", 1)]);
+        let mut client = Client::new();
+        client.subscribe(&["a"]);
+        client.receive(&world).unwrap();
+        client.subscribe(&[]);
+        assert_eq!(client.receive(&world), None);
+        client.subscribe(&["a"]);
+        assert_eq!(
+            client.receive(&world).unwrap(),
+            ["a"],
+            "dropped and asked for again"
+        );
+        client.send(DiscoveryRequest {
+            response_nonce: String::new(),
+            version_info: String::new(),
+            ..client.request()
+        });
+        assert_eq!(client.receive(&world).unwrap(), ["a"], "started over");
+    }
+
+    #[test]
+    fn an_ack_without_a_nonce_does_not_go_round_for_ever() {
+        let world = world(&[("a", 1)]);
+        let mut client = Client::new();
+        client.subscribe(&["a"]);
+        client.receive(&world).unwrap();
+        client.nonce.clear();
+        client.ack();
+        assert_eq!(client.receive(&world), None);
+    }
+
+    #[test]
+    fn no_wildcard_and_no_empty_subscription_is_answered() {
+        let world = world(&[("a", 1), ("*", 1)]);
+        for names in [&[][..], &["*"], &[""]] {
+            let mut client = Client::new();
+            assert_eq!(client.subscribe(names), []);
+            assert!(client.session.respond(&world).is_none());
+        }
+    }
+
+    #[test]
+    fn another_type_and_too_many_names_end_the_stream() {
+        let mut session = Sotw::new(2);
+        let request = |type_url: &str, names: usize| DiscoveryRequest {
+            type_url: type_url.into(),
+            resource_names: (0..names).map(|i| i.to_string()).collect(),
+            ..Default::default()
+        };
+        assert!(session.request(request("", 2)).is_ok());
+        let status = session
+            .request(request("type.googleapis.com/x", 1))
+            .unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        let status = session.request(request("", 3)).unwrap_err();
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Subscribe(Vec<&'static str>),
+        Change(&'static str, Option<u8>),
+        Ack,
+        Nack,
+        Reconnect,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            names().prop_map(Step::Subscribe),
+            change().prop_map(|(name, content)| Step::Change(name, content)),
+            Just(Step::Ack),
+            Just(Step::Nack),
+            Just(Step::Reconnect),
+        ]
+    }
+
+    proptest! {
+        /// After whatever happened, the client has the current version of all that it waits for
+        /// and that exists, and was sent nothing that it had no need of.
+        #[test]
+        fn a_client_always_has_the_latest(steps in proptest::collection::vec(step(), 0..40)) {
+            let (mut world, mut client) = (World::default(), Client::new());
+            // Subscriptions that were not answered yet: the name did not exist.
+            let mut asked = BTreeSet::new();
+            for step in steps {
+                match step {
+                    Step::Subscribe(names) => {
+                        asked.extend(names.iter().filter(|name| !client.wanted.contains(name)));
+                        asked.retain(|name| names.contains(name));
+                        client.subscribe(&names);
+                    }
+                    Step::Change(name, content) => {
+                        match content {
+                            Some(content) => world.0.insert(name, content),
+                            None => world.0.remove(name),
+                        };
+                        client.session.changed(&name.into());
+                    }
+                    Step::Ack => { client.ack(); }
+                    Step::Nack => { client.nack(""); }
+                    Step::Reconnect => {
+                        asked.extend(&client.wanted);
+                        client.session = Sotw::new(100);
+                        client.nonce.clear();
+                        client.ack();
+                    }
+                }
+                let stale = |client: &Client, name: &&str| {
+                    world.version(name).is_some_and(|v| client.has.get(*name) != Some(&v))
+                };
+                let needed = asked.iter().any(|name| world.version(name).is_some())
+                    || client.wanted.iter().any(|name| stale(&client, name));
+                let received = client.receive(&world);
+                prop_assert_eq!(received.is_some(), needed);
+                asked.retain(|name| !received.iter().flatten().any(|got| got == name));
+                prop_assert_eq!(client.receive(&world), None);
+                prop_assert!(!client.wanted.iter().any(|name| stale(&client, name)));
+            }
+        }
+    }
+}
