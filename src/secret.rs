@@ -160,13 +160,24 @@ pub(crate) mod tests {
         Arc::new(Secret::certificate(name.into(), &pair(content)))
     }
 
-    fn pair(content: &str) -> Pair {
+    /// A pair with made-up content.
+    pub(crate) fn pair(content: &str) -> Pair {
         Pair {
             chain: format!("chain {content}").into_bytes(),
             key: Zeroizing::new(format!("key {content}").into_bytes()),
             key_type: "P-256".into(),
             leaf: facts(),
             files: ["tls.crt".into(), "tls.key".into()],
+        }
+    }
+
+    /// A trust bundle with made-up content.
+    pub(crate) fn bundle(content: &str) -> Bundle {
+        Bundle {
+            trusted_ca: format!("ca {content}").into_bytes(),
+            crl: None,
+            certificates: vec![facts()],
+            files: vec!["ca.crt".into()],
         }
     }
 

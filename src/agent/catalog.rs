@@ -105,3 +105,105 @@ impl Catalog {
         Some(self.folders.get(name)?.first_key_value()?.1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Kind;
+    use crate::secret::tests::{bundle, pair};
+
+    fn parts(pair_content: Option<&str>, bundle_content: Option<&str>, alone: bool) -> Parts {
+        Parts {
+            pair: pair_content.map(|content| Arc::new(pair(content))),
+            bundle: bundle_content.map(|content| Arc::new(bundle(content))),
+            alone,
+        }
+    }
+
+    /// A catalog, and a look at what it published: name → kind and version.
+    fn catalog() -> (Catalog, impl Fn(&str) -> Option<(Kind, Arc<str>)>) {
+        let store = Arc::new(Store::default());
+        let look = {
+            let store = store.clone();
+            move |name: &str| store.get(name).map(|s| (s.kind(), s.version().clone()))
+        };
+        (Catalog::new(store), look)
+    }
+
+    fn kind(secret: Option<(Kind, Arc<str>)>) -> Option<Kind> {
+        secret.map(|(kind, _)| kind)
+    }
+
+    #[test]
+    fn a_pair_has_the_folders_name_and_its_bundle_that_name_with_cacert() {
+        let (mut catalog, look) = catalog();
+        catalog.set(&"site".into(), 0, parts(Some("1"), Some("ca"), false));
+        assert_eq!(kind(look("site")), Some(Kind::Certificate));
+        assert_eq!(kind(look("site-cacert")), Some(Kind::TrustBundle));
+        catalog.set(&"site".into(), 0, Parts::default());
+        assert_eq!((look("site"), look("site-cacert")), (None, None));
+    }
+
+    #[test]
+    fn a_bundle_has_the_folders_own_name_when_it_is_alone_or_the_name_says_so() {
+        let (mut catalog, look) = catalog();
+        catalog.set(&"ca".into(), 0, parts(None, Some("ca"), false));
+        assert_eq!(
+            (look("ca"), kind(look("ca-cacert"))),
+            (None, Some(Kind::TrustBundle))
+        );
+        catalog.set(&"ca".into(), 0, parts(None, Some("ca"), true));
+        assert_eq!(kind(look("ca")), Some(Kind::TrustBundle));
+        catalog.set(
+            &"site-cacert".into(),
+            0,
+            parts(Some("1"), Some("ca"), false),
+        );
+        assert_eq!(kind(look("site-cacert")), Some(Kind::TrustBundle));
+        assert_eq!(look("site-cacert-cacert"), None);
+    }
+
+    #[test]
+    fn a_folder_of_its_own_wins_over_a_bundle_inside() {
+        let (mut catalog, look) = catalog();
+        catalog.set(&"site".into(), 0, parts(Some("1"), Some("inside"), false));
+        let inside = look("site-cacert");
+        catalog.set(&"site-cacert".into(), 1, parts(None, Some("own"), false));
+        assert_ne!(look("site-cacert"), inside);
+        catalog.set(&"site-cacert".into(), 1, Parts::default());
+        assert_eq!(look("site-cacert"), inside);
+    }
+
+    #[test]
+    fn the_first_root_that_has_something_to_serve_has_the_name() {
+        let (mut catalog, look) = catalog();
+        catalog.set(&"site".into(), 1, parts(Some("second"), None, false));
+        let second = look("site");
+        catalog.set(&"site".into(), 0, Parts::default());
+        assert_eq!(
+            (look("site"), catalog.winner("site")),
+            (second.clone(), Some(1))
+        );
+        catalog.set(&"site".into(), 0, parts(Some("first"), None, false));
+        assert_ne!(look("site"), second);
+        assert_eq!(catalog.winner("site"), Some(0));
+        catalog.set(&"site".into(), 0, Parts::default());
+        assert_eq!(look("site"), second);
+    }
+
+    #[test]
+    fn another_order_of_the_roots_publishes_what_differs_alone() {
+        let (mut catalog, look) = catalog();
+        catalog.set(&"both".into(), 0, parts(Some("first"), None, false));
+        catalog.set(&"both".into(), 1, parts(Some("second"), None, false));
+        catalog.set(&"gone".into(), 0, parts(Some("gone"), Some("ca"), false));
+        let first = look("both");
+        let swapped = [
+            ("both".into(), 1, parts(Some("first"), None, false)),
+            ("both".into(), 0, parts(Some("second"), None, false)),
+        ];
+        catalog.replace(swapped.into_iter());
+        assert!(look("both").is_some() && look("both") != first);
+        assert_eq!((look("gone"), look("gone-cacert")), (None, None));
+    }
+}

@@ -308,3 +308,6 @@ fn same(old: &Parts, new: &Parts) -> bool {
             _ => false,
         }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;
