@@ -9,6 +9,7 @@ mod bad_input;
 mod cli;
 mod envoy_config;
 mod lifecycle;
+mod package;
 mod rotation;
 mod systemd;
 mod util;

@@ -1,6 +1,48 @@
-//! The units under a real systemd.
+//! The units under a real systemd, in a machine that boots for it.
 
-use crate::util::machine::machine;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::util::machine::{Machine, machine};
+use crate::util::tools::ENVOY;
+use crate::util::wait::eventually_true;
+use crate::util::{Ca, Envoy, Host, Identity, Protocol, eventually, require};
+
+const CREDENTIALS: &str = "etc/sds-agent/credentials";
+
+/// Puts a pair in a credential folder of the machine, as an administrator would.
+pub(crate) fn write_pair(machine: &Machine, name: &str, identity: &Identity) {
+    for (file, content) in [("tls.crt", &identity.chain), ("tls.key", &identity.key)] {
+        let path = format!("{CREDENTIALS}/{name}/{file}");
+        machine.write(&format!("{path}.new"), content);
+        fs::set_permissions(
+            machine.path(&format!("{path}.new")),
+            PermissionsExt::from_mode(0o640),
+        )
+        .unwrap();
+        fs::rename(machine.path(&format!("{path}.new")), machine.path(&path)).unwrap();
+    }
+}
+
+/// What the agent serves under that name, as soon as it serves something.
+#[track_caller]
+pub(crate) fn assert_served(machine: &Machine, name: &str, identity: &Identity) {
+    let mut stream = machine.client().delta();
+    stream.subscribe(&[name]);
+    eventually_true(&format!("the pair `{name}`"), || {
+        let changes = stream.changes();
+        changes
+            .secrets
+            .iter()
+            .any(|secret| secret.is_pair(&identity.chain, &identity.key))
+    });
+}
+
+pub(crate) fn pair(name: &str) -> Identity {
+    Ca::new("systemd").server(&[name])
+}
 
 #[test]
 fn the_units_have_no_mistakes_and_little_exposure() {
@@ -17,4 +59,272 @@ fn the_units_have_no_mistakes_and_little_exposure() {
         .split_whitespace()
         .find_map(|word| word.parse::<f64>().ok());
     assert!(exposure.is_some_and(|exposure| exposure < 1.5), "{verdict}");
+}
+
+#[test]
+fn started_it_is_ready_only_when_it_serves() {
+    let Some(machine) = machine() else { return };
+    let www = pair("www");
+    write_pair(&machine, "www", &www);
+    machine.run("systemctl start sds-agent");
+    // Not waiting for anything: this is what ready means.
+    let mut stream = machine.client().sotw();
+    stream.subscribe(&["www"]);
+    assert!(stream.secret().is_pair(&www.chain, &www.key));
+    assert_eq!(machine.property("ActiveState"), "active");
+    assert!(machine.property("StatusText").contains("serving"));
+
+    let socket = fs::metadata(machine.socket()).unwrap();
+    assert_eq!(socket.mode() & 0o777, 0o660);
+
+    machine.run("systemctl stop sds-agent");
+    assert_eq!(machine.property("Result"), "success");
+    assert!(!machine.socket().exists());
+}
+
+#[test]
+fn a_reload_takes_the_new_configuration_and_refuses_a_bad_one() {
+    let Some(machine) = machine() else { return };
+    let (www, more) = (pair("www"), pair("more"));
+    write_pair(&machine, "www", &www);
+    machine.run("systemctl start sds-agent");
+    let process = machine.property("MainPID");
+
+    machine.write("etc/sds-agent/more/extra/tls.crt", &more.chain);
+    machine.write("etc/sds-agent/more/extra/tls.key", &more.key);
+    machine.write(
+        "etc/sds-agent/sds-agent.toml",
+        "credentials = [\"credentials\", \"more\"]\n",
+    );
+    machine.run("systemctl reload sds-agent");
+    assert_served(&machine, "extra", &more);
+
+    machine.write("etc/sds-agent/sds-agent.toml", "credentails = []\n");
+    machine.run("systemctl reload sds-agent");
+    eventually_true("the refusal in the log", || {
+        machine.journal().contains("credentails")
+    });
+    eventually_true("the end of the reload", || {
+        machine.property("ActiveState") == "active"
+    });
+    assert_served(&machine, "extra", &more);
+    assert_served(&machine, "www", &www);
+    assert_eq!(machine.property("MainPID"), process);
+}
+
+#[test]
+fn an_agent_that_does_not_move_is_restarted_by_the_watchdog() {
+    let Some(machine) = machine() else { return };
+    let www = pair("www");
+    write_pair(&machine, "www", &www);
+    machine.drop_in("sds-agent.service", "[Service]\nWatchdogSec=2s\n");
+    machine.run("systemctl start sds-agent");
+    let process = machine.property("MainPID");
+    // It moves, and is left alone for longer than the watchdog waits.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(machine.property("MainPID"), process);
+
+    machine.run("kill -STOP $(systemctl show -P MainPID sds-agent)");
+    eventually_true("another process", || {
+        let now = machine.property("MainPID");
+        now != process && now != "0"
+    });
+    assert!(
+        machine.journal().contains("Watchdog timeout"),
+        "{}",
+        machine.journal()
+    );
+    assert_served(&machine, "www", &www);
+}
+
+#[test]
+fn after_a_crash_it_is_back_with_what_changed_meanwhile() {
+    let Some(machine) = machine() else { return };
+    write_pair(&machine, "www", &pair("www"));
+    machine.run("systemctl start sds-agent");
+    let process = machine.property("MainPID");
+    machine.run("kill -KILL $(systemctl show -P MainPID sds-agent)");
+    let renewed = pair("www");
+    write_pair(&machine, "www", &renewed);
+    eventually_true("another process", || {
+        let now = machine.property("MainPID");
+        now != process && now != "0" && machine.property("ActiveState") == "active"
+    });
+    assert_served(&machine, "www", &renewed);
+}
+
+#[test]
+fn with_the_socket_unit_clients_wait_while_the_agent_is_away() {
+    let Some(machine) = machine() else { return };
+    let www = pair("www");
+    write_pair(&machine, "www", &www);
+    machine.run("systemctl start sds-agent.socket");
+    let socket = fs::metadata(machine.socket()).unwrap();
+    assert_eq!(socket.mode() & 0o777, 0o660);
+    let account = machine.run("id -u sds-agent; id -g sds-agent");
+    assert_eq!(account, format!("{}\n{}\n", socket.uid(), socket.gid()));
+    assert_eq!(machine.property("ActiveState"), "inactive");
+
+    // The first connection starts the agent.
+    assert_served(&machine, "www", &www);
+    assert_eq!(machine.property("ActiveState"), "active");
+
+    // The socket is the same while there is no agent, and whoever connects then is served.
+    let renewed = pair("www");
+    machine.run("systemctl stop sds-agent.service");
+    assert_eq!(fs::metadata(machine.socket()).unwrap().ino(), socket.ino());
+    write_pair(&machine, "www", &renewed);
+    assert_served(&machine, "www", &renewed);
+
+    machine.run("systemctl restart sds-agent.service");
+    assert_eq!(fs::metadata(machine.socket()).unwrap().ino(), socket.ino());
+    assert_served(&machine, "www", &renewed);
+}
+
+#[test]
+fn the_sandbox_leaves_nothing_to_write_and_nowhere_to_go() {
+    let Some(machine) = machine() else { return };
+    write_pair(&machine, "www", &pair("www"));
+    machine.run("systemctl start sds-agent");
+
+    let process = machine.property("MainPID");
+    let status = machine.run(&format!("cat /proc/{process}/status"));
+    for line in [
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        assert!(status.contains(line), "{line} is not in {status}");
+    }
+    let limits = machine.run(&format!("cat /proc/{process}/limits"));
+    let core = limits.lines().find(|line| line.starts_with("Max core"));
+    assert!(core.is_some_and(|line| line.contains(" 0  ")), "{limits}");
+    machine.run("systemctl stop sds-agent");
+
+    // The same sandbox with a shell in it, instead of the agent.
+    let attempt = |script: &str| {
+        let script = script.replace('\'', "\\'");
+        machine.drop_in(
+            "sds-agent.service",
+            &format!(
+                "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nExecStart=\n\
+                 ExecStart=/bin/sh -c '{script}'\n"
+            ),
+        );
+        let done = machine
+            .try_run("systemctl start sds-agent")
+            .status
+            .success();
+        machine.run("systemctl reset-failed sds-agent 2>/dev/null; true");
+        done
+    };
+    assert!(attempt(
+        "cat /etc/sds-agent/credentials/www/tls.key >/dev/null"
+    ));
+    assert!(attempt(
+        "touch /run/sds-agent/mine && rm /run/sds-agent/mine"
+    ));
+    for denied in [
+        "touch /etc/sds-agent/credentials/www/tls.crt",
+        "touch /etc/sds-agent/credentials/mine",
+        "touch /usr/bin/mine",
+        "touch /var/mine",
+        "touch /run/mine",
+        "echo 1 >/proc/sys/kernel/panic",
+        "cat /dev/kmsg",
+        "ls /root /home/*",
+        "mount -t tmpfs none /mnt",
+        "unshare -n true",
+        "chown root /run/sds-agent",
+        "python3 -c \"import socket; socket.socket(socket.AF_INET)\"",
+        "python3 -c \"import mmap; mmap.mmap(-1, 4096, prot=7)\"",
+    ] {
+        assert!(!attempt(denied), "the sandbox allows `{denied}`");
+    }
+}
+
+#[test]
+fn certbots_folders_can_be_read_with_the_drop_in() {
+    let Some(machine) = machine() else { return };
+    let www = pair("www");
+    let live = "etc/letsencrypt/live/www";
+    machine.write(&format!("{live}/fullchain.pem"), &www.chain);
+    machine.write(&format!("{live}/privkey.pem"), &www.key);
+    machine.run("chmod 0700 /etc/letsencrypt/live && chmod 0600 /etc/letsencrypt/live/www/*");
+    machine.write(
+        "etc/sds-agent/sds-agent.toml",
+        "credentials = [\"/etc/letsencrypt/live\"]\n",
+    );
+    machine.drop_in(
+        "sds-agent.service",
+        include_str!("../../systemd/examples/certbot.conf"),
+    );
+    machine.run("systemctl start sds-agent");
+    assert_served(&machine, "www", &www);
+    machine.run("rm -rf /etc/letsencrypt");
+}
+
+#[test]
+fn credentials_of_the_service_manager_are_served_through_links() {
+    let Some(machine) = machine() else { return };
+    let www = pair("www");
+    machine.write("root/www.crt", &www.chain);
+    machine.write("root/www.key", &www.key);
+    machine.run("chmod 0600 /root/www.*");
+    let example = include_str!("../../systemd/examples/load-credential.conf");
+    // The commands of the example, as they stand there.
+    let commands: Vec<_> = example
+        .lines()
+        .filter_map(|line| line.strip_prefix("#   "))
+        .filter(|line| line.starts_with("install -d ") || line.starts_with("ln "))
+        .collect();
+    assert_eq!(commands.len(), 3);
+    machine.run(&commands.join(" && "));
+    machine.drop_in("sds-agent.service", example);
+    machine.run("systemctl start sds-agent");
+    assert_served(&machine, "www", &www);
+}
+
+#[test]
+fn a_restart_under_load_fails_no_handshake() {
+    let Some(envoy) = require(&ENVOY) else { return };
+    let Some(machine) = machine() else { return };
+    let ca = Ca::new("systemd");
+    write_pair(&machine, "www", &ca.server(&["www.test"]));
+    machine.run("systemctl start sds-agent.socket sds-agent.service");
+    let hosts = [Host::new("www.test", "www")];
+    let envoy = Envoy::start(&envoy, &machine.socket(), Protocol::Delta, &hosts);
+    let https = envoy.https("www.test").ca(ca.pem());
+    eventually_true("the first handshake", || https.get().is_ok());
+
+    let renewed = ca.server(&["www.test"]);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let mut handshakes = 0_u32;
+            while !over.load(Ordering::Relaxed) {
+                https.get().unwrap();
+                handshakes += 1;
+            }
+            handshakes
+        });
+        for _ in 0..3 {
+            machine.run("systemctl restart sds-agent");
+        }
+        machine.run("systemctl stop sds-agent.service");
+        write_pair(&machine, "www", &renewed);
+        machine.run("systemctl start sds-agent.service");
+        let started = Instant::now();
+        let leaf = &renewed.der;
+        eventually("the renewed certificate in a handshake", || {
+            (https.leaf().ok()? == *leaf).then_some(())
+        });
+        let took = started.elapsed();
+        over.store(true, Ordering::Relaxed);
+        let handshakes = load.join().unwrap();
+        eprintln!("{handshakes} handshakes; the change was served {took:?} after the start");
+        assert!(handshakes > 0);
+    });
+    envoy.assert_no_rejection();
 }

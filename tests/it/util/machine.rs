@@ -54,6 +54,7 @@ pub(crate) fn machine() -> Option<MutexGuard<'static, Machine>> {
     require(&NSPAWN)?;
     let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     machine.clean();
+    machine.install();
     Some(machine)
 }
 
@@ -91,11 +92,10 @@ impl Machine {
                 .contains(&state.trim())
                 .then_some(())
         });
-        machine.install();
         machine
     }
 
-    /// The program and the units, where a package puts them.
+    /// The program and the units, as an administrator installs them without a package.
     fn install(&self) {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         for (from, to) in [
@@ -121,16 +121,23 @@ impl Machine {
             fs::copy(repository.join(from), to).unwrap();
         }
         fs::copy(PROGRAM, self.path("usr/bin/sds-agent")).unwrap();
-        self.run("systemd-sysusers; systemctl daemon-reload");
+        self.run(
+            "systemd-sysusers 2>&1
+             systemctl daemon-reload
+             systemd-tmpfiles --create /etc/tmpfiles.d/sds-agent.conf",
+        );
     }
 
-    fn clean(&self) {
+    /// Takes away all that an earlier test has left, installed files included.
+    pub(crate) fn clean(&self) {
         self.run(
             "systemctl stop sds-agent.socket sds-agent.service 2>/dev/null
-             rm -rf /etc/sds-agent /run/sds-agent /etc/systemd/system/sds-agent.*.d
+             [ ! -e /var/lib/dpkg/info/sds-agent.list ] || dpkg --purge sds-agent >/dev/null 2>&1
+             rm -rf /etc/sds-agent /run/sds-agent /etc/systemd/system/sds-agent.* \\
+                 /etc/sysusers.d/sds-agent.conf /etc/tmpfiles.d/sds-agent.conf /usr/bin/sds-agent
              systemctl daemon-reload
              systemctl reset-failed
-             systemd-tmpfiles --create /etc/tmpfiles.d/sds-agent.conf",
+             journalctl --quiet --rotate --vacuum-time=1s",
         );
     }
 

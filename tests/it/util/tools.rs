@@ -19,6 +19,19 @@ pub(crate) const ENVOY: Tool = Tool {
     find: |_| run_setup("envoy.py"),
 };
 
+/// cargo-deb, which makes the Debian package.
+pub(crate) const CARGO_DEB: Tool = Tool {
+    name: "cargo-deb",
+    how: "python3 tests/setup/cargo_tool.py target cargo-deb compiles it, once",
+    find: |_| {
+        let program = target_dir().join("tools/bin/cargo-deb");
+        if program.is_file() {
+            return Ok(program);
+        }
+        in_path("cargo-deb").ok_or_else(|| "it is neither in target/tools/bin nor in PATH".into())
+    },
+};
+
 /// A program that is found in PATH.
 pub(crate) const fn program(name: &'static str, how: &'static str) -> Tool {
     Tool {
