@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{
     Config, ConfigError, DEFAULT_CONFIG, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
@@ -203,7 +203,7 @@ async fn run_agent(
     let heart = Arc::new(Heart::default());
     let (commands, inbox) = mpsc::channel(1);
     let pulse = heart.part("reader");
-    let agent = tokio::spawn(async move { agent.run(inbox, pulse).await });
+    let mut agent = tokio::spawn(async move { agent.run(inbox, pulse).await });
     let pulse = heart.part("server");
     info!(
         socket = %listener.path().display(),
@@ -213,17 +213,27 @@ async fn run_agent(
     );
     systemd::ready("serving");
     let server = server::run(listener, sds, config.limits, stopping.clone(), pulse);
-    let server = tokio::spawn(server);
+    let mut server = tokio::spawn(server);
     let store_moves = answer_for(heart.part("store"), store.clone());
     let _watchdog = AbortOnDropHandle::new(tokio::spawn(async move {
         tokio::join!(store_moves, systemd::feed_watchdog(&heart));
     }));
 
     let mut running = config;
-    while signals.next().await == Told::Reload {
-        running = reload(running, source, levels, &commands).await;
-        enforce(&access, &store, &running).await;
-        systemd::ready("serving");
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop => break,
+                Told::Reload => {
+                    running = reload(running, source, levels, &commands).await;
+                    enforce(&access, &store, &running).await;
+                    systemd::ready("serving");
+                }
+            },
+            // Without one of them the agent would look alive and serve nothing new.
+            ended = &mut agent => bail!("the task that reads the files has ended: {ended:?}"),
+            ended = &mut server => bail!("the task that serves has ended: {ended:?}"),
+        }
     }
     info!("stopping");
     systemd::stopping();
