@@ -48,13 +48,13 @@ fn install(machine: &Machine, package: &Path) {
 
 #[test]
 fn the_package_is_installed_used_upgraded_and_removed() {
-    let Some(cargo_deb) = require(&CARGO_DEB) else {
-        return;
-    };
     if require(&program("dpkg-shlibdeps", "apt-get install dpkg-dev")).is_none() {
         return;
     }
     let Some(machine) = machine() else { return };
+    let Some(cargo_deb) = require(&CARGO_DEB) else {
+        return;
+    };
     machine.clean();
     prepare_dpkg(&machine);
     let folder = tempfile::tempdir().unwrap();

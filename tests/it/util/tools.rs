@@ -19,17 +19,11 @@ pub(crate) const ENVOY: Tool = Tool {
     find: |_| run_setup("envoy.py"),
 };
 
-/// cargo-deb, which makes the Debian package.
+/// cargo-deb, which makes the Debian package. tests/setup/cargo_deb.py compiles it.
 pub(crate) const CARGO_DEB: Tool = Tool {
     name: "cargo-deb",
-    how: "python3 tests/setup/cargo_tool.py target cargo-deb compiles it, once",
-    find: |_| {
-        let program = target_dir().join("tools/bin/cargo-deb");
-        if program.is_file() {
-            return Ok(program);
-        }
-        in_path("cargo-deb").ok_or_else(|| "it is neither in target/tools/bin nor in PATH".into())
-    },
+    how: "tests/run compiles it, once",
+    find: |_| run_setup("cargo_deb.py"),
 };
 
 /// A program that is found in PATH.
