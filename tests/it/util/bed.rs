@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::agent::{self, Agent, Builder, socket_folder};
+use super::agent::{Agent, Builder, socket_folder};
 use super::folders::Root;
 use super::pki::{Ca, Identity};
 use super::sds::Sds;
@@ -67,7 +67,7 @@ impl Bed {
 
 /// Asserts that no piece of a private key stands in the agent's output: no line of its PEM.
 #[track_caller]
-pub(crate) fn assert_no_key_in_log(agent: &agent::Agent, identities: &[&Identity]) {
+pub(crate) fn assert_no_key_in_log(agent: &Agent, identities: &[&Identity]) {
     let log = agent.lines().join("\n");
     assert!(
         !log.contains("PRIVATE KEY"),

@@ -60,13 +60,19 @@ impl Host {
 pub(crate) struct Envoy {
     process: Process,
     folder: TempDir,
-    protocol: Protocol,
+    /// Where its listener's secrets come from.
+    source: Value,
 }
 
 impl Envoy {
     /// Starts `program` with `hosts` on its listener, which opens when they have their secrets.
     pub(crate) fn start(program: &Path, socket: &Path, protocol: Protocol, hosts: &[Host]) -> Self {
         Self::start_with(program, &bootstrap(socket), protocol, hosts)
+    }
+
+    /// As [`start`](Self::start), with another source of secrets than an agent.
+    pub(crate) fn start_from(program: &Path, source: Value, hosts: &[Host]) -> Self {
+        Self::launch(program, &json!({}), source, hosts)
     }
 
     /// As [`start`](Self::start), with a bootstrap configuration of the test's own, which has the
@@ -77,6 +83,10 @@ impl Envoy {
         protocol: Protocol,
         hosts: &[Host],
     ) -> Self {
+        Self::launch(program, bootstrap, sds_config(protocol), hosts)
+    }
+
+    fn launch(program: &Path, bootstrap: &Value, source: Value, hosts: &[Host]) -> Self {
         let folder = tempfile::Builder::new().prefix("envoy").tempdir().unwrap();
         let config = folder.path().join("envoy.json");
         let mut bootstrap = bootstrap.clone();
@@ -88,8 +98,8 @@ impl Envoy {
                 "path_config_source": {"path": folder.path().join("lds.json")},
             }
         });
-        write_listener(folder.path(), protocol, hosts);
-        Self::run(program, folder, &config, &bootstrap.to_string(), protocol)
+        write_listener(folder.path(), &source, hosts);
+        Self::run(program, folder, &config, &bootstrap.to_string(), source)
     }
 
     /// Starts `program` with a whole configuration as it is, the one listener included. It should
@@ -97,10 +107,10 @@ impl Envoy {
     pub(crate) fn start_as_it_is(program: &Path, yaml: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("envoy").tempdir().unwrap();
         let config = folder.path().join("envoy.yaml");
-        Self::run(program, folder, &config, yaml, Protocol::Delta)
+        Self::run(program, folder, &config, yaml, Value::Null)
     }
 
-    fn run(program: &Path, folder: TempDir, config: &Path, text: &str, protocol: Protocol) -> Self {
+    fn run(program: &Path, folder: TempDir, config: &Path, text: &str, source: Value) -> Self {
         fs::write(config, text).unwrap();
         let mut command = Command::new(program);
         command.arg("-c").arg(config);
@@ -112,7 +122,7 @@ impl Envoy {
         let mut envoy = Self {
             process: Process::spawn("envoy", &mut command),
             folder,
-            protocol,
+            source,
         };
         eventually_true("Envoy's admin address", || {
             assert!(envoy.is_running(), "Envoy has ended: {:#?}", envoy.lines());
@@ -126,7 +136,7 @@ impl Envoy {
     pub(crate) fn set_hosts(&self, hosts: &[Host]) {
         let updates = || self.stat("listener_manager.lds.update_success");
         let before = updates();
-        write_listener(self.folder.path(), self.protocol, hosts);
+        write_listener(self.folder.path(), &self.source, hosts);
         eventually_true("the listener's update", || updates() > before);
     }
 
@@ -279,7 +289,7 @@ pub(crate) fn sds_config(protocol: Protocol) -> Value {
 }
 
 /// Puts the listener's file in its place by a rename, which is what Envoy watches for.
-fn write_listener(folder: &Path, protocol: Protocol, hosts: &[Host]) {
+fn write_listener(folder: &Path, source: &Value, hosts: &[Host]) {
     let listener = json!({
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": "https",
@@ -288,7 +298,7 @@ fn write_listener(folder: &Path, protocol: Protocol, hosts: &[Host]) {
             "name": "tls_inspector",
             "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"},
         }],
-        "filter_chains": hosts.iter().map(|host| filter_chain(protocol, host)).collect::<Vec<_>>(),
+        "filter_chains": hosts.iter().map(|host| filter_chain(source, host)).collect::<Vec<_>>(),
     });
     let path: PathBuf = folder.join("lds.json");
     let temporary = folder.join("lds.json.new");
@@ -296,8 +306,8 @@ fn write_listener(folder: &Path, protocol: Protocol, hosts: &[Host]) {
     fs::rename(temporary, path).unwrap();
 }
 
-fn filter_chain(protocol: Protocol, host: &Host) -> Value {
-    let secret = |name: &String| json!({"name": name, "sds_config": sds_config(protocol)});
+fn filter_chain(source: &Value, host: &Host) -> Value {
+    let secret = |name: &String| json!({"name": name, "sds_config": source});
     let mut context = json!({"tls_certificate_sds_secret_configs": [secret(&host.secret)]});
     if let Some(ca) = &host.client_ca {
         context["validation_context_sds_secret_config"] = secret(ca);

@@ -534,7 +534,6 @@ fn rejection(words: &str) -> Rejection {
     Rejection {
         code: Code::Internal as i32,
         message: words.into(),
-        ..Rejection::default()
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rcgen::CustomExtension;
+use sds_agent::proto::discovery::DiscoveryRequest;
 use tonic::Code;
 
 use crate::util::sds::{Sotw, secrets_of};
@@ -115,8 +116,10 @@ fn a_message_of_20_mebibytes_ends_its_stream_alone() {
     for _ in 0..3 {
         let mut stream = bystander.client.sotw();
         stream.subscribe(&["site"]);
-        let mut request = sds_agent::proto::discovery::DiscoveryRequest::default();
-        request.version_info = "v".repeat(20 << 20);
+        let request = DiscoveryRequest {
+            version_info: "v".repeat(20 << 20),
+            ..DiscoveryRequest::default()
+        };
         stream.stream.try_send(request);
         let code = loop {
             match stream.stream.recv_or_end() {

@@ -1,0 +1,145 @@
+//! What the agent costs: processor time and memory.
+
+use std::time::{Duration, Instant};
+
+use crate::stats::{line, title};
+use crate::util::{Agent, Bed, Way};
+
+const ROTATIONS: usize = 500;
+
+/// Whether a rotation costs more where there are more credentials.
+pub(crate) fn of_a_rotation() {
+    title("Processor time of a rotation, with more and more credentials");
+    let measured = [10, 5_000].map(|credentials| {
+        let bed = Bed::new();
+        for number in 1..credentials {
+            bed.pair(&format!("other-{number}"));
+        }
+        let cost = rotate(&bed, |_| ());
+        line(
+            &format!("{credentials} credentials"),
+            format!("{cost:.1} µs"),
+        );
+        cost
+    });
+    line("ratio", format!("{:.2}", measured[1] / measured[0]));
+}
+
+/// Whether a rotation costs more where there are streams that did not subscribe to it.
+pub(crate) fn of_a_rotation_beside_other_streams() {
+    title("Processor time of a rotation, beside streams of other credentials");
+    let measured = [0, 1_000].map(|streams| {
+        let bed = Bed::new();
+        bed.pair("other");
+        let mut others = Vec::new();
+        let cost = rotate(&bed, |bed| {
+            let client = bed.client();
+            others.extend((0..streams).map(|_| client.delta()));
+            for stream in &mut others {
+                stream.subscribe(&["other"]);
+                stream.secret();
+            }
+        });
+        for stream in &mut others[..streams.min(3)] {
+            stream.0.assert_silent();
+        }
+        line(&format!("{streams} other streams"), format!("{cost:.1} µs"));
+        cost
+    });
+    line("ratio", format!("{:.2}", measured[1] / measured[0]));
+}
+
+/// The agent's processor time for a rotation with one subscriber, in microseconds.
+fn rotate(bed: &Bed, prepare: impl FnOnce(&Bed)) -> f64 {
+    Way::Kubelet.write(&bed.root, "site", 0, &bed.ca.server(&["site.test"]));
+    let agent = bed.agent();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    stream.secret();
+    prepare(bed);
+    let before = processor_time(&agent);
+    for generation in 1..=ROTATIONS {
+        let identity = bed.ca.server(&["site.test"]);
+        Way::Kubelet.write(&bed.root, "site", generation, &identity);
+        stream.secret();
+    }
+    let spent = processor_time(&agent) - before;
+    spent.as_secs_f64() * 1e6 / ROTATIONS as f64
+}
+
+/// What a stream costs in memory.
+pub(crate) fn of_10_000_streams() {
+    const STREAMS: usize = 10_000;
+    const CREDENTIALS: usize = 100;
+
+    title("Resident memory of 10,000 streams on one connection");
+    let bed = Bed::new();
+    for number in 0..CREDENTIALS {
+        bed.pair(&format!("site-{number}"));
+    }
+    let agent = bed.agent();
+    let client = bed.client();
+    let before = agent.resident_kib();
+    for (what, is_delta) in [("delta", true), ("SotW", false)] {
+        let (mut deltas, mut sotws) = (Vec::new(), Vec::new());
+        for number in 0..STREAMS {
+            let name = format!("site-{}", number % CREDENTIALS);
+            if is_delta {
+                let mut stream = client.delta();
+                stream.subscribe(&[&name]);
+                stream.secret();
+                deltas.push(stream);
+            } else {
+                let mut stream = client.sotw();
+                stream.subscribe(&[&name]);
+                stream.secret();
+                sotws.push(stream);
+            }
+        }
+        let grown = agent.resident_kib().saturating_sub(before) as f64;
+        let each = grown / STREAMS as f64;
+        line(&format!("{what}, a stream"), format!("{each:.1} KiB"));
+        // The second kind finds the memory of the first; the larger number counts.
+        drop((deltas, sotws));
+    }
+}
+
+/// Whether the agent rests when there is nothing to do.
+pub(crate) fn of_doing_nothing() {
+    const REST: Duration = Duration::from_secs(20);
+
+    title("Processor time of an idle agent with 1,000 credentials and 100 streams");
+    let bed = Bed::new();
+    for number in 0..1_000 {
+        bed.pair(&format!("site-{number}"));
+    }
+    let agent = bed.agent();
+    let client = bed.client();
+    let mut streams: Vec<_> = (0..100).map(|_| client.delta()).collect();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        stream.subscribe(&[&format!("site-{number}")]);
+        stream.secret();
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let (ticks, time) = (agent.cpu_ticks(), processor_time(&agent));
+    let start = Instant::now();
+    std::thread::sleep(REST);
+    let spent = processor_time(&agent) - time;
+    line("clock ticks of 10 ms, in 20 s", agent.cpu_ticks() - ticks);
+    let share = spent.as_secs_f64() / start.elapsed().as_secs_f64();
+    line(
+        "of one processor",
+        format!("{:.4} % ({} µs)", share * 100.0, spent.as_micros()),
+    );
+}
+
+/// The time that all threads of the agent have run, which the kernel counts in nanoseconds.
+fn processor_time(agent: &Agent) -> Duration {
+    let tasks = format!("/proc/{}/task", agent.pid().as_raw_nonzero());
+    let of_task = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        stat.split(' ').next()?.parse::<u64>().ok()
+    };
+    let tasks = std::fs::read_dir(tasks).unwrap().map(Result::unwrap);
+    Duration::from_nanos(tasks.filter_map(of_task).sum())
+}

@@ -1,0 +1,46 @@
+//! Numbers, and how they are told.
+
+use std::time::Duration;
+
+/// A title over the lines that follow.
+pub(crate) fn title(text: &str) {
+    println!("\n{text}");
+}
+
+/// One line of a table.
+pub(crate) fn line(what: &str, value: impl std::fmt::Display) {
+    println!("  {what:<52} {value}");
+}
+
+/// Durations of the same thing, many times.
+pub(crate) struct Durations(Vec<Duration>);
+
+impl Durations {
+    pub(crate) fn new(mut all: Vec<Duration>) -> Self {
+        all.sort();
+        Self(all)
+    }
+
+    /// The duration that `percent` of all don't exceed.
+    pub(crate) fn percentile(&self, percent: usize) -> Duration {
+        let last = self.0.len() - 1;
+        self.0[(self.0.len() * percent / 100).min(last)]
+    }
+
+    pub(crate) fn median(&self) -> Duration {
+        self.percentile(50)
+    }
+}
+
+impl std::fmt::Display for Durations {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        write!(
+            f,
+            "median {:.2} ms   p99 {:.2} ms   ({} times)",
+            ms(self.median()),
+            ms(self.percentile(99)),
+            self.0.len()
+        )
+    }
+}
