@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cli;
+mod config;
 mod envoy_config;
 mod lifecycle;
 mod package;

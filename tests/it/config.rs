@@ -1,0 +1,276 @@
+//! `sds-agent.toml`: how it is checked, and how a running agent takes over another one.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use rustix::process::Signal;
+
+use crate::util::agent::PROGRAM;
+use crate::util::sds::{Delta, Sotw};
+use crate::util::{Agent, Bed, Root};
+
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/sds-agent.toml");
+
+/// An agent with a configuration file of its own.
+struct Configured {
+    bed: Bed,
+    file: PathBuf,
+}
+
+impl Configured {
+    fn new() -> Self {
+        let bed = Bed::new();
+        let file = bed.scratch("sds-agent.toml");
+        Self { bed, file }
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.file, text).unwrap();
+    }
+
+    /// Writes a file with these roots and `more` at the top.
+    fn write_roots(&self, roots: &[&Root], more: &str) {
+        let paths: Vec<_> = roots.iter().map(|root| root.path()).collect();
+        self.write(&format!("credentials = {paths:?}\n{more}"));
+    }
+
+    fn start(&self) -> Agent {
+        let builder = Agent::builder(&self.bed.socket());
+        builder.arg("--config").arg(&self.file).start()
+    }
+
+    /// Has the agent read the file again, and waits for the line that says what came of it.
+    #[track_caller]
+    fn reload(&self, agent: &Agent, pieces: &[&str]) -> String {
+        let lines = agent.lines().len();
+        agent.signal(Signal::HUP);
+        agent.wait_for_line_after(lines, pieces)
+    }
+}
+
+fn check(text: &str) -> (Output, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.toml");
+    fs::write(&file, text).unwrap();
+    let output = serve(&["--check-config", "--config", file.to_str().unwrap()]);
+    (output, file)
+}
+
+fn serve(arguments: &[&str]) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").args(arguments).env_remove("RUST_LOG");
+    command.output().unwrap()
+}
+
+#[test]
+fn a_good_configuration_is_said_to_be_good() {
+    let output = serve(&["--check-config", "--config", EXAMPLE]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.ends_with(&format!("OK: {EXAMPLE}\n")), "{said}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_file_line_and_remedy() {
+    for (text, line, words) in [
+        (
+            "warn_days = 3\n\nwarm_days = 4\n",
+            3,
+            "did you mean `warn_days`?",
+        ),
+        ("[listen]\nmode = \"0990\"\n", 2, "write it in octal"),
+        ("credentials = \"/a\"\n", 1, "expected a sequence"),
+        ("[[root]]\npath = 7\n", 2, "expected a path"),
+        ("[limits]\nfiles = 0\n", 2, "a whole number from 1 to"),
+        ("[log\n", 1, ""),
+        ("a = 1\n", 1, "did you mean"),
+    ] {
+        let (output, file) = check(text);
+        assert_eq!(output.status.code(), Some(1), "{text}{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let start = format!("sds-agent: {}:{line}:", file.display());
+        assert!(
+            said.starts_with(&start) && said.contains(words),
+            "{text}{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn what_is_no_configuration_file_is_refused() {
+    for path in ["/nonexistent/a.toml", "/dev/zero", "/", PROGRAM] {
+        let output = serve(&["--check-config", "--config", path]);
+        assert_eq!(output.status.code(), Some(1), "{path}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(path), "{said}");
+        assert_eq!(serve(&["--config", path]).status.code(), Some(2), "{path}");
+    }
+}
+
+#[test]
+fn every_option_is_a_key() {
+    let help = serve(&["--help"]).stdout;
+    let help = String::from_utf8(help).unwrap();
+    let example = fs::read_to_string(EXAMPLE).unwrap();
+    let options: Vec<_> = help
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("--"))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|option| !["config", "check-config"].contains(option))
+        .collect();
+    assert!(options.len() >= 8, "{help}");
+    for option in options {
+        let key = format!("\n#{} = ", option.replace('-', "_"));
+        assert!(example.contains(&key), "--{option} is no key of {EXAMPLE}");
+    }
+}
+
+#[test]
+fn the_command_line_wins_over_the_file() {
+    let configured = Configured::new();
+    let other = Root::new();
+    configured.bed.pair("mine");
+    other.write_pair("other", &configured.bed.ca.server(&["other.test"]));
+    configured.write(&format!(
+        "credentials = [{:?}]\nsocket = \"/nonexistent/x.sock\"\nlog_level = \"off\"\n",
+        other.path()
+    ));
+    let agent = configured
+        .bed
+        .builder()
+        .arg("--config")
+        .arg(&configured.file);
+    let agent = agent.arg("--log-level").arg("info").start();
+    agent.wait_for_line(&["serving", configured.bed.socket().to_str().unwrap()]);
+    let mut stream = agent.client().delta();
+    stream.subscribe(&["mine", "other"]);
+    let changes = stream.changes();
+    assert_eq!(changes.secrets.len(), 1, "{changes:?}");
+    assert_eq!(changes.removed, ["other"]);
+}
+
+#[test]
+fn roots_come_and_go_without_a_stream_noticing() {
+    let configured = Configured::new();
+    let (first, second) = (&configured.bed.root, Root::new());
+    let identity = configured.bed.pair("stays");
+    let late = configured.bed.ca.server(&["late.test"]);
+    second.write_pair("late", &late);
+    configured.write_roots(&[first], "");
+    let agent = configured.start();
+
+    let (mut sotw, mut delta): (Sotw, Delta) = (agent.client().sotw(), agent.client().delta());
+    sotw.subscribe(&["stays"]);
+    delta.subscribe(&["stays"]);
+    assert!(sotw.secret().is_pair(&identity.chain, &identity.key));
+    assert!(delta.secret().is_pair(&identity.chain, &identity.key));
+    let mut waiting = agent.client().delta();
+    waiting.subscribe(&["late"]);
+    assert_eq!(waiting.removed(), ["late"]);
+
+    let added = format!("root {} added", second.path().display());
+    configured.write_roots(&[first, &second], "");
+    configured.reload(&agent, &["reloaded", &added]);
+    assert!(waiting.secret().is_pair(&late.chain, &late.key));
+
+    let removed = format!("root {} removed", second.path().display());
+    configured.write_roots(&[first], "");
+    configured.reload(&agent, &["reloaded", &removed]);
+    assert_eq!(waiting.removed(), ["late"]);
+
+    sotw.stream.assert_silent();
+    delta.0.assert_silent();
+    // And they are still served.
+    let next = configured.bed.pair("stays");
+    assert!(sotw.secret().is_pair(&next.chain, &next.key));
+    assert!(delta.secret().is_pair(&next.chain, &next.key));
+}
+
+#[test]
+fn the_order_of_the_roots_decides_who_has_a_name() {
+    let configured = Configured::new();
+    let (first, second) = (&configured.bed.root, Root::new());
+    let mine = configured.bed.pair("site");
+    let other = configured.bed.ca.server(&["site.test"]);
+    second.write_pair("site", &other);
+    configured.write_roots(&[first, &second], "");
+    let agent = configured.start();
+    let mut stream = agent.client().delta();
+    stream.subscribe(&["site"]);
+    assert!(stream.secret().is_pair(&mine.chain, &mine.key));
+
+    configured.write_roots(&[&second, first], "");
+    configured.reload(&agent, &["reloaded", "roots reordered"]);
+    assert!(stream.secret().is_pair(&other.chain, &other.key));
+}
+
+#[test]
+fn a_bad_file_is_refused_and_the_old_one_stays() {
+    let configured = Configured::new();
+    let (first, second) = (&configured.bed.root, Root::new());
+    configured.bed.pair("stays");
+    configured.write_roots(&[first], "");
+    let agent = configured.start();
+    let mut stream = agent.client().delta();
+    stream.subscribe(&["stays"]);
+    stream.secret();
+
+    configured.write_roots(&[&second], "warm_days = 3\n");
+    let place = format!("{}:2:1: ", configured.file.display());
+    let words = [
+        "refused",
+        "the old one stays",
+        &place,
+        "did you mean `warn_days`?",
+    ];
+    configured.reload(&agent, &words);
+    fs::remove_file(&configured.file).unwrap();
+    configured.reload(&agent, &["refused", "the old one stays", "No such file"]);
+    stream.0.assert_silent();
+    let next = configured.bed.pair("stays");
+    assert!(stream.secret().is_pair(&next.chain, &next.key));
+}
+
+#[test]
+fn the_log_level_changes_in_a_running_agent() {
+    let configured = Configured::new();
+    configured.write_roots(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
+    let agent = configured.start();
+    agent.wait_for_line(&["serving"]);
+    configured.write_roots(&[&configured.bed.root], "[log]\nlevel = \"error\"\n");
+    configured.reload(&agent, &["reloaded", "log.level"]);
+
+    // At this level the reload back is itself not logged, and what follows it is.
+    configured.write_roots(&[&configured.bed.root], "warm_days = 1\n");
+    configured.reload(&agent, &["refused"]);
+    assert_eq!(agent.lines_with(&["reloaded"]).len(), 1);
+    configured.write_roots(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
+    agent.signal(Signal::HUP);
+    crate::util::eventually_true("a line at the level info", || {
+        configured.bed.pair("noise");
+        !agent.lines_with(&["noise"]).is_empty()
+    });
+}
+
+#[test]
+fn keys_that_need_a_restart_are_named() {
+    let configured = Configured::new();
+    configured.bed.pair("stays");
+    configured.write_roots(&[&configured.bed.root], "");
+    let agent = configured.start();
+    let more = "lock_memory = true\n[listen]\nmode = \"0600\"\n[limits]\nconnections = 7\n";
+    configured.write_roots(&[&configured.bed.root], more);
+    let keys = [
+        "until a restart",
+        "listen.mode",
+        "limits.connections",
+        "lock_memory",
+    ];
+    configured.reload(&agent, &keys);
+    let mut stream = agent.client().delta();
+    stream.subscribe(&["stays"]);
+    stream.secret();
+}
