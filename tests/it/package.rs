@@ -34,16 +34,17 @@ fn build(cargo_deb: &Path, folder: &Path, version: &str) -> PathBuf {
 
 /// What dpkg has to know of this computer's packages, for the new one's dependencies.
 fn prepare_dpkg(machine: &Machine) {
-    machine.run("mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers");
+    machine.run(
+        "mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers
+         # A container's image has this, so that packages start nothing.
+         rm -f /usr/sbin/policy-rc.d",
+    );
     std::fs::copy("/var/lib/dpkg/status", machine.path("var/lib/dpkg/status")).unwrap();
 }
 
 fn install(machine: &Machine, package: &Path) {
     std::fs::copy(package, machine.path("root/package.deb")).unwrap();
-    machine.run(
-        "DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i /root/package.deb 2>&1 \
-         | grep -v 'files list file for package'",
-    );
+    machine.run("DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i /root/package.deb 2>&1");
 }
 
 #[test]
@@ -66,9 +67,10 @@ fn the_package_is_installed_used_upgraded_and_removed() {
     install(&machine, &first);
     assert_eq!(machine.property("ActiveState"), "active");
     assert_eq!(machine.property("UnitFileState"), "enabled");
-    assert_eq!(
-        machine.property("FragmentPath"),
-        "/usr/lib/systemd/system/sds-agent.service"
+    let unit = machine.property("FragmentPath");
+    assert!(
+        unit.ends_with("/lib/systemd/system/sds-agent.service"),
+        "{unit}"
     );
     let complaints = machine.run("systemd-analyze verify sds-agent.service sds-agent.socket 2>&1");
     assert_eq!(complaints, "");

@@ -225,6 +225,9 @@ fn the_sandbox_leaves_nothing_to_write_and_nowhere_to_go() {
     assert!(attempt(
         "touch /run/sds-agent/mine && rm /run/sds-agent/mine"
     ));
+    assert!(attempt(
+        "python3 -c \"import socket; socket.socket(socket.AF_UNIX)\""
+    ));
     for denied in [
         "touch /etc/sds-agent/credentials/www/tls.crt",
         "touch /etc/sds-agent/credentials/mine",
