@@ -46,6 +46,8 @@ pub struct Agent {
     reading: HashSet<Owner>,
     /// Owners that are due once more after the read that is under way.
     again: HashSet<Owner>,
+    /// Owners with a file that was being written when they were read: due again soon.
+    deferred: HashSet<Owner>,
     problems: log::Once,
 }
 
@@ -79,6 +81,7 @@ impl Agent {
             reads: JoinSet::new(),
             reading: HashSet::new(),
             again: HashSet::new(),
+            deferred: HashSet::new(),
             problems: log::Once::default(),
         }
     }
@@ -123,11 +126,18 @@ impl Agent {
         }
     }
 
-    /// Waits until nothing is being read and no folder that holds a bundle alone is in the balance.
+    /// Waits until nothing is being read or written, and no folder that holds a bundle alone is in
+    /// the balance.
     async fn settle(&mut self) {
+        let watch = self.watch.clone();
         loop {
             if let Some(done) = self.reads.join_next().await {
                 self.done(done);
+                continue;
+            }
+            if !self.deferred.is_empty() {
+                let owners = watch.changed().await;
+                owners.into_iter().for_each(|owner| self.look(owner));
                 continue;
             }
             let pending = self
@@ -174,6 +184,11 @@ impl Agent {
             return;
         };
         self.reading.remove(&owner);
+        if found.is_none() {
+            self.deferred.insert(owner.clone());
+        } else {
+            self.deferred.remove(&owner);
+        }
         match (&owner, found) {
             (Owner::Root(path), Some(Found::Root(listing))) => self.listed(path, listing),
             (Owner::Folder(key), Some(Found::Folder(outcome))) => self.observe(key, outcome),
@@ -316,6 +331,7 @@ impl Agent {
     /// Drops a root that is no longer configured, with its folders.
     fn forget(&mut self, root: &Arc<Path>) {
         self.watch.forget(&Owner::Root(root.clone()));
+        self.deferred.retain(|owner| owner.root() != root);
         let (watch, board) = (&self.watch, &self.board);
         self.folders.retain(|key, _| {
             let stays = key.root != *root;
