@@ -4,18 +4,15 @@
 //! more than BoringSSL does (a block cut short by the next one, empty lines, missing padding), so the
 //! lines are walked here. Nothing of a block's content is ever part of an error.
 
+mod lines;
+mod raw;
+
 use rustls_pemfile::Item;
 use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
-/// BoringSSL reads lines in pieces of at most this many bytes: a longer one counts as several.
-const LINE_MAX: usize = 253;
-
-const BEGIN: &[u8] = b"-----BEGIN ";
-const END: &[u8] = b"-----END ";
-const DASHES: &[u8] = b"-----";
-/// The byte-order mark that Windows editors put at the start of a file.
-const MARK: &[u8] = b"\xef\xbb\xbf";
+use self::lines::{BEGIN, DASHES, END, Line, Lines};
+pub use self::raw::{instead, join, mentions_key, without_marks};
 
 /// One PEM block.
 pub struct Block<'a> {
@@ -96,79 +93,6 @@ pub fn glance(bytes: &[u8]) -> Glance {
         seen.key |= label.ends_with(b"PRIVATE KEY");
     }
     seen
-}
-
-/// `bytes` without the byte-order marks at its start and before blocks, or `None` when there is none:
-/// BoringSSL does not see the block behind one.
-pub fn without_marks(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let is_mark = |at: usize| {
-        let rest = &bytes[at..];
-        rest.starts_with(MARK) && (at == 0 || rest[MARK.len()..].starts_with(BEGIN))
-    };
-    let mut at = (0..bytes.len()).find(|&at| is_mark(at))?;
-    let mut clean = Zeroizing::new(Vec::with_capacity(bytes.len()));
-    clean.extend_from_slice(&bytes[..at]);
-    while at < bytes.len() {
-        if is_mark(at) {
-            at += MARK.len();
-        } else {
-            clean.push(bytes[at]);
-            at += 1;
-        }
-    }
-    Some(clean)
-}
-
-/// What a file in which no block was found is instead, and what to do about it: `convert` is the
-/// command that makes PEM of DER.
-pub fn instead(bytes: &[u8], convert: &str) -> (&'static str, String) {
-    let begin = find(bytes, BEGIN);
-    match bytes {
-        [] => ("it is empty", "write it again".into()),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => (
-            "it is UTF-16 text, as some Windows programs write, not PEM",
-            "convert it: iconv -f UTF-16 -t ASCII IN > OUT".into(),
-        ),
-        [0x30, 0x80..=0xff, ..] => (
-            "it is binary DER, not PEM",
-            format!("convert it: {convert}"),
-        ),
-        _ if begin && !bytes.contains(&b'\n') => (
-            "its lines do not end in line feeds, so that no PEM block is found in it",
-            "convert it: tr '\\r' '\\n' < IN > OUT".into(),
-        ),
-        _ if begin => (
-            "its -----BEGIN does not stand alone on a line, so that no PEM block is found in it",
-            "start the line with -----BEGIN and end it after the five dashes".into(),
-        ),
-        _ => (
-            "there is no PEM block in it",
-            "write PEM there, from -----BEGIN to -----END".into(),
-        ),
-    }
-}
-
-/// Blocks one after the other, each on lines of its own.
-pub fn join<'a>(texts: impl Iterator<Item = &'a [u8]>) -> Zeroizing<Vec<u8>> {
-    let texts: Vec<&[u8]> = texts.collect();
-    let room = texts.iter().map(|text| text.len() + 1).sum();
-    let mut joined = Zeroizing::new(Vec::with_capacity(room));
-    for text in texts {
-        joined.extend_from_slice(text);
-        if !text.ends_with(b"\n") {
-            joined.push(b'\n');
-        }
-    }
-    joined
-}
-
-/// Whether `bytes` holds the words that a private key's label ends with, in a block or not.
-pub fn mentions_key(bytes: &[u8]) -> bool {
-    find(bytes, b"PRIVATE KEY-----")
-}
-
-fn find(bytes: &[u8], needle: &[u8]) -> bool {
-    bytes.windows(needle.len()).any(|window| window == needle)
 }
 
 /// Reads the rest of the block whose BEGIN line is `begin`.
@@ -312,64 +236,4 @@ fn relabelled(text: &[u8]) -> Vec<u8> {
         out.extend_from_slice(label);
     }
     out
-}
-
-/// A line as BoringSSL sees it.
-#[derive(Clone, Copy)]
-struct Line<'a> {
-    /// Without what BoringSSL trims from its end: control characters, spaces, bytes above ASCII.
-    text: &'a [u8],
-    start: usize,
-    end: usize,
-    number: usize,
-}
-
-impl<'a> Line<'a> {
-    /// The label, if the line begins a block.
-    fn label(&self) -> Option<&'a [u8]> {
-        self.text.strip_prefix(BEGIN)?.strip_suffix(DASHES)
-    }
-}
-
-struct Lines<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    number: usize,
-}
-
-impl<'a> Lines<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            bytes,
-            at: 0,
-            number: 1,
-        }
-    }
-}
-
-impl<'a> Iterator for Lines<'a> {
-    type Item = Line<'a>;
-
-    fn next(&mut self) -> Option<Line<'a>> {
-        let rest = &self.bytes[self.at..];
-        if rest.is_empty() {
-            return None;
-        }
-        let piece = &rest[..rest.len().min(LINE_MAX)];
-        let newline = piece.iter().position(|&byte| byte == b'\n');
-        let raw = newline.map_or(piece, |at| &piece[..=at]);
-        let kept = raw
-            .iter()
-            .rposition(|byte| (0x21..0x80).contains(byte))
-            .map_or(0, |last| last + 1);
-        let line = Line {
-            text: &raw[..kept],
-            start: self.at,
-            end: self.at + raw.len(),
-            number: self.number,
-        };
-        self.at = line.end;
-        self.number += usize::from(newline.is_some());
-        Some(line)
-    }
 }

@@ -1,6 +1,10 @@
 //! A trust bundle, and the revocation lists that go with it.
+//!
+//! Envoy trusts every certificate of the bundle by itself (BoringSSL's partial chains), root or not.
+//! Still it follows a client's chain as far as the bundle leads, by the first certificate of each
+//! name: an expired root keeps its intermediate, or its own renewed certificate, from being of use.
 
-use x509_parser::prelude::{X509Certificate, X509Version};
+use x509_parser::prelude::X509Certificate;
 
 use super::crl::{check_lists, lists};
 use super::{Certificate, Findings};
@@ -21,35 +25,29 @@ pub(crate) fn bundle(
     let certificates = findings.certificates(trust, &blocks)?;
     let cas = cas(&certificates, &trust.name, findings)?;
 
-    // Envoy reads revocation lists from the bundle too.
-    let own_lists = lists(trust, &blocks, findings)?;
+    // Envoy reads revocation lists from the bundle's file too.
+    let mut all_lists = lists(trust, &blocks, findings)?;
     let crl_blocks = match crl {
         Some(file) => Some(findings.blocks(Reason::BadCrl, file)?),
         None => None,
     };
-    let more_lists = match (crl, &crl_blocks) {
-        (Some(file), Some(blocks)) => {
-            let lists = lists(file, blocks, findings)?;
-            if lists.is_empty() {
-                let convert = "openssl crl -inform DER -in FILE -out FILE";
-                findings.nothing(Reason::BadCrl, file, blocks, "revocation list", convert);
-                return None;
-            }
-            lists
+    if let (Some(file), Some(blocks)) = (crl, &crl_blocks) {
+        let own = lists(file, blocks, findings)?;
+        if own.is_empty() {
+            let convert = "openssl crl -inform DER -in FILE -out FILE";
+            findings.nothing(Reason::BadCrl, file, blocks, "revocation list", convert);
+            return None;
         }
-        _ => Vec::new(),
-    };
-    check_lists(
-        &cas,
-        own_lists.into_iter().chain(more_lists).collect(),
-        findings,
-    )?;
+        all_lists.extend(own);
+    }
+    check_lists(&cas, &all_lists, findings)?;
 
+    let hidden = hindrances(&certificates, &cas, &trust.name, findings);
     Some(Bundle {
-        trusted_ca: served(trust, &blocks, findings),
+        trusted_ca: served(trust, &blocks, &hidden, findings),
         crl: crl
             .zip(crl_blocks)
-            .map(|(file, blocks)| served(file, &blocks, findings)),
+            .map(|(file, blocks)| served(file, &blocks, &[], findings)),
         certificates: certificates
             .iter()
             .map(|ca| CertificateFacts::of(&ca.x509))
@@ -73,19 +71,12 @@ fn cas<'a, 'b>(
     let mut useless = Vec::new();
     for Certificate { x509, .. } in certificates {
         match uselessness(x509, findings) {
-            None => {
-                findings.dates(file, x509);
-                useful.push(x509);
-            }
+            None => useful.push(x509),
             Some((reason, why)) => useless.push((reason, format!("{} {why}", called(x509)))),
         }
     }
     if useful.is_empty() {
-        let whys: Vec<&str> = useless
-            .iter()
-            .take(3)
-            .map(|(_, why)| why.as_str())
-            .collect();
+        let whys: Vec<&str> = useless.iter().take(3).map(|(_, why)| &**why).collect();
         findings.error(
             Reason::BadTrustBundle,
             file,
@@ -102,17 +93,23 @@ fn cas<'a, 'b>(
             "replace it, or remove it from the bundle",
         );
     }
+    for x509 in &useful {
+        findings.dates(file, x509);
+    }
     Some(useful)
 }
 
-/// Why nothing that `certificate` signed is trusted.
+/// Why nobody is trusted by virtue of `certificate`.
 fn uselessness(
     certificate: &X509Certificate<'_>,
     findings: &Findings<'_>,
 ) -> Option<(Reason, &'static str)> {
     let validity = certificate.validity();
-    if !is_ca(certificate) {
-        Some((Reason::BadTrustBundle, "is not a CA"))
+    if !is_anchor(certificate) {
+        Some((
+            Reason::BadTrustBundle,
+            "is not a CA's certificate, but one that a CA issued",
+        ))
     } else if system_time(validity.not_after) < findings.now {
         Some((Reason::Expired, "has expired"))
     } else if system_time(validity.not_before) > findings.now {
@@ -122,31 +119,73 @@ fn uselessness(
     }
 }
 
-/// Whether BoringSSL takes a certificate for a CA's: it may sign certificates, and says that it is a CA
-/// or is a self-signed one of version 1, which has no means to say so.
-fn is_ca(certificate: &X509Certificate<'_>) -> bool {
+/// Whether Envoy lets anyone in for a certificate: a CA's that may sign certificates, or a self-signed
+/// one of any kind, by which its own holder is known.
+fn is_anchor(certificate: &X509Certificate<'_>) -> bool {
     let may_sign = match certificate.key_usage() {
         Ok(usage) => usage.is_none_or(|usage| usage.value.key_cert_sign()),
         Err(_) => false,
     };
-    let first_version = certificate.version() == X509Version::V1
-        && certificate.subject().as_raw() == certificate.issuer().as_raw();
-    may_sign && (certificate.is_ca() || first_version)
+    is_self_issued(certificate) || (certificate.is_ca() && may_sign)
 }
 
-/// The file as it is served: without the private keys that someone put there.
-fn served(file: &File, blocks: &[Block<'_>], findings: &mut Findings<'_>) -> Vec<u8> {
-    if !pem::mentions_key(&file.bytes) {
+pub(super) fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {
+    certificate.subject().as_raw() == certificate.issuer().as_raw()
+}
+
+/// The certificates by which Envoy would refuse what the good ones of `cas` vouch for: out of date, and
+/// of the same name as one of them or as its issuer. Their blocks.
+fn hindrances<'a>(
+    certificates: &[Certificate<'a>],
+    cas: &[&X509Certificate<'_>],
+    file: &str,
+    findings: &mut Findings<'_>,
+) -> Vec<&'a [u8]> {
+    let mut hidden = Vec::new();
+    for Certificate { text, x509 } in certificates {
+        let name = x509.subject().as_raw();
+        let is_in_the_way = uselessness(x509, findings).is_some()
+            && cas
+                .iter()
+                .any(|ca| ca.subject().as_raw() == name || ca.issuer().as_raw() == name);
+        if is_in_the_way {
+            findings.warn(
+                Reason::Tidied,
+                file,
+                format!(
+                    "{} is not sent: with it, Envoy would refuse clients of a good CA too",
+                    called(x509)
+                ),
+                "remove it from the bundle",
+            );
+            hidden.push(*text);
+        }
+    }
+    hidden
+}
+
+/// The file as it is served: without the `hidden` blocks, and without the private keys that someone
+/// put there.
+fn served(
+    file: &File,
+    blocks: &[Block<'_>],
+    hidden: &[&[u8]],
+    findings: &mut Findings<'_>,
+) -> Vec<u8> {
+    let secret = pem::mentions_key(&file.bytes);
+    if secret {
+        findings.warn(
+            Reason::Tidied,
+            &file.name,
+            "there is a private key in it, which is not sent",
+            "remove it from this file",
+        );
+    } else if hidden.is_empty() {
         return file.bytes.to_vec();
     }
-    findings.warn(
-        Reason::Tidied,
-        &file.name,
-        "there is a private key in it, which is not sent",
-        "remove it from this file",
-    );
-    let public = blocks
-        .iter()
-        .filter(|block| matches!(block.content, Content::Certificate(_) | Content::Crl(_)));
-    pem::join(public.map(|block| block.text)).to_vec()
+    let shown = blocks.iter().filter(|block| {
+        matches!(block.content, Content::Certificate(_) | Content::Crl(_))
+            && !hidden.contains(&block.text)
+    });
+    pem::join(shown.map(|block| block.text)).to_vec()
 }

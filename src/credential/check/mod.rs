@@ -151,7 +151,6 @@ impl Findings<'_> {
         let validity = certificate.validity();
         let name = called(certificate);
         let end = system_time(validity.not_after);
-        let soon = Duration::from_secs(u64::from(self.warn_days) * 86_400);
         if end < self.now {
             let what = format!(
                 "the certificate {name} expired on {}",
@@ -169,13 +168,21 @@ impl Findings<'_> {
                 what,
                 "check the clocks of this machine and of the CA",
             );
-        } else if end.duration_since(self.now).is_ok_and(|left| left <= soon) {
+        } else if end
+            .duration_since(self.now)
+            .is_ok_and(|left| left <= self.soon())
+        {
             let what = format!(
                 "the certificate {name} expires on {}",
                 date(validity.not_after)
             );
             self.warn(Reason::ExpiresSoon, file, what, "renew it");
         }
+    }
+
+    /// How long before its end a certificate is warned of.
+    fn soon(&self) -> Duration {
+        Duration::from_secs(u64::from(self.warn_days) * 86_400)
     }
 
     /// Warns of a certificate whose signature clients no longer believe. A root's does not matter.
