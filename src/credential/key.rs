@@ -11,6 +11,8 @@ use x509_parser::oid_registry as oid;
 use x509_parser::prelude::SubjectPublicKeyInfo;
 use x509_parser::public_key::PublicKey;
 
+use super::strict;
+
 /// The smallest RSA key that Envoy takes, in bits.
 const RSA_MIN: usize = 2048;
 
@@ -110,8 +112,13 @@ impl fmt::Display for KeyType {
 pub struct Loaded(Arc<dyn SigningKey>);
 
 impl Loaded {
-    /// Loads a private key with AWS-LC, BoringSSL's sibling. `None` when it does not take it.
+    /// Loads a private key with AWS-LC, BoringSSL's sibling. `None` when either would not take it.
     pub fn new(der: &PrivateKeyDer<'_>) -> Option<Self> {
+        if let PrivateKeyDer::Pkcs8(key) = der
+            && !strict::is_pkcs8(key.secret_pkcs8_der())
+        {
+            return None;
+        }
         any_supported_type(der).ok().map(Self)
     }
 
@@ -131,13 +138,10 @@ impl Loaded {
         match theirs {
             _ if mine == theirs => Some(true),
             // A compressed point: the x coordinate, and whether y is odd.
-            [2 | 3, x @ ..] if types[0] != KeyType::Ed25519 => {
-                let (point, odd) = (mine.get(1..=x.len())?, mine.last()? & 1);
-                Some(point == x && odd == theirs[0] & 1)
+            [sign @ (2 | 3), x @ ..] if 2 * x.len() + 1 == mine.len() => {
+                Some(mine.get(1..=x.len())? == x && mine.last()? & 1 == sign & 1)
             }
-            [4, ..] => Some(false),
-            _ if matches!(types[0], KeyType::Rsa(_) | KeyType::Ed25519) => Some(false),
-            _ => None,
+            _ => Some(false),
         }
     }
 }

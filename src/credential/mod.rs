@@ -5,6 +5,7 @@ mod facts;
 pub mod key;
 pub mod layout;
 pub mod pem;
+mod strict;
 
 use std::fmt;
 use std::path::Path;

@@ -197,19 +197,20 @@ impl Body {
         }
         match label {
             b"TRUSTED CERTIFICATE" => Ok(Content::TrustedCertificate),
-            b"CERTIFICATE" | b"X509 CRL" | b"PRIVATE KEY" | b"RSA PRIVATE KEY"
-            | b"EC PRIVATE KEY" => decode(text),
             // The label of old, which BoringSSL takes and the library does not.
-            b"X509 CERTIFICATE" => decode(&relabelled(text)),
+            b"X509 CERTIFICATE" => decode(b"CERTIFICATE", text),
+            b"CERTIFICATE" | b"X509 CRL" | b"PRIVATE KEY" | b"RSA PRIVATE KEY"
+            | b"EC PRIVATE KEY" => decode(label, text),
             _ if is_key => Ok(Content::ForeignKey),
             _ => Ok(Content::Other),
         }
     }
 }
 
-fn decode(text: &[u8]) -> Result<Content, (&'static str, &'static str)> {
+/// Decodes the block `text` as one of the label `label`.
+fn decode(label: &[u8], text: &[u8]) -> Result<Content, (&'static str, &'static str)> {
     let key = |der: PrivateKeyDer<'static>| Content::Key(Zeroizing::new(der));
-    match rustls_pemfile::read_one_from_slice(text) {
+    match rustls_pemfile::read_one_from_slice(&plain(label, text)) {
         Ok(Some((item, _))) => Ok(match item {
             Item::X509Certificate(der) => Content::Certificate(der.to_vec()),
             Item::Crl(der) => Content::Crl(der.to_vec()),
@@ -222,18 +223,18 @@ fn decode(text: &[u8]) -> Result<Content, (&'static str, &'static str)> {
     }
 }
 
-fn relabelled(text: &[u8]) -> Vec<u8> {
-    let body = text.split_inclusive(|&byte| byte == b'\n');
-    let mut out = Vec::with_capacity(text.len());
-    for line in body {
-        let label = if line.starts_with(BEGIN) {
-            b"-----BEGIN CERTIFICATE-----\n".as_slice()
-        } else if line.starts_with(END) {
-            b"-----END CERTIFICATE-----\n"
-        } else {
-            line
-        };
-        out.extend_from_slice(label);
+/// The block as every reader takes it: without what BoringSSL trims from the ends of lines.
+fn plain(label: &[u8], text: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut plain = Zeroizing::new(Vec::with_capacity(2 * text.len() + 2 * label.len()));
+    for line in Lines::new(text) {
+        let edge = [BEGIN, END]
+            .into_iter()
+            .find(|edge| line.text.starts_with(edge));
+        match edge {
+            Some(edge) => plain.extend([edge, label, DASHES].iter().copied().flatten()),
+            None => plain.extend_from_slice(line.text),
+        }
+        plain.push(b'\n');
     }
-    out
+    plain
 }

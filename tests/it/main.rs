@@ -8,6 +8,7 @@
 mod bad_input;
 mod cli;
 mod config;
+mod credential;
 mod envoy_config;
 mod lifecycle;
 mod package;

@@ -8,6 +8,7 @@ use super::bundle::is_self_issued;
 use super::{Findings, date, signed_by};
 use crate::credential::facts::{called, distinguished, system_time};
 use crate::credential::pem::{Block, Content};
+use crate::credential::strict;
 use crate::files::read::File;
 use crate::problem::Reason;
 
@@ -33,7 +34,8 @@ pub(super) fn lists<'a>(
         let Content::Crl(der) = &block.content else {
             continue;
         };
-        let Ok(([], x509)) = CertificateRevocationList::from_der(der) else {
+        let parsed = CertificateRevocationList::from_der(der);
+        let Some(([], x509)) = parsed.ok().filter(|_| strict::is_list(der)) else {
             findings.error(
                 Reason::BadCrl,
                 &file.name,

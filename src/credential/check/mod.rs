@@ -17,6 +17,7 @@ pub(crate) use self::chain::pair;
 use super::facts::{called, system_time};
 use super::key::KeyType;
 use super::pem::{self, Block, Content};
+use super::strict;
 use crate::files::read::File;
 use crate::problem::{Problem, Reason};
 
@@ -82,10 +83,12 @@ impl Findings<'_> {
         for block in blocks {
             match &block.content {
                 Content::Certificate(der) => match X509Certificate::from_der(der) {
-                    Ok(([], x509)) => certificates.push(Certificate {
-                        text: block.text,
-                        x509,
-                    }),
+                    Ok(([], x509)) if strict::is_certificate(der) => {
+                        certificates.push(Certificate {
+                            text: block.text,
+                            x509,
+                        })
+                    }
                     _ => {
                         self.error(
                             Reason::BadPem,

@@ -1,0 +1,80 @@
+//! What the check says of files, good and bad, and whether the real Envoy agrees.
+
+mod cases;
+mod oracle;
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use sds_agent::credential::{Credential, from_files};
+use sds_agent::files::read::File;
+use sds_agent::problem::{Problem, Reason};
+
+use self::cases::{Case, Verdict};
+
+/// What the agent makes of `files`.
+fn check(files: &[(String, Vec<u8>)]) -> Result<Credential, Vec<Problem>> {
+    let files = files
+        .iter()
+        .map(|(name, bytes)| File {
+            name: name.clone(),
+            bytes: bytes.clone().into(),
+            mode: 0o640,
+        })
+        .collect();
+    from_files(Path::new("/c/a"), files, SystemTime::now(), 30)
+}
+
+/// The folder of files that only OpenSSL can make.
+fn odd() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/credential")
+}
+
+fn reasons(problems: &[Problem]) -> Vec<Reason> {
+    problems.iter().map(Problem::reason).collect()
+}
+
+#[test]
+fn every_case_gets_its_verdict() {
+    let mut wrong = Vec::new();
+    for Case {
+        name,
+        files,
+        verdict,
+    } in cases::all()
+    {
+        let got = check(&files);
+        let right = match (&got, &verdict) {
+            (Ok(credential), Verdict::Good(warnings)) => reasons(&credential.warnings) == *warnings,
+            (Err(problems), Verdict::Bad(reason) | Verdict::Stricter(reason)) => {
+                reasons(problems) == [*reason]
+            }
+            _ => false,
+        };
+        if !right {
+            let got = got.map(|credential| credential.warnings);
+            wrong.push(format!("{name}: expected {verdict:?}, got {got:#?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_message_holds_a_line_of_a_file() {
+    for Case { name, files, .. } in cases::all() {
+        let problems = match check(&files) {
+            Ok(credential) => credential.warnings,
+            Err(problems) => problems,
+        };
+        let said: String = problems
+            .iter()
+            .map(|problem| format!("{problem} {problem:?}"))
+            .collect();
+        for (_, bytes) in &files {
+            for line in String::from_utf8_lossy(bytes).lines() {
+                let secret = line.len() > 20 && !line.contains("-----");
+                assert!(!secret || !said.contains(line), "{name}: {said}");
+            }
+        }
+    }
+}
