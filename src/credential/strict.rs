@@ -206,11 +206,9 @@ fn time(from: &mut Der<'_>) -> Option<()> {
 
 /// An integer, with no byte more than it needs.
 fn integer(from: &mut Der<'_>) -> Option<()> {
-    let minimal = match from.take(tag::INTEGER)?.0 {
-        [] | [0, 0..=0x7f, ..] | [0xff, 0x80..=0xff, ..] => false,
-        _ => true,
-    };
-    minimal.then_some(())
+    let number = from.take(tag::INTEGER)?.0;
+    let padded = matches!(number, [] | [0, 0..=0x7f, ..] | [0xff, 0x80..=0xff, ..]);
+    (!padded).then_some(())
 }
 
 /// Whole bytes of bits.
