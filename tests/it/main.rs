@@ -11,6 +11,8 @@ mod config;
 mod credential;
 mod envoy_config;
 mod lifecycle;
+#[cfg(feature = "mirror")]
+mod mirror;
 mod package;
 mod rotation;
 mod systemd;

@@ -8,6 +8,8 @@ pub(crate) mod bed;
 pub(crate) mod envoy;
 pub(crate) mod folders;
 pub(crate) mod https;
+#[cfg(feature = "mirror")]
+pub(crate) mod kube;
 pub(crate) mod machine;
 pub(crate) mod pki;
 pub(crate) mod process;

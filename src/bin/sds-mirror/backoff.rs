@@ -1,0 +1,94 @@
+//! How long to wait before the API server is asked again.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
+
+/// The first pause; with jitter it is up to twice as long, and doubles with each failure.
+const FIRST: Duration = Duration::from_millis(250);
+/// The longest pause before jitter: a server that is back is found within half a minute at worst.
+const LONGEST: Duration = Duration::from_secs(15);
+/// Failures further apart than this are separate ones. A server that fails again right after each
+/// success goes on being spared.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// Exponential back-off with jitter, so that many mirrors don't come back at the same moment.
+pub(crate) struct Backoff {
+    delays: ExponentialBackoff,
+    last_failure: Option<Instant>,
+}
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self {
+            delays: delays(),
+            last_failure: None,
+        }
+    }
+
+    /// The pause after a failure; at least as long as the server asked for.
+    pub(crate) fn after_failure(&mut self, asked_for: Option<Duration>) -> Duration {
+        let now = Instant::now();
+        let old = self
+            .last_failure
+            .is_some_and(|last| now.duration_since(last) > FORGET_AFTER);
+        if old {
+            self.delays = delays();
+        }
+        let delay = self.delays.next().unwrap_or(LONGEST);
+        let delay = delay.max(asked_for.unwrap_or_default().min(FORGET_AFTER));
+        self.last_failure = Some(now + delay);
+        delay
+    }
+}
+
+fn delays() -> ExponentialBackoff {
+    ExponentialBuilder::new()
+        .with_min_delay(FIRST)
+        .with_max_delay(LONGEST)
+        .with_factor(2.0)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_to_a_limit_and_differ() {
+        let mut backoff = Backoff::new();
+        let pauses: Vec<Duration> = (0..12).map(|_| backoff.after_failure(None)).collect();
+        assert!(pauses[0] >= FIRST && pauses[0] <= 2 * FIRST, "{pauses:?}");
+        assert!(
+            pauses[11] >= LONGEST && pauses[11] <= 2 * LONGEST,
+            "{pauses:?}"
+        );
+        let mut other = Backoff::new();
+        let others: Vec<Duration> = (0..12).map(|_| other.after_failure(None)).collect();
+        assert_ne!(pauses, others, "there is no jitter");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_success_in_between_does_not_start_over_a_long_one_does() {
+        let mut backoff = Backoff::new();
+        for _ in 0..10 {
+            let pause = backoff.after_failure(None);
+            tokio::time::sleep(pause + Duration::from_secs(5)).await;
+        }
+        assert!(backoff.after_failure(None) >= LONGEST);
+        tokio::time::sleep(3 * FORGET_AFTER).await;
+        assert!(backoff.after_failure(None) <= 2 * FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_asks_for_time_gets_it_within_bounds() {
+        let mut backoff = Backoff::new();
+        let asked = Duration::from_secs(7);
+        assert!(backoff.after_failure(Some(asked)) >= asked);
+        let absurd = Duration::from_secs(1 << 40);
+        assert_eq!(backoff.after_failure(Some(absurd)), FORGET_AFTER);
+    }
+}

@@ -1,0 +1,101 @@
+//! Which cluster this is: folders of one must not be changed by what another one says.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// What tells one cluster from another, as far as it can be known with rights on Secrets alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cluster {
+    /// The uid of the namespace `kube-system`, which stands for the cluster by convention; only an
+    /// account that may get that namespace knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) uid: Option<String>,
+    /// Hashes of the CA certificates that its API server is checked against.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) ca: BTreeSet<String>,
+    /// The API server's URL.
+    pub(crate) server: String,
+}
+
+impl Cluster {
+    /// The cluster behind the API server at `server`, which `cas` (DER) vouch for.
+    pub(crate) fn new(server: impl Into<String>, cas: &[Vec<u8>]) -> Self {
+        Self {
+            uid: None,
+            ca: cas.iter().map(|der| hash(der)).collect(),
+            server: server.into(),
+        }
+    }
+
+    /// Whether this is the cluster that `other` is. The uid decides where both know it. Then a CA
+    /// that they have in common, so that CAs can be rotated and servers moved; a server's URL only
+    /// counts where no CA is known, for a cluster that was made anew has the old one's URL.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (&self.uid, &other.uid) {
+            (Some(a), Some(b)) => a == b,
+            _ if self.ca.is_empty() && other.ca.is_empty() => self.server == other.server,
+            _ => !self.ca.is_disjoint(&other.ca),
+        }
+    }
+}
+
+impl fmt::Display for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.server.escape_debug())?;
+        match (&self.uid, self.ca.first()) {
+            (Some(uid), _) => write!(f, " (uid {})", uid.escape_debug()),
+            (None, Some(ca)) => write!(f, " (CA {})", ca.escape_debug()),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// The first half of the SHA-256 hash: enough to tell CAs apart, and short enough to read.
+fn hash(der: &[u8]) -> String {
+    let digest = Sha256::digest(der);
+    digest[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(uid: Option<&str>, server: &str, cas: &[&str]) -> Cluster {
+        let cas: Vec<Vec<u8>> = cas.iter().map(|ca| ca.as_bytes().to_vec()).collect();
+        Cluster {
+            uid: uid.map(str::to_owned),
+            ..Cluster::new(server, &cas)
+        }
+    }
+
+    #[test]
+    fn the_uid_decides_where_both_know_it() {
+        let a = cluster(Some("1"), "https://a", &["x"]);
+        assert!(a.is(&cluster(Some("1"), "https://b", &["y"])));
+        assert!(!a.is(&cluster(Some("2"), "https://a", &["x"])));
+    }
+
+    #[test]
+    fn a_common_ca_decides_where_the_uid_is_unknown() {
+        let a = cluster(Some("1"), "https://a", &["old", "new"]);
+        assert!(
+            a.is(&cluster(None, "https://b", &["new"])),
+            "a moved server"
+        );
+        assert!(!a.is(&cluster(None, "https://a", &["other"])), "made anew");
+        assert!(!a.is(&cluster(None, "https://a", &[])));
+    }
+
+    #[test]
+    fn the_url_decides_where_no_ca_is_known() {
+        let a = cluster(None, "https://a", &[]);
+        assert!(a.is(&cluster(None, "https://a", &[])));
+        assert!(!a.is(&cluster(None, "https://b", &[])));
+    }
+}

@@ -1,0 +1,184 @@
+//! Making, changing and removing a folder. Each way ends in one rename, before which nobody sees
+//! anything of the new content, and after which nobody sees anything of the old.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::look::{self, Current, DATA, Look};
+use super::{Outcome, Output, SCRATCH, WriteError, sys};
+use crate::manifest::{self, Manifest};
+use crate::select::Files;
+
+/// A link that is about to become [`DATA`]; kubelet's name for it.
+const DATA_NEW: &str = "..data_tmp";
+/// A manifest that is about to take the place of the current one.
+const MANIFEST_NEW: &str = "..sds-mirror.json.new";
+
+pub(super) fn write(
+    output: &Output,
+    folder: &str,
+    manifest: &Manifest,
+    files: &Files,
+) -> Result<Outcome, WriteError> {
+    let current = match look::current(&output.dir, folder)? {
+        Look::Foreign => return Err(WriteError::Foreign),
+        Look::Absent => {
+            make(output, folder, manifest, files)?;
+            return Ok(Outcome::Made);
+        }
+        Look::Ours(current) => current,
+    };
+    clear(output, folder, &current)?;
+    let same_links = current.links_are_of(files);
+    if same_links && current.holds(files, output.group)? {
+        note(&current, manifest, output.group)?;
+        return Ok(Outcome::Same);
+    }
+    // Other files: a swap of `..data` alone would show a link without its file for a moment. What
+    // somebody else put in the folder would be lost by an exchange.
+    let exchanged =
+        !same_links && !current.has_strangers && exchange(output, folder, manifest, files)?;
+    if !exchanged {
+        swap(output, folder, &current, manifest, files)?;
+    }
+    Ok(Outcome::Changed)
+}
+
+pub(super) fn remove(output: &Output, folder: &str) -> Result<bool, WriteError> {
+    match look::current(&output.dir, folder)? {
+        Look::Foreign => return Err(WriteError::Foreign),
+        Look::Absent => return Ok(false),
+        Look::Ours(_) => {}
+    }
+    let scratch = sys::unique(SCRATCH);
+    sys::rename_to_new(&output.dir, folder, &scratch)?;
+    sys::sync(&output.dir)?;
+    sys::remove_tree(&output.path.join(scratch))?;
+    Ok(true)
+}
+
+/// Makes a folder that is not there.
+fn make(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -> io::Result<()> {
+    build(output, manifest, files, |scratch| {
+        sys::rename_to_new(&output.dir, scratch, folder)?;
+        sys::sync(&output.dir)?;
+        Ok(true)
+    })?;
+    Ok(())
+}
+
+/// Exchanges the folder with one that was made beside it, which it then removes. Returns whether
+/// the file system can.
+fn exchange(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -> io::Result<bool> {
+    build(output, manifest, files, |scratch| {
+        if !sys::exchange(&output.dir, scratch, folder)? {
+            sys::remove_tree(&output.path.join(scratch))?;
+            return Ok(false);
+        }
+        sys::sync(&output.dir)?;
+        sys::remove_tree(&output.path.join(scratch))?;
+        Ok(true)
+    })
+}
+
+/// Builds a whole folder under a name that nobody looks at, then lets `place` put it where it
+/// belongs. What was built is removed when anything fails.
+fn build<T>(
+    output: &Output,
+    manifest: &Manifest,
+    files: &Files,
+    place: impl FnOnce(&str) -> io::Result<T>,
+) -> io::Result<T> {
+    let scratch = sys::unique(SCRATCH);
+    let built = || -> io::Result<T> {
+        let dir = sys::make_folder(&output.dir, &scratch)?;
+        let generation = sys::unique("..");
+        generate(&dir, &generation, manifest, files, output.group)?;
+        sys::make_link(&dir, DATA, &generation)?;
+        for name in files.keys() {
+            sys::make_link(&dir, name, &look::link_target(name))?;
+        }
+        sys::settle(&dir, output.group, sys::FOLDER_MODE)?;
+        sys::sync(&dir)?;
+        place(&scratch)
+    };
+    built().inspect_err(|_| {
+        let _ = sys::remove_tree(&output.path.join(&scratch));
+    })
+}
+
+/// Writes a new generation into the folder and swaps `..data`, as kubelet does.
+fn swap(
+    output: &Output,
+    folder: &str,
+    current: &Current,
+    manifest: &Manifest,
+    files: &Files,
+) -> io::Result<()> {
+    let dir = &current.dir;
+    let generation = sys::unique("..");
+    let swapped = || -> io::Result<()> {
+        generate(dir, &generation, manifest, files, output.group)?;
+        sys::settle(dir, output.group, sys::FOLDER_MODE)?;
+        sys::make_link(dir, DATA_NEW, &generation)?;
+        sys::sync(dir)?;
+        sys::rename(dir, DATA_NEW, DATA)
+    };
+    swapped().inspect_err(|_| {
+        let _ = sys::remove_tree(&output.path.join(folder).join(&generation));
+    })?;
+    for name in files.keys().filter(|name| !current.links.contains(name)) {
+        sys::make_link(dir, name, &look::link_target(name))?;
+    }
+    for name in current
+        .links
+        .iter()
+        .filter(|name| !files.contains_key(*name))
+    {
+        sys::remove_file(dir, name)?;
+    }
+    sys::sync(dir)?;
+    sys::remove_tree(&output.path.join(folder).join(&current.generation))
+}
+
+/// Writes a generation into a folder, synced.
+fn generate(
+    dir: impl AsFd,
+    name: &str,
+    manifest: &Manifest,
+    files: &Files,
+    group: Option<u32>,
+) -> io::Result<()> {
+    let generation = sys::make_folder(&dir, name)?;
+    for (file, content) in files {
+        sys::make_file(&generation, file, content, group)?;
+    }
+    sys::make_file(
+        &generation,
+        manifest::FILE_NAME,
+        &manifest.to_bytes(),
+        group,
+    )?;
+    sys::settle(&generation, group, sys::FOLDER_MODE)?;
+    sys::sync(&generation)
+}
+
+/// Replaces the manifest of a generation that is otherwise as it should be.
+fn note(current: &Current, manifest: &Manifest, group: Option<u32>) -> io::Result<()> {
+    if current.manifest == *manifest {
+        return Ok(());
+    }
+    let data = &current.data;
+    sys::remove_file(data, MANIFEST_NEW)?;
+    sys::make_file(data, MANIFEST_NEW, &manifest.to_bytes(), group)?;
+    sys::rename(data, MANIFEST_NEW, manifest::FILE_NAME)?;
+    sys::sync(data)
+}
+
+/// Removes what a crash left in the folder.
+fn clear(output: &Output, folder: &str, current: &Current) -> io::Result<()> {
+    for name in &current.leftovers {
+        sys::remove_tree(&output.path.join(folder).join(name))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! The system calls of the writer: relative to open folders, never through links, synced.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, fchmod, fchown, flock,
+    fsync, mkdirat, openat, readlinkat, renameat, renameat_with, symlinkat, unlinkat,
+};
+use rustix::io::Errno;
+
+/// The mode of folders: the mirror changes them, the group reads.
+pub(super) const FOLDER_MODE: u32 = 0o750;
+/// The mode of files, likewise.
+pub(super) const FILE_MODE: u32 = 0o640;
+
+/// Makes the folder at `path` where it is missing, its parents too, and opens it.
+pub(super) fn make_and_open(path: &Path, group: Option<u32>) -> io::Result<OwnedFd> {
+    if !path.is_dir() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(path)?;
+        let dir = openat(CWD, path, folder_flags(), Mode::empty())?;
+        settle(&dir, group, FOLDER_MODE)?;
+        return Ok(dir);
+    }
+    // A link to a folder is the administrator's choice here, and only here.
+    Ok(openat(
+        CWD,
+        path,
+        folder_flags() - OFlags::NOFOLLOW,
+        Mode::empty(),
+    )?)
+}
+
+/// How long a lock is waited for: a mirror that was told to end may be at its last write.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Takes the lock in `dir`; `None` when another process has it.
+pub(super) fn lock(dir: impl AsFd, name: &str) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let lock = openat(dir, name, flags, Mode::from(0o600))?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(lock)),
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The names in a folder, without `.` and `..`. What is not UTF-8 is no name of the mirror's, and
+/// need not be told from another such name.
+pub(super) fn names(dir: impl AsFd) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy();
+        if !matches!(&*name, "." | "..") {
+            names.push(name.into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Opens a folder in `dir`; a link to one is not followed.
+pub(super) fn open_folder(dir: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
+    openat(dir, name, folder_flags(), Mode::empty())
+}
+
+fn folder_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+/// Where a link leads; `None` when there is no link of this name.
+pub(super) fn link_target(dir: impl AsFd, name: &str) -> io::Result<Option<String>> {
+    match readlinkat(dir, name, Vec::new()) {
+        Ok(target) => Ok(target.into_string().ok()),
+        Err(Errno::NOENT | Errno::INVAL) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The content of a regular file of up to `limit` bytes; `None` when it is none, or larger.
+pub(super) fn read_file(dir: impl AsFd, name: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
+    // NONBLOCK: a pipe in its place must not hold up anything.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(dir, name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
+    let metadata = file.metadata()?;
+    let size = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
+    if !metadata.is_file() || size > limit {
+        return Ok(None);
+    }
+    // Room for all of it from the start: no copy of a key is left behind by growing.
+    let mut bytes = Vec::with_capacity(size + 1);
+    file.take(limit as u64).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// Makes a folder that nobody else can enter yet.
+pub(super) fn make_folder(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    mkdirat(&dir, name, Mode::from(0o700))?;
+    Ok(open_folder(&dir, name)?)
+}
+
+/// Gives a folder or file its group and mode, in this order: at no moment can another group read.
+pub(super) fn settle(fd: impl AsFd, group: Option<u32>, mode: u32) -> io::Result<()> {
+    if let Some(group) = group {
+        fchown(&fd, None, Some(Gid::from_raw(group)))?;
+    }
+    fchmod(&fd, Mode::from(mode))?;
+    Ok(())
+}
+
+/// Makes a file, which must be new, and syncs it.
+pub(super) fn make_file(
+    dir: impl AsFd,
+    name: &str,
+    content: &[u8],
+    group: Option<u32>,
+) -> io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(openat(dir, name, flags, Mode::from(0o600))?);
+    settle(&file, group, FILE_MODE)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+/// Makes a link, over a leftover of the same name.
+pub(super) fn make_link(dir: impl AsFd, name: &str, target: &str) -> io::Result<()> {
+    remove_file(&dir, name)?;
+    Ok(symlinkat(target, &dir, name)?)
+}
+
+/// Removes a file or link, if it is there.
+pub(super) fn remove_file(dir: impl AsFd, name: &str) -> io::Result<()> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Renames within a folder, over what has the new name.
+pub(super) fn rename(dir: impl AsFd, from: &str, to: &str) -> io::Result<()> {
+    Ok(renameat(&dir, from, &dir, to)?)
+}
+
+/// Renames within a folder, if nothing has the new name.
+pub(super) fn rename_to_new(dir: impl AsFd, from: &str, to: &str) -> io::Result<()> {
+    match renameat_with(&dir, from, &dir, to, RenameFlags::NOREPLACE) {
+        // A file system without it: a folder that has content is not replaced there either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename(dir, from, to),
+        result => Ok(result?),
+    }
+}
+
+/// Exchanges two names in one step. Returns whether the file system can.
+pub(super) fn exchange(dir: impl AsFd, a: &str, b: &str) -> io::Result<bool> {
+    match renameat_with(&dir, a, &dir, b, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(true),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Makes sure that what is in the folder now is there after a power cut.
+pub(super) fn sync(dir: impl AsFd) -> io::Result<()> {
+    Ok(fsync(dir)?)
+}
+
+/// Removes whatever is at `path`; it is fine when nothing is. Links are removed, not followed.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    let result = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// A name that was not given before: the time, to the nanosecond.
+pub(super) fn unique(prefix: &str) -> String {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{prefix}{:x}", now.as_nanos())
+}
+
+/// Whether this is a name as [`unique`] gives generations.
+pub(super) fn is_generation(name: &str) -> bool {
+    let rest = name.strip_prefix("..").unwrap_or_default();
+    !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_hexdigit())
+}

@@ -1,0 +1,3 @@
+//! `sds-mirror` against a real kube-apiserver and etcd.
+
+mod secrets;
