@@ -1,11 +1,13 @@
 //! `sds-agent envoy-config`: a real Envoy takes what it writes, as it is.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::util::agent::PROGRAM;
-use crate::util::require;
 use crate::util::tools::ENVOY;
+use crate::util::{Agent, Bed, Ca, Envoy, Https, Identity, eventually_true, require};
 
 fn generate(arguments: &[&str]) -> Output {
     Command::new(PROGRAM)
@@ -116,4 +118,145 @@ fn envoy_takes_every_name_that_a_credential_can_have() {
     }
     assert_eq!(generate(&["a", "b*c"]).status.code(), Some(2));
     assert_eq!(generate(&[]).status.code(), Some(2));
+}
+
+/// Runs Envoy with a full configuration for the agent of `bed`, as it is but for the ports.
+#[track_caller]
+fn start(envoy: &Path, bed: &Bed, arguments: &[&str]) -> Envoy {
+    let socket = bed.socket();
+    let mut all = vec!["--full", "--socket", socket.to_str().unwrap()];
+    all.extend(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    all.extend(arguments);
+    Envoy::start_as_it_is(envoy, &yaml(&all))
+}
+
+#[track_caller]
+fn wait_until_served(https: &Https, identity: &Identity) {
+    eventually_true("the certificate", || {
+        https
+            .get()
+            .is_ok_and(|served| served.status == 200 && served.chain[0] == identity.der)
+    });
+}
+
+/// A credential with its CA beside it.
+fn write_with_ca(bed: &Bed, name: &str, identity: &Identity, ca: &Ca) {
+    let files = [
+        ("tls.crt", &*identity.chain),
+        ("tls.key", &identity.key),
+        ("ca.crt", ca.pem()),
+    ];
+    bed.root.write(name, &files);
+}
+
+#[test]
+fn a_full_configuration_serves_each_host_its_certificate() {
+    let Some(envoy) = require(&ENVOY) else { return };
+    let bed = Bed::new();
+    let mut agent = bed.agent();
+    let names = ["a.test", "B.test", "*.c.test"];
+    let identities = names.map(|name| {
+        let identity = bed.ca.server(&[name]);
+        bed.root.write_pair(name, &identity);
+        identity
+    });
+    let envoy = start(&envoy, &bed, &names);
+    for (host, identity) in ["a.test", "b.test", "x.c.test"]
+        .into_iter()
+        .zip(&identities)
+    {
+        wait_until_served(&envoy.https(host).ca(bed.ca.pem()), identity);
+    }
+    assert!(envoy.https("other.test").get().is_err());
+
+    // What changes while the agent is away is served when it is back.
+    agent.kill();
+    let next = bed.ca.server(&["a.test"]);
+    bed.root.write_pair("a.test", &next);
+    assert_eq!(envoy.https("a.test").leaf().unwrap(), identities[0].der);
+    let _agent = bed.agent();
+    wait_until_served(&envoy.https("a.test").ca(bed.ca.pem()), &next);
+    envoy.assert_no_rejection();
+}
+
+#[test]
+fn mutual_tls_refuses_and_serves() {
+    let Some(envoy) = require(&ENVOY) else { return };
+    let (bed, clients) = (Bed::new(), Ca::new("The clients' CA"));
+    let identity = bed.ca.server(&["a.test"]);
+    write_with_ca(&bed, "a.test", &identity, &clients);
+    let _agent = bed.agent();
+    for more in [&[][..], &["--on-demand"]] {
+        let envoy = start(&envoy, &bed, &[&["a.test", "--mutual"], more].concat());
+        let client = envoy.https("a.test").ca(bed.ca.pem());
+        wait_until_served(&client.clone().identity(&clients.client("me")), &identity);
+        assert!(
+            client.get().is_err(),
+            "{more:?}: served without a certificate"
+        );
+        let stranger = bed.ca.client("me");
+        assert!(
+            client.identity(&stranger).get().is_err(),
+            "{more:?}: served a stranger"
+        );
+    }
+}
+
+#[test]
+fn on_demand_serves_whatever_host_the_agent_has() {
+    let Some(envoy) = require(&ENVOY) else { return };
+    let bed = Bed::new();
+    let first = bed.ca.server(&["first.test"]);
+    bed.root.write_pair("first.test", &first);
+    let agent = bed.agent();
+    let envoy = start(&envoy, &bed, &["first.test", "--on-demand"]);
+    wait_until_served(&envoy.https("first.test").ca(bed.ca.pem()), &first);
+    assert!(envoy.https("later.test").get().is_err());
+    let later = bed.ca.server(&["later.test"]);
+    bed.root.write_pair("later.test", &later);
+    wait_until_served(&envoy.https("later.test").ca(bed.ca.pem()), &later);
+    let next = bed.ca.server(&["later.test"]);
+    bed.root.write_pair("later.test", &next);
+    wait_until_served(&envoy.https("later.test").ca(bed.ca.pem()), &next);
+    // A client that names no host.
+    wait_until_served(&envoy.https("127.0.0.1"), &first);
+    assert!(agent.lines_with(&["NACK"]).is_empty());
+}
+
+#[test]
+fn an_upstream_gets_the_client_certificate_and_is_checked() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let (servers, clients) = (Ca::new("The servers' CA"), Ca::new("The clients' CA"));
+    let (upstream, downstream) = (Bed::new(), Bed::new());
+    write_with_ca(&upstream, "b.test", &servers.server(&["b.test"]), &clients);
+    write_with_ca(&downstream, "b.test", &clients.client("me"), &servers);
+    write_with_ca(&downstream, "c.test", &clients.client("me"), &servers);
+    let _agents: [Agent; 2] = [upstream.agent(), downstream.agent()];
+    let server = start(&program, &upstream, &["b.test", "--mutual"]);
+    let address = format!("127.0.0.1:{}", server.port());
+    let arguments = [
+        "b.test",
+        "c.test",
+        "--upstream",
+        "--upstream-address",
+        &address,
+    ];
+    let client = start(&program, &downstream, &arguments);
+    eventually_true("an answer of the upstream", || {
+        plain_status(client.port(), "b.test") == Some(200)
+    });
+    // The upstream's certificate is for b.test alone.
+    assert_eq!(plain_status(client.port(), "c.test:80"), Some(503));
+}
+
+/// The status of `GET /` without TLS.
+fn plain_status(port: u16, host: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
 }

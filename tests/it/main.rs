@@ -16,6 +16,7 @@ mod mirror;
 mod package;
 mod rotation;
 mod systemd;
+mod tools;
 mod util;
 mod walk;
 mod wire;
