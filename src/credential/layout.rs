@@ -291,3 +291,6 @@ fn list(names: &[&str], last: &str) -> String {
         [most @ .., end] => format!("{} {last} {end}", most.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests;

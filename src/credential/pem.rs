@@ -238,3 +238,6 @@ fn plain(label: &[u8], text: &[u8]) -> Zeroizing<Vec<u8>> {
     }
     plain
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,11 @@
 //! Folders of files, good and bad, and what is made of them.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
+use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use zeroize::Zeroizing;
 
@@ -216,5 +219,136 @@ fn dates_are_warned_of_and_served() {
         });
         let credential = good(&[("tls.crt", &cert), ("tls.key", &key), ("ca.crt", &root.pem)]);
         assert_eq!(warned(&credential), [reason]);
+    }
+}
+
+#[test]
+fn a_key_that_others_can_reach_is_warned_of() {
+    let (cert, key) = leaf(&ca("root"), "a.example");
+    let both = format!("{cert}{key}");
+    for (mode, warns) in [(0o600, false), (0o640, false), (0o604, true), (0o602, true)] {
+        for mut list in [
+            files(&[("tls.crt", &cert), ("tls.key", &key)]),
+            files(&[("a.pem", &both)]),
+        ] {
+            for file in &mut list {
+                // A certificate is no secret.
+                file.mode = if file.name == "tls.crt" { 0o644 } else { mode };
+            }
+            let credential = read(list).unwrap();
+            let warned = warned(&credential).contains(&Reason::LooseMode);
+            assert_eq!(warned, warns, "{mode:o}");
+        }
+    }
+}
+
+#[test]
+fn a_revocation_list_without_a_bundle_is_passed_over() {
+    let root = ca("root");
+    let (cert, key) = leaf(&root, "a.example");
+    let chain = format!("{cert}{}", root.pem);
+    let credential = good(&[("tls.crt", &chain), ("tls.key", &key), ("ca.crl", "hello")]);
+    assert_eq!(warned(&credential), [Reason::Incomplete]);
+    assert_eq!(credential.passed_over, ["ca.crl"]);
+}
+
+#[test]
+fn the_problems_of_all_parts_are_told_at_once() {
+    let root = ca("root");
+    let (cert, _) = leaf(&root, "a.example");
+    let problems = bad(&[("tls.crt", &cert[..90]), ("tls.key", ""), ("ca.crt", &cert)]);
+    assert_eq!(
+        problems,
+        [Reason::BadTrustBundle, Reason::BadPem, Reason::BadPem]
+    );
+}
+
+#[test]
+fn one_file_is_blamed_once() {
+    let (cert, key) = leaf(&ca("root"), "a.example");
+    let cut = format!("{key}{}", &cert[..200]);
+    assert_eq!(bad(&[("a.pem", &cut)]), [Reason::BadPem]);
+}
+
+#[test]
+fn a_key_of_another_kind_is_no_match() {
+    let root = ca("root");
+    let (cert, _) = leaf(&root, "a.example");
+    let other = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let list = [
+        ("tls.crt", cert.as_str()),
+        ("tls.key", &other.serialize_pem()),
+    ];
+    assert_eq!(bad(&list), [Reason::KeyMismatch]);
+}
+
+#[test]
+fn names_from_a_certificate_forge_no_line() {
+    let root = ca("ro\not");
+    let (cert, key) = leaf_with(&root, "a.example", |params| {
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, "\x1b[2J\r");
+    });
+    let credential = good(&[("tls.crt", &cert), ("tls.key", &key)]);
+    let leaf = &credential.pair.as_ref().unwrap().leaf;
+    for text in [
+        &leaf.subject,
+        &leaf.issuer,
+        &credential.warnings[0].to_string(),
+    ] {
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_in_the_chains_file_the_leaf_comes_first_and_no_key_goes_out(
+        order in Just(vec!["cert", "middle", "root", "key", "other"]).prop_shuffle(),
+        length in 0..=5_usize,
+    ) {
+        static PKI: LazyLock<HashMap<&str, String>> = LazyLock::new(|| {
+            let root = ca("root");
+            let middle = intermediate(&root, "middle");
+            let (cert, key) = leaf(&middle, "a.example");
+            let (_, other) = leaf(&middle, "a.example");
+            [("cert", cert), ("middle", middle.pem), ("root", root.pem), ("key", key), ("other", other)].into()
+        });
+        let order = &order[..length];
+        let text = |names: &[&str]| names.iter().map(|name| PKI[name].as_str()).collect::<String>();
+        let list = files(&[("tls.crt", &text(order)), ("tls.key", &PKI["key"])]);
+        match read(list) {
+            Ok(credential) => {
+                let chain = credential.pair.unwrap().chain;
+                let mut expected = vec!["cert"];
+                expected.extend(order.iter().filter(|name| !["cert", "key", "other"].contains(name)));
+                prop_assert_eq!(String::from_utf8(chain).unwrap(), text(&expected));
+            }
+            Err(_) => prop_assert!(!order.contains(&"cert")),
+        }
+    }
+
+    #[test]
+    fn no_bytes_break_it(
+        names in proptest::sample::subsequence(vec!["tls.crt", "tls.key", "ca.crt", "ca.crl", "a.pem"], 1..=5),
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        static GOOD: LazyLock<String> = LazyLock::new(|| {
+            let root = ca("root");
+            let (cert, key) = leaf(&root, "a.example");
+            format!("{cert}{}{key}", root.pem)
+        });
+        let mut bytes = GOOD.clone().into_bytes();
+        for (at, byte) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let list = names.iter().map(|name| file(name, &bytes)).collect();
+        if let Ok(credential) = read(list) {
+            let pair = credential.pair.unwrap();
+            prop_assert!(!String::from_utf8_lossy(&pair.chain).contains("PRIVATE KEY"));
+        }
     }
 }
