@@ -40,7 +40,8 @@ fn names_that_are_not_served_are_logged_once_with_their_reason() {
     stream.0.assert_silent();
     for name in not_served.filter(|name| !name.starts_with('.')) {
         let shown = name.escape_debug().to_string();
-        let lines = agent.lines_with(&["not served", &shown]);
+        agent.wait_for_line(&["WARN", &shown]);
+        let lines = agent.lines_with(&["WARN", &shown]);
         assert_eq!(lines.len(), 1, "{name:?}: {lines:#?}");
     }
 }

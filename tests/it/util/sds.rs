@@ -219,6 +219,13 @@ impl<Q, R: std::fmt::Debug> Stream<Q, R> {
         }
     }
 
+    /// The next response, if there is one within `bound`.
+    #[track_caller]
+    pub(crate) fn recv_within(&mut self, bound: Duration) -> Option<R> {
+        let next = self.next(bound)?;
+        Some(next.unwrap_or_else(|status| panic!("the stream has ended: {status:?}")))
+    }
+
     /// Waits for the end of the stream: `Ok` when it was the regular one.
     #[track_caller]
     pub(crate) fn end(&mut self) -> Code {
