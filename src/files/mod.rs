@@ -1,7 +1,8 @@
 //! Credential folders on disk: one consistent, bounded read of each, and what may have changed.
 
 pub mod read;
-pub mod resolve;
+mod resolve;
 pub mod roots;
-pub mod stamps;
+mod slurp;
+mod stamps;
 pub mod watch;

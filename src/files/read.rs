@@ -1,13 +1,31 @@
 //! One consistent, bounded read of a folder, and the folders that it depended on.
 
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use rustix::fs::{Dir as Listing, FileType, OFlags, Stat, fstat};
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-pub use super::resolve::{Arm, Dir, FileId, Interest};
+pub use super::resolve::{Arm, Dir, FileId, Interest, Unwatched};
+use super::resolve::{Entry, Failure, Folder, Found, Leaf, Link, Walk, open};
+use super::slurp::{Slurped, slurp};
+use super::stamps::Depth;
 pub use super::stamps::Stamps;
 use crate::config::Limits;
-use crate::problem::Problem;
+use crate::problem::{Problem, Reason};
+
+/// The link that the kubelet, and whoever writes folders as it does, switches when all is in place.
+const DATA: &str = "..data";
+
+/// How often a read begins anew when the files change under it. The kubelet changes them once a
+/// minute; this many is for a writer that does nothing else.
+const ATTEMPTS: u32 = 40;
+
+/// Names that are passed over and still looked at: more of them, and the folder is not one for
+/// credentials. The kubelet leaves a handful.
+const MAX_PASSED_OVER: usize = 4096;
 
 /// A regular file, read whole. Its bytes are wiped when dropped.
 pub struct File {
@@ -31,8 +49,365 @@ pub struct Reading {
     pub stamps: Stamps,
 }
 
-/// Reads the credential folder at `folder` once.
+/// Reads the credential folder at `folder` once. Where it has a link `..data`, that is what leads to
+/// the files: all of one generation, even when the link is switched meanwhile.
+///
+/// Never blocks on what it finds there, and is bounded by `limits`, whatever it finds.
 pub fn read(folder: &Path, limits: &Limits, arm: &mut dyn Arm) -> Reading {
-    let _ = (folder, limits, arm);
-    todo!()
+    read_below(None, folder, limits, arm)
+}
+
+/// Reads the credential folder at `folder` as [`read`] does, and follows no link to a place outside
+/// `root`, which it is in.
+pub fn read_confined(root: &Path, folder: &Path, limits: &Limits, arm: &mut dyn Arm) -> Reading {
+    read_below(Some(root), folder, limits, arm)
+}
+
+fn read_below(root: Option<&Path>, folder: &Path, limits: &Limits, arm: &mut dyn Arm) -> Reading {
+    for _ in 0..ATTEMPTS {
+        let mut read = Read::new(folder, limits, &mut *arm);
+        let present = read.run(root);
+        if !read.raced {
+            return read.finish(present);
+        }
+    }
+    let mut read = Read::new(folder, limits, arm);
+    read.walk.stamps.unsure();
+    read.problem(
+        Reason::Unreadable,
+        folder,
+        "it changes faster than it can be read",
+        "write new files beside it and switch a link, or rename them into place",
+    );
+    read.finish(true)
+}
+
+/// One attempt at a read.
+struct Read<'a> {
+    walk: Walk<'a>,
+    folder: &'a Path,
+    limits: &'a Limits,
+    files: Vec<File>,
+    problems: Vec<Problem>,
+    /// Whether something changed on the way, so that what was found may never have stood there.
+    raced: bool,
+}
+
+impl<'a> Read<'a> {
+    fn new(folder: &'a Path, limits: &'a Limits, arm: &'a mut dyn Arm) -> Self {
+        Self {
+            walk: Walk::new(arm),
+            folder,
+            limits,
+            files: Vec::new(),
+            problems: Vec::new(),
+            raced: false,
+        }
+    }
+
+    fn finish(self, present: bool) -> Reading {
+        Reading {
+            present,
+            files: self.files,
+            problems: self.problems,
+            stamps: self.walk.stamps.finish(),
+        }
+    }
+
+    /// Reads all there is, and tells whether the folder is there.
+    fn run(&mut self, root: Option<&Path>) -> bool {
+        match open_folder(&mut self.walk, root, self.folder) {
+            Ok(folder) => {
+                self.files_of(&folder);
+                true
+            }
+            Err(NoFolder::Absent) => false,
+            Err(NoFolder::Not(problem)) => {
+                self.problems.push(problem);
+                false
+            }
+            Err(NoFolder::Unknown(problem)) => {
+                self.problems.push(problem);
+                true
+            }
+        }
+    }
+
+    fn files_of(&mut self, folder: &Rc<Folder>) {
+        match self.walk.look(folder, OsStr::new(DATA)) {
+            Ok(Entry::Link(link)) => self.generation(folder, &link),
+            // A thing of that name that is no link is one more name that begins with `..`.
+            Ok(_) | Err(Failure::Absent(_)) => self.every_file(folder),
+            Err(failure) => self.failed(&self.folder.join(DATA), failure),
+        }
+    }
+
+    /// Reads the generation that `link`, the folder's `..data`, leads to.
+    fn generation(&mut self, folder: &Rc<Folder>, link: &Link) {
+        match self.walk.follow(Rc::clone(folder), &link.target, 1) {
+            Ok(Found::Folder(generation)) => {
+                generation.set_complete();
+                self.every_file(&generation);
+            }
+            Ok(Found::Other(_)) => self.problem(
+                Reason::NotAFile,
+                &self.folder.join(DATA),
+                "it does not lead to a folder",
+                "let it lead to the folder with the files",
+            ),
+            Err(failure) => self.failed(&self.folder.join(DATA), failure),
+        }
+        // A generation is taken away once the link has been switched, perhaps while it was read.
+        let still = match self.walk.look(folder, OsStr::new(DATA)) {
+            Ok(Entry::Link(now)) => same(&now.stat, &link.stat) && now.target == link.target,
+            _ => false,
+        };
+        self.raced |= !still;
+    }
+
+    /// Reads every file that is directly in `folder`.
+    fn every_file(&mut self, folder: &Rc<Folder>) {
+        self.walk.arm.arm(folder.as_dir(), Interest::All);
+        let names = match self.names(folder) {
+            Ok(Some(names)) => names,
+            Ok(None) => {
+                let what = format!("it holds more than {} files", self.limits.files);
+                let remedy = "keep one credential in a folder, and nothing else";
+                return self.problem(Reason::TooLarge, self.folder, what, remedy);
+            }
+            Err(error) => return self.failed(self.folder, Failure::System(error)),
+        };
+        for name in names {
+            let path = self.folder.join(&name);
+            let Some(utf8) = name.to_str() else {
+                let what = "its name is not UTF-8";
+                self.problem(Reason::Name, &path, what, "rename it, or take it away");
+                continue;
+            };
+            match self.walk.follow(Rc::clone(folder), Path::new(&name), 0) {
+                Ok(Found::Other(leaf)) => self.file(utf8, &path, &leaf),
+                Ok(Found::Folder(_)) => self.not_a_file(&path, FileType::Directory),
+                // Gone since it was listed: certbot unlinks a link and makes it anew.
+                Err(Failure::Absent(at)) if at == folder.path.join(&name) => {}
+                Err(failure) => self.failed(&path, failure),
+            }
+        }
+    }
+
+    /// The names in `folder` that matter, in order, or `None` when there are too many.
+    fn names(&mut self, folder: &Folder) -> Result<Option<Vec<OsString>>, Errno> {
+        let mut names = Vec::new();
+        let mut passed_over = 0;
+        for entry in list(&mut self.walk, folder)? {
+            let (name, _) = entry?;
+            if name.as_encoded_bytes().starts_with(b"..") {
+                passed_over += 1;
+            } else {
+                names.push(name);
+            }
+            if names.len() > self.limits.files || passed_over > MAX_PASSED_OVER {
+                return Ok(None);
+            }
+        }
+        names.sort_unstable();
+        Ok(Some(names))
+    }
+
+    fn file(&mut self, name: &str, path: &Path, leaf: &Leaf) {
+        let kind = FileType::from_raw_mode(leaf.stat.st_mode);
+        if kind != FileType::RegularFile {
+            return self.not_a_file(path, kind);
+        }
+        match slurp(leaf, self.limits.file_bytes) {
+            Ok(Slurped::Whole { bytes, stat }) => {
+                let dir = leaf.folder.as_dir();
+                self.walk.arm.saw(dir, &leaf.name, modified(&stat));
+                self.files.push(File {
+                    name: name.to_owned(),
+                    bytes,
+                    mode: stat.st_mode & 0o7777,
+                });
+            }
+            Ok(Slurped::TooLarge) => {
+                let what = format!("it is larger than {} bytes", self.limits.file_bytes);
+                let remedy = "put nothing but the credential's files here";
+                self.problem(Reason::TooLarge, path, what, remedy);
+            }
+            Ok(Slurped::Raced) => self.raced = true,
+            Err(Errno::STALE) => self.raced = true,
+            Err(error) => self.failed(path, Failure::System(error)),
+        }
+    }
+
+    fn not_a_file(&mut self, path: &Path, kind: FileType) {
+        let what = match kind {
+            FileType::Directory => "it is a folder, not a file",
+            FileType::Fifo => "it is a pipe, not a file",
+            FileType::Socket => "it is a socket, not a file",
+            _ => "it is a device, not a file",
+        };
+        let remedy = "put a regular file there, or take it away";
+        self.problem(Reason::NotAFile, path, what, remedy);
+    }
+
+    fn failed(&mut self, path: &Path, failure: Failure) {
+        if let Failure::System(error) = failure
+            && super::stamps::passes(error)
+        {
+            self.walk.stamps.unsure();
+        }
+        self.problems.push(problem(path, failure));
+    }
+
+    fn problem(
+        &mut self,
+        reason: Reason,
+        path: &Path,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.problems.push(Problem::new(reason, path, what, remedy));
+    }
+}
+
+/// Why there is no folder to read.
+pub(super) enum NoFolder {
+    /// There is none.
+    Absent,
+    /// Something else stands there, and this is wrong with it.
+    Not(Problem),
+    /// There may be one: it can't be told.
+    Unknown(Problem),
+}
+
+/// Opens the folder at `path`. With a `root`, which it is in, no link leads out of that.
+pub(super) fn open_folder(
+    walk: &mut Walk<'_>,
+    root: Option<&Path>,
+    path: &Path,
+) -> Result<Rc<Folder>, NoFolder> {
+    let found = match root.and_then(|root| Some((root, path.strip_prefix(root).ok()?))) {
+        Some((root, rest)) => match walk.find(root) {
+            Ok(Found::Folder(root)) => {
+                walk.confine(&root);
+                walk.follow(root, rest, 0)
+            }
+            found => found,
+        },
+        None => walk.find(path),
+    };
+    match found {
+        Ok(Found::Folder(folder)) => Ok(folder),
+        Ok(Found::Other(_)) => Err(NoFolder::Not(Problem::new(
+            Reason::NotAFile,
+            path,
+            "it is not a folder",
+            "put a folder there",
+        ))),
+        Err(Failure::Absent(at)) if std::path::absolute(path).is_ok_and(|path| path == at) => {
+            Err(NoFolder::Absent)
+        }
+        Err(failure @ (Failure::Absent(_) | Failure::Circle | Failure::Outside(_))) => {
+            Err(NoFolder::Not(problem(path, failure)))
+        }
+        Err(failure @ Failure::System(error)) => {
+            if super::stamps::passes(error) {
+                walk.stamps.unsure();
+            }
+            Err(NoFolder::Unknown(problem(path, failure)))
+        }
+    }
+}
+
+/// The entries of `folder`, `.` and `..` left out, as they come.
+#[allow(clippy::type_complexity)]
+pub(super) fn list(
+    walk: &mut Walk<'_>,
+    folder: &Folder,
+) -> Result<impl Iterator<Item = Result<(OsString, FileType), Errno>> + use<>, Errno> {
+    let fd = open(
+        &folder.fd,
+        OsStr::new("."),
+        OFlags::RDONLY | OFlags::DIRECTORY,
+    )
+    .inspect_err(|error| walk.stamps.add(Depth::Content, &folder.path, Err(*error)))?;
+    // Before the listing: what changes during it must count as changed later.
+    let stat = fstat(&fd)?;
+    walk.stamps.add(Depth::Content, &folder.path, Ok(&stat));
+    Ok(Listing::new(fd)?.filter_map(|entry| match entry {
+        Ok(entry) => {
+            let name = entry.file_name().to_bytes();
+            (name != b"." && name != b"..").then(|| Ok((os_string(name), entry.file_type())))
+        }
+        Err(error) => Some(Err(error)),
+    }))
+}
+
+fn os_string(bytes: &[u8]) -> OsString {
+    use std::os::unix::ffi::OsStrExt;
+    OsStr::from_bytes(bytes).to_owned()
+}
+
+/// The problem with `path` when a walk from there led nowhere.
+pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
+    match failure {
+        Failure::Absent(at) => Problem::new(
+            Reason::BrokenLink,
+            path,
+            format!("it leads to {}, which does not exist", shown(&at)),
+            "correct the link, or take it away",
+        ),
+        Failure::Circle => Problem::new(
+            Reason::BrokenLink,
+            path,
+            "its links lead in a circle",
+            "correct the link, or take it away",
+        ),
+        Failure::Outside(to) => Problem::new(
+            Reason::BrokenLink,
+            path,
+            format!("it leads out of its root, to {}", shown(&to)),
+            "keep the file itself below the root, or switch `confine` off",
+        ),
+        Failure::System(error) => {
+            let remedy = match error {
+                Errno::ACCESS | Errno::PERM => "let the agent's user read it",
+                Errno::MFILE => "raise the agent's limit on open files (LimitNOFILE=)",
+                Errno::NFILE => "raise the system's limit on open files (fs.file-max)",
+                _ => "look into the system's log; it is tried again",
+            };
+            Problem::new(
+                Reason::Unreadable,
+                path,
+                format!("it can't be read: {}", std::io::Error::from(error)),
+                remedy,
+            )
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    PathBuf::from(path)
+        .display()
+        .to_string()
+        .escape_debug()
+        .to_string()
+}
+
+/// Whether nothing was done to a file between two looks at it.
+pub(super) fn same(a: &Stat, b: &Stat) -> bool {
+    FileId::of(a) == FileId::of(b)
+        && (a.st_size, a.st_mtime, a.st_mtime_nsec) == (b.st_size, b.st_mtime, b.st_mtime_nsec)
+        && (a.st_ctime, a.st_ctime_nsec) == (b.st_ctime, b.st_ctime_nsec)
+}
+
+/// When the content last changed. A time that can't be told counts as long ago.
+#[allow(clippy::unnecessary_cast)] // The widths differ between architectures.
+fn modified(stat: &Stat) -> std::time::SystemTime {
+    let (Ok(seconds), nanos) = (u64::try_from(stat.st_mtime), stat.st_mtime_nsec as u32) else {
+        return std::time::UNIX_EPOCH;
+    };
+    std::time::UNIX_EPOCH
+        .checked_add(std::time::Duration::new(seconds, nanos.min(999_999_999)))
+        .unwrap_or(std::time::UNIX_EPOCH)
 }

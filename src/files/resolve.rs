@@ -1,10 +1,23 @@
-//! A path walk in user space: every folder is announced right before a name is looked up in it.
+//! A path walk in user space: each folder is announced right before a name is looked up in it, so
+//! that every hop of every link can be watched, a missing one included, and none can lead astray.
 
-use std::ffi::OsStr;
-use std::path::Path;
+use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 use std::time::SystemTime;
 
-/// A file or folder whatever its path is now.
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, openat, readlinkat};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::stamps::{Collector, Depth};
+
+/// Links that a walk follows: as many as Linux does, see path_resolution(7).
+const MAX_LINKS: u32 = 40;
+
+/// A file or folder, whatever its path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
     /// The device, as `st_dev` has it.
@@ -31,7 +44,7 @@ pub struct Dir<'a> {
 pub enum Interest<'a> {
     /// This one name.
     Name(&'a OsStr),
-    /// Which names there are, and what stands behind them is of no matter.
+    /// Which names there are; the content behind them is of no matter.
     Names,
     /// Everything in it.
     All,
@@ -54,3 +67,305 @@ impl Arm for Unwatched {
     fn arm(&mut self, _: Dir<'_>, _: Interest<'_>) {}
     fn saw(&mut self, _: Dir<'_>, _: &OsStr, _: SystemTime) {}
 }
+
+/// Why a walk led nowhere.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Nothing has this path.
+    Absent(PathBuf),
+    /// More links than [`MAX_LINKS`].
+    Circle,
+    /// It leads out of the folder that it is confined to, to here.
+    Outside(PathBuf),
+    /// The system says no.
+    System(Errno),
+}
+
+/// An open folder.
+pub(super) struct Folder {
+    pub(super) fd: OwnedFd,
+    pub(super) path: PathBuf,
+    id: FileId,
+    remote: bool,
+    complete: Cell<bool>,
+}
+
+impl Folder {
+    /// Its files were complete before it could be reached.
+    pub(super) fn set_complete(&self) {
+        self.complete.set(true);
+    }
+
+    pub(super) fn as_dir(&self) -> Dir<'_> {
+        Dir {
+            path: &self.path,
+            id: self.id,
+            remote: self.remote,
+            complete: self.complete.get(),
+        }
+    }
+}
+
+/// What a name stands for.
+pub(super) enum Entry {
+    Folder(Rc<Folder>),
+    Link(Link),
+    Other(Leaf),
+}
+
+/// A symbolic link, as it was.
+pub(super) struct Link {
+    pub(super) target: PathBuf,
+    pub(super) stat: Stat,
+}
+
+/// Something that is neither folder nor link, under its name in the folder that it is in.
+pub(super) struct Leaf {
+    pub(super) folder: Rc<Folder>,
+    pub(super) name: OsString,
+    pub(super) stat: Stat,
+}
+
+/// Where a path led.
+pub(super) enum Found {
+    Folder(Rc<Folder>),
+    Other(Leaf),
+}
+
+/// The walks of one read.
+pub(super) struct Walk<'a> {
+    pub(super) arm: &'a mut dyn Arm,
+    pub(super) stamps: Collector,
+    /// Once known, no walk may leave this folder.
+    confined_to: Option<PathBuf>,
+    /// Device → the kind of its file system, for the devices met so far.
+    devices: Vec<(u64, u64)>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(arm: &'a mut dyn Arm) -> Self {
+        Self {
+            arm,
+            stamps: Collector::default(),
+            confined_to: None,
+            devices: Vec::new(),
+        }
+    }
+
+    /// Follows `path` from the file system's root.
+    pub(super) fn find(&mut self, path: &Path) -> Result<Found, Failure> {
+        let path = std::path::absolute(path)
+            .map_err(|e| Failure::System(Errno::from_io_error(&e).unwrap_or(Errno::INVAL)))?;
+        let top = self.top()?;
+        self.follow(top, &path, 0)
+    }
+
+    /// From now on no walk leaves `folder`.
+    pub(super) fn confine(&mut self, folder: &Folder) {
+        self.confined_to = Some(folder.path.clone());
+    }
+
+    /// Follows `path` from `folder`, after `links` links that led here.
+    pub(super) fn follow(
+        &mut self,
+        mut folder: Rc<Folder>,
+        path: &Path,
+        mut links: u32,
+    ) -> Result<Found, Failure> {
+        let mut steps: Vec<Step> = Vec::new();
+        push_steps(&mut steps, path);
+        while let Some(step) = steps.pop() {
+            folder = match step {
+                Step::Top => self.top()?,
+                Step::Up => self.parent(&folder)?,
+                Step::Down(name) => match self.look(&folder, &name)? {
+                    Entry::Folder(folder) => folder,
+                    Entry::Link(_) if links == MAX_LINKS => return Err(Failure::Circle),
+                    Entry::Link(link) => {
+                        links += 1;
+                        push_steps(&mut steps, &link.target);
+                        folder
+                    }
+                    Entry::Other(leaf) if steps.is_empty() => return Ok(Found::Other(leaf)),
+                    Entry::Other(leaf) => return Err(Failure::Absent(leaf.below(&steps))),
+                },
+            };
+        }
+        Ok(Found::Folder(folder))
+    }
+
+    /// Looks `name` up in `folder`.
+    pub(super) fn look(&mut self, folder: &Rc<Folder>, name: &OsStr) -> Result<Entry, Failure> {
+        self.arm.arm(folder.as_dir(), Interest::Name(name));
+        let path = folder.path.join(name);
+        let opened = open(&folder.fd, name, OFlags::PATH | OFlags::NOFOLLOW)
+            .and_then(with_stat)
+            .and_then(|opened| self.mounted(opened, folder, name));
+        let (fd, stat) = opened.map_err(|error| {
+            self.stamps.add(Depth::Content, &path, Err(error));
+            match error {
+                Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Failure::Absent(path.clone()),
+                _ => Failure::System(error),
+            }
+        })?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Directory {
+            self.stamps.add(Depth::Identity, &path, Ok(&stat));
+            return Ok(Entry::Folder(self.enter(fd, path, &stat)?));
+        }
+        self.stamps.add(Depth::Content, &path, Ok(&stat));
+        if kind == FileType::Symlink {
+            let target = readlinkat(&fd, "", Vec::new()).map_err(Failure::System)?;
+            let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+            return Ok(Entry::Link(Link { target, stat }));
+        }
+        Ok(Entry::Other(Leaf {
+            folder: Rc::clone(folder),
+            name: name.to_owned(),
+            stat,
+        }))
+    }
+
+    fn top(&mut self) -> Result<Rc<Folder>, Failure> {
+        self.open_folder(CWD, "/", PathBuf::from("/"))
+    }
+
+    fn parent(&mut self, folder: &Folder) -> Result<Rc<Folder>, Failure> {
+        let path = folder.path.parent().unwrap_or(&folder.path).to_owned();
+        self.open_folder(folder.fd.as_fd(), "..", path)
+    }
+
+    fn open_folder(
+        &mut self,
+        from: BorrowedFd<'_>,
+        name: &str,
+        path: PathBuf,
+    ) -> Result<Rc<Folder>, Failure> {
+        let (fd, stat) = open(from, OsStr::new(name), OFlags::PATH | OFlags::DIRECTORY)
+            .and_then(with_stat)
+            .map_err(Failure::System)?;
+        self.enter(fd, path, &stat)
+    }
+
+    fn enter(&mut self, fd: OwnedFd, path: PathBuf, stat: &Stat) -> Result<Rc<Folder>, Failure> {
+        if let Some(bound) = &self.confined_to
+            && !path.starts_with(bound)
+        {
+            return Err(Failure::Outside(path));
+        }
+        let id = FileId::of(stat);
+        let magic = self.magic(&fd, id.device).map_err(Failure::System)?;
+        Ok(Rc::new(Folder {
+            fd,
+            path,
+            id,
+            remote: REMOTE.contains(&magic),
+            complete: Cell::new(false),
+        }))
+    }
+
+    /// A folder that an automounter stands ready for is not mounted by a mere look at it, only by
+    /// opening it as a folder.
+    fn mounted(
+        &mut self,
+        (fd, stat): (OwnedFd, Stat),
+        folder: &Folder,
+        name: &OsStr,
+    ) -> Result<(OwnedFd, Stat), Errno> {
+        const AUTOFS: u64 = 0x0187;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+            && self.magic(&fd, FileId::of(&stat).device)? == AUTOFS
+        {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+            return open(&folder.fd, name, flags).and_then(with_stat);
+        }
+        Ok((fd, stat))
+    }
+
+    /// The kind of the file system that `fd` is on, asked once for each device.
+    #[allow(clippy::unnecessary_cast)] // The width differs between architectures.
+    fn magic(&mut self, fd: &OwnedFd, device: u64) -> Result<u64, Errno> {
+        if let Some((_, magic)) = self.devices.iter().find(|(known, _)| *known == device) {
+            return Ok(*magic);
+        }
+        let magic = (fstatfs(fd)?.f_type as u64) & 0xffff_ffff;
+        self.devices.push((device, magic));
+        Ok(magic)
+    }
+}
+
+impl FileId {
+    /// Of what `stat` is about.
+    #[allow(clippy::unnecessary_cast)] // The widths differ between architectures.
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+        }
+    }
+}
+
+impl Leaf {
+    /// The path that was sought below something that is no folder.
+    fn below(&self, steps: &[Step]) -> PathBuf {
+        let mut path = self.folder.path.join(&self.name);
+        for step in steps.iter().rev() {
+            if let Step::Down(name) = step {
+                path.push(name);
+            }
+        }
+        path
+    }
+}
+
+/// One step of a walk.
+enum Step {
+    Top,
+    Up,
+    Down(OsString),
+}
+
+/// Puts the steps of `path` before those that are left.
+fn push_steps(steps: &mut Vec<Step>, path: &Path) {
+    for component in path.components().rev() {
+        match component {
+            Component::RootDir => steps.push(Step::Top),
+            Component::ParentDir => steps.push(Step::Up),
+            Component::Normal(name) => steps.push(Step::Down(name.to_owned())),
+            Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+}
+
+/// `openat` with what holds for every file that is opened here.
+pub(super) fn open(folder: impl AsFd, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC;
+    retry_on_intr(|| openat(&folder, name.as_bytes(), flags, Mode::empty()))
+}
+
+fn with_stat(fd: OwnedFd) -> Result<(OwnedFd, Stat), Errno> {
+    let stat = fstat(&fd)?;
+    Ok((fd, stat))
+}
+
+/// `f_type` (statfs(2)) of file systems whose files other machines, or a process that serves them,
+/// can change without this kernel knowing; and of those that are made up on the fly.
+const REMOTE: [u64; 17] = [
+    0x6969,      // NFS
+    0x517b,      // SMB
+    0xff53_4d42, // CIFS
+    0xfe53_4d42, // SMB2
+    0x6573_5546, // FUSE, virtiofs
+    0x0102_1997, // 9p
+    0x00c3_6400, // Ceph
+    0x5346_414f, // AFS
+    0x7375_7245, // Coda
+    0x7461_636f, // OCFS2
+    0x0116_1970, // GFS2
+    0x0bd0_0bd0, // Lustre
+    0x4750_4653, // GPFS
+    0x786f_4256, // VirtualBox shared folders
+    0xbacb_acbc, // VMware shared folders
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+];

@@ -1,14 +1,31 @@
 //! Roots → credential folders.
 
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use super::read::{Arm, Stamps};
-use crate::problem::Problem;
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::read::{Arm, Interest, NoFolder, Stamps, list as entries, open_folder, problem};
+use super::resolve::{Entry, Failure, Folder, Found, Walk};
+use crate::problem::{Problem, Reason};
+
+/// Bytes of the longest name that is served: that of the longest Secret in Kubernetes, which is
+/// also that of the longest host name.
+const MAX_NAME: usize = 253;
+
+/// Problems that a listing tells of: whoever has more has one problem, not many.
+const MAX_PROBLEMS: usize = 64;
 
 /// What a root holds.
 pub struct Listing {
     /// Whether the root is there at all.
     pub present: bool,
+    /// Whether all that is in it could be told. Otherwise a folder that is not named here may be
+    /// there all the same.
+    pub complete: bool,
     /// The credential folders in it (links to folders included), by name: name and path.
     pub folders: Vec<(String, PathBuf)>,
     /// Folders that are not served because of their name, and a root that can't be read.
@@ -17,8 +34,163 @@ pub struct Listing {
     pub stamps: Stamps,
 }
 
-/// Lists the credential folders of the root at `root`.
+/// Lists the credential folders of the root at `root`. Of more than `max_folders`, the first ones
+/// by name.
 pub fn list(root: &Path, max_folders: usize, arm: &mut dyn Arm) -> Listing {
-    let _ = (root, max_folders, arm);
-    todo!()
+    list_below(root, None, max_folders, arm)
+}
+
+/// Lists the credential folders of the root at `root` as [`list`] does, without those that a link
+/// leads to outside of it.
+pub fn list_confined(root: &Path, max_folders: usize, arm: &mut dyn Arm) -> Listing {
+    list_below(root, Some(root), max_folders, arm)
+}
+
+fn list_below(root: &Path, bound: Option<&Path>, max_folders: usize, arm: &mut dyn Arm) -> Listing {
+    let mut list = List {
+        walk: Walk::new(arm),
+        root,
+        max_folders,
+        folders: BTreeMap::new(),
+        problems: Vec::new(),
+        complete: true,
+    };
+    let present = match open_folder(&mut list.walk, bound, root) {
+        Ok(folder) => {
+            if let Err(error) = list.entries(&folder) {
+                list.complete = false;
+                list.failed(root, Failure::System(error));
+            }
+            true
+        }
+        Err(NoFolder::Absent) => false,
+        Err(NoFolder::Not(problem)) => {
+            list.problems.push(problem);
+            false
+        }
+        Err(NoFolder::Unknown(problem)) => {
+            list.complete = false;
+            list.problems.push(problem);
+            true
+        }
+    };
+    Listing {
+        present,
+        complete: list.complete,
+        folders: list.folders.into_iter().collect(),
+        problems: list.problems,
+        stamps: list.walk.stamps.finish(),
+    }
+}
+
+struct List<'a> {
+    walk: Walk<'a>,
+    root: &'a Path,
+    max_folders: usize,
+    folders: BTreeMap<String, PathBuf>,
+    problems: Vec<Problem>,
+    complete: bool,
+}
+
+impl List<'_> {
+    fn entries(&mut self, root: &Rc<Folder>) -> Result<(), Errno> {
+        self.walk.arm.arm(root.as_dir(), Interest::Names);
+        let mut too_many = false;
+        for entry in entries(&mut self.walk, root)? {
+            let (name, kind) = entry?;
+            if name.as_encoded_bytes().starts_with(b".") || !self.is_folder(root, &name, kind) {
+                continue;
+            }
+            match servable(&name) {
+                Ok(name) => {
+                    self.folders.insert(name.to_owned(), self.root.join(name));
+                }
+                Err(what) => self.misnamed(&name, what),
+            }
+            if self.folders.len() > self.max_folders {
+                too_many = true;
+                // The choice must not depend on the order in which the file system lists them.
+                self.folders.pop_last();
+            }
+        }
+        if too_many {
+            self.problem(Problem::new(
+                Reason::TooLarge,
+                self.root,
+                format!("it holds more than {} folders", self.max_folders),
+                "raise `limits.credentials`, or spread them over several agents",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether `name` in `root` is a folder, or a link to one.
+    fn is_folder(&mut self, root: &Rc<Folder>, name: &OsStr, kind: FileType) -> bool {
+        // Most file systems tell the kind in the listing: a look at each folder is spared.
+        match kind {
+            FileType::Directory => return true,
+            FileType::Symlink | FileType::Unknown => {}
+            _ => return false,
+        }
+        let found = match self.walk.look(root, name) {
+            Ok(Entry::Link(link)) => self.walk.follow(Rc::clone(root), &link.target, 1),
+            Ok(Entry::Folder(_)) => return true,
+            Ok(Entry::Other(_)) => return false,
+            Err(Failure::Absent(_)) => return false,
+            Err(failure) => Err(failure),
+        };
+        match found {
+            Ok(found) => matches!(found, Found::Folder(_)),
+            Err(failure) => {
+                // Where it can't be told, its own read will say why.
+                let untold = matches!(failure, Failure::System(_));
+                self.failed(&self.root.join(name), failure);
+                untold
+            }
+        }
+    }
+
+    fn misnamed(&mut self, name: &OsString, what: &'static str) {
+        self.problem(Problem::new(
+            Reason::Name,
+            self.root.join(name),
+            what,
+            "rename the folder to have it served",
+        ));
+    }
+
+    fn failed(&mut self, path: &Path, failure: Failure) {
+        if let Failure::System(error) = failure
+            && super::stamps::passes(error)
+        {
+            self.walk.stamps.unsure();
+        }
+        self.problem(problem(path, failure));
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        }
+    }
+}
+
+/// The name as it is served, or why it is not.
+fn servable(name: &OsStr) -> Result<&str, &'static str> {
+    let Some(name) = name.to_str() else {
+        return Err("it is not served: its name is not UTF-8");
+    };
+    if name.len() > MAX_NAME {
+        return Err("it is not served: its name is longer than 253 bytes");
+    }
+    if name.chars().any(char::is_control) {
+        return Err("it is not served: its name has control characters");
+    }
+    // Istio's gateways keep these names for themselves.
+    if name.starts_with("istio") || name.starts_with("prometheus") {
+        return Err(
+            "it is not served: names that begin with `istio` or `prometheus` are reserved, as with Istio",
+        );
+    }
+    Ok(name)
 }

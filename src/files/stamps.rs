@@ -1,16 +1,186 @@
 //! What was looked at, as it was, so that a later look by `stat` alone tells whether it changed.
 
-/// What a later look by `stat` alone is compared with.
+use std::collections::HashSet;
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::OsStr;
+use std::hash::{Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Stat, lstat};
+use rustix::io::Errno;
+
+/// What a later look by `stat` alone is compared with. A few hundred bytes for a folder: there may
+/// be thousands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
-    /// The absolute paths, each ended by a NUL.
-    paths: Box<[u8]>,
+    /// For each look: the first byte of its [`Depth`], the absolute path, a NUL.
+    looks: Box<[u8]>,
+    /// For each look, the fingerprint of what was found.
+    prints: Box<[u64]>,
+    /// Whether something could not be looked at, for a reason that passes without a trace.
+    unsure: bool,
+}
+
+/// How much of what is found matters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Depth {
+    /// Which file or folder it is: enough for a folder that is only walked through.
+    Identity = b'i' as isize,
+    /// Its content too.
+    Content = b'c' as isize,
 }
 
 impl Stamps {
     /// Looks again at everything, by `lstat` alone: true when something is not as it was.
     pub fn changed(&self) -> bool {
-        let _ = &self.paths;
-        todo!()
+        self.unsure
+            || self
+                .looks()
+                .zip(&self.prints)
+                .any(|((depth, path), print)| {
+                    fingerprint(depth, lstat(path).as_ref().map_err(|e| *e)) != *print
+                })
+    }
+
+    /// Whether something could not be looked at for a reason that passes without a trace, such as
+    /// the limit on open files: then they count as changed until it could.
+    pub fn unsure(&self) -> bool {
+        self.unsure
+    }
+
+    fn looks(&self) -> impl Iterator<Item = (Depth, &Path)> {
+        self.looks.split(|byte| *byte == 0).filter_map(|look| {
+            let (depth, path) = look.split_first()?;
+            let depth = match depth {
+                b'i' => Depth::Identity,
+                _ => Depth::Content,
+            };
+            Some((depth, Path::new(OsStr::from_bytes(path))))
+        })
+    }
+}
+
+/// Gathers [`Stamps`] during a read.
+#[derive(Default)]
+pub(super) struct Collector {
+    looks: Vec<u8>,
+    prints: Vec<u64>,
+    seen: HashSet<u64>,
+    unsure: bool,
+}
+
+impl Collector {
+    /// Keeps what was `found` at `path`. The first look at a path counts: what changes between two
+    /// looks must count as changed later.
+    pub(super) fn add(&mut self, depth: Depth, path: &Path, found: Result<&Stat, Errno>) {
+        self.unsure |= found.is_err_and(passes);
+        let mut hasher = DefaultHasher::new();
+        (depth, path.as_os_str().as_bytes()).hash(&mut hasher);
+        if self.seen.insert(hasher.finish()) {
+            self.looks.push(depth as u8);
+            self.looks.extend_from_slice(path.as_os_str().as_bytes());
+            self.looks.push(0);
+            self.prints.push(fingerprint(depth, found));
+        }
+    }
+
+    /// Something could not be looked at, for a reason that passes without a trace.
+    pub(super) fn unsure(&mut self) {
+        self.unsure = true;
+    }
+
+    pub(super) fn finish(self) -> Stamps {
+        Stamps {
+            looks: self.looks.into(),
+            prints: self.prints.into(),
+            unsure: self.unsure,
+        }
+    }
+}
+
+/// Whether an error is of the kind that goes away without any change to the files.
+pub(super) fn passes(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOMEM
+            | Errno::IO
+            | Errno::STALE
+            | Errno::AGAIN
+            | Errno::INTR
+            | Errno::TIMEDOUT
+            | Errno::HOSTDOWN
+            | Errno::NOTCONN
+    )
+}
+
+fn fingerprint(depth: Depth, found: Result<&Stat, Errno>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match found {
+        Ok(stat) => {
+            (stat.st_dev, stat.st_ino, stat.st_mode).hash(&mut hasher);
+            if depth == Depth::Content {
+                (stat.st_size, stat.st_mtime, stat.st_mtime_nsec).hash(&mut hasher);
+                (stat.st_ctime, stat.st_ctime_nsec).hash(&mut hasher);
+            }
+        }
+        // A file in a folder's place is as good as nothing there.
+        Err(Errno::NOENT | Errno::NOTDIR) => "absent".hash(&mut hasher),
+        Err(error) => error.raw_os_error().hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamps(depth: Depth, path: &Path) -> Stamps {
+        let mut collector = Collector::default();
+        collector.add(depth, path, lstat(path).as_ref().map_err(|e| *e));
+        collector.finish()
+    }
+
+    #[test]
+    fn a_file_that_appears_changes_or_goes_is_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tls.key");
+        let absent = stamps(Depth::Content, &file);
+        assert!(!absent.changed());
+
+        std::fs::write(&file, "a").unwrap();
+        assert!(absent.changed());
+        let there = stamps(Depth::Content, &file);
+        assert!(!there.changed());
+
+        std::fs::write(&file, "ab").unwrap();
+        assert!(there.changed());
+        let changed = stamps(Depth::Content, &file);
+        std::fs::remove_file(&file).unwrap();
+        assert!(changed.changed() && there.changed() && !absent.changed());
+    }
+
+    #[test]
+    fn a_folder_walked_through_is_changed_by_another_in_its_place_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let [folder, other] = ["folder", "other"].map(|name| dir.path().join(name));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        let before = stamps(Depth::Identity, &folder);
+        std::fs::write(folder.join("file"), "a").unwrap();
+        assert!(!before.changed());
+        std::fs::remove_file(folder.join("file")).unwrap();
+        std::fs::rename(&other, &folder).unwrap();
+        assert!(before.changed());
+    }
+
+    #[test]
+    fn a_passing_failure_counts_as_changed() {
+        let mut collector = Collector::default();
+        collector.add(Depth::Content, Path::new("/"), Err(Errno::MFILE));
+        let stamps = collector.finish();
+        assert!(stamps.unsure() && stamps.changed());
     }
 }

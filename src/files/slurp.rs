@@ -1,0 +1,132 @@
+//! A regular file, read whole and once: bounded, never blocking, and not while it changes.
+
+use rustix::fs::{FileType, OFlags, Stat, fstat};
+use rustix::io::{Errno, read, retry_on_intr};
+use zeroize::Zeroizing;
+
+use super::read::same;
+use super::resolve::{FileId, Leaf, open};
+
+/// What reading a file came to.
+pub(super) enum Slurped {
+    /// All of it, and its state, which was the same before and after.
+    Whole {
+        bytes: Zeroizing<Vec<u8>>,
+        stat: Stat,
+    },
+    /// It has more bytes than it may have.
+    TooLarge,
+    /// It changed on the way, or is another one than was looked at.
+    Raced,
+}
+
+/// Reads the file at `leaf`, which was a regular one.
+pub(super) fn slurp(leaf: &Leaf, limit: usize) -> Result<Slurped, Errno> {
+    // What has taken its place since must not block, nor become our terminal.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = match open(&leaf.folder.fd, &leaf.name, flags) {
+        Ok(fd) => fd,
+        Err(Errno::LOOP | Errno::NOENT | Errno::NXIO) => return Ok(Slurped::Raced),
+        Err(error) => return Err(error),
+    };
+    let before = fstat(&fd)?;
+    if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile
+        || FileId::of(&before) != FileId::of(&leaf.stat)
+    {
+        return Ok(Slurped::Raced);
+    }
+    let size = usize::try_from(before.st_size).unwrap_or(usize::MAX);
+    if size > limit {
+        return Ok(Slurped::TooLarge);
+    }
+    let Some(bytes) = read_up_to(limit, size, |buffer| {
+        retry_on_intr(|| read(&fd, &mut *buffer))
+    })?
+    else {
+        return Ok(Slurped::TooLarge);
+    };
+    Ok(match fstat(&fd)? {
+        after if same(&before, &after) => Slurped::Whole {
+            bytes,
+            stat: before,
+        },
+        _ => Slurped::Raced,
+    })
+}
+
+/// Reads to the end, or returns `None` when there are more than `limit` bytes. About `size` are
+/// expected, but a size may be wrong, as that of the files in /proc is.
+fn read_up_to(
+    limit: usize,
+    size: usize,
+    mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Errno> {
+    // One byte more than expected, so that the end is seen without growing.
+    let mut bytes = Zeroizing::new(vec![0; size.min(limit) + 1]);
+    let mut filled = 0;
+    loop {
+        match read(&mut bytes[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+        if filled > limit {
+            return Ok(None);
+        }
+        if filled == bytes.len() {
+            // A vector that grows by itself leaves its old bytes behind unwiped.
+            let room = (bytes.len() * 2).max(4096).min(limit + 1);
+            let mut larger = Zeroizing::new(vec![0; room]);
+            larger[..filled].copy_from_slice(&bytes);
+            bytes = larger;
+        }
+    }
+    bytes.truncate(filled);
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads `length` bytes in pieces of `piece` when `size` are expected.
+    fn read_pieces(limit: usize, size: usize, length: usize, piece: usize) -> Option<Vec<u8>> {
+        let source: Vec<u8> = (0..length).map(|i| i as u8).collect();
+        let mut at = 0;
+        let bytes = read_up_to(limit, size, |buffer| {
+            let count = piece.min(buffer.len()).min(length - at);
+            buffer[..count].copy_from_slice(&source[at..at + count]);
+            at += count;
+            Ok(count)
+        });
+        bytes.unwrap().map(|bytes| {
+            assert_eq!(*bytes, source);
+            bytes.to_vec()
+        })
+    }
+
+    #[test]
+    fn a_file_of_any_size_is_read_whole_whatever_its_size_is_said_to_be() {
+        for length in [0, 1, 2, 4095, 4096, 4097, 10_000] {
+            for size in [0, 1, length, length + 1, 20_000] {
+                for piece in [1, 7, 4096, 100_000] {
+                    let bytes = read_pieces(10_000, size, length, piece);
+                    assert_eq!(bytes.map(|bytes| bytes.len()), Some(length));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_too_large_by_its_bytes_alone() {
+        for size in [0, 10, 100] {
+            assert_eq!(read_pieces(10, size, 11, 3), None);
+            assert!(read_pieces(10, size, 10, 3).is_some());
+        }
+    }
+
+    #[test]
+    fn an_error_is_passed_on() {
+        let read = read_up_to(10, 5, |_| Err(Errno::IO));
+        assert_eq!(read.err(), Some(Errno::IO));
+    }
+}

@@ -1,0 +1,496 @@
+//! Real files, a real inotify: whatever is done to the files, the last state of them is read, and
+//! nothing that never stood there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::*;
+use crate::config::Limits;
+use crate::files::read::read;
+
+mod tools;
+
+/// No word within this time is a word lost.
+const LOST: Duration = Duration::from_secs(20);
+
+/// What is not told within this time is not going to be.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// The files of a folder, by name, or `None` when it is not there.
+type Files = Option<BTreeMap<String, String>>;
+
+/// Keeps up with one folder.
+struct Follower {
+    runtime: tokio::runtime::Runtime,
+    watch: Watch<PathBuf>,
+    folder: PathBuf,
+    files: Files,
+    /// Every state that was good for use, in order.
+    seen: Vec<Files>,
+}
+
+impl Follower {
+    fn new(folder: impl Into<PathBuf>) -> Self {
+        Self::with(folder, Settings::default())
+    }
+
+    fn with(folder: impl Into<PathBuf>, settings: Settings) -> Self {
+        let mut follower = Self {
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap(),
+            watch: Watch::start(settings),
+            folder: folder.into(),
+            files: None,
+            seen: Vec::new(),
+        };
+        follower.read();
+        follower
+    }
+
+    fn read(&mut self) {
+        if let Some(files) = read_files(&self.watch, &self.folder) {
+            self.files.clone_from(&files);
+            self.seen.push(files);
+        }
+    }
+
+    /// Waits for a word, and reads. False when there is none.
+    fn step(&mut self, limit: Duration) -> bool {
+        let changed = async { tokio::time::timeout(limit, self.watch.changed()).await };
+        let Ok(owners) = self.runtime.block_on(changed) else {
+            return false;
+        };
+        assert!(owners.iter().all(|owner| *owner == self.folder) && owners.len() == 1);
+        self.read();
+        true
+    }
+
+    /// Follows until the files are these.
+    fn until(&mut self, files: &[(&str, &str)]) {
+        self.until_is(Some(pairs(files)));
+    }
+
+    fn until_is(&mut self, files: Files) {
+        while self.files != files {
+            assert!(self.step(LOST), "lost: {:?}\nwanted: {files:?}", self.files);
+        }
+    }
+
+    /// Follows until nothing more is told.
+    fn settle(&mut self) {
+        while self.step(SILENCE) {}
+    }
+
+    /// Nothing is told.
+    fn assert_idle(&mut self) {
+        assert!(!self.step(SILENCE), "a word about nothing");
+    }
+}
+
+fn read_files(watch: &Watch<PathBuf>, folder: &PathBuf) -> Option<Files> {
+    watch.read(folder, |arm| {
+        let reading = read(folder, &Limits::default(), arm);
+        let files = reading.files.into_iter();
+        let files = files.map(|file| (file.name, String::from_utf8_lossy(&file.bytes).into()));
+        (reading.present.then(|| files.collect()), reading.stamps)
+    })
+}
+
+fn pairs(files: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let pairs = files
+        .iter()
+        .map(|(name, text)| ((*name).into(), (*text).into()));
+    pairs.collect()
+}
+
+fn write(folder: &Path, files: &[(&str, &str)]) {
+    fs::create_dir_all(folder).unwrap();
+    for (name, text) in files {
+        fs::write(folder.join(name), text).unwrap();
+    }
+}
+
+const A: [(&str, &str); 2] = [("tls.crt", "certificate a"), ("tls.key", "key a")];
+const B: [(&str, &str); 2] = [("tls.crt", "certificate b"), ("tls.key", "key b")];
+
+#[test]
+fn a_folder_that_appears_later_is_found_and_reading_it_is_no_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("etc/agent/credentials/host");
+    let mut follower = Follower::new(&folder);
+    assert_eq!(follower.files, None);
+    follower.assert_idle();
+    write(&folder, &A);
+    follower.until(&A);
+    follower.settle();
+    for _ in 0..3 {
+        follower.read();
+    }
+    follower.assert_idle();
+}
+
+#[test]
+fn a_folder_that_goes_is_gone_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("root/host");
+    write(&folder, &A);
+    let mut follower = Follower::new(&folder);
+    follower.until(&A);
+    fs::remove_dir_all(&folder).unwrap();
+    follower.until_is(None);
+    write(&folder, &B);
+    follower.until(&B);
+    fs::remove_dir_all(dir.path().join("root")).unwrap();
+    follower.until_is(None);
+    write(&folder, &A);
+    follower.until(&A);
+}
+
+#[test]
+fn a_folder_renamed_away_and_replaced_is_seen_at_every_height() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("a/b/host");
+    for height in ["a/b/host", "a/b", "a"] {
+        write(&folder, &A);
+        let mut follower = Follower::new(&folder);
+        follower.until(&A);
+        let rest = Path::new("a/b/host").strip_prefix(height).unwrap();
+        let (place, next, old) = (height, "next", "old");
+        write(&dir.path().join(next).join(rest), &B);
+        fs::rename(dir.path().join(place), dir.path().join(old)).unwrap();
+        follower.until_is(None);
+        fs::rename(dir.path().join(next), dir.path().join(place)).unwrap();
+        follower.until(&B);
+        follower.settle();
+        // The one that went is nobody's business any more.
+        fs::write(dir.path().join(old).join(rest).join("tls.key"), "x").unwrap();
+        follower.assert_idle();
+        fs::write(folder.join("tls.key"), "key c").unwrap();
+        follower.until(&[B[0], ("tls.key", "key c")]);
+        fs::remove_dir_all(dir.path().join(old)).unwrap();
+        fs::remove_dir_all(dir.path().join("a")).unwrap();
+    }
+}
+
+#[test]
+fn a_link_switched_anywhere_on_the_way_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |path: &str| dir.path().join(path);
+    write(&at("releases/1/host"), &A);
+    write(&at("releases/2/host"), &B);
+    symlink("releases/1", at("current")).unwrap();
+    symlink(at("current"), at("root")).unwrap();
+    let mut follower = Follower::new(at("root/host"));
+    follower.until(&A);
+    follower.settle();
+    for (target, files) in [("releases/2", &B), ("releases/1", &A), ("releases/2", &B)] {
+        symlink(target, at("new")).unwrap();
+        fs::rename(at("new"), at("current")).unwrap();
+        follower.until(files);
+    }
+    fs::remove_file(at("root")).unwrap();
+    follower.until_is(None);
+    symlink("releases/1", at("root")).unwrap();
+    follower.until(&A);
+}
+
+#[test]
+fn links_to_files_elsewhere_are_followed_and_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |path: &str| dir.path().join(path);
+    write(&at("archive"), &A);
+    fs::create_dir(at("live")).unwrap();
+    symlink("../archive/tls.crt", at("live/tls.crt")).unwrap();
+    symlink(at("not/yet/tls.key"), at("live/tls.key")).unwrap();
+    let mut follower = Follower::new(at("live"));
+    follower.until(&A[..1]);
+    write(&at("not/yet"), &A[1..]);
+    follower.until(&A);
+    fs::write(at("archive/tls.crt"), "certificate b").unwrap();
+    follower.until(&[B[0], A[1]]);
+    follower.settle();
+    fs::write(at("archive/other"), "not looked at").unwrap();
+    follower.assert_idle();
+}
+
+#[test]
+fn a_folder_deleted_and_made_again_a_thousand_times_is_never_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    let mut follower = Follower::new(&folder);
+    for round in 0..1000 {
+        let text = format!("key {round}");
+        if round % 20 == 0 {
+            write(&folder, &[("tls.key", &text)]);
+        } else {
+            write(&dir.path().join("next"), &[("tls.key", &text)]);
+            fs::rename(dir.path().join("next"), &folder).unwrap();
+        }
+        follower.until(&[("tls.key", &text)]);
+        fs::remove_dir_all(&folder).unwrap();
+        // Every other time it is back before anyone has seen it go.
+        if round % 2 == 0 {
+            follower.until_is(None);
+        }
+    }
+    let watched = follower.watch.state().directories;
+    assert!(watched < 10, "{watched} folders are still watched");
+}
+
+#[test]
+fn a_file_being_written_is_read_when_it_is_closed() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    write(&folder, &A);
+    let mut follower = Follower::new(&folder);
+    follower.until(&A);
+    follower.settle();
+    follower.seen.clear();
+    let mut file = fs::File::create(folder.join("tls.crt")).unwrap();
+    for piece in ["certificate b", " and", " its", " issuer"] {
+        file.write_all(piece.as_bytes()).unwrap();
+        // Meanwhile the key is replaced: it waits for the certificate.
+        fs::write(folder.join("new"), "key b").unwrap();
+        fs::rename(folder.join("new"), folder.join("tls.key")).unwrap();
+        assert!(!follower.step(Duration::from_millis(40)));
+    }
+    drop(file);
+    let whole = [("tls.crt", "certificate b and its issuer"), B[1]];
+    follower.until(&whole);
+    assert_eq!(follower.seen, [Some(pairs(&whole))]);
+}
+
+#[test]
+fn a_file_that_is_never_closed_is_read_when_it_has_been_silent() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let mut follower = Follower::new(dir.path());
+    let mut file = fs::File::create(dir.path().join("tls.key")).unwrap();
+    file.write_all(b"key a").unwrap();
+    follower.until(&A[1..]);
+    drop(file);
+}
+
+#[test]
+fn a_file_half_written_when_the_watch_starts_is_not_read_before_it_is_whole() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = fs::File::create(dir.path().join("tls.crt")).unwrap();
+    file.write_all(b"certificate a").unwrap();
+    let mut follower = Follower::new(dir.path());
+    assert!(follower.seen.is_empty());
+    file.write_all(b" and its issuer").unwrap();
+    drop(file);
+    follower.until(&[("tls.crt", "certificate a and its issuer")]);
+    assert_eq!(follower.seen.len(), 1);
+}
+
+#[test]
+fn a_change_of_mode_and_a_hard_link_are_seen() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    write(&folder, &A);
+    write(dir.path(), &[("cacert", "ca")]);
+    let mut follower = Follower::new(&folder);
+    follower.until(&A);
+    follower.settle();
+    fs::set_permissions(folder.join("tls.key"), PermissionsExt::from_mode(0o600)).unwrap();
+    assert!(follower.step(LOST));
+    fs::hard_link(dir.path().join("cacert"), folder.join("cacert")).unwrap();
+    follower.until(&[("cacert", "ca"), A[0], A[1]]);
+}
+
+#[test]
+fn a_burst_is_few_reads_and_an_owner_comes_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut follower = Follower::new(dir.path());
+    for round in 0..200 {
+        fs::write(dir.path().join("new"), round.to_string()).unwrap();
+        fs::rename(dir.path().join("new"), dir.path().join("tls.key")).unwrap();
+    }
+    follower.until(&[("tls.key", "199")]);
+    follower.settle();
+    assert!(follower.seen.len() < 10, "{} reads", follower.seen.len());
+}
+
+#[test]
+fn forgotten_owners_are_silent_and_leave_no_watch() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    write(&folder, &A);
+    let mut follower = Follower::new(&folder);
+    follower.until(&A);
+    follower.settle();
+    follower.watch.forget(&folder);
+    write(&folder, &B);
+    follower.assert_idle();
+    wait_for("no watch", || follower.watch.state().directories == 0);
+}
+
+#[test]
+fn marks_are_due_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut follower = Follower::new(dir.path());
+    follower.settle();
+    follower.watch.mark(&follower.folder.clone());
+    assert!(follower.step(LOST));
+    follower.watch.mark_all();
+    assert!(follower.step(LOST));
+    assert_eq!(follower.watch.state().rebuilds, 1);
+    write(dir.path(), &A);
+    follower.until(&A);
+}
+
+#[test]
+fn an_overflow_of_the_queue_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    write(&folder, &A);
+    let mut follower = Follower::new(&folder);
+    follower.until(&A);
+    follower.settle();
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    {
+        // While nobody takes events, more come than the queue holds, and the last one is a change.
+        let held = follower.watch.handle.inner.lock();
+        for round in 0..=limit {
+            fs::write(dir.path().join("other"), round.to_string()).unwrap();
+            fs::remove_file(dir.path().join("other")).unwrap();
+        }
+        fs::remove_dir_all(&folder).unwrap();
+        write(&folder, &B);
+        drop(held);
+    }
+    follower.until(&B);
+    wait_for("the overflow", || follower.watch.state().overflows >= 1);
+    follower.settle();
+    write(&folder, &A);
+    follower.until(&A);
+}
+
+#[test]
+fn a_thread_that_dies_is_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    write(&folder, &A);
+    let mut follower = Follower::new(&folder);
+    follower.until(&A);
+    follower.settle();
+    let inner = &follower.watch.handle.inner;
+    let generation = inner.lock().placer.generation;
+    inner.lost(generation, Loss::Ended);
+    assert!(follower.step(LOST));
+    follower.settle();
+    fs::write(folder.join("tls.crt"), "certificate b").unwrap();
+    follower.until(&[B[0], A[1]]);
+}
+
+#[test]
+fn a_read_that_panics_is_repeated() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &A);
+    let mut follower = Follower::new(dir.path());
+    follower.settle();
+    let (watch, folder) = (follower.watch.clone(), follower.folder.clone());
+    let read = move || watch.read(&folder, |_| -> ((), Stamps) { panic!("on purpose") });
+    assert!(std::thread::spawn(read).join().is_err());
+    assert!(follower.step(LOST));
+    write(dir.path(), &B);
+    follower.until(&B);
+}
+
+#[test]
+fn what_no_event_tells_of_is_found_by_the_next_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    write(&folder, &A);
+    let settings = Settings {
+        check_interval: Duration::from_millis(100),
+        ..Settings::default()
+    };
+    let mut follower = Follower::with(&folder, settings);
+    follower.until(&A);
+    follower.settle();
+    follower.assert_idle();
+    // Without its watches.
+    follower.watch.handle.inner.lock().placer.generation += 1;
+    write(&folder, &B);
+    follower.until(&B);
+    assert!(follower.watch.state().missed >= 1);
+}
+
+#[test]
+fn without_inotify_everything_is_polled() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    let settings = Settings {
+        poll_interval: Duration::from_millis(50),
+        ..Settings::default()
+    };
+    let watch = Watch::start(settings.clone());
+    watch.handle.inner.lock().placer.missing = true;
+    let mut follower = Follower::with(&folder, settings);
+    follower.watch = watch;
+    follower.read();
+    let polled = follower.watch.state().polled;
+    assert_eq!(polled, [(folder.clone(), Polled::NoInotify)]);
+    write(&folder, &A);
+    follower.until(&A);
+    symlink("nowhere", folder.join("new")).unwrap();
+    fs::rename(folder.join("new"), folder.join("tls.key")).unwrap();
+    follower.until(&A[..1]);
+}
+
+#[test]
+fn many_owners_read_at_the_same_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let watch = Watch::start(Settings::default());
+    let folders: Vec<PathBuf> = (0..300).map(|i| dir.path().join(i.to_string())).collect();
+    for folder in &folders {
+        write(folder, &A);
+    }
+    std::thread::sleep(pending::QUIET);
+    std::thread::scope(|scope| {
+        for part in folders.chunks(40) {
+            let watch = &watch;
+            scope.spawn(move || {
+                for folder in part {
+                    assert_eq!(read_files(watch, folder), Some(Some(pairs(&A))));
+                }
+            });
+        }
+    });
+    assert!(watch.state().directories > 300);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let mut left: std::collections::BTreeSet<PathBuf> = folders.iter().cloned().collect();
+    for folder in &folders {
+        write(folder, &B);
+    }
+    while !left.is_empty() {
+        let changed = async { tokio::time::timeout(LOST, watch.changed()).await };
+        for folder in runtime.block_on(changed).expect("a word lost") {
+            if read_files(&watch, &folder) == Some(Some(pairs(&B))) {
+                left.remove(&folder);
+            }
+        }
+    }
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < LOST, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
