@@ -274,9 +274,10 @@ impl LogFilter {
         &self.0
     }
 
-    /// The filter for a `tracing` subscriber.
+    /// The filter for a `tracing` subscriber. The audit is not a matter of levels: it is left out
+    /// only where the filter names it.
     pub fn to_filter(&self) -> EnvFilter {
-        EnvFilter::new(&self.0)
+        EnvFilter::new(format!("audit=info,{}", self.0))
     }
 }
 

@@ -51,7 +51,7 @@ impl Audit {
             user = peer.user.as_deref(),
             pid = peer.pid,
             process = peer.process.as_deref(),
-            "the private key of `{}` goes to {peer}",
+            "audit: the private key of `{}` goes to {peer}",
             name.escape_debug(),
         );
     }
@@ -75,7 +75,7 @@ impl Audit {
             pid = peer.pid,
             process = peer.process.as_deref(),
             unlogged,
-            "{peer} may not have {}",
+            "audit: {peer} may not have {}",
             match &name {
                 Some(name) => format!("`{name}`"),
                 None => "a connection".to_owned(),

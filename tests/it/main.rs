@@ -5,6 +5,7 @@
     reason = "a test ends where something unexpected comes"
 )]
 
+mod access;
 mod bad_input;
 mod cli;
 mod config;

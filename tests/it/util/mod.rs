@@ -15,6 +15,7 @@ pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod sds;
 pub(crate) mod tools;
+pub(crate) mod users;
 pub(crate) mod wait;
 
 pub(crate) use agent::Agent;

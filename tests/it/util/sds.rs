@@ -50,10 +50,33 @@ impl Sds {
 
     fn try_connect(socket: &Path) -> Option<Self> {
         let socket: PathBuf = socket.to_owned();
-        let connector = tower::service_fn(move |_| {
+        Self::over(tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
+        }))
+    }
+
+    /// A client on a connection that was made before; `None` when the other side has closed it.
+    pub(crate) fn on(connection: std::os::unix::net::UnixStream) -> Option<Self> {
+        connection.set_nonblocking(true).unwrap();
+        let mut connection = Some(connection);
+        Self::over(tower::service_fn(move |_| {
+            let connection = connection.take().ok_or(std::io::ErrorKind::NotConnected);
+            async move { UnixStream::from_std(connection?).map(TokioIo::new) }
+        }))
+    }
+
+    fn over<C, F>(connector: C) -> Option<Self>
+    where
+        C: tower::Service<
+                http::Uri,
+                Response = TokioIo<UnixStream>,
+                Error = std::io::Error,
+                Future = F,
+            > + Send
+            + 'static,
+        F: Future<Output = std::io::Result<TokioIo<UnixStream>>> + Send,
+    {
         // The address is for the :authority header alone.
         let endpoint = Endpoint::from_static("http://localhost")
             // Small, so that a client that does not read is felt by the server soon.

@@ -1,0 +1,37 @@
+//! Connections of other users.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Uid};
+
+use super::tools::Tool;
+
+/// Becoming other users, which root alone can do.
+pub(crate) const ROOT: Tool = Tool {
+    name: "root's rights",
+    how: "run the tests as root",
+    find: |_| {
+        if rustix::process::geteuid().is_root() {
+            Ok(PathBuf::new())
+        } else {
+            Err("this user is another one".into())
+        }
+    },
+};
+
+/// Connects as a user and group without any other group. The credentials of a connection are those
+/// of the thread that makes it.
+pub(crate) fn connect_as(socket: &Path, uid: u32, gid: u32) -> io::Result<UnixStream> {
+    std::thread::scope(|scope| {
+        let connected = scope.spawn(|| {
+            let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            rustix::thread::set_thread_groups(&[])?;
+            rustix::thread::set_thread_res_gid(group, group, group)?;
+            rustix::thread::set_thread_res_uid(user, user, user)?;
+            UnixStream::connect(socket)
+        });
+        connected.join().unwrap()
+    })
+}
