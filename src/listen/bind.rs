@@ -127,7 +127,12 @@ fn open_folder(path: &Path) -> Result<OwnedFd, ListenError> {
     }
     // As /run/sds-agent is after a restart of the machine: only the last folder is missing.
     match rfs::mkdir(folder, Mode::from_raw_mode(0o755)) {
-        Err(Errno::NOENT) => return Err(ListenError::NoFolder(folder.to_owned())),
+        Err(Errno::NOENT) => {
+            return Err(ListenError::NoFolder {
+                path: path.to_owned(),
+                folder: folder.to_owned(),
+            });
+        }
         Err(Errno::EXIST) | Ok(()) => {}
         Err(e) => return Err(system("make the folder", folder, e)),
     }

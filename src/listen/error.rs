@@ -20,8 +20,16 @@ pub enum ListenError {
     #[error("{} exists and is no socket: move it away, or name another path", .0.display())]
     NotASocket(PathBuf),
     /// The folder of the path does not exist.
-    #[error("the folder {} does not exist: make it with `install -d -m 0755 {}`", .0.display(), .0.display())]
-    NoFolder(PathBuf),
+    #[error(
+        "{} can't be made, for there is no folder {}: make it with `install -d -m 0755 {}`",
+        path.display(), folder.display(), folder.display()
+    )]
+    NoFolder {
+        /// The socket's path.
+        path: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The socket's group is none of this machine's.
     #[error(
         "there is no group `{0}` for the socket: make it with `groupadd -r {0}`, or name another one"

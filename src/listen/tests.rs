@@ -138,7 +138,7 @@ async fn the_last_folder_is_made_and_no_more_than_that() {
 
     let far = dir.path().join("a/b/sds.sock");
     let error = Listener::bind(&config(far)).unwrap_err();
-    assert!(matches!(error, ListenError::NoFolder(_)), "{error}");
+    assert!(matches!(error, ListenError::NoFolder { .. }), "{error}");
     assert!(error.to_string().contains("install -d"), "{error}");
 }
 

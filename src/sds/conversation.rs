@@ -15,7 +15,6 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tracing::{debug, info, warn};
 
-use super::audit::Refused;
 use super::grpc::{Messages, Segments};
 use super::ledger::{Answer, Entry};
 use super::service::Shared;
@@ -148,9 +147,8 @@ where
 
     /// Names that exist are an operator's; others may be anybody's, so they can't flood the log.
     fn log_subscription(&self, name: &Name) {
-        if !self.shared.allows(&self.entry, name) {
-            let (peer, node) = (self.entry.peer(), self.entry.node_id());
-            return self.shared.audit.refused(peer, node, Refused::Name(name));
+        if !self.shared.allows_or_logs(&self.entry, name) {
+            return;
         }
         let known = self.shared.store.get(name).is_some();
         let Some(left_out) = (if known {

@@ -142,6 +142,7 @@ impl Sds {
         let mut names = request.resource_names;
         names.sort_unstable();
         names.dedup();
+        names.retain(|name| self.shared.allows_or_logs(entry, name));
         let secrets: Vec<_> = names
             .iter()
             .filter_map(|name| self.shared.secret(entry, name))
@@ -168,6 +169,16 @@ impl Shared {
     /// Whether the stream's client may have the secret of that name.
     pub(crate) fn allows(&self, entry: &Account, name: &str) -> bool {
         self.access.allows(entry.peer(), entry.node_id(), name)
+    }
+
+    /// As [`allows`](Self::allows), for a name that is asked for: a refusal is logged.
+    pub(crate) fn allows_or_logs(&self, entry: &Account, name: &str) -> bool {
+        let allowed = self.allows(entry, name);
+        if !allowed {
+            self.audit
+                .refused(entry.peer(), entry.node_id(), Refused::Name(name));
+        }
+        allowed
     }
 
     /// Logs that a secret goes to a stream's client. One line, for the audit where there is a key.
