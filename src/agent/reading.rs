@@ -6,14 +6,10 @@ use std::time::SystemTime;
 
 use super::folder::Outcome;
 use crate::config::{Limits, Root};
-use crate::credential::{self, layout};
+use crate::credential;
 use crate::files::read::{self, Reading};
 use crate::files::roots::{self, Listing};
 use crate::files::watch::Watch;
-use crate::problem::{Problem, Reason};
-
-/// Istio passes over Secrets with this key: they are service account tokens.
-const TOKEN: &str = "token";
 
 /// Whom a watch is kept for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,7 +74,12 @@ impl Look {
 
     fn list(&self, owner: &Owner, root: &Path) -> Option<Listing> {
         self.watch.read(owner, |arm| {
-            let mut listing = roots::list(root, self.limits.credentials, arm);
+            let list = if self.root.confine {
+                roots::list_confined
+            } else {
+                roots::list
+            };
+            let mut listing = list(root, self.limits.credentials, arm);
             let stamps = std::mem::take(&mut listing.stamps);
             (listing, stamps)
         })
@@ -86,7 +87,11 @@ impl Look {
 
     fn read(&self, owner: &Owner, folder: &Path) -> Option<Reading> {
         self.watch.read(owner, |arm| {
-            let mut reading = read::read(folder, &self.limits, arm);
+            let mut reading = if self.root.confine {
+                read::read_confined(&self.root.path, folder, &self.limits, arm)
+            } else {
+                read::read(folder, &self.limits, arm)
+            };
             let stamps = std::mem::take(&mut reading.stamps);
             (reading, stamps)
         })
@@ -96,41 +101,10 @@ impl Look {
         if !reading.present {
             return Outcome::Gone;
         }
-        if self.root.skip_token_folders && reading.files.iter().any(|file| file.name == TOKEN) {
-            return Outcome::Bad(vec![token(folder)]);
-        }
-        let problems = reading.problems.into_iter();
-        let names: Vec<_> = reading
-            .files
-            .iter()
-            .map(|file| file.name.as_str())
-            .collect();
-        let problems: Vec<_> = problems
-            .filter(|problem| matters(folder, problem, &names))
-            .collect();
-        if !problems.is_empty() {
-            return Outcome::Bad(problems);
-        }
         let now = SystemTime::now();
-        match credential::from_files(folder, reading.files, now, self.warn_days) {
+        match credential::from_reading(&self.root, folder, reading, now, self.warn_days) {
             Ok(credential) => Outcome::Good(Box::new(credential)),
             Err(problems) => Outcome::Bad(problems),
         }
     }
-}
-
-/// Whether a problem of a read is one of the credential that the files `names` make, not one of
-/// some other file beside them.
-fn matters(folder: &Path, problem: &Problem, names: &[&str]) -> bool {
-    let name = problem.path().file_name().and_then(|name| name.to_str());
-    problem.path() == folder || name.is_some_and(|name| layout::needs(name, names))
-}
-
-fn token(folder: &Path) -> Problem {
-    Problem::new(
-        Reason::Name,
-        folder.join(TOKEN),
-        "a folder with this file is passed over, as Istio does with such Secrets",
-        "remove the file, or set skip_token_folders = false",
-    )
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod facts;
+mod folder;
 pub mod key;
 pub mod layout;
 pub mod pem;
@@ -14,6 +15,7 @@ use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 use self::check::Findings;
+pub use self::folder::from_reading;
 use self::layout::Layout;
 use crate::files::read::File;
 use crate::problem::{Problem, Reason};
