@@ -171,6 +171,17 @@ impl Folder {
         events
     }
 
+    /// Reports a problem that has not been reported yet, without waiting whether it lasts.
+    pub(crate) fn report_now(&mut self) -> Option<Event> {
+        let keeps = !self.parts.is_empty();
+        let trouble = self.trouble.as_mut().filter(|trouble| !trouble.logged)?;
+        trouble.logged = true;
+        Some(Event::Rejected {
+            problems: trouble.problems.clone(),
+            keeps,
+        })
+    }
+
     /// When [`Self::tick`] has something to do next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let gone = self.gone_since.filter(|_| !self.parts.is_empty());
@@ -266,16 +277,11 @@ impl Folder {
     }
 
     fn report(&mut self, now: Instant) -> Option<Event> {
-        let keeps = !self.parts.is_empty();
-        let trouble = self.trouble.as_mut().filter(|trouble| !trouble.logged)?;
-        if now < trouble.since + LASTING {
-            return None;
-        }
-        trouble.logged = true;
-        Some(Event::Rejected {
-            problems: trouble.problems.clone(),
-            keeps,
-        })
+        let lasts = self
+            .trouble
+            .as_ref()
+            .is_some_and(|trouble| now >= trouble.since + LASTING);
+        lasts.then(|| self.report_now()).flatten()
     }
 }
 

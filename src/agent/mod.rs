@@ -106,6 +106,14 @@ impl Agent {
                 LOADING.as_secs()
             );
         }
+        // What is wrong at the start is no rotation in progress.
+        let keys: Vec<_> = self.folders.keys().cloned().collect();
+        for key in keys {
+            let folder = self.folders.get_mut(&key);
+            let deadline = folder.as_ref().and_then(|folder| folder.deadline());
+            let event = folder.and_then(Folder::report_now);
+            self.publish(&key, deadline, event.into_iter().collect());
+        }
     }
 
     /// Keeps the store in step until the sender of `commands` is dropped.

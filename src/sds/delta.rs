@@ -23,6 +23,8 @@ pub(crate) struct Delta {
     names: BTreeMap<Name, Told>,
     /// Names that were asked for, or changed, since the last response.
     due: BTreeSet<Name>,
+    /// What was asked for and can't be a name: said not to exist, and forgotten.
+    impossible: Vec<Name>,
     in_flight: InFlight,
     started: bool,
 }
@@ -42,6 +44,7 @@ impl Delta {
             max_names,
             names: BTreeMap::new(),
             due: BTreeSet::new(),
+            impossible: Vec::new(),
             in_flight: InFlight::default(),
             started: false,
         }
@@ -66,7 +69,11 @@ impl Delta {
         mut versions: HashMap<String, String>,
     ) -> Result<Vec<Effect>, Status> {
         let mut effects = Vec::new();
-        for name in names.into_iter().filter(|name| is_name(name)) {
+        for name in names {
+            if !is_name(&name) {
+                self.impossible.push(name.into());
+                continue;
+            }
             let told = versions
                 .remove(&name)
                 .map_or(Told::Nothing, |v| Told::Version(v.into()));
@@ -109,7 +116,8 @@ impl Session for Delta {
     }
 
     fn respond(&mut self, view: &impl View) -> Option<Response> {
-        let (mut secrets, mut removed, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut removed = std::mem::take(&mut self.impossible);
+        let (mut secrets, mut bytes) = (Vec::new(), 0);
         while bytes < RESPONSE_BYTES {
             let Some(name) = self.due.pop_first() else {
                 break;
@@ -349,11 +357,32 @@ mod tests {
     #[test]
     fn no_wildcard_and_no_empty_subscription_is_answered_with_a_secret() {
         let world = world(&[("a", 1), ("*", 1)]);
-        for names in [&[][..], &["*"], &[""]] {
-            let mut client = Client::new();
-            client.subscribe(names);
-            assert_eq!(client.receive(&world), None);
+        let mut client = Client::new();
+        client.subscribe(&[]);
+        assert_eq!(client.receive(&world), None);
+        for name in ["*", ""] {
+            assert_eq!(client.subscribe(&[name]), [], "nobody waits for it");
+            let answer = client.session.respond(&world).unwrap();
+            assert!(answer.secrets.is_empty());
+            assert_eq!(
+                answer.removed,
+                [name.into()],
+                "a name without an answer holds a handshake"
+            );
+            assert!(client.session.respond(&world).is_none());
         }
+    }
+
+    #[test]
+    fn a_name_that_no_folder_could_have_is_answered_and_forgotten() {
+        let name = &*Box::leak("n".repeat(254).into_boxed_str());
+        let mut client = Client::new();
+        assert_eq!(client.subscribe(&[name]), []);
+        assert_eq!(
+            client.session.respond(&World::default()).unwrap().removed,
+            [name.into()]
+        );
+        assert!(client.session.names.is_empty());
     }
 
     #[test]

@@ -127,11 +127,15 @@ pub(crate) fn check_count(names: usize, limit: usize) -> Result<(), Status> {
     )))
 }
 
-/// Whether a requested name can be one: a wildcard never is, so that no request can ask for
-/// every secret at once.
+/// Whether a requested name can be one of a secret. A wildcard can't, so that no request can ask
+/// for every secret at once; nor can one that no folder could have, so that no stream can make the
+/// agent remember more than so many short names.
 pub(crate) fn is_name(name: &str) -> bool {
-    !name.is_empty() && name != "*"
+    !name.is_empty() && name != "*" && name.len() <= MAX_NAME
 }
+
+/// The longest name of a secret, in bytes: that of a DNS name.
+const MAX_NAME: usize = 253;
 
 #[cfg(test)]
 pub(crate) mod tests {
