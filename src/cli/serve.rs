@@ -317,6 +317,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
+    /// A reload was asked for while the roots were read for the first time.
+    reload_due: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -331,10 +333,18 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reload: signal(SignalKind::hangup())?,
+            reload_due: false,
         })
     }
 
     async fn next(&mut self) -> Told {
+        if std::mem::take(&mut self.reload_due) {
+            return Told::Reload;
+        }
+        self.signal().await
+    }
+
+    async fn signal(&mut self) -> Told {
         tokio::select! {
             _ = self.terminate.recv() => Told::Stop,
             _ = self.interrupt.recv() => Told::Stop,
@@ -342,8 +352,10 @@ impl Signals {
         }
     }
 
-    /// Waits for the end; what a reload would read is read anyway.
+    /// Waits for the end; a reload is for later.
     async fn stop(&mut self) {
-        while self.next().await != Told::Stop {}
+        while self.signal().await != Told::Stop {
+            self.reload_due = true;
+        }
     }
 }
