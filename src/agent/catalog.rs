@@ -120,8 +120,11 @@ mod tests {
         }
     }
 
-    /// A catalog, and a look at what it published: name → kind and version.
-    fn catalog() -> (Catalog, impl Fn(&str) -> Option<(Kind, Arc<str>)>) {
+    /// The kind and version of a published secret.
+    type Published = Option<(Kind, Arc<str>)>;
+
+    /// A catalog, and a look at what it published.
+    fn catalog() -> (Catalog, impl Fn(&str) -> Published) {
         let store = Arc::new(Store::default());
         let look = {
             let store = store.clone();
@@ -130,7 +133,7 @@ mod tests {
         (Catalog::new(store), look)
     }
 
-    fn kind(secret: Option<(Kind, Arc<str>)>) -> Option<Kind> {
+    fn kind(secret: Published) -> Option<Kind> {
         secret.map(|(kind, _)| kind)
     }
 
