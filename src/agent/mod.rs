@@ -170,6 +170,9 @@ impl Agent {
             self.again.insert(owner);
             return;
         }
+        if root.settings.poll_interval.is_some() {
+            self.watch.set_interval(&owner, root.settings.poll_interval);
+        }
         let look = Look {
             watch: self.watch.clone(),
             root: root.settings.clone(),
@@ -316,10 +319,7 @@ impl Agent {
             let kept = old.iter().position(|root| *root.path == *settings.path);
             self.roots
                 .push(match kept.map(|index| old.swap_remove(index)) {
-                    Some(root) => RootState {
-                        settings: settings.clone(),
-                        ..root
-                    },
+                    Some(root) => root.with(settings.clone(), &self.watch),
                     None => RootState::new(settings.clone()),
                 });
         }
@@ -390,6 +390,18 @@ impl RootState {
             folders: BTreeSet::new(),
             slots: Arc::new(Semaphore::new(READS_PER_ROOT)),
         }
+    }
+
+    /// The same root with other settings.
+    fn with(self, settings: Root, watch: &Watch<Owner>) -> Self {
+        if settings.poll_interval != self.settings.poll_interval {
+            let folders = self.folders.iter();
+            let folders = folders.map(|name| Owner::Folder(key(&self.path, name.clone())));
+            for owner in folders.chain([Owner::Root(self.path.clone())]) {
+                watch.set_interval(&owner, settings.poll_interval);
+            }
+        }
+        Self { settings, ..self }
     }
 }
 
