@@ -3,15 +3,30 @@
 //! A change costs as much as there are streams that asked for that name, whatever else is stored.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
+use crate::config::Absent;
 use crate::secret::{Name, Secret};
+
+/// Names that are gone and have an answer of their own; as many as there may be credentials, or the
+/// names of a folder that is filled and emptied for ever would stay for ever.
+const DEPARTED: usize = 20_000;
 
 /// The current secrets. One for the whole agent.
 #[derive(Default)]
 pub struct Store {
     entries: Mutex<HashMap<Name, Entry>>,
+    answers: RwLock<Answers>,
+}
+
+/// What is answered to names that have no secret.
+#[derive(Default)]
+struct Answers {
+    /// To those that never had one.
+    unknown: Absent,
+    /// To those that had one, where that is another answer.
+    departed: HashMap<Name, Absent>,
 }
 
 /// A name that has a secret, or somebody who waits for one, or both.
@@ -81,6 +96,28 @@ impl Store {
             entries.remove(name);
         }
         removed
+    }
+
+    /// How to answer those who ask for that name, which has no secret.
+    pub fn absent(&self, name: &str) -> Absent {
+        let answers = self.answers.read().unwrap_or_else(PoisonError::into_inner);
+        let departed = answers.departed.get(name);
+        departed.copied().unwrap_or(answers.unknown)
+    }
+
+    /// How to answer those who ask for a name that never had a secret.
+    pub fn answer_unknown(&self, answer: Absent) {
+        let mut answers = self.answers.write().unwrap_or_else(PoisonError::into_inner);
+        answers.unknown = answer;
+    }
+
+    /// How to answer those who ask for that name when its secret is gone, until it has one again.
+    pub fn answer_departed(&self, name: &Name, answer: Absent) {
+        let mut answers = self.answers.write().unwrap_or_else(PoisonError::into_inner);
+        if answers.departed.len() >= DEPARTED {
+            answers.departed.clear();
+        }
+        answers.departed.insert(name.clone(), answer);
     }
 
     /// From now on `inbox` hears of every change of that name.
@@ -189,6 +226,18 @@ mod tests {
         assert!(!store.remove(&"a".into()));
         assert_eq!(mail(&a), ["a"]);
         assert!(store.get("a").is_none());
+    }
+
+    #[test]
+    fn a_name_that_is_gone_can_have_an_answer_of_its_own() {
+        let store = Store::default();
+        store.answer_departed(&"gone".into(), Absent::Wait);
+        assert_eq!(store.absent("gone"), Absent::Wait);
+        assert_eq!(store.absent("other"), Absent::SaySo);
+        store.answer_unknown(Absent::Wait);
+        store.answer_departed(&"gone".into(), Absent::SaySo);
+        assert_eq!(store.absent("gone"), Absent::SaySo);
+        assert_eq!(store.absent("other"), Absent::Wait);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::folder::Parts;
+use crate::config::{Absent, Config};
 use crate::secret::{Name, Secret};
 use crate::store::Store;
 
@@ -16,6 +17,8 @@ pub(crate) struct Catalog {
     store: Arc<Store>,
     /// Folder name → rank of its root, the lowest first → parts.
     folders: HashMap<Arc<str>, BTreeMap<usize, Parts>>,
+    /// By rank of the root: the answer to names that it had and has no more.
+    absent: Vec<Absent>,
 }
 
 impl Catalog {
@@ -24,11 +27,22 @@ impl Catalog {
         Self {
             store,
             folders: HashMap::new(),
+            absent: Vec::new(),
         }
+    }
+
+    /// Goes by this configuration for names that are gone.
+    pub(crate) fn configure(&mut self, config: &Config) {
+        self.store.answer_unknown(config.absent);
+        self.absent = config.roots.iter().map(|root| root.absent).collect();
     }
 
     /// Makes `parts` what the folder `name` of the root of that rank serves.
     pub(crate) fn set(&mut self, name: &Arc<str>, rank: usize, parts: Parts) {
+        if let Some(answer) = self.absent.get(rank).filter(|_| parts.is_empty()) {
+            self.store.answer_departed(name, *answer);
+            self.store.answer_departed(&bundle_name(name), *answer);
+        }
         let ranks = self.folders.entry(name.clone()).or_default();
         if parts.is_empty() {
             ranks.remove(&rank);
@@ -64,7 +78,7 @@ impl Catalog {
     fn publish_all(&self, name: &Arc<str>) {
         self.publish(name);
         if !name.ends_with(CACERT) {
-            self.publish(&format!("{name}{CACERT}").into());
+            self.publish(&bundle_name(name));
         }
     }
 
@@ -104,6 +118,11 @@ impl Catalog {
     fn parts(&self, name: &str) -> Option<&Parts> {
         Some(self.folders.get(name)?.first_key_value()?.1)
     }
+}
+
+/// The name of the bundle in a folder that has a pair too.
+fn bundle_name(folder: &str) -> Name {
+    format!("{folder}{CACERT}").into()
 }
 
 #[cfg(test)]

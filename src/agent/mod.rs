@@ -70,10 +70,12 @@ impl Agent {
     /// An agent that publishes to `store`. Nothing is read yet.
     pub fn new(config: Config, store: Arc<Store>) -> Self {
         let roots = config.roots.iter().cloned().map(RootState::new).collect();
+        let mut catalog = Catalog::new(store);
+        catalog.configure(&config);
         Self {
             config,
             watch: Watch::start(Settings::default()),
-            catalog: Catalog::new(store),
+            catalog,
             board: Arc::default(),
             roots,
             folders: HashMap::new(),
@@ -328,6 +330,7 @@ impl Agent {
         self.folders
             .values_mut()
             .for_each(|folder| folder.set_removal_delay(delay));
+        self.catalog.configure(&config);
         self.config = config;
         self.renumber();
         self.watch.mark_all();

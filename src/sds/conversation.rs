@@ -19,6 +19,7 @@ use super::grpc::{Messages, Segments};
 use super::ledger::{Answer, Entry};
 use super::service::Shared;
 use super::session::{Effect, Response, Session, View};
+use crate::config::Absent;
 use crate::secret::{Name, Secret};
 use crate::store::Inbox;
 
@@ -230,6 +231,10 @@ struct Seen<'a> {
 impl View for Seen<'_> {
     fn secret(&self, name: &str) -> Option<Arc<Secret>> {
         self.shared.secret(self.entry, name)
+    }
+
+    fn absent(&self, name: &str) -> Absent {
+        self.shared.store.absent(name)
     }
 }
 

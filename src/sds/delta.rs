@@ -9,6 +9,7 @@ use super::message;
 use super::session::{
     Effect, InFlight, Response, Session, View, check_count, check_type_url, is_name,
 };
+use crate::config::Absent;
 use crate::proto::discovery::DeltaDiscoveryRequest;
 use crate::secret::Name;
 
@@ -126,6 +127,9 @@ impl Session for Delta {
                 continue;
             };
             let current = view.secret(&name);
+            if current.is_none() && view.absent(&name) == Absent::Wait {
+                continue;
+            }
             let now = current
                 .as_ref()
                 .map_or(Told::Absent, |s| Told::Version(s.version().clone()));
@@ -415,6 +419,10 @@ mod tests {
                     name,
                     &"x".repeat(RESPONSE_BYTES / 2),
                 ))
+            }
+
+            fn absent(&self, _: &str) -> Absent {
+                Absent::SaySo
             }
         }
         let mut client = Client::new();

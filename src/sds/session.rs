@@ -7,6 +7,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::grpc::Segments;
+use crate::config::Absent;
 use crate::proto::{SECRET_TYPE_URL, core, rpc};
 use crate::secret::{Name, Secret};
 
@@ -32,6 +33,9 @@ pub(crate) trait Session {
 pub(crate) trait View {
     /// The current secret of that name.
     fn secret(&self, name: &str) -> Option<Arc<Secret>>;
+
+    /// How a name without a secret is answered.
+    fn absent(&self, name: &str) -> Absent;
 }
 
 /// What a request means to the driver of a session.
@@ -161,6 +165,10 @@ pub(crate) mod tests {
         fn secret(&self, name: &str) -> Option<Arc<Secret>> {
             let content = self.0.get(name)?;
             Some(sample(name, &content.to_string()))
+        }
+
+        fn absent(&self, _: &str) -> Absent {
+            Absent::SaySo
         }
     }
 

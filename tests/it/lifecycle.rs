@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::util::agent::PROGRAM;
 use crate::util::bed::assert_no_key_in_log;
-use crate::util::{Agent, BOUND, Bed, eventually, eventually_true};
+use crate::util::{Agent, BOUND, Bed, Root, eventually, eventually_true};
 
 #[test]
 fn the_socket_has_mode_0660_whatever_the_umask() {
@@ -301,4 +301,62 @@ fn a_name_cannot_forge_a_log_line() {
         assert!(!line.starts_with("FORGED"), "{line:?}");
         assert!(!line.contains('\u{1b}'), "{line:?}");
     }
+}
+
+#[test]
+fn a_root_and_the_agent_can_let_names_wait_that_do_not_exist() {
+    let bed = Bed::new();
+    let config = bed.scratch("sds-agent.toml");
+    let other = Root::new();
+    let (patient, plain) = (other.path(), bed.root.path());
+    let write = |absent: &str| {
+        fs::write(
+            &config,
+            format!(
+                "absent = \"{absent}\"\n[[root]]\npath = {plain:?}\nabsent = \"say-so\"\n\
+                 [[root]]\npath = {patient:?}\nabsent = \"wait\"\n"
+            ),
+        )
+        .unwrap();
+    };
+    write("say-so");
+    bed.pair("plain");
+    other.write_pair("patient", &bed.ca.server(&["patient.test"]));
+    let agent = Agent::builder(&bed.socket())
+        .arg("--config")
+        .arg(&config)
+        .start();
+    let mut stream = agent.client().delta();
+    stream.subscribe(&["plain", "patient", "unknown"]);
+    let changes = stream.changes();
+    assert_eq!(
+        (changes.secrets.len(), changes.removed),
+        (2, vec!["unknown".into()])
+    );
+
+    other.remove("patient");
+    agent.wait_for_line(&["removed", "patient"]);
+    bed.root.remove("plain");
+    assert_eq!(
+        stream.removed(),
+        ["plain"],
+        "and nothing of the patient one"
+    );
+    stream.0.assert_silent();
+    // Whoever comes anew waits too, and gets it when it is there.
+    let mut late = agent.client().delta();
+    late.subscribe(&["patient"]);
+    late.0.assert_silent();
+    let renewed = bed.ca.server(&["patient.test"]);
+    other.write_pair("patient", &renewed);
+    for stream in [&mut stream, &mut late] {
+        assert!(stream.secret().is_pair(&renewed.chain, &renewed.key));
+    }
+
+    write("wait");
+    agent.signal(Signal::HUP);
+    agent.wait_for_line(&["reloaded"]);
+    let mut waiting = agent.client().delta();
+    waiting.subscribe(&["never-seen"]);
+    waiting.0.assert_silent();
 }
