@@ -5,6 +5,7 @@
 //! In the order of the flow; a module knows only the ones before it.
 //!
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
+//! - [`metrics`]: what is counted while the agent works
 //! - [`config`]: what the agent is told to do
 //! - [`files`]: credential folders on disk: one consistent read of each, and what may have changed
 //! - [`credential`]: file names and PEM bytes → a credential that Envoy accepts, or the reasons why not
@@ -28,6 +29,7 @@ pub mod envoy_config;
 pub mod files;
 pub mod harden;
 pub mod listen;
+pub mod metrics;
 pub mod peer;
 pub mod problem;
 pub mod proto;

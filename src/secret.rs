@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -26,6 +26,8 @@ pub struct Secret {
     version: Arc<str>,
     resource: Bytes,
     not_after: Option<SystemTime>,
+    since: SystemTime,
+    noticed: Instant,
 }
 
 /// What a secret is made of.
@@ -88,6 +90,21 @@ impl Secret {
         self.not_after
     }
 
+    /// Since when it is this version that is served.
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// When the change of the files that it was made of was noticed.
+    pub(crate) fn noticed_at(&self) -> Instant {
+        self.noticed
+    }
+
+    /// Remembers when the change of the files was noticed that it is made of.
+    pub(crate) fn noticed(self, noticed: Instant) -> Self {
+        Self { noticed, ..self }
+    }
+
     /// The encoded `google.protobuf.Any` that holds the `Secret` message. All clones share one
     /// buffer, which is wiped when the last one is dropped.
     pub(crate) fn resource(&self) -> &Bytes {
@@ -109,6 +126,8 @@ impl Secret {
             version: version.into(),
             resource: Bytes::from_owner(encoded),
             not_after,
+            since: SystemTime::now(),
+            noticed: Instant::now(),
         }
     }
 }

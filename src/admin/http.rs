@@ -2,14 +2,18 @@
 //! a Unix socket or a TCP port.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -47,6 +51,8 @@ pub struct Page {
     pub content_type: &'static str,
     /// All of it.
     pub body: Bytes,
+    /// What a browser may load and run for it; nothing at all, where there is none.
+    pub policy: Option<HeaderValue>,
 }
 
 impl Page {
@@ -56,6 +62,7 @@ impl Page {
             status: StatusCode::OK,
             content_type,
             body: body.into(),
+            policy: None,
         }
     }
 
@@ -65,6 +72,7 @@ impl Page {
             status,
             content_type: TEXT,
             body: body.into(),
+            policy: None,
         }
     }
 }
@@ -72,13 +80,13 @@ impl Page {
 /// What is there to be asked for.
 pub trait Pages: Send + Sync + 'static {
     /// The page at `path`, which begins with `/` and is as the client sent it; `None` is "not found".
-    /// It must not block: everything that it shows is in memory.
+    /// It is called on a thread where it may take its time.
     fn page(&self, path: &str, query: Option<&str>) -> Option<Page>;
 }
 
 /// Serves `pages` on a Unix socket until `shutdown`, then ends the connections that are open.
 pub async fn serve_unix(listener: Listener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
-    let server = Server::new(pages, shutdown);
+    let server = Server::new(pages, Hosts::Any, shutdown);
     while let Some(permit) = server.permit().await {
         tokio::select! {
             () = server.shutdown.cancelled() => break,
@@ -90,7 +98,7 @@ pub async fn serve_unix(listener: Listener, pages: Arc<dyn Pages>, shutdown: Can
 
 /// As [`serve_unix`], on a TCP port.
 pub async fn serve_tcp(listener: TcpListener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
-    let server = Server::new(pages, shutdown);
+    let server = Server::new(pages, Hosts::Loopback, shutdown);
     while let Some(permit) = server.permit().await {
         tokio::select! {
             () = server.shutdown.cancelled() => break,
@@ -118,17 +126,28 @@ pub async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, String> {
         .map_err(|error| format!("can't listen on {address}: {error}; choose another port"))
 }
 
+/// The hosts that a request may name.
+#[derive(Clone, Copy)]
+enum Hosts {
+    Any,
+    /// This machine alone: the scripts of a page whose name was pointed here after a browser loaded it
+    /// ("DNS rebinding") must not read what is here.
+    Loopback,
+}
+
 struct Server {
     pages: Arc<dyn Pages>,
+    hosts: Hosts,
     shutdown: CancellationToken,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
 impl Server {
-    fn new(pages: Arc<dyn Pages>, shutdown: CancellationToken) -> Self {
+    fn new(pages: Arc<dyn Pages>, hosts: Hosts, shutdown: CancellationToken) -> Self {
         Self {
             pages,
+            hosts,
             shutdown,
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             tasks: TaskTracker::new(),
@@ -149,11 +168,12 @@ impl Server {
     {
         let pages = Arc::clone(&self.pages);
         let shutdown = self.shutdown.clone();
+        let hosts = self.hosts;
         self.tasks.spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
                 // A client that is too slow or that breaks off is its own affair.
-                _ = tokio::time::timeout(TIME_LIMIT, connection(stream, pages)) => {}
+                _ = tokio::time::timeout(TIME_LIMIT, connection(stream, pages, hosts)) => {}
             }
             drop(permit);
         });
@@ -165,13 +185,13 @@ impl Server {
     }
 }
 
-async fn connection<S>(stream: S, pages: Arc<dyn Pages>) -> hyper::Result<()>
+async fn connection<S>(stream: S, pages: Arc<dyn Pages>, hosts: Hosts) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let answer = answer(&request, pages.as_ref());
-        async move { Ok::<_, Infallible>(answer) }
+        let pages = pages.clone();
+        async move { Ok::<_, Infallible>(response(answer(&request, pages, hosts).await)) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -183,21 +203,55 @@ where
         .await
 }
 
-fn answer(request: &Request<Incoming>, pages: &dyn Pages) -> Response<Full<Bytes>> {
-    let uri = request.uri();
-    let page = match *request.method() {
-        Method::GET | Method::HEAD => pages
-            .page(uri.path(), uri.query())
-            .unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n")),
-        _ => Page::text(StatusCode::METHOD_NOT_ALLOWED, "GET alone\n"),
+async fn answer(request: &Request<Incoming>, pages: Arc<dyn Pages>, hosts: Hosts) -> Page {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Page::text(StatusCode::METHOD_NOT_ALLOWED, "GET alone\n");
+    }
+    if matches!(hosts, Hosts::Loopback) && !names_loopback(request) {
+        let words = "ask for localhost, 127.0.0.1 or [::1]: other names are refused here\n";
+        return Page::text(StatusCode::MISDIRECTED_REQUEST, words);
+    }
+    let uri = request.uri().clone();
+    let page = tokio::task::spawn_blocking(move || pages.page(uri.path(), uri.query())).await;
+    let failed = || Page::text(StatusCode::INTERNAL_SERVER_ERROR, "this page failed\n");
+    page.unwrap_or_else(|_panic| Some(failed()))
+        .unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n"))
+}
+
+/// Whether a request names this machine, or no host at all, which no browser can be made to do.
+fn names_loopback(request: &Request<Incoming>) -> bool {
+    let mut named = request.headers().get_all(HOST).iter();
+    named.all(|host| host.to_str().is_ok_and(is_loopback))
+        && request
+            .uri()
+            .authority()
+            .is_none_or(|host| is_loopback(host.as_str()))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
     };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn response(page: Page) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(page.body));
     *response.status_mut() = page.status;
+    let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    let fixed = HeaderValue::from_static;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_TYPE, fixed(page.content_type));
+    headers.insert(CACHE_CONTROL, fixed("no-store"));
+    headers.insert(CONTENT_SECURITY_POLICY, page.policy.unwrap_or(nothing));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, fixed("nosniff"));
+    headers.insert(X_FRAME_OPTIONS, fixed("DENY"));
+    headers.insert(REFERRER_POLICY, fixed("no-referrer"));
     if page.status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        headers.insert(ALLOW, fixed("GET, HEAD"));
     }
     response
 }
@@ -235,20 +289,62 @@ mod tests {
     #[tokio::test]
     async fn it_answers_get_and_head_alone() {
         let (address, _shutdown, _server) = start().await;
-        let got = ask(address, "GET /a?b HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let got = ask(address, "GET /a?b HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got}");
         assert!(got.ends_with("/a Some(\"b\")"), "{got}");
-        let got = ask(address, "HEAD /a HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let got = ask(address, "HEAD /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got}");
         assert!(got.ends_with("\r\n\r\n"), "a HEAD has no body: {got}");
-        let got = ask(address, "GET /none HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let got = ask(address, "GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(got.starts_with("HTTP/1.1 404 "), "{got}");
         let got = ask(
             address,
-            "POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+            "POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
         )
         .await;
         assert!(got.starts_with("HTTP/1.1 405 "), "{got}");
+    }
+
+    #[tokio::test]
+    async fn the_host_must_be_this_machine() {
+        let (address, _shutdown, _server) = start().await;
+        for (host, good) in [
+            ("Host: localhost:9902\r\n", true),
+            ("Host: LOCALHOST\r\n", true),
+            ("Host: 127.0.0.1:1\r\n", true),
+            ("Host: [::1]:9902\r\n", true),
+            ("", true),
+            ("Host: \r\n", false),
+            ("Host: evil.example\r\n", false),
+            ("Host: evil.example:80\r\n", false),
+            ("Host: localhost.evil.example\r\n", false),
+            ("Host: localhost\r\nHost: evil.example\r\n", false),
+            ("Host: user@evil.example\r\n", false),
+            ("Host: 192.0.2.1\r\n", false),
+        ] {
+            let got = ask(address, &format!("GET /a HTTP/1.1\r\n{host}\r\n")).await;
+            let expected = if good {
+                "HTTP/1.1 200 "
+            } else {
+                "HTTP/1.1 421 "
+            };
+            assert!(got.starts_with(expected), "{host:?}: {got}");
+        }
+        let got = ask(address, "GET http://evil.example/a HTTP/1.1\r\n\r\n").await;
+        assert!(got.starts_with("HTTP/1.1 421 "), "{got}");
+    }
+
+    #[tokio::test]
+    async fn a_browser_may_load_nothing_for_an_answer() {
+        let (address, _shutdown, _server) = start().await;
+        let got = ask(address, "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        for header in [
+            "content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n",
+            "x-content-type-options: nosniff\r\n",
+            "cache-control: no-store\r\n",
+        ] {
+            assert!(got.contains(header), "{got}");
+        }
     }
 
     #[tokio::test]
@@ -267,7 +363,7 @@ mod tests {
     async fn shutdown_ends_connections_that_say_nothing() {
         let (address, shutdown, server) = start().await;
         let mut silent = TcpStream::connect(address).await.unwrap();
-        ask(address, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        ask(address, "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         shutdown.cancel();
         server.await.unwrap();
         assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);

@@ -1,3 +1,13 @@
 //! What operators and monitoring ask a running program: metrics, health, state. Read only.
 
+pub mod exposition;
+pub mod health;
 pub mod http;
+mod metrics;
+mod pages;
+mod process;
+pub mod state;
+mod survey;
+
+pub use pages::AdminPages;
+pub use survey::Sources;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::folder::Parts;
 use crate::config::{Absent, Config};
@@ -37,8 +38,9 @@ impl Catalog {
         self.absent = config.roots.iter().map(|root| root.absent).collect();
     }
 
-    /// Makes `parts` what the folder `name` of the root of that rank serves.
-    pub(crate) fn set(&mut self, name: &Arc<str>, rank: usize, parts: Parts) {
+    /// Makes `parts` what the folder `name` of the root of that rank serves. The change was noticed
+    /// at `noticed`.
+    pub(crate) fn set(&mut self, name: &Arc<str>, rank: usize, parts: Parts, noticed: Instant) {
         if let Some(answer) = self.absent.get(rank).filter(|_| parts.is_empty()) {
             self.store.answer_departed(name, *answer);
             self.store.answer_departed(&bundle_name(name), *answer);
@@ -52,7 +54,7 @@ impl Catalog {
         if ranks.is_empty() {
             self.folders.remove(name);
         }
-        self.publish_all(name);
+        self.publish_all(name, noticed);
     }
 
     /// Makes these the folders there are, by name, rank and parts. What stays the same is not
@@ -63,10 +65,11 @@ impl Catalog {
             self.folders.entry(name).or_default().insert(rank, parts);
         }
         let now: Vec<_> = self.folders.keys().cloned().collect();
+        let noticed = Instant::now();
         before
             .iter()
             .chain(&now)
-            .for_each(|name| self.publish_all(name));
+            .for_each(|name| self.publish_all(name, noticed));
     }
 
     /// The rank of the root whose folder of that name is served.
@@ -75,17 +78,17 @@ impl Catalog {
     }
 
     /// Publishes every secret that a folder of that name has a say in.
-    fn publish_all(&self, name: &Arc<str>) {
-        self.publish(name);
+    fn publish_all(&self, name: &Arc<str>, noticed: Instant) {
+        self.publish(name, noticed);
         if !name.ends_with(CACERT) {
-            self.publish(&bundle_name(name));
+            self.publish(&bundle_name(name), noticed);
         }
     }
 
-    fn publish(&self, name: &Name) {
+    fn publish(&self, name: &Name, noticed: Instant) {
         match self.secret(name) {
             Some(secret) => {
-                self.store.set(Arc::new(secret));
+                self.store.set(Arc::new(secret.noticed(noticed)));
             }
             None => {
                 self.store.remove(name);
@@ -159,27 +162,43 @@ mod tests {
     #[test]
     fn a_pair_has_the_folders_name_and_its_bundle_that_name_with_cacert() {
         let (mut catalog, look) = catalog();
-        catalog.set(&"site".into(), 0, parts(Some("1"), Some("ca"), false));
+        catalog.set(
+            &"site".into(),
+            0,
+            parts(Some("1"), Some("ca"), false),
+            Instant::now(),
+        );
         assert_eq!(kind(look("site")), Some(Kind::Certificate));
         assert_eq!(kind(look("site-cacert")), Some(Kind::TrustBundle));
-        catalog.set(&"site".into(), 0, Parts::default());
+        catalog.set(&"site".into(), 0, Parts::default(), Instant::now());
         assert_eq!((look("site"), look("site-cacert")), (None, None));
     }
 
     #[test]
     fn a_bundle_has_the_folders_own_name_when_it_is_alone_or_the_name_says_so() {
         let (mut catalog, look) = catalog();
-        catalog.set(&"ca".into(), 0, parts(None, Some("ca"), false));
+        catalog.set(
+            &"ca".into(),
+            0,
+            parts(None, Some("ca"), false),
+            Instant::now(),
+        );
         assert_eq!(
             (look("ca"), kind(look("ca-cacert"))),
             (None, Some(Kind::TrustBundle))
         );
-        catalog.set(&"ca".into(), 0, parts(None, Some("ca"), true));
+        catalog.set(
+            &"ca".into(),
+            0,
+            parts(None, Some("ca"), true),
+            Instant::now(),
+        );
         assert_eq!(kind(look("ca")), Some(Kind::TrustBundle));
         catalog.set(
             &"site-cacert".into(),
             0,
             parts(Some("1"), Some("ca"), false),
+            Instant::now(),
         );
         assert_eq!(kind(look("site-cacert")), Some(Kind::TrustBundle));
         assert_eq!(look("site-cacert-cacert"), None);
@@ -188,37 +207,72 @@ mod tests {
     #[test]
     fn a_folder_of_its_own_wins_over_a_bundle_inside() {
         let (mut catalog, look) = catalog();
-        catalog.set(&"site".into(), 0, parts(Some("1"), Some("inside"), false));
+        catalog.set(
+            &"site".into(),
+            0,
+            parts(Some("1"), Some("inside"), false),
+            Instant::now(),
+        );
         let inside = look("site-cacert");
-        catalog.set(&"site-cacert".into(), 1, parts(None, Some("own"), false));
+        catalog.set(
+            &"site-cacert".into(),
+            1,
+            parts(None, Some("own"), false),
+            Instant::now(),
+        );
         assert_ne!(look("site-cacert"), inside);
-        catalog.set(&"site-cacert".into(), 1, Parts::default());
+        catalog.set(&"site-cacert".into(), 1, Parts::default(), Instant::now());
         assert_eq!(look("site-cacert"), inside);
     }
 
     #[test]
     fn the_first_root_that_has_something_to_serve_has_the_name() {
         let (mut catalog, look) = catalog();
-        catalog.set(&"site".into(), 1, parts(Some("second"), None, false));
+        catalog.set(
+            &"site".into(),
+            1,
+            parts(Some("second"), None, false),
+            Instant::now(),
+        );
         let second = look("site");
-        catalog.set(&"site".into(), 0, Parts::default());
+        catalog.set(&"site".into(), 0, Parts::default(), Instant::now());
         assert_eq!(
             (look("site"), catalog.winner("site")),
             (second.clone(), Some(1))
         );
-        catalog.set(&"site".into(), 0, parts(Some("first"), None, false));
+        catalog.set(
+            &"site".into(),
+            0,
+            parts(Some("first"), None, false),
+            Instant::now(),
+        );
         assert_ne!(look("site"), second);
         assert_eq!(catalog.winner("site"), Some(0));
-        catalog.set(&"site".into(), 0, Parts::default());
+        catalog.set(&"site".into(), 0, Parts::default(), Instant::now());
         assert_eq!(look("site"), second);
     }
 
     #[test]
     fn another_order_of_the_roots_publishes_what_differs_alone() {
         let (mut catalog, look) = catalog();
-        catalog.set(&"both".into(), 0, parts(Some("first"), None, false));
-        catalog.set(&"both".into(), 1, parts(Some("second"), None, false));
-        catalog.set(&"gone".into(), 0, parts(Some("gone"), Some("ca"), false));
+        catalog.set(
+            &"both".into(),
+            0,
+            parts(Some("first"), None, false),
+            Instant::now(),
+        );
+        catalog.set(
+            &"both".into(),
+            1,
+            parts(Some("second"), None, false),
+            Instant::now(),
+        );
+        catalog.set(
+            &"gone".into(),
+            0,
+            parts(Some("gone"), Some("ca"), false),
+            Instant::now(),
+        );
         let first = look("both");
         let swapped = [
             ("both".into(), 1, parts(Some("first"), None, false)),

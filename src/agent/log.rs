@@ -1,4 +1,4 @@
-//! The lines that tell an operator what became of the files. One line an event.
+//! What tells an operator what became of the files: one line an event, and its count.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -10,7 +10,8 @@ use tracing::{info, warn};
 use super::folder::{Event, Folder, Parts};
 use super::reading::Key;
 use crate::files::roots::Listing;
-use crate::problem::Problem;
+use crate::metrics::{Limit, Metrics};
+use crate::problem::{Problem, Reason};
 
 /// What was already said of the roots, so that it is said once.
 #[derive(Default)]
@@ -20,7 +21,8 @@ pub(crate) struct Once {
 
 impl Once {
     /// Logs the problems of a listing that the last one did not have.
-    pub(crate) fn listed(&mut self, root: &Arc<Path>, listing: &Listing) {
+    pub(crate) fn listed(&mut self, root: &Arc<Path>, listing: &Listing, metrics: &Metrics) {
+        let too_many = |problem: &Problem| problem.reason() == Reason::TooLarge;
         let absent = (!listing.present)
             .then(|| "the root does not exist; it is served as soon as it does".to_owned());
         let present: HashSet<String> = listing
@@ -30,6 +32,9 @@ impl Once {
             .chain(absent)
             .collect();
         let said = self.said.entry(root.clone()).or_default();
+        if present != *said && listing.problems.iter().any(too_many) {
+            metrics.limit_reached(Limit::Credentials);
+        }
         for line in present.difference(said) {
             warn!(root = %shown(root), "not served: {line}");
         }
@@ -70,6 +75,29 @@ pub(crate) fn event(key: &Key, folder: &Folder, event: &Event, winner: Option<&P
             folder = %shown(&path),
             "removed: the folder is gone"
         ),
+    }
+}
+
+/// Counts what became of a folder: each reason of a rejection once.
+pub(crate) fn count(folder: &Path, event: &Event, metrics: &Metrics) {
+    match event {
+        Event::Changed { .. } => metrics.loaded(),
+        Event::Rejected { problems, .. } => {
+            let reasons: HashSet<_> = problems.iter().map(Problem::reason).collect();
+            reasons
+                .into_iter()
+                .for_each(|reason| metrics.rejected(reason));
+            for problem in problems.iter().filter(|p| p.reason() == Reason::TooLarge) {
+                let of_folder = problem.path() == folder;
+                metrics.limit_reached(if of_folder {
+                    Limit::Files
+                } else {
+                    Limit::FileBytes
+                });
+            }
+        }
+        Event::Recovered => {}
+        Event::Removed => metrics.removed(),
     }
 }
 

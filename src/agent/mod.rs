@@ -24,6 +24,7 @@ use self::reading::{Found, Key, Look, Owner};
 use crate::config::{Config, Root};
 use crate::files::roots::Listing;
 use crate::files::watch::{Settings, Watch};
+use crate::metrics::{Metrics, Read};
 use crate::store::Store;
 use crate::systemd::Pulse;
 
@@ -38,14 +39,15 @@ pub struct Agent {
     watch: Watch<Owner>,
     catalog: Catalog,
     board: Arc<Board>,
+    metrics: Arc<Metrics>,
     roots: Vec<RootState>,
     folders: HashMap<Key, Folder>,
     /// When which folder has something to do though its files do not change.
     deadlines: BTreeSet<(Instant, Key)>,
-    reads: JoinSet<(Owner, Option<Found>)>,
+    reads: JoinSet<Done>,
     reading: HashSet<Owner>,
-    /// Owners that are due once more after the read that is under way.
-    again: HashSet<Owner>,
+    /// Owners that are due once more after the read that is under way, and since when.
+    again: HashMap<Owner, Instant>,
     /// Owners with a file that was being written when they were read: due again soon.
     deferred: HashSet<Owner>,
     problems: log::Once,
@@ -56,7 +58,18 @@ struct RootState {
     path: Arc<Path>,
     settings: Root,
     folders: BTreeSet<Arc<str>>,
+    listed: bool,
+    /// How many reads of it and its folders have not come back.
+    under_way: usize,
     slots: Arc<Semaphore>,
+}
+
+/// A read that has come back.
+struct Done {
+    owner: Owner,
+    /// When a change was noticed that made the read due.
+    noticed: Instant,
+    found: Option<Found>,
 }
 
 /// What a running agent is told to do.
@@ -68,27 +81,29 @@ pub enum Command {
 
 impl Agent {
     /// An agent that publishes to `store`. Nothing is read yet.
-    pub fn new(config: Config, store: Arc<Store>) -> Self {
+    pub fn new(config: Config, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
         let roots = config.roots.iter().cloned().map(RootState::new).collect();
         let mut catalog = Catalog::new(store);
         catalog.configure(&config);
+        let watch = Watch::start(Settings::default());
         Self {
+            board: Arc::new(Board::new(watch.clone(), &config)),
             config,
-            watch: Watch::start(Settings::default()),
+            watch,
             catalog,
-            board: Arc::default(),
+            metrics,
             roots,
             folders: HashMap::new(),
             deadlines: BTreeSet::new(),
             reads: JoinSet::new(),
             reading: HashSet::new(),
-            again: HashSet::new(),
+            again: HashMap::new(),
             deferred: HashSet::new(),
             problems: log::Once::default(),
         }
     }
 
-    /// Where the state of every folder can be looked up.
+    /// Where the state of every root and folder can be looked up.
     pub fn board(&self) -> Arc<Board> {
         self.board.clone()
     }
@@ -96,9 +111,7 @@ impl Agent {
     /// Reads all roots once. A client that is answered before would be told that its secrets do not
     /// exist.
     pub async fn load(&mut self) {
-        for path in self.root_paths() {
-            self.look(Owner::Root(path));
-        }
+        self.look_at_roots();
         if tokio::time::timeout(LOADING, self.settle()).await.is_err() {
             let roots: BTreeSet<_> = self.reading.iter().map(Owner::root).collect();
             error!(
@@ -114,7 +127,7 @@ impl Agent {
             let folder = self.folders.get_mut(&key);
             let deadline = folder.as_ref().and_then(|folder| folder.deadline());
             let event = folder.and_then(Folder::report_now);
-            self.publish(&key, deadline, event.into_iter().collect());
+            self.publish(&key, deadline, event.into_iter().collect(), Instant::now());
         }
     }
 
@@ -124,7 +137,10 @@ impl Agent {
         loop {
             let deadline = self.deadlines.first().map(|(at, _)| *at);
             tokio::select! {
-                owners = watch.changed() => owners.into_iter().for_each(|owner| self.look(owner)),
+                owners = watch.changed() => {
+                    let now = Instant::now();
+                    owners.into_iter().for_each(|owner| self.look(owner, now));
+                }
                 Some(done) = self.reads.join_next() => self.done(done),
                 () = sleep_until(deadline) => self.tick(Instant::now()),
                 () = pulse.beat() => {}
@@ -147,7 +163,8 @@ impl Agent {
             }
             if !self.deferred.is_empty() {
                 let owners = watch.changed().await;
-                owners.into_iter().for_each(|owner| self.look(owner));
+                let now = Instant::now();
+                owners.into_iter().for_each(|owner| self.look(owner, now));
                 continue;
             }
             let pending = self
@@ -163,37 +180,60 @@ impl Agent {
         }
     }
 
-    /// Starts a read of `owner`, or has it read once more when one is under way.
-    fn look(&mut self, owner: Owner) {
-        let Some(root) = self.roots.iter().find(|root| root.path == *owner.root()) else {
+    fn look_at_roots(&mut self) {
+        let now = Instant::now();
+        for path in self.root_paths() {
+            self.look(Owner::Root(path), now);
+        }
+    }
+
+    /// Starts a read of `owner`, or has it read once more when one is under way. The change that
+    /// makes it due was noticed at `noticed`.
+    fn look(&mut self, owner: Owner, noticed: Instant) {
+        let root = self
+            .roots
+            .iter_mut()
+            .find(|root| root.path == *owner.root());
+        let Some(root) = root else {
             return self.watch.forget(&owner);
         };
         if !self.reading.insert(owner.clone()) {
-            self.again.insert(owner);
+            self.again.entry(owner).or_insert(noticed);
             return;
         }
         if root.settings.poll_interval.is_some() {
             self.watch.set_interval(&owner, root.settings.poll_interval);
         }
+        root.under_way += 1;
         let look = Look {
             watch: self.watch.clone(),
             root: root.settings.clone(),
             limits: self.config.limits,
             warn_days: self.config.warn_days,
         };
-        let slots = root.slots.clone();
+        let (slots, metrics) = (root.slots.clone(), self.metrics.clone());
         self.reads.spawn(async move {
             let _slot = slots.acquire_owned().await;
             let owner_read = owner.clone();
-            let found = tokio::task::spawn_blocking(move || look.at(&owner_read)).await;
-            // A panic in there would be a bug of the check: the folder keeps what it had.
-            (owner, found.unwrap_or_default())
+            let read = move || measured(&metrics, &owner_read, || look.at(&owner_read));
+            let found = tokio::task::spawn_blocking(read).await;
+            Done {
+                owner,
+                noticed,
+                // A panic in there would be a bug of the check: the folder keeps what it had.
+                found: found.unwrap_or_default(),
+            }
         });
     }
 
     /// Takes in what a read found.
-    fn done(&mut self, done: Result<(Owner, Option<Found>), JoinError>) {
-        let Ok((owner, found)) = done else {
+    fn done(&mut self, done: Result<Done, JoinError>) {
+        let Ok(Done {
+            owner,
+            noticed,
+            found,
+        }) = done
+        else {
             return;
         };
         self.reading.remove(&owner);
@@ -203,17 +243,31 @@ impl Agent {
             self.deferred.remove(&owner);
         }
         match (&owner, found) {
-            (Owner::Root(path), Some(Found::Root(listing))) => self.listed(path, listing),
-            (Owner::Folder(key), Some(Found::Folder(outcome))) => self.observe(key, outcome),
+            (Owner::Root(path), Some(Found::Root(listing))) => self.listed(path, listing, noticed),
+            (Owner::Folder(key), Some(Found::Folder(outcome))) => {
+                self.observe(key, outcome, noticed);
+            }
             _ => {}
         }
-        if self.again.remove(&owner) {
-            self.look(owner);
+        self.came_back(owner.root());
+        if let Some(noticed) = self.again.remove(&owner) {
+            self.look(owner, noticed);
+        }
+    }
+
+    /// Notes that a read of a root, or of one of its folders, has come back.
+    fn came_back(&mut self, root: &Path) {
+        let deferred = self.deferred.iter().any(|owner| **owner.root() == *root);
+        if let Some(root) = self.roots.iter_mut().find(|other| *other.path == *root) {
+            root.under_way = root.under_way.saturating_sub(1);
+            if root.under_way == 0 && root.listed && !deferred {
+                self.board.read(&root.path);
+            }
         }
     }
 
     /// Takes in which folders a root holds: new ones are read, missing ones are gone.
-    fn listed(&mut self, path: &Arc<Path>, listing: Listing) {
+    fn listed(&mut self, path: &Arc<Path>, listing: Listing, noticed: Instant) {
         let Some(rank) = self.rank(path) else {
             return;
         };
@@ -221,13 +275,15 @@ impl Agent {
             .problems
             .iter()
             .any(|problem| problem.path() == &**path);
-        self.problems.listed(path, &listing);
+        self.problems.listed(path, &listing, &self.metrics);
+        self.board.listed(path, &listing);
         let present: BTreeSet<Arc<str>> = listing
             .folders
             .into_iter()
             .map(|(name, _)| name.into())
             .collect();
         let root = &mut self.roots[rank];
+        root.listed = true;
         let before = std::mem::take(&mut root.folders);
         // "Don't know" is not "no": a root that can't be read keeps its folders.
         let missing = before.difference(&present).cloned().collect::<Vec<_>>();
@@ -245,16 +301,16 @@ impl Agent {
             root.folders.extend(missing);
         } else {
             for name in missing {
-                self.observe(&key(path, name), Outcome::Gone);
+                self.observe(&key(path, name), Outcome::Gone, noticed);
             }
         }
         for name in new {
-            self.look(Owner::Folder(key(path, name)));
+            self.look(Owner::Folder(key(path, name)), noticed);
         }
     }
 
-    /// Takes in what a read of a folder found.
-    fn observe(&mut self, key: &Key, outcome: Outcome) {
+    /// Takes in what a read of a folder found, of which a change was noticed at `noticed`.
+    fn observe(&mut self, key: &Key, outcome: Outcome, noticed: Instant) {
         if self.rank(&key.root).is_none() {
             return;
         }
@@ -265,7 +321,7 @@ impl Agent {
             .or_insert_with(|| Folder::new(key.path(), delay));
         let deadline = folder.deadline();
         let events = folder.observe(outcome, Instant::now());
-        self.publish(key, deadline, events);
+        self.publish(key, deadline, events, noticed);
     }
 
     /// Takes in that time has passed.
@@ -278,12 +334,18 @@ impl Agent {
                 continue;
             };
             let events = folder.tick(now);
-            self.publish(&key, None, events);
+            self.publish(&key, None, events, now);
         }
     }
 
     /// Makes the store, the log and the timer follow a folder. `deadline` is what the timer has.
-    fn publish(&mut self, key: &Key, deadline: Option<Instant>, events: Vec<Event>) {
+    fn publish(
+        &mut self,
+        key: &Key,
+        deadline: Option<Instant>,
+        events: Vec<Event>,
+        noticed: Instant,
+    ) {
         let (Some(rank), Some(folder)) = (self.rank(&key.root), self.folders.get(key)) else {
             return;
         };
@@ -295,7 +357,8 @@ impl Agent {
         }
         let changed = events.iter().any(Event::is_change);
         if changed {
-            self.catalog.set(&key.name, rank, folder.parts().clone());
+            let parts = folder.parts().clone();
+            self.catalog.set(&key.name, rank, parts, noticed);
         }
         let winner = self
             .catalog
@@ -304,8 +367,9 @@ impl Agent {
         let winner = winner.map(|rank| &*self.roots[rank].path);
         for event in events {
             log::event(key, folder, &event, winner);
+            log::count(&key.path(), &event, &self.metrics);
         }
-        self.board.note(key, folder, winner.is_some(), changed);
+        self.board.note(key, folder, changed);
         if folder.is_over() {
             self.board.strike(key);
             self.folders.remove(key);
@@ -331,12 +395,11 @@ impl Agent {
             .values_mut()
             .for_each(|folder| folder.set_removal_delay(delay));
         self.catalog.configure(&config);
+        self.board.configure(&config);
         self.config = config;
         self.renumber();
         self.watch.mark_all();
-        for path in self.root_paths() {
-            self.look(Owner::Root(path));
-        }
+        self.look_at_roots();
     }
 
     /// Drops a root that is no longer configured, with its folders.
@@ -391,6 +454,8 @@ impl RootState {
             path: settings.path.as_path().into(),
             settings,
             folders: BTreeSet::new(),
+            listed: false,
+            under_way: 0,
             slots: Arc::new(Semaphore::new(READS_PER_ROOT)),
         }
     }
@@ -413,6 +478,18 @@ fn key(root: &Arc<Path>, name: Arc<str>) -> Key {
         root: root.clone(),
         name,
     }
+}
+
+/// Reads, and counts how long that took.
+fn measured<T>(metrics: &Metrics, owner: &Owner, read: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let found = read();
+    let what = match owner {
+        Owner::Root(_) => Read::Root,
+        Owner::Folder(_) => Read::Folder,
+    };
+    metrics.read(what, start.elapsed());
+    found
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -1,28 +1,21 @@
 //! `sds-agent serve`: the agent.
 
+mod admin;
+mod run;
+mod signals;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use sds_agent::agent::{Agent, Command};
+use anyhow::Context;
 use sds_agent::config::{
     Config, ConfigError, DEFAULT_CONFIG, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
 };
 use sds_agent::harden;
-use sds_agent::listen::{Activation, ListenConfig, Listener};
-use sds_agent::sds::access::{Access, Rules};
-use sds_agent::sds::ledger::Ledger;
-use sds_agent::sds::{server, service::Sds};
-use sds_agent::store::Store;
-use sds_agent::systemd::{self, Heart, Pulse};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use sds_agent::listen::Activation;
+use tracing::error;
 
 use super::logging::{self, Levels};
 use super::output;
@@ -153,8 +146,13 @@ impl Args {
 }
 
 impl Source {
+    /// The configuration file, if there is one.
+    fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
     fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(self.file.as_deref(), &self.overrides)
+        Config::load(self.file(), &self.overrides)
     }
 }
 
@@ -169,193 +167,8 @@ fn serve(config: &Config, source: &Source, levels: &Levels) -> anyhow::Result<()
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?;
-    let result = runtime.block_on(run_agent(config.clone(), source, levels, activation));
+    let result = runtime.block_on(run::run(config.clone(), source, levels, activation));
     // A read that hangs on a dead file system must not keep the process.
     runtime.shutdown_background();
     result
-}
-
-async fn run_agent(
-    config: Config,
-    source: &Source,
-    levels: &Levels,
-    mut activation: Activation,
-) -> anyhow::Result<()> {
-    let mut signals = Signals::new().context("signals can't be handled")?;
-    let listener = listen(&config, &mut activation)?;
-    let store = Arc::new(Store::default());
-    let ledger = Arc::new(Ledger::default());
-    let stopping = CancellationToken::new();
-    let access = Arc::new(Access::new(Rules::resolve(&config)));
-    let sds = Sds::new(
-        store.clone(),
-        ledger,
-        access.clone(),
-        config.limits,
-        stopping.clone(),
-    );
-
-    let mut agent = Agent::new(config.clone(), store.clone());
-    tokio::select! {
-        () = agent.load() => {}
-        () = signals.stop() => return Ok(()),
-    }
-    let heart = Arc::new(Heart::default());
-    let (commands, inbox) = mpsc::channel(1);
-    let pulse = heart.part("reader");
-    let mut agent = tokio::spawn(async move { agent.run(inbox, pulse).await });
-    let pulse = heart.part("server");
-    info!(
-        socket = %listener.path().display(),
-        secrets = store.secrets().len(),
-        version = sds_agent::VERSION,
-        "serving"
-    );
-    systemd::ready("serving");
-    let server = server::run(listener, sds, config.limits, stopping.clone(), pulse);
-    let mut server = tokio::spawn(server);
-    let store_moves = answer_for(heart.part("store"), store.clone());
-    let _watchdog = AbortOnDropHandle::new(tokio::spawn(async move {
-        tokio::join!(store_moves, systemd::feed_watchdog(&heart));
-    }));
-
-    let mut running = config;
-    loop {
-        tokio::select! {
-            told = signals.next() => match told {
-                Told::Stop => break,
-                Told::Reload => {
-                    running = reload(running, source, levels, &commands).await;
-                    enforce(&access, &store, &running).await;
-                    systemd::ready("serving");
-                }
-            },
-            // Without one of them the agent would look alive and serve nothing new.
-            ended = &mut agent => bail!("the task that reads the files has ended: {ended:?}"),
-            ended = &mut server => bail!("the task that serves has ended: {ended:?}"),
-        }
-    }
-    info!("stopping");
-    systemd::stopping();
-    stopping.cancel();
-    drop(commands);
-    let (server, agent) = tokio::join!(server, agent);
-    server.and(agent).context("a task of the agent failed")
-}
-
-/// Takes over the socket that systemd holds, or makes it.
-fn listen(config: &Config, activation: &mut Activation) -> anyhow::Result<Listener> {
-    let listener = match activation.take(&config.listen.socket) {
-        Some(socket) => Listener::adopt(socket)?,
-        None => Listener::bind(&ListenConfig::resolve(&config.listen)?)?,
-    };
-    for path in activation.left() {
-        warn!(
-            socket = %path.display(),
-            configured = %config.listen.socket.display(),
-            "systemd holds a socket that is not the one of the configuration, and nobody answers \
-             on it: make the paths the same"
-        );
-    }
-    Ok(listener)
-}
-
-/// Reads the configuration again. A bad one is refused, and the old one stays.
-async fn reload(
-    running: Config,
-    source: &Source,
-    levels: &Levels,
-    commands: &mpsc::Sender<Command>,
-) -> Config {
-    systemd::reloading();
-    let config = match source.load() {
-        Ok(new) => {
-            let (config, changes) = running.reload(new);
-            info!("reloaded: {changes}");
-            if !changes.needs_restart.is_empty() {
-                let keys = changes.needs_restart.join(" ");
-                warn!("these keys stay as they were until a restart: {keys}");
-            }
-            config
-        }
-        Err(error) => {
-            error!("the new configuration is refused, and the old one stays: {error}");
-            running
-        }
-    };
-    levels.set(&config.log.level);
-    if commands
-        .send(Command::Reload(Box::new(config.clone())))
-        .await
-        .is_err()
-    {
-        error!("the agent's task has ended");
-    }
-    config
-}
-
-/// Puts the rules of who may have what in force, for open streams too.
-async fn enforce(access: &Access, store: &Store, config: &Config) {
-    let config = config.clone();
-    // The user database may be on the network.
-    match tokio::task::spawn_blocking(move || Rules::resolve(&config)).await {
-        Ok(rules) => access.replace(rules),
-        Err(bug) => error!("the rules of access stay as they were: {bug}"),
-    }
-    store.wake_all();
-}
-
-/// Answers for the store: nobody holds its lock for good.
-async fn answer_for(mut pulse: Pulse, store: Arc<Store>) {
-    loop {
-        pulse.beat_after(|| drop(store.get(""))).await;
-    }
-}
-
-/// What the agent is told by signals.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    reload: Signal,
-    /// A reload was asked for while the roots were read for the first time.
-    reload_due: bool,
-}
-
-#[derive(PartialEq, Eq)]
-enum Told {
-    Stop,
-    Reload,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            reload: signal(SignalKind::hangup())?,
-            reload_due: false,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        if std::mem::take(&mut self.reload_due) {
-            return Told::Reload;
-        }
-        self.signal().await
-    }
-
-    async fn signal(&mut self) -> Told {
-        tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.reload.recv() => Told::Reload,
-        }
-    }
-
-    /// Waits for the end; a reload is for later.
-    async fn stop(&mut self) {
-        while self.signal().await != Told::Stop {
-            self.reload_due = true;
-        }
-    }
 }

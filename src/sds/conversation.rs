@@ -20,6 +20,7 @@ use super::ledger::{Answer, Entry};
 use super::service::Shared;
 use super::session::{Effect, Response, Session, View};
 use crate::config::Absent;
+use crate::metrics::Limit;
 use crate::secret::{Name, Secret};
 use crate::store::Inbox;
 
@@ -78,14 +79,23 @@ where
                 continue;
             }
             match self.requests.poll_next(cx) {
-                Poll::Ready(Some(request)) => {
-                    let effects = request.and_then(|request| self.session.request(request))?;
-                    effects.into_iter().for_each(|effect| self.apply(effect));
-                }
+                Poll::Ready(Some(request)) => self.take(request)?,
                 Poll::Ready(None) => self.phase = Phase::HalfClosed,
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Takes a request in.
+    fn take(&mut self, request: Result<S::Request, Status>) -> Result<(), Status> {
+        let request =
+            request.inspect_err(|status| self.shared.count_limit(status, Limit::RequestBytes))?;
+        let effects = self
+            .session
+            .request(request)
+            .inspect_err(|status| self.shared.count_limit(status, Limit::NamesPerStream))?;
+        effects.into_iter().for_each(|effect| self.apply(effect));
+        Ok(())
     }
 
     fn respond(&mut self) -> Option<Response> {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::proto::core::Node;
 use crate::secret::{Name, Secret};
@@ -14,6 +15,7 @@ use crate::secret::{Name, Secret};
 pub struct Ledger {
     next_id: AtomicU64,
     streams: Mutex<HashMap<u64, Arc<Account>>>,
+    metrics: Arc<Metrics>,
 }
 
 /// One open stream.
@@ -22,7 +24,14 @@ pub struct Account {
     peer: Arc<Peer>,
     since: SystemTime,
     node: OnceLock<Node>,
-    deliveries: Mutex<BTreeMap<Name, Delivery>>,
+    deliveries: Mutex<BTreeMap<Name, Waiting>>,
+    metrics: Arc<Metrics>,
+}
+
+/// A name that a stream waits for.
+struct Waiting {
+    since: Instant,
+    delivery: Delivery,
 }
 
 /// How a stream speaks.
@@ -67,6 +76,19 @@ pub(crate) struct Entry {
 }
 
 impl Ledger {
+    /// A ledger that counts what is entered.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics,
+            ..Self::default()
+        }
+    }
+
+    /// Where it counts.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// All open streams, in the order in which they came.
     pub fn accounts(&self) -> Vec<Arc<Account>> {
         let mut accounts: Vec<_> = lock(&self.streams)
@@ -80,12 +102,14 @@ impl Ledger {
     /// Enters a stream.
     pub(crate) fn open(self: &Arc<Self>, protocol: Protocol, peer: Arc<Peer>) -> Entry {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.metrics.opened(protocol.as_str());
         let account = Arc::new(Account {
             protocol,
             peer,
             since: SystemTime::now(),
             node: OnceLock::new(),
             deliveries: Mutex::default(),
+            metrics: self.metrics.clone(),
         });
         lock(&self.streams).insert(id, account.clone());
         Entry {
@@ -124,7 +148,11 @@ impl Account {
 
     /// The names that the stream waits for, and what it was last sent under each.
     pub fn deliveries(&self) -> BTreeMap<Name, Delivery> {
-        lock(&self.deliveries).clone()
+        let deliveries = lock(&self.deliveries);
+        deliveries
+            .iter()
+            .map(|(name, waiting)| (name.clone(), waiting.delivery.clone()))
+            .collect()
     }
 
     /// Notes who the client is; the first word counts.
@@ -134,7 +162,12 @@ impl Account {
 
     /// Notes that the stream waits for a name.
     pub(crate) fn subscribed(&self, name: &Name) {
-        lock(&self.deliveries).entry(name.clone()).or_default();
+        lock(&self.deliveries)
+            .entry(name.clone())
+            .or_insert_with(|| Waiting {
+                since: Instant::now(),
+                delivery: Delivery::default(),
+            });
     }
 
     /// Notes that the stream waits for a name no more.
@@ -147,10 +180,17 @@ impl Account {
         lock(&self.deliveries).keys().cloned().collect()
     }
 
-    /// Notes that a secret was sent.
+    /// Notes that a secret is handed to the stream.
     pub(crate) fn sent(&self, secret: &Secret) {
-        self.note(secret.name(), |delivery| {
-            *delivery = Delivery {
+        self.metrics
+            .delivered(self.protocol.as_str(), secret.kind().as_str());
+        self.note(secret.name(), |waiting| {
+            let news = waiting.delivery.version.as_ref() != Some(secret.version());
+            // What was there before the stream asked for it was not waited for.
+            if news && waiting.since < secret.noticed_at() {
+                self.metrics.delayed(secret.noticed_at().elapsed());
+            }
+            waiting.delivery = Delivery {
                 version: Some(secret.version().clone()),
                 sent: Some(SystemTime::now()),
                 answer: Answer::None,
@@ -160,8 +200,8 @@ impl Account {
 
     /// Notes that the client was told that there is no such name.
     pub(crate) fn removed(&self, name: &Name) {
-        self.note(name, |delivery| {
-            *delivery = Delivery {
+        self.note(name, |waiting| {
+            waiting.delivery = Delivery {
                 sent: Some(SystemTime::now()),
                 ..Delivery::default()
             };
@@ -170,12 +210,17 @@ impl Account {
 
     /// Notes what the client said to what it was sent last.
     pub(crate) fn answered(&self, name: &Name, answer: Answer) {
-        self.note(name, |delivery| delivery.answer = answer);
+        match answer {
+            Answer::None => {}
+            Answer::Ack(_) => self.metrics.acked(self.protocol.as_str()),
+            Answer::Nack(..) => self.metrics.nacked(self.protocol.as_str()),
+        }
+        self.note(name, |waiting| waiting.delivery.answer = answer);
     }
 
-    fn note(&self, name: &Name, change: impl FnOnce(&mut Delivery)) {
-        if let Some(delivery) = lock(&self.deliveries).get_mut(name) {
-            change(delivery);
+    fn note(&self, name: &Name, change: impl FnOnce(&mut Waiting)) {
+        if let Some(waiting) = lock(&self.deliveries).get_mut(name) {
+            change(waiting);
         }
     }
 }

@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use super::service::Sds;
 use crate::config::Limits;
 use crate::listen::Listener;
+use crate::metrics::Limit;
 use crate::peer::Peer;
 use crate::systemd::Pulse;
 
@@ -51,13 +52,15 @@ pub async fn run(
             continue;
         }
         let Ok(slot) = slots.clone().try_acquire_owned() else {
+            sds.metrics().limit_reached(Limit::Connections);
             warn!(%peer, limit = limits.connections, "connection refused: there are too many; see limits.connections");
             continue;
         };
+        let connected = sds.metrics().connected();
         let connection = serve(stream, peer, sds.clone(), limits, stopping.clone());
         connections.spawn(async move {
             connection.await;
-            drop(slot);
+            drop((slot, connected));
         });
     }
     drop(listener);

@@ -24,6 +24,7 @@ use super::session::{Session, check_count, check_type_url};
 use super::sotw::{Sotw, version_info};
 use super::throttle::Throttle;
 use crate::config::Limits;
+use crate::metrics::{Limit, Metrics, Refusal};
 use crate::peer::Peer;
 use crate::proto::discovery::DiscoveryRequest;
 use crate::secret::{Kind, Secret};
@@ -103,9 +104,15 @@ impl Sds {
     pub fn admits(&self, peer: &Peer) -> bool {
         let admitted = self.shared.access.admits(peer);
         if !admitted {
+            self.metrics().refused(Refusal::Connection);
             self.shared.audit.refused(peer, "", Refused::Connection);
         }
         admitted
+    }
+
+    /// Where everything is counted.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        self.shared.ledger.metrics()
     }
 
     fn open(&self, protocol: Protocol, peer: Arc<Peer>) -> Entry {
@@ -130,12 +137,12 @@ impl Sds {
         let mut requests = Messages::new(body, self.shared.limits.request_bytes);
         let request: DiscoveryRequest = poll_fn(|cx| requests.poll_next(cx))
             .await
-            .ok_or_else(|| Status::invalid_argument("there is no request"))??;
+            .ok_or_else(|| Status::invalid_argument("there is no request"))?
+            .inspect_err(|status| self.shared.count_limit(status, Limit::RequestBytes))?;
         check_type_url(&request.type_url)?;
-        check_count(
-            request.resource_names.len(),
-            self.shared.limits.names_per_stream,
-        )?;
+        let names = request.resource_names.len();
+        check_count(names, self.shared.limits.names_per_stream)
+            .inspect_err(|status| self.shared.count_limit(status, Limit::NamesPerStream))?;
         if let Some(node) = request.node {
             entry.introduce(node);
         }
@@ -150,9 +157,10 @@ impl Sds {
         if secrets.is_empty() {
             return Err(Status::not_found("there is no secret of that name"));
         }
-        secrets
-            .iter()
-            .for_each(|secret| self.shared.log_delivery(entry, secret));
+        for secret in &secrets {
+            entry.sent(secret);
+            self.shared.log_delivery(entry, secret);
+        }
         Ok(message::sotw(&version_info(&secrets), "", &secrets))
     }
 }
@@ -175,10 +183,18 @@ impl Shared {
     pub(crate) fn allows_or_logs(&self, entry: &Account, name: &str) -> bool {
         let allowed = self.allows(entry, name);
         if !allowed {
+            self.ledger.metrics().refused(Refusal::Name);
             self.audit
                 .refused(entry.peer(), entry.node_id(), Refused::Name(name));
         }
         allowed
+    }
+
+    /// Counts that a limit was reached, if that is what the status says.
+    pub(crate) fn count_limit(&self, status: &Status, limit: Limit) {
+        if status.code() == tonic::Code::ResourceExhausted {
+            self.ledger.metrics().limit_reached(limit);
+        }
     }
 
     /// Logs that a secret goes to a stream's client. One line, for the audit where there is a key.

@@ -1,0 +1,211 @@
+//! The state → gauges, beside the agent's counters: all that `/metrics` shows.
+//!
+//! The names of credentials are labels, and bounded by `limits.credentials`. What clients choose, such
+//! as node ids or names that do not exist, never is one.
+
+use std::time::SystemTime;
+
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::state::{Answer, Condition, Secret, State, Time, Watch};
+use super::{exposition, process};
+use crate::files::watch::Polled;
+use crate::metrics::Metrics;
+
+/// Why something may be polled: each has a series of its own from the beginning.
+const POLLED: [Polled; 5] = [
+    Polled::PassingFailure,
+    Polled::RemoteFileSystem,
+    Polled::Refused,
+    Polled::WatchLimit,
+    Polled::NoInotify,
+];
+
+type Labels<const N: usize> = [(&'static str, String); N];
+type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
+
+/// All metrics, as Prometheus reads them.
+pub(super) fn text(state: &State, counters: &Metrics) -> String {
+    let mut registry = Registry::default();
+    let own = registry.sub_registry_with_prefix("sds_agent");
+    counters.register(own);
+    agent(own, state);
+    certificates(own, state);
+    folders(own, state);
+    watch(own, &state.watch);
+    process::register(&mut registry, state.agent.started.get());
+    exposition::text(&registry)
+}
+
+fn agent(registry: &mut Registry, state: &State) {
+    let version = [("version", crate::VERSION)];
+    registry.register("build", "The program", Info::new(version));
+    registry.register(
+        "ready",
+        "Whether all roots were read and clients are served",
+        ConstGauge::new(i64::from(state.agent.ready)),
+    );
+    let open = state.agent.streams;
+    let streams = Gauges::default();
+    for (protocol, open) in [
+        ("sotw", open.sotw),
+        ("delta", open.delta),
+        ("fetch", open.fetch),
+    ] {
+        set(&streams, [("protocol", protocol.to_owned())], open);
+    }
+    registry.register("streams", "Open streams", streams);
+    registry.register(
+        "waiting_names",
+        "Names that clients wait for and that do not exist",
+        ConstGauge::new(integer(state.waiting.total as u64)),
+    );
+}
+
+fn certificates(registry: &mut Registry, state: &State) {
+    let (ends, valid, nacked) = (Gauges::default(), Gauges::default(), Gauges::default());
+    let secrets = Gauges::default();
+    for kind in ["certificate", "trust_bundle"] {
+        let of_kind = state.secrets.iter().filter(|s| s.kind == kind);
+        set(
+            &secrets,
+            [("kind", kind.to_owned())],
+            of_kind.count() as u64,
+        );
+    }
+    for secret in &state.secrets {
+        if let Some(end) = secret.not_after {
+            set(&ends, labels(secret), seconds(end));
+        }
+        set(
+            &valid,
+            labels(secret),
+            u64::from(is_valid(secret, state.agent.now)),
+        );
+        let refused = secret.subscribers.iter();
+        let refused = refused.filter(|s| s.answer == Answer::Nack).count() as u64;
+        set(&nacked, labels(secret), refused);
+    }
+    registry.register("secrets", "Secrets that are served", secrets);
+    registry.register_with_unit(
+        "certificate_not_after_timestamp",
+        "When the leaf, or the first CA certificate of a trust bundle, ends, in seconds since 1970",
+        Unit::Seconds,
+        ends,
+    );
+    registry.register(
+        "certificate_valid",
+        "Whether the certificates of a secret are within their time (1) or not (0)",
+        valid,
+    );
+    registry.register(
+        "nacked_streams",
+        "Streams whose client refused what it was sent last",
+        nacked,
+    );
+}
+
+fn folders(registry: &mut Registry, state: &State) {
+    let good = Gauges::default();
+    let note = |name: &str, root: &str, is_good: bool| {
+        let labels = [("credential", name.to_owned()), ("root", root.to_owned())];
+        set(&good, labels, u64::from(is_good));
+    };
+    for secret in &state.secrets {
+        if let (Some(root), Some(credential)) = (&secret.root, &secret.credential) {
+            note(credential, root, secret.problems.is_empty());
+        }
+    }
+    for folder in &state.folders {
+        let is_good = folder.state == Condition::Hidden && folder.problems.is_empty();
+        note(&folder.name, &folder.root, is_good);
+    }
+    registry.register(
+        "credential_valid",
+        "Whether what is in a credential folder can be served (1), or not, be its last good content \
+         served or nothing (0)",
+        good,
+    );
+    let present = Gauges::default();
+    for root in &state.roots {
+        let is_present = root.present == Some(true);
+        set(
+            &present,
+            [("root", root.path.clone())],
+            u64::from(is_present),
+        );
+    }
+    registry.register("root_present", "Whether a root exists", present);
+}
+
+fn watch(registry: &mut Registry, watch: &Watch) {
+    registry.register(
+        "watches",
+        "Directories that are watched",
+        ConstGauge::new(integer(watch.directories as u64)),
+    );
+    for (name, help, value) in [
+        (
+            "watch_queue_overflows",
+            "Times that the kernel's queue of file events overflowed",
+            watch.overflows,
+        ),
+        (
+            "watch_refusals",
+            "Times that the kernel refused a watch",
+            watch.refusals,
+        ),
+        (
+            "watch_rebuilds",
+            "Times that watching began anew",
+            watch.rebuilds,
+        ),
+        (
+            "watch_missed_changes",
+            "Changes that no event had told of, found by looking",
+            watch.missed,
+        ),
+    ] {
+        registry.register(name, help, ConstCounter::new(value));
+    }
+    let reasons = Gauges::default();
+    for reason in POLLED {
+        let count = watch.polled.get(reason.as_str()).copied();
+        let labels = [("reason", reason.as_str().to_owned())];
+        set(&reasons, labels, count.unwrap_or_default());
+    }
+    registry.register(
+        "polled_folders",
+        "Roots and folders that are polled for want of a watch, by reason",
+        reasons,
+    );
+}
+
+fn labels(secret: &Secret) -> Labels<2> {
+    [
+        ("credential", secret.name.clone()),
+        ("kind", secret.kind.clone()),
+    ]
+}
+
+fn is_valid(secret: &Secret, now: Time) -> bool {
+    secret.not_after.is_none_or(|end| end >= now)
+        && secret.not_before.is_none_or(|start| start <= now)
+}
+
+fn seconds(time: Time) -> u64 {
+    let since = time.get().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+fn set<const N: usize>(gauges: &Gauges<N>, labels: Labels<N>, value: u64) {
+    gauges.get_or_create_owned(&labels).set(integer(value));
+}
+
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,311 @@
+//! What is counted while the agent works, for Prometheus. What can be looked up at any time instead,
+//! such as expiry or open streams, is added by [`admin`](crate::admin) when somebody asks.
+//!
+//! Every label here is of a fixed set: neither files nor clients can make series.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::problem::Reason;
+
+/// From what a local disk or a woken stream takes to what somebody would call an outage, in seconds.
+const BUCKETS: [f64; 15] = [
+    0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+type Counters<const N: usize> = Family<Labels<N>, Counter>;
+
+/// The agent's counters. One for the whole agent.
+#[derive(Debug)]
+pub struct Metrics {
+    loads: Counter,
+    rejections: Counters<1>,
+    removals: Counter,
+    reads: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    connections: Gauge,
+    connections_opened: Counter,
+    streams: Counters<1>,
+    deliveries: Counters<2>,
+    delays: Histogram,
+    acks: Counters<1>,
+    nacks: Counters<1>,
+    refusals: Counters<1>,
+    limits: Counters<1>,
+}
+
+/// What is read from the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The names in a root.
+    Root,
+    /// The files of a credential folder, and their check.
+    Folder,
+}
+
+/// What is refused to a peer for want of rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A connection.
+    Connection,
+    /// A name.
+    Name,
+}
+
+/// A limit that files or clients can reach, by its key in `[limits]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `file_bytes`.
+    FileBytes,
+    /// `files`.
+    Files,
+    /// `credentials`.
+    Credentials,
+    /// `connections`.
+    Connections,
+    /// `streams_per_connection`.
+    StreamsPerConnection,
+    /// `names_per_stream`.
+    NamesPerStream,
+    /// `request_bytes`.
+    RequestBytes,
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::FileBytes,
+        Self::Files,
+        Self::Credentials,
+        Self::Connections,
+        Self::StreamsPerConnection,
+        Self::NamesPerStream,
+        Self::RequestBytes,
+    ];
+
+    /// The key.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FileBytes => "file_bytes",
+            Self::Files => "files",
+            Self::Credentials => "credentials",
+            Self::Connections => "connections",
+            Self::StreamsPerConnection => "streams_per_connection",
+            Self::NamesPerStream => "names_per_stream",
+            Self::RequestBytes => "request_bytes",
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            loads: Counter::default(),
+            rejections: Family::default(),
+            removals: Counter::default(),
+            reads: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            connections: Gauge::default(),
+            connections_opened: Counter::default(),
+            streams: Family::default(),
+            deliveries: Family::default(),
+            delays: Histogram::new(BUCKETS),
+            acks: Family::default(),
+            nacks: Family::default(),
+            refusals: Family::default(),
+            limits: Family::default(),
+        };
+        metrics.begin_at_zero();
+        metrics
+    }
+}
+
+impl Metrics {
+    /// A folder has something new to serve.
+    pub fn loaded(&self) {
+        self.loads.inc();
+    }
+
+    /// What is in a folder can't be served, for this reason among others.
+    pub fn rejected(&self, reason: Reason) {
+        self.rejections
+            .get_or_create(&[("reason", reason.as_str())])
+            .inc();
+    }
+
+    /// A folder is gone, and so is what it served.
+    pub fn removed(&self) {
+        self.removals.inc();
+    }
+
+    /// A read took that long.
+    pub fn read(&self, what: Read, took: Duration) {
+        let what = match what {
+            Read::Root => "root",
+            Read::Folder => "folder",
+        };
+        self.reads
+            .get_or_create(&[("of", what)])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A connection was accepted. It counts as open until the result is dropped.
+    #[must_use]
+    pub fn connected(&self) -> Connected {
+        self.connections_opened.inc();
+        self.connections.inc();
+        Connected(self.connections.clone())
+    }
+
+    /// A stream was opened.
+    pub fn opened(&self, protocol: &'static str) {
+        self.streams.get_or_create(&[("protocol", protocol)]).inc();
+    }
+
+    /// A secret was handed to a stream.
+    pub fn delivered(&self, protocol: &'static str, kind: &'static str) {
+        self.deliveries
+            .get_or_create(&[("protocol", protocol), ("kind", kind)])
+            .inc();
+    }
+
+    /// A stream that waited for a change of a secret was handed it so long after it was noticed.
+    pub fn delayed(&self, delay: Duration) {
+        self.delays.observe(delay.as_secs_f64());
+    }
+
+    /// A client took a secret.
+    pub fn acked(&self, protocol: &'static str) {
+        self.acks.get_or_create(&[("protocol", protocol)]).inc();
+    }
+
+    /// A client refused a secret.
+    pub fn nacked(&self, protocol: &'static str) {
+        self.nacks.get_or_create(&[("protocol", protocol)]).inc();
+    }
+
+    /// A peer was refused what it may not have.
+    pub fn refused(&self, what: Refusal) {
+        let what = match what {
+            Refusal::Connection => "connection",
+            Refusal::Name => "name",
+        };
+        self.refusals.get_or_create(&[("of", what)]).inc();
+    }
+
+    /// Something was refused because a limit is reached.
+    pub fn limit_reached(&self, limit: Limit) {
+        self.limits
+            .get_or_create(&[("limit", limit.as_str())])
+            .inc();
+    }
+
+    /// Registers everything under its name, without the program's.
+    pub fn register(&self, registry: &mut Registry) {
+        self.register_files(registry);
+        self.register_streams(registry);
+        registry.register(
+            "limit_reached",
+            "Times that something was refused because a limit of the configuration was reached",
+            self.limits.clone(),
+        );
+    }
+
+    fn register_files(&self, registry: &mut Registry) {
+        registry.register(
+            "credential_loads",
+            "Times that a credential folder had something new to serve",
+            self.loads.clone(),
+        );
+        registry.register(
+            "credential_rejections",
+            "Times that what was in a credential folder could not be served, by reason",
+            self.rejections.clone(),
+        );
+        registry.register(
+            "credential_removals",
+            "Times that a credential folder was gone for good",
+            self.removals.clone(),
+        );
+        registry.register_with_unit(
+            "read_duration",
+            "How long a read of a root or of a credential folder took, its check included",
+            Unit::Seconds,
+            self.reads.clone(),
+        );
+    }
+
+    fn register_streams(&self, registry: &mut Registry) {
+        registry.register("connections", "Open connections", self.connections.clone());
+        registry.register(
+            "connections_opened",
+            "Connections that clients opened",
+            self.connections_opened.clone(),
+        );
+        registry.register(
+            "streams_opened",
+            "Streams that clients opened",
+            self.streams.clone(),
+        );
+        registry.register(
+            "deliveries",
+            "Secrets that were handed to a stream",
+            self.deliveries.clone(),
+        );
+        registry.register_with_unit(
+            "delivery_delay",
+            "Time from noticing a change of the files to handing it to a stream that waited for it",
+            Unit::Seconds,
+            self.delays.clone(),
+        );
+        registry.register(
+            "acks",
+            "Secrets that clients said to have taken",
+            self.acks.clone(),
+        );
+        registry.register("nacks", "Secrets that clients refused", self.nacks.clone());
+        registry.register(
+            "access_refusals",
+            "Connections and names that were refused to a peer for want of rights",
+            self.refusals.clone(),
+        );
+    }
+
+    /// A series that begins with its first event hides that event from `increase()`.
+    fn begin_at_zero(&self) {
+        for protocol in ["sotw", "delta", "fetch"] {
+            begin(&self.streams, [("protocol", protocol)]);
+            for kind in ["certificate", "trust_bundle"] {
+                begin(&self.deliveries, [("protocol", protocol), ("kind", kind)]);
+            }
+        }
+        for protocol in ["sotw", "delta"] {
+            begin(&self.acks, [("protocol", protocol)]);
+            begin(&self.nacks, [("protocol", protocol)]);
+        }
+        for of in ["connection", "name"] {
+            begin(&self.refusals, [("of", of)]);
+        }
+        for limit in Limit::ALL {
+            begin(&self.limits, [("limit", limit.as_str())]);
+        }
+    }
+}
+
+fn begin<const N: usize>(counters: &Counters<N>, labels: Labels<N>) {
+    drop(counters.get_or_create(&labels));
+}
