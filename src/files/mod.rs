@@ -1,5 +1,6 @@
 //! Credential folders on disk: one consistent, bounded read of each, and what may have changed.
 
+mod folder;
 pub mod read;
 mod resolve;
 pub mod roots;

@@ -1,17 +1,17 @@
 //! One consistent, bounded read of a folder, and the folders that it depended on.
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{Dir as Listing, FileType, OFlags, Stat, fstat};
+use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+use super::folder::{NoFolder, list, open_folder, problem};
 pub use super::resolve::{Arm, Dir, FileId, Interest, Unwatched};
-use super::resolve::{Entry, Failure, Folder, Found, Leaf, Link, Walk, open};
+use super::resolve::{Entry, Failure, Folder, Found, Leaf, Link, Walk};
 use super::slurp::{Slurped, slurp};
-use super::stamps::Depth;
 pub use super::stamps::Stamps;
 use crate::config::Limits;
 use crate::problem::{Problem, Reason};
@@ -137,8 +137,8 @@ impl<'a> Read<'a> {
         match self.walk.look(folder, OsStr::new(DATA)) {
             Ok(Entry::Link(link)) => self.generation(folder, &link),
             // A thing of that name that is no link is one more name that begins with `..`.
-            Ok(_) | Err(Failure::Absent(_)) => self.every_file(folder),
-            Err(failure) => self.failed(&self.folder.join(DATA), failure),
+            Ok(_) | Err(Failure::Absent) => self.every_file(folder),
+            Err(failure) => self.failed(self.folder, failure),
         }
     }
 
@@ -151,11 +151,12 @@ impl<'a> Read<'a> {
             }
             Ok(Found::Other(_)) => self.problem(
                 Reason::NotAFile,
-                &self.folder.join(DATA),
-                "it does not lead to a folder",
+                self.folder,
+                "its link `..data` does not lead to a folder",
                 "let it lead to the folder with the files",
             ),
-            Err(failure) => self.failed(&self.folder.join(DATA), failure),
+            // All of the folder is behind that link.
+            Err(failure) => self.failed(self.folder, failure),
         }
         // A generation is taken away once the link has been switched, perhaps while it was read.
         let still = match self.walk.look(folder, OsStr::new(DATA)) {
@@ -188,7 +189,7 @@ impl<'a> Read<'a> {
                 Ok(Found::Other(leaf)) => self.file(utf8, &path, &leaf),
                 Ok(Found::Folder(_)) => self.not_a_file(&path, FileType::Directory),
                 // Gone since it was listed: certbot unlinks a link and makes it anew.
-                Err(Failure::Absent(at)) if at == folder.path.join(&name) => {}
+                Err(Failure::Absent) => {}
                 Err(failure) => self.failed(&path, failure),
             }
         }
@@ -251,10 +252,8 @@ impl<'a> Read<'a> {
     }
 
     fn failed(&mut self, path: &Path, failure: Failure) {
-        if let Failure::System(error) = failure
-            && super::stamps::passes(error)
-        {
-            self.walk.stamps.unsure();
+        if let Failure::System(error) = failure {
+            self.walk.stamps.failed(error);
         }
         self.problems.push(problem(path, failure));
     }
@@ -268,130 +267,6 @@ impl<'a> Read<'a> {
     ) {
         self.problems.push(Problem::new(reason, path, what, remedy));
     }
-}
-
-/// Why there is no folder to read.
-pub(super) enum NoFolder {
-    /// There is none.
-    Absent,
-    /// Something else stands there, and this is wrong with it.
-    Not(Problem),
-    /// There may be one: it can't be told.
-    Unknown(Problem),
-}
-
-/// Opens the folder at `path`. With a `root`, which it is in, no link leads out of that.
-pub(super) fn open_folder(
-    walk: &mut Walk<'_>,
-    root: Option<&Path>,
-    path: &Path,
-) -> Result<Rc<Folder>, NoFolder> {
-    let found = match root.and_then(|root| Some((root, path.strip_prefix(root).ok()?))) {
-        Some((root, rest)) => match walk.find(root) {
-            Ok(Found::Folder(root)) => {
-                walk.confine(&root);
-                walk.follow(root, rest, 0)
-            }
-            found => found,
-        },
-        None => walk.find(path),
-    };
-    match found {
-        Ok(Found::Folder(folder)) => Ok(folder),
-        Ok(Found::Other(_)) => Err(NoFolder::Not(Problem::new(
-            Reason::NotAFile,
-            path,
-            "it is not a folder",
-            "put a folder there",
-        ))),
-        Err(Failure::Absent(at)) if std::path::absolute(path).is_ok_and(|path| path == at) => {
-            Err(NoFolder::Absent)
-        }
-        Err(failure @ (Failure::Absent(_) | Failure::Circle | Failure::Outside(_))) => {
-            Err(NoFolder::Not(problem(path, failure)))
-        }
-        Err(failure @ Failure::System(error)) => {
-            if super::stamps::passes(error) {
-                walk.stamps.unsure();
-            }
-            Err(NoFolder::Unknown(problem(path, failure)))
-        }
-    }
-}
-
-/// The entries of `folder`, `.` and `..` left out, as they come.
-#[allow(clippy::type_complexity)]
-pub(super) fn list(
-    walk: &mut Walk<'_>,
-    folder: &Folder,
-) -> Result<impl Iterator<Item = Result<(OsString, FileType), Errno>> + use<>, Errno> {
-    let fd = open(
-        &folder.fd,
-        OsStr::new("."),
-        OFlags::RDONLY | OFlags::DIRECTORY,
-    )
-    .inspect_err(|error| walk.stamps.add(Depth::Content, &folder.path, Err(*error)))?;
-    // Before the listing: what changes during it must count as changed later.
-    let stat = fstat(&fd)?;
-    walk.stamps.add(Depth::Content, &folder.path, Ok(&stat));
-    Ok(Listing::new(fd)?.filter_map(|entry| match entry {
-        Ok(entry) => {
-            let name = entry.file_name().to_bytes();
-            (name != b"." && name != b"..").then(|| Ok((os_string(name), entry.file_type())))
-        }
-        Err(error) => Some(Err(error)),
-    }))
-}
-
-fn os_string(bytes: &[u8]) -> OsString {
-    use std::os::unix::ffi::OsStrExt;
-    OsStr::from_bytes(bytes).to_owned()
-}
-
-/// The problem with `path` when a walk from there led nowhere.
-pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
-    match failure {
-        Failure::Absent(at) => Problem::new(
-            Reason::BrokenLink,
-            path,
-            format!("it leads to {}, which does not exist", shown(&at)),
-            "correct the link, or take it away",
-        ),
-        Failure::Circle => Problem::new(
-            Reason::BrokenLink,
-            path,
-            "its links lead in a circle",
-            "correct the link, or take it away",
-        ),
-        Failure::Outside(to) => Problem::new(
-            Reason::BrokenLink,
-            path,
-            format!("it leads out of its root, to {}", shown(&to)),
-            "keep the file itself below the root, or switch `confine` off",
-        ),
-        Failure::System(error) => {
-            let remedy = match error {
-                Errno::ACCESS | Errno::PERM => "let the agent's user read it",
-                Errno::MFILE => "raise the agent's limit on open files (LimitNOFILE=)",
-                Errno::NFILE => "raise the system's limit on open files (fs.file-max)",
-                _ => "look into the system's log; it is tried again",
-            };
-            Problem::new(
-                Reason::Unreadable,
-                path,
-                format!("it can't be read: {}", std::io::Error::from(error)),
-                remedy,
-            )
-        }
-    }
-}
-
-fn shown(path: &Path) -> String {
-    PathBuf::from(path)
-        .display()
-        .to_string()
-        .escape_debug()
-        .to_string()
 }
 
 /// Whether nothing was done to a file between two looks at it.
@@ -411,3 +286,6 @@ fn modified(stat: &Stat) -> std::time::SystemTime {
         .checked_add(std::time::Duration::new(seconds, nanos.min(999_999_999)))
         .unwrap_or(std::time::UNIX_EPOCH)
 }
+
+#[cfg(test)]
+mod tests;

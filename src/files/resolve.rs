@@ -71,8 +71,10 @@ impl Arm for Unwatched {
 /// Why a walk led nowhere.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// Nothing has this path.
-    Absent(PathBuf),
+    /// Nothing is there.
+    Absent,
+    /// A link leads to this path, where nothing is.
+    Dangling(PathBuf),
     /// More links than [`MAX_LINKS`].
     Circle,
     /// It leads out of the folder that it is confined to, to here.
@@ -174,20 +176,30 @@ impl<'a> Walk<'a> {
     ) -> Result<Found, Failure> {
         let mut steps: Vec<Step> = Vec::new();
         push_steps(&mut steps, path);
+        // How many of the steps are those of `path` itself, not of a link.
+        let mut own = if links == 0 { steps.len() } else { 0 };
         while let Some(step) = steps.pop() {
+            let is_own = steps.len() < own;
+            own = own.min(steps.len());
             folder = match step {
                 Step::Top => self.top()?,
                 Step::Up => self.parent(&folder)?,
-                Step::Down(name) => match self.look(&folder, &name)? {
-                    Entry::Folder(folder) => folder,
-                    Entry::Link(_) if links == MAX_LINKS => return Err(Failure::Circle),
-                    Entry::Link(link) => {
+                Step::Down(name) => match self.look(&folder, &name) {
+                    Ok(Entry::Folder(folder)) => folder,
+                    Ok(Entry::Link(_)) if links == MAX_LINKS => return Err(Failure::Circle),
+                    Ok(Entry::Link(link)) => {
                         links += 1;
                         push_steps(&mut steps, &link.target);
                         folder
                     }
-                    Entry::Other(leaf) if steps.is_empty() => return Ok(Found::Other(leaf)),
-                    Entry::Other(leaf) => return Err(Failure::Absent(leaf.below(&steps))),
+                    Ok(Entry::Other(leaf)) if steps.is_empty() => return Ok(Found::Other(leaf)),
+                    Ok(Entry::Other(_)) | Err(Failure::Absent) if is_own => {
+                        return Err(Failure::Absent);
+                    }
+                    Ok(Entry::Other(_)) | Err(Failure::Absent) => {
+                        return Err(Failure::Dangling(folder.path.join(name)));
+                    }
+                    Err(failure) => return Err(failure),
                 },
             };
         }
@@ -204,7 +216,7 @@ impl<'a> Walk<'a> {
         let (fd, stat) = opened.map_err(|error| {
             self.stamps.add(Depth::Content, &path, Err(error));
             match error {
-                Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Failure::Absent(path.clone()),
+                Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Failure::Absent,
                 _ => Failure::System(error),
             }
         })?;
@@ -302,19 +314,6 @@ impl FileId {
             device: stat.st_dev as u64,
             inode: stat.st_ino as u64,
         }
-    }
-}
-
-impl Leaf {
-    /// The path that was sought below something that is no folder.
-    fn below(&self, steps: &[Step]) -> PathBuf {
-        let mut path = self.folder.path.join(&self.name);
-        for step in steps.iter().rev() {
-            if let Step::Down(name) = step {
-                path.push(name);
-            }
-        }
-        path
     }
 }
 

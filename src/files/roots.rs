@@ -8,7 +8,8 @@ use std::rc::Rc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::read::{Arm, Interest, NoFolder, Stamps, list as entries, open_folder, problem};
+use super::folder::{NoFolder, list as entries, open_folder, problem};
+use super::read::{Arm, Interest, Stamps};
 use super::resolve::{Entry, Failure, Folder, Found, Walk};
 use crate::problem::{Problem, Reason};
 
@@ -136,7 +137,7 @@ impl List<'_> {
             Ok(Entry::Link(link)) => self.walk.follow(Rc::clone(root), &link.target, 1),
             Ok(Entry::Folder(_)) => return true,
             Ok(Entry::Other(_)) => return false,
-            Err(Failure::Absent(_)) => return false,
+            Err(Failure::Absent) => return false,
             Err(failure) => Err(failure),
         };
         match found {
@@ -160,10 +161,8 @@ impl List<'_> {
     }
 
     fn failed(&mut self, path: &Path, failure: Failure) {
-        if let Failure::System(error) = failure
-            && super::stamps::passes(error)
-        {
-            self.walk.stamps.unsure();
+        if let Failure::System(error) = failure {
+            self.walk.stamps.failed(error);
         }
         self.problem(problem(path, failure));
     }
@@ -194,3 +193,6 @@ fn servable(name: &OsStr) -> Result<&str, &'static str> {
     }
     Ok(name)
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,7 +74,9 @@ impl Collector {
     /// Keeps what was `found` at `path`. The first look at a path counts: what changes between two
     /// looks must count as changed later.
     pub(super) fn add(&mut self, depth: Depth, path: &Path, found: Result<&Stat, Errno>) {
-        self.unsure |= found.is_err_and(passes);
+        if let Err(error) = found {
+            self.failed(error);
+        }
         let mut hasher = DefaultHasher::new();
         (depth, path.as_os_str().as_bytes()).hash(&mut hasher);
         if self.seen.insert(hasher.finish()) {
@@ -85,7 +87,12 @@ impl Collector {
         }
     }
 
-    /// Something could not be looked at, for a reason that passes without a trace.
+    /// Something could not be looked at.
+    pub(super) fn failed(&mut self, error: Errno) {
+        self.unsure |= passes(error);
+    }
+
+    /// What was found may never have stood there.
     pub(super) fn unsure(&mut self) {
         self.unsure = true;
     }
@@ -100,7 +107,7 @@ impl Collector {
 }
 
 /// Whether an error is of the kind that goes away without any change to the files.
-pub(super) fn passes(error: Errno) -> bool {
+fn passes(error: Errno) -> bool {
     matches!(
         error,
         Errno::MFILE

@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 
 use self::events::Loss;
 use self::index::{FolderId, OwnerId, Placement};
+use self::pending::Excuse;
 use self::session::Session;
 use self::table::Table;
 use super::read::{Arm, Stamps};
@@ -171,21 +172,16 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     pub fn read<T>(&self, owner: &K, read: impl FnOnce(&mut dyn Arm) -> (T, Stamps)) -> Option<T> {
         let inner = &self.handle.inner;
         let now = Instant::now();
-        let (id, whatever) = inner.begin_read(owner, now);
+        let (id, excuse) = inner.begin_read(owner, now);
         let mut reading = Reading {
-            session: Session::new(inner, id, now),
+            session: Session::new(inner, (id, excuse), now),
             inner,
             id,
             ended: false,
         };
         let (found, stamps) = read(&mut reading.session);
-        let usable = match whatever {
-            true => Some(true),
-            // What was written before the files were opened must have been heard of.
-            false if reading.session.is_recent() && !inner.fence() => Some(false),
-            false => None,
-        };
-        reading.end(stamps, usable).then_some(found)
+        let heard_all = !reading.session.may_lag() || inner.fence();
+        reading.end(stamps, heard_all).then_some(found)
     }
 
     /// Nothing that `owner` depended on matters to it any more.
@@ -314,7 +310,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         (table, true)
     }
 
-    fn begin_read(&self, owner: &K, now: Instant) -> (OwnerId, bool) {
+    fn begin_read(&self, owner: &K, now: Instant) -> (OwnerId, Excuse) {
         let mut table = self.lock();
         loop {
             let id = table.enter(owner);
@@ -411,9 +407,9 @@ struct Reading<'a, K: Clone + Eq + Hash> {
 }
 
 impl<K: Clone + Eq + Hash> Reading<'_, K> {
-    fn end(mut self, stamps: Stamps, usable: Option<bool>) -> bool {
+    fn end(mut self, stamps: Stamps, heard_all: bool) -> bool {
         self.ended = true;
-        let ended = self.session.end(stamps, usable);
+        let ended = self.session.end(stamps, heard_all);
         let usable = self.inner.lock().end_read(self.id, ended, Instant::now());
         self.tell();
         usable

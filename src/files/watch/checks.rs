@@ -67,15 +67,11 @@ impl<K: Clone + Eq + Hash> Table<K> {
             }
         }
         let room = MAX_CHECKING.saturating_sub(self.checking.len());
-        let ready: Vec<Option<u64>> = self
-            .to_check
-            .keys()
-            .filter(|device| !self.checking.contains(*device))
-            // Local files are never kept waiting by the others.
-            .filter(|device| device.is_none() || room > 0)
-            .take(room.max(1))
-            .copied()
-            .collect();
+        let mut ready: Vec<Option<u64>> = self.to_check.keys().copied().collect();
+        ready.retain(|device| !self.checking.contains(device));
+        // Local files are never kept waiting by the others.
+        ready.sort_unstable();
+        ready.truncate(room.max(1));
         ready
             .into_iter()
             .map(|device| {

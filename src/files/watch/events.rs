@@ -19,6 +19,8 @@ pub(super) struct Handler<K: Clone + Eq + Hash + Send + 'static> {
     pub(super) inner: Weak<Inner<K>>,
     /// The watcher's number: what an earlier one says is void.
     pub(super) generation: u64,
+    /// Set when the watcher could be had.
+    pub(super) started: Arc<AtomicBool>,
     /// Set when nobody holds the watcher any more.
     pub(super) released: Arc<AtomicBool>,
     pub(super) owners: Vec<OwnerId>,
@@ -49,7 +51,9 @@ impl<K: Clone + Eq + Hash + Send + 'static> notify::EventHandler for Handler<K> 
 impl<K: Clone + Eq + Hash + Send + 'static> Drop for Handler<K> {
     fn drop(&mut self) {
         // It is dropped with its thread: nothing is told any more.
-        if let Some(inner) = self.inner.upgrade() {
+        if self.started.load(Ordering::Acquire)
+            && let Some(inner) = self.inner.upgrade()
+        {
             inner.lost(self.generation, Loss::Ended);
         }
     }

@@ -23,8 +23,18 @@ pub(super) struct Pending {
     since: Option<Instant>,
     /// Whether the content of a file changed since the last read began.
     torn: bool,
-    /// Whether the next read is good for use whatever is being written.
-    out_of_patience: bool,
+    /// Whether the owner has been told of, and not read since.
+    handed_over: bool,
+}
+
+/// What a read is good for use in spite of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Excuse {
+    Nothing,
+    /// A file that is being written, but did not change during the read.
+    Writing,
+    /// A file that changed during the read.
+    Tearing,
 }
 
 /// A file, told apart from the others of an owner by a hash of its path.
@@ -88,31 +98,42 @@ impl Pending {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let quiet = self.writing.iter().map(|(_, last)| *last + QUIET).max();
         let settled = self.due.max(quiet)?;
-        // Patience ends the wait for writers, not that for a delayed mark.
-        let patient = self.since.map(|since| since + PATIENCE).max(self.due);
-        Some(patient.map_or(settled, |patient| settled.min(patient)))
+        // Patience ends the wait for writers, once, and not that for a delayed mark.
+        let patience = self
+            .since
+            .filter(|_| !self.handed_over)
+            .map(|since| since + PATIENCE);
+        Some(patience.map_or(settled, |end| settled.min(end.max(self.due.unwrap_or(end)))))
     }
 
     /// The owner has been told of; what happens from now on calls for another read.
     pub(super) fn hand_over(&mut self, now: Instant) {
         self.due = None;
         self.writing.retain(|(_, last)| *last + QUIET > now);
-        if self.since.is_some_and(|since| since + PATIENCE <= now) {
-            self.out_of_patience = true;
-            self.since = Some(now);
+        self.handed_over = true;
+    }
+
+    /// A read begins. Tells what it is good for use in spite of.
+    pub(super) fn begin(&mut self, now: Instant) -> Excuse {
+        self.hand_over(now);
+        self.handed_over = false;
+        self.torn = false;
+        match self.since {
+            // One that is rewritten without a pause lets no read be whole.
+            Some(since) if since + 2 * PATIENCE <= now => Excuse::Tearing,
+            Some(since) if since + PATIENCE <= now => Excuse::Writing,
+            _ => Excuse::Nothing,
         }
     }
 
-    /// A read begins. Tells whether what it finds is good for use though files are being written.
-    pub(super) fn begin(&mut self, now: Instant) -> bool {
-        self.hand_over(now);
-        self.torn = false;
-        std::mem::take(&mut self.out_of_patience)
-    }
-
-    /// Whether a file was written during the read, or still is, so that it may have been torn.
-    pub(super) fn is_torn(&self, now: Instant) -> bool {
-        self.torn || self.writing.iter().any(|(_, last)| *last + QUIET > now)
+    /// Whether the read that is under way is good for use.
+    pub(super) fn is_usable(&self, excuse: Excuse, now: Instant) -> bool {
+        let writing = self.writing.iter().any(|(_, last)| *last + QUIET > now);
+        match excuse {
+            Excuse::Nothing => !self.torn && !writing,
+            Excuse::Writing => !self.torn,
+            Excuse::Tearing => true,
+        }
     }
 
     /// The read that began at `began` was good for use.
@@ -178,11 +199,37 @@ mod tests {
         }
         assert_eq!(pending.deadline(), Some(start + PATIENCE));
         let now = start + 6000 * MS;
-        assert!(pending.begin(now), "what is read now is used");
-        pending.note(Change::Written, 1, now + MS);
+        pending.hand_over(now);
+        assert_eq!(pending.deadline(), Some(start + 6050 * MS), "told of once");
+        assert_eq!(pending.begin(now), Excuse::Writing);
+        assert!(pending.is_usable(Excuse::Writing, now));
         pending.settle(now);
-        assert_eq!(pending.deadline(), Some(now + 101 * MS));
-        assert!(!pending.begin(now + MS), "the patience begins anew");
+        assert_eq!(pending.deadline(), Some(start + 6050 * MS));
+        assert_eq!(
+            pending.begin(now + MS),
+            Excuse::Nothing,
+            "the patience begins anew"
+        );
+    }
+
+    #[test]
+    fn a_file_rewritten_without_a_pause_ends_all_patience() {
+        let mut pending = Pending::default();
+        let start = Instant::now();
+        let mut used = Vec::new();
+        for at in 0..11_000 {
+            let now = start + at * MS;
+            let excuse = pending.begin(now);
+            pending.note(Change::Written, 1, now);
+            pending.note(Change::Finished, 1, now);
+            if pending.is_usable(excuse, now) {
+                pending.settle(now);
+                used.push(at);
+            } else {
+                pending.mark(now);
+            }
+        }
+        assert_eq!(used, [10_000]);
     }
 
     #[test]
@@ -195,17 +242,20 @@ mod tests {
         ] {
             let mut pending = Pending::default();
             pending.begin(start);
-            assert!(!pending.is_torn(start));
+            assert!(pending.is_usable(Excuse::Nothing, start));
             for change in changes {
                 pending.note(*change, 1, start + MS);
             }
-            assert!(pending.is_torn(start + 300 * MS));
+            assert!(!pending.is_usable(Excuse::Writing, start + 300 * MS));
             assert!(pending.deadline().is_some());
         }
         let mut pending = Pending::default();
         pending.begin(start);
         pending.note(Change::Replaced, 1, start + MS);
-        assert!(!pending.is_torn(start + MS), "whole files can't be torn");
+        assert!(
+            pending.is_usable(Excuse::Nothing, start + MS),
+            "whole files can't be torn"
+        );
     }
 
     #[test]
@@ -213,7 +263,8 @@ mod tests {
         let (mut pending, start) = noted(&[]);
         pending.begin(start);
         pending.suspect(1, start - 40 * MS);
-        assert!(pending.is_torn(start));
+        assert!(!pending.is_usable(Excuse::Nothing, start));
+        assert!(pending.is_usable(Excuse::Nothing, start + 60 * MS));
         assert_eq!(pending.deadline(), Some(start + 60 * MS));
         pending.suspect(1, start - 20 * MS);
         assert_eq!(pending.deadline(), Some(start + 60 * MS));

@@ -190,26 +190,14 @@ fn rebuild<K: Clone + Eq + Hash + Send + 'static>(
     inner: &Arc<Inner<K>>,
     generation: u64,
 ) -> Option<Notify> {
-    let released = Arc::new(AtomicBool::new(false));
-    let handler = Handler {
-        inner: Arc::downgrade(inner),
-        generation,
-        released: Arc::clone(&released),
-        owners: Vec::new(),
-    };
-    let watcher = INotifyWatcher::new(handler, Config::default());
+    let notify = Notify::start(inner, generation);
     let mut table = inner.lock();
-    match watcher {
-        Ok(watcher) => {
-            table.placer.watching = true;
-            Some(Notify {
-                watcher: Some(watcher),
-                released,
-            })
-        }
+    let before = std::mem::replace(&mut table.placer.watching, notify.is_ok());
+    match notify {
+        Ok(notify) => Some(notify),
         Err(error) => {
-            if std::mem::take(&mut table.placer.watching) || generation == 0 {
-                tracing::warn!(%error, "inotify can't be had; raise fs.inotify.max_user_instances");
+            if before || generation == 0 {
+                tracing::warn!(%error, "nothing can be watched; raise fs.inotify.max_user_instances");
             }
             table.placer.retry_at = Some(Instant::now() + RETRY);
             None
@@ -256,6 +244,32 @@ fn placed<K: Clone + Eq + Hash + Send + 'static>(
 }
 
 impl Notify {
+    fn start<K: Clone + Eq + Hash + Send + 'static>(
+        inner: &Arc<Inner<K>>,
+        generation: u64,
+    ) -> notify::Result<Self> {
+        let started = Arc::new(AtomicBool::new(false));
+        let released = Arc::new(AtomicBool::new(false));
+        let handler = Handler {
+            inner: Arc::downgrade(inner),
+            generation,
+            started: Arc::clone(&started),
+            released: Arc::clone(&released),
+            owners: Vec::new(),
+        };
+        let watcher = INotifyWatcher::new(handler, Config::default())?;
+        let mut notify = Self {
+            watcher: Some(watcher),
+            released,
+        };
+        started.store(true, Ordering::Release);
+        // It does not say when it has no thread.
+        match notify.call(|watcher| watcher.unwatch(Path::new(FENCE))) {
+            Some(_) => Ok(notify),
+            None => Err(notify::Error::generic("its thread can't be had")),
+        }
+    }
+
     /// Watches the folder at `path`, if that is `file`.
     fn place(&mut self, path: &Path, file: FileId, known: bool) -> Placement {
         if known {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Inner;
 use super::index::{FolderId, Need, OwnerId, Placement};
-use super::pending::{FileKey, QUIET};
+use super::pending::{Excuse, FileKey, QUIET};
 use super::table::Ended;
 use crate::files::read::{Arm, Dir, FileId, Interest, Stamps};
 
@@ -23,6 +23,7 @@ const LAG: Duration = Duration::from_millis(50);
 pub(super) struct Session<'a, K> {
     inner: &'a Inner<K>,
     owner: OwnerId,
+    excuse: Excuse,
     began: Instant,
     needs: HashSet<(FolderId, Need)>,
     /// Folders that were not watched before: what was going on in them is not known.
@@ -34,10 +35,15 @@ pub(super) struct Session<'a, K> {
 }
 
 impl<'a, K> Session<'a, K> {
-    pub(super) fn new(inner: &'a Inner<K>, owner: OwnerId, began: Instant) -> Self {
+    pub(super) fn new(
+        inner: &'a Inner<K>,
+        (owner, excuse): (OwnerId, Excuse),
+        began: Instant,
+    ) -> Self {
         Self {
             inner,
             owner,
+            excuse,
             began,
             needs: HashSet::new(),
             fresh: HashSet::new(),
@@ -47,21 +53,23 @@ impl<'a, K> Session<'a, K> {
         }
     }
 
-    pub(super) fn is_recent(&self) -> bool {
-        self.recent
+    /// Whether somebody may be writing a file without a word of it having got here.
+    pub(super) fn may_lag(&self) -> bool {
+        self.recent && self.excuse < Excuse::Tearing
     }
 
     pub(super) fn take_needs(&mut self) -> HashSet<(FolderId, Need)> {
         std::mem::take(&mut self.needs)
     }
 
-    pub(super) fn end(&mut self, stamps: Stamps, usable: Option<bool>) -> Ended {
+    pub(super) fn end(&mut self, stamps: Stamps, heard_all: bool) -> Ended {
         Ended {
             began: self.began,
             needs: self.take_needs(),
             stamps,
             suspects: std::mem::take(&mut self.suspects),
-            usable,
+            excuse: self.excuse,
+            heard_all,
             device: self.device,
         }
     }

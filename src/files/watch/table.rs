@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::index::{FolderId, Index, Need, OwnerId, Placement};
-use super::pending::{Change, FileKey, Pending};
+use super::pending::{Change, Excuse, FileKey, Pending};
 use super::{Polled, Settings};
 use crate::files::read::Stamps;
 
@@ -322,11 +322,11 @@ impl<K: Clone + Eq + Hash> Table<K> {
         self.mark(&owners, now);
     }
 
-    /// A read of `id` begins: what happens from now on calls for another one. Tells whether what
-    /// it finds is good for use though files are being written.
-    pub(super) fn begin_read(&mut self, id: OwnerId, now: Instant) -> bool {
+    /// A read of `id` begins: what happens from now on calls for another one. Tells what it is good
+    /// for use in spite of.
+    pub(super) fn begin_read(&mut self, id: OwnerId, now: Instant) -> Excuse {
         let Some(owner) = self.owner_mut(id) else {
-            return true;
+            return Excuse::Nothing;
         };
         owner.reading = true;
         owner.forgotten = false;
@@ -342,7 +342,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         for (file, when) in read.suspects {
             owner.pending.suspect(file, when);
         }
-        let usable = read.usable.unwrap_or(!owner.pending.is_torn(now));
+        let usable = read.heard_all && owner.pending.is_usable(read.excuse, now);
         if usable {
             owner.pending.settle(read.began);
         } else {
@@ -487,8 +487,10 @@ pub(super) struct Ended {
     pub(super) stamps: Stamps,
     /// Files that may be being written, and when they last changed.
     pub(super) suspects: Vec<(FileKey, Instant)>,
-    /// Whether what it found is good for use, where that does not depend on what happened meanwhile.
-    pub(super) usable: Option<bool>,
+    /// What it is good for use in spite of.
+    pub(super) excuse: Excuse,
+    /// Whether what had happened to its files until they were read has been heard of.
+    pub(super) heard_all: bool,
     pub(super) device: Option<u64>,
 }
 

@@ -1,0 +1,125 @@
+//! Opening a folder and listing it, and what to say when a walk led nowhere.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
+
+use rustix::fs::{Dir as Listing, FileType, OFlags, fstat};
+use rustix::io::Errno;
+
+use super::resolve::{Failure, Folder, Found, Walk, open};
+use super::stamps::Depth;
+use crate::problem::{Problem, Reason};
+
+/// Why there is no folder to read.
+pub(super) enum NoFolder {
+    /// There is none.
+    Absent,
+    /// Something else stands there, and this is wrong with it.
+    Not(Problem),
+    /// There may be one: it can't be told.
+    Unknown(Problem),
+}
+
+/// Opens the folder at `path`. With a `root`, which it is in, no link leads out of that.
+pub(super) fn open_folder(
+    walk: &mut Walk<'_>,
+    root: Option<&Path>,
+    path: &Path,
+) -> Result<Rc<Folder>, NoFolder> {
+    let found = match root.and_then(|root| Some((root, path.strip_prefix(root).ok()?))) {
+        Some((root, rest)) => match walk.find(root) {
+            Ok(Found::Folder(root)) => {
+                walk.confine(&root);
+                walk.follow(root, rest, 0)
+            }
+            found => found,
+        },
+        None => walk.find(path),
+    };
+    match found {
+        Ok(Found::Folder(folder)) => Ok(folder),
+        Ok(Found::Other(_)) => Err(NoFolder::Not(Problem::new(
+            Reason::NotAFile,
+            path,
+            "it is not a folder",
+            "put a folder there",
+        ))),
+        Err(Failure::Absent) => Err(NoFolder::Absent),
+        Err(Failure::System(error)) => {
+            walk.stamps.failed(error);
+            Err(NoFolder::Unknown(problem(path, Failure::System(error))))
+        }
+        Err(failure) => Err(NoFolder::Not(problem(path, failure))),
+    }
+}
+
+/// The entries of `folder`, `.` and `..` left out, as they come.
+pub(super) fn list(
+    walk: &mut Walk<'_>,
+    folder: &Folder,
+) -> Result<impl Iterator<Item = Result<(OsString, FileType), Errno>> + use<>, Errno> {
+    let fd = open(
+        &folder.fd,
+        OsStr::new("."),
+        OFlags::RDONLY | OFlags::DIRECTORY,
+    )
+    .inspect_err(|error| walk.stamps.add(Depth::Content, &folder.path, Err(*error)))?;
+    // Before the listing: what changes during it must count as changed later.
+    let stat = fstat(&fd)?;
+    walk.stamps.add(Depth::Content, &folder.path, Ok(&stat));
+    Ok(Listing::new(fd)?.filter_map(|entry| match entry {
+        Ok(entry) => {
+            let name = entry.file_name().to_bytes();
+            (name != b"." && name != b"..")
+                .then(|| Ok((OsStr::from_bytes(name).to_owned(), entry.file_type())))
+        }
+        Err(error) => Some(Err(error)),
+    }))
+}
+
+/// The problem with `path` when a walk from there led nowhere.
+pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
+    match failure {
+        Failure::Absent => {
+            Problem::new(Reason::Unreadable, path, "it is not there", "put it there")
+        }
+        Failure::Dangling(to) => Problem::new(
+            Reason::BrokenLink,
+            path,
+            format!("it leads to {}, which does not exist", shown(&to)),
+            "correct the link, or take it away",
+        ),
+        Failure::Circle => Problem::new(
+            Reason::BrokenLink,
+            path,
+            "its links lead in a circle",
+            "correct the link, or take it away",
+        ),
+        Failure::Outside(to) => Problem::new(
+            Reason::BrokenLink,
+            path,
+            format!("it leads out of its root, to {}", shown(&to)),
+            "keep the file itself below the root, or switch `confine` off",
+        ),
+        Failure::System(error) => {
+            let remedy = match error {
+                Errno::ACCESS | Errno::PERM => "let the agent's user read it",
+                Errno::MFILE => "raise the agent's limit on open files (LimitNOFILE=)",
+                Errno::NFILE => "raise the system's limit on open files (fs.file-max)",
+                _ => "look into the system's log; it is tried again",
+            };
+            Problem::new(
+                Reason::Unreadable,
+                path,
+                format!("it can't be read: {}", std::io::Error::from(error)),
+                remedy,
+            )
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string().escape_debug().to_string()
+}

@@ -1,0 +1,154 @@
+//! Whatever stands in a root.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::files::read::Unwatched;
+
+fn list(root: &Path) -> Listing {
+    super::list(root, 1000, &mut Unwatched)
+}
+
+fn names(listing: &Listing) -> Vec<&str> {
+    listing
+        .folders
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect()
+}
+
+#[test]
+fn folders_and_links_to_folders_are_credentials() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    for name in ["b", "a", ".hidden", "..2024", "*.example.com", "ünïcode"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+    }
+    fs::create_dir(dir.path().join("elsewhere")).unwrap();
+    symlink("../elsewhere", root.join("linked")).unwrap();
+    symlink("linked", root.join("linked-twice")).unwrap();
+    fs::write(root.join("README"), "").unwrap();
+    symlink("README", root.join("link-to-a-file")).unwrap();
+    let listing = list(&root);
+    assert!(listing.present && listing.complete);
+    assert_eq!(
+        names(&listing),
+        [
+            "*.example.com",
+            "a",
+            "b",
+            "linked",
+            "linked-twice",
+            "ünïcode"
+        ]
+    );
+    assert_eq!(listing.folders[1].1, root.join("a"));
+    assert!(listing.problems.is_empty());
+}
+
+#[test]
+fn names_that_can_not_be_served_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "x".repeat(253);
+    let too_long = "x".repeat(254);
+    let served = ["good", "istanbul", &long];
+    let refused = [
+        "istio",
+        "istio-ca",
+        "prometheus-x",
+        "a\nb",
+        "tab\t",
+        &too_long,
+    ];
+    for name in served.iter().chain(&refused) {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    fs::create_dir(dir.path().join(OsStr::from_bytes(b"\xff"))).unwrap();
+    let listing = list(dir.path());
+    assert_eq!(names(&listing), served);
+    assert_eq!(listing.problems.len(), refused.len() + 1);
+    for problem in &listing.problems {
+        assert_eq!(problem.reason(), Reason::Name);
+        assert!(!problem.to_string().contains(['\n', '\t']));
+    }
+}
+
+#[test]
+fn broken_links_are_named_and_a_root_may_be_absent() {
+    let dir = tempfile::tempdir().unwrap();
+    symlink("nowhere", dir.path().join("dangling")).unwrap();
+    symlink("circle", dir.path().join("circle")).unwrap();
+    fs::create_dir(dir.path().join("good")).unwrap();
+    let listing = list(dir.path());
+    assert_eq!(names(&listing), ["good"]);
+    assert!(listing.complete);
+    assert!(
+        listing
+            .problems
+            .iter()
+            .all(|problem| problem.reason() == Reason::BrokenLink)
+    );
+    assert_eq!(listing.problems.len(), 2);
+
+    let listing = list(&dir.path().join("none"));
+    assert!(!listing.present && listing.problems.is_empty());
+    let listing = list(&dir.path().join("dangling"));
+    assert!(!listing.present);
+    assert_eq!(listing.problems[0].reason(), Reason::BrokenLink);
+    fs::write(dir.path().join("file"), "").unwrap();
+    let listing = list(&dir.path().join("file"));
+    assert!(!listing.present);
+    assert_eq!(listing.problems[0].reason(), Reason::NotAFile);
+}
+
+#[test]
+fn of_too_many_the_first_by_name_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    for i in 0..50 {
+        fs::create_dir(dir.path().join(format!("{i:02}"))).unwrap();
+    }
+    let listing = super::list(dir.path(), 50, &mut Unwatched);
+    assert!(listing.folders.len() == 50 && listing.problems.is_empty());
+    let listing = super::list(dir.path(), 10, &mut Unwatched);
+    let expected: Vec<String> = (0..10).map(|i| format!("{i:02}")).collect();
+    assert_eq!(names(&listing), expected);
+    assert_eq!(listing.problems[0].reason(), Reason::TooLarge);
+}
+
+#[test]
+fn a_confined_root_has_no_folders_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("a")).unwrap();
+    fs::create_dir(dir.path().join("elsewhere")).unwrap();
+    symlink("../elsewhere", root.join("out")).unwrap();
+    symlink("a", root.join("in")).unwrap();
+    symlink("root", dir.path().join("link")).unwrap();
+    let listing = list_confined(&dir.path().join("link"), 1000, &mut Unwatched);
+    assert_eq!(names(&listing), ["a", "in"]);
+    assert_eq!(listing.problems.len(), 1);
+    assert_eq!(names(&list(&root)), ["a", "in", "out"]);
+}
+
+#[test]
+fn the_stamps_tell_of_new_folders_and_of_links_that_lead_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    fs::create_dir_all(&root).unwrap();
+    symlink("../target", root.join("link")).unwrap();
+    let before = list(&root);
+    assert!(!before.stamps.changed());
+    fs::create_dir(dir.path().join("target")).unwrap();
+    assert!(before.stamps.changed());
+    let before = list(&root);
+    assert_eq!(names(&before), ["link"]);
+    fs::write(dir.path().join("target/file"), "").unwrap();
+    assert!(
+        !before.stamps.changed(),
+        "what is in the folders is their own matter"
+    );
+    fs::create_dir(root.join("new")).unwrap();
+    assert!(before.stamps.changed());
+}
