@@ -226,7 +226,7 @@ fn a_file_without_read_permission_is_named() {
     let place = Place::new();
     place.write("host/tls.key", "x");
     place.write("host/tls.crt", "x");
-    fs::set_permissions(place.at("host/tls.key"), PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(place.at("host/tls.key"), PermissionsExt::from_mode(0o000)).unwrap();
     if rustix::process::geteuid().is_root() {
         // Root reads everything; a process without that right is a matter of the tests of the agent.
         assert_eq!(place.read("host").files.len(), 2);
