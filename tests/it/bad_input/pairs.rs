@@ -1,16 +1,16 @@
 //! Pairs that Envoy would reject, and pairs that look odd and that it takes.
 
-use rcgen::{CertificateParams, CustomExtension, KeyPair, date_time_ymd};
+use rcgen::{CertificateParams, CustomExtension, KeyPair, SignatureAlgorithm, date_time_ymd};
 
 use super::Spoiled;
-use crate::util::{Bed, Ca, Envoy, Host, Protocol, eventually_true, require, tools};
+use crate::util::{Bed, Ca, Envoy, Host, Identity, Protocol, eventually_true, require, tools};
 
 /// A name, and the content of `cert` and `key`.
 type Case = (&'static str, Vec<u8>, Vec<u8>);
 
 macro_rules! fixture {
     ($name:literal) => {
-        include_bytes!(concat!("../fixtures/", $name)).to_vec()
+        include_bytes!(concat!("../fixtures/credential/", $name)).to_vec()
     };
 }
 
@@ -27,6 +27,7 @@ fn rejected_pairs(ca: &Ca) -> Vec<Case> {
             CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 24], vec![48, 3, 2, 1, 5]);
         params.custom_extensions = vec![extension];
     });
+    let ed25519 = of_key(ca, "x.test", &rcgen::PKCS_ED25519);
     vec![
         ("key-of-another", chain.clone(), other.key.into_bytes()),
         ("certificate-not-pem", b"no PEM".to_vec(), key.clone()),
@@ -59,18 +60,19 @@ fn rejected_pairs(ca: &Ca) -> Vec<Case> {
         ("p-224", fixture!("p224.crt"), fixture!("p224.key")),
         (
             "encrypted-pkcs8",
-            fixture!("p521.crt"),
+            fixture!("encrypted-pkcs8.crt"),
             fixture!("encrypted-pkcs8.key"),
         ),
         (
             "encrypted-traditional",
-            fixture!("rsa2048.crt"),
-            fixture!("encrypted-traditional.key"),
+            fixture!("encrypted-pkcs1.crt"),
+            fixture!("encrypted-pkcs1.key"),
         ),
+        // As aws-lc writes it, with the public key.
         (
-            "der-with-good-key",
-            fixture!("rsa2048.der"),
-            fixture!("rsa2048.key"),
+            "pkcs8-version-2",
+            ed25519.chain.into_bytes(),
+            ed25519.key.into_bytes(),
         ),
         (
             "must-staple-without-staple",
@@ -78,6 +80,11 @@ fn rejected_pairs(ca: &Ca) -> Vec<Case> {
             must_staple.key.into_bytes(),
         ),
     ]
+}
+
+fn of_key(ca: &Ca, host: &str, algorithm: &'static SignatureAlgorithm) -> Identity {
+    let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+    ca.issue(&params, &KeyPair::generate_for(algorithm).unwrap())
 }
 
 /// The PEM block with its base64 cut to a length that is none.
@@ -134,12 +141,7 @@ fn accepted_pairs(ca: &Ca) -> Vec<Case> {
     let bytes = |text: &str| text.as_bytes().to_vec();
     let issuer = ca.intermediate("Intermediate");
     let pair = |host: &str| issuer.server(&[host]);
-    let of_key = |host: &str, algorithm| {
-        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        ca.issue(&params, &KeyPair::generate_for(algorithm).unwrap())
-    };
-    let p384 = of_key("p-384.test", &rcgen::PKCS_ECDSA_P384_SHA384);
-    let ed25519 = of_key("ed25519.test", &rcgen::PKCS_ED25519);
+    let p384 = of_key(ca, "p-384.test", &rcgen::PKCS_ECDSA_P384_SHA384);
     let crlf = pair("crlf.test");
     let text = pair("text-around.test");
     let mark = pair("byte-order-mark.test");
@@ -156,24 +158,20 @@ fn accepted_pairs(ca: &Ca) -> Vec<Case> {
     let filler = ca.pem().repeat(200_000 / ca.pem().len());
     vec![
         ("p-384", bytes(&p384.chain), bytes(&p384.key)),
-        ("ed25519", bytes(&ed25519.chain), bytes(&ed25519.key)),
+        ("ed25519", fixture!("ed25519.crt"), fixture!("ed25519.key")),
         ("p521", fixture!("p521.crt"), fixture!("p521.key")),
         ("rsa2048", fixture!("rsa2048.crt"), fixture!("rsa2048.key")),
         (
             "rsa2048-pkcs1",
-            fixture!("rsa2048.crt"),
+            fixture!("rsa2048-pkcs1.crt"),
             fixture!("rsa2048-pkcs1.key"),
         ),
         (
             "sec1-parameters",
-            fixture!("sec1-parameters.crt"),
-            fixture!("sec1-parameters.key"),
+            fixture!("p256-parameters.crt"),
+            fixture!("p256-parameters.key"),
         ),
-        (
-            "sec1",
-            fixture!("sec1-parameters.crt"),
-            fixture!("sec1.key"),
-        ),
+        ("sec1", fixture!("p256.crt"), fixture!("p256.key")),
         (
             "crlf",
             bytes(&crlf.chain.replace('\n', "\r\n")),
