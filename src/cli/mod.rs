@@ -1,5 +1,6 @@
 //! The command line: a file a command.
 
+mod check;
 mod completions;
 mod envoy_config;
 mod logging;
@@ -46,6 +47,8 @@ struct Cli {
 enum Command {
     /// Watch credential folders and serve them to Envoy
     Serve(serve::Args),
+    /// Check credential folders, and say what is wrong with them
+    Check(check::Args),
     /// Write the Envoy configuration that goes with the agent
     EnvoyConfig(envoy_config::Args),
     /// Write what a shell needs to complete this program's commands and options
@@ -58,6 +61,7 @@ enum Command {
 pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Check(args) => check::run(args),
         Command::EnvoyConfig(args) => envoy_config::run(args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(args, Cli::command()),

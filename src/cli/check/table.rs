@@ -1,0 +1,202 @@
+//! The report for people: a table, then each problem with its remedy, then a sum.
+
+use std::fmt::Write;
+
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use sds_agent::credential::{Bundle, Credential, Pair};
+use sds_agent::problem::Problem;
+
+use super::survey::{Entry, State, Survey, remaining};
+
+/// More names than this are counted instead of told.
+const NAMES: usize = 4;
+
+const HEADER: [&str; 9] = [
+    "CREDENTIAL",
+    "STATE",
+    "KIND",
+    "COVERS",
+    "ISSUER",
+    "KEY",
+    "EXPIRES",
+    "FILES",
+    "PASSED OVER",
+];
+
+pub(super) fn report(survey: &Survey, colour: bool) -> String {
+    let mut report = String::new();
+    if !survey.entries.is_empty() {
+        report.push_str(&table(survey, colour));
+        report.push_str("\n\n");
+    }
+    for failure in &survey.failures {
+        tell(&mut report, "error", failure);
+    }
+    for entry in &survey.entries {
+        let word = if entry.state == State::PassedOver {
+            "passed over"
+        } else {
+            "error"
+        };
+        for problem in entry.problems() {
+            tell(&mut report, word, problem);
+        }
+        for warning in entry.warnings() {
+            tell(&mut report, "warning", warning);
+        }
+    }
+    report.push_str(&sum(survey));
+    report
+}
+
+fn table(survey: &Survey, colour: bool) -> String {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_header(HEADER)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    if colour {
+        table
+            .enforce_styling()
+            .set_content_arrangement(ContentArrangement::Dynamic);
+    } else {
+        table.force_no_tty();
+    }
+    for entry in &survey.entries {
+        table.add_row(row(entry, survey));
+    }
+    let text = table.to_string();
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n")
+}
+
+fn row(entry: &Entry, survey: &Survey) -> Vec<Cell> {
+    let colour = match entry.state {
+        State::Good => Color::Green,
+        State::PassedOver => Color::Grey,
+        State::Warning | State::Expiring => Color::Yellow,
+        State::Broken => Color::Red,
+    };
+    let mut row = vec![
+        Cell::new(shown(&entry.name)),
+        Cell::new(entry.state.as_str()).fg(colour),
+    ];
+    let dash = || "-".to_owned();
+    let cells = match &entry.verdict {
+        Err(_) => vec![dash(); HEADER.len() - 2],
+        Ok(credential @ Credential { pair, bundle, .. }) => {
+            let details = match (pair, bundle) {
+                (Some(pair), _) => of_pair(pair, survey),
+                (None, Some(bundle)) => of_bundle(bundle, survey),
+                (None, None) => [dash(), dash(), dash(), dash()],
+            };
+            let kind = match (pair, bundle) {
+                (Some(_), Some(_)) => "pair, bundle",
+                (Some(_), None) => "pair",
+                (None, _) => "bundle",
+            };
+            let files = [files(credential), listed(&credential.passed_over)];
+            [kind.to_owned()]
+                .into_iter()
+                .chain(details)
+                .chain(files)
+                .collect()
+        }
+    };
+    row.extend(cells.into_iter().map(|text| match text.is_empty() {
+        true => Cell::new("-"),
+        false => Cell::new(text),
+    }));
+    row
+}
+
+/// Names, issuer, key and expiry.
+fn of_pair(pair: &Pair, survey: &Survey) -> [String; 4] {
+    [
+        listed(&pair.leaf.names),
+        shown(&pair.leaf.issuer),
+        pair.key_type.clone(),
+        remaining(pair.leaf.not_after, survey.now),
+    ]
+}
+
+/// The same of a bundle: its CAs, and when the first of them that has not expired will.
+fn of_bundle(bundle: &Bundle, survey: &Survey) -> [String; 4] {
+    let subjects: Vec<String> = bundle
+        .certificates
+        .iter()
+        .map(|ca| ca.subject.clone())
+        .collect();
+    let ends = bundle.certificates.iter().map(|ca| ca.not_after);
+    let next = ends.filter(|end| *end >= survey.now).min();
+    [
+        format!("clients of {}", listed(&subjects)),
+        String::new(),
+        String::new(),
+        next.map_or_else(String::new, |end| remaining(end, survey.now)),
+    ]
+}
+
+fn files(credential: &Credential) -> String {
+    let pair = credential.pair.iter().flat_map(|pair| pair.files.iter());
+    let bundle = credential
+        .bundle
+        .iter()
+        .flat_map(|bundle| bundle.files.iter());
+    let mut files: Vec<String> = pair.chain(bundle).cloned().collect();
+    files.dedup();
+    listed(&files)
+}
+
+fn listed(names: &[String]) -> String {
+    let mut text: Vec<String> = names.iter().take(NAMES).map(|name| shown(name)).collect();
+    if names.len() > NAMES {
+        text.push(format!("{} more", names.len() - NAMES));
+    }
+    text.join(", ")
+}
+
+/// Names come from outside: control characters must not reach the terminal.
+fn shown(name: &str) -> String {
+    name.escape_debug().to_string()
+}
+
+fn tell(report: &mut String, word: &str, problem: &Problem) {
+    let path = shown(&problem.path().display().to_string());
+    // Writing to a string can't fail.
+    let _ = writeln!(report, "{word}: {path}: {}", problem.what());
+    let _ = writeln!(report, "    {}", problem.remedy());
+}
+
+fn sum(survey: &Survey) -> String {
+    if survey.entries.is_empty() {
+        return "no credentials\n".to_owned();
+    }
+    let states = [
+        State::Good,
+        State::PassedOver,
+        State::Warning,
+        State::Expiring,
+        State::Broken,
+    ];
+    let counts: Vec<String> = states
+        .iter()
+        .map(|state| {
+            (
+                state,
+                survey
+                    .entries
+                    .iter()
+                    .filter(|entry| entry.state == *state)
+                    .count(),
+            )
+        })
+        .filter(|(_, count)| *count > 0)
+        .map(|(state, count)| format!("{count} {}", state.as_str()))
+        .collect();
+    format!(
+        "{} credentials: {}\n",
+        survey.entries.len(),
+        counts.join(", ")
+    )
+}
