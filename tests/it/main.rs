@@ -7,6 +7,7 @@
 
 mod access;
 mod bad_input;
+mod check;
 mod cli;
 mod config;
 mod credential;

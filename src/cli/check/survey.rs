@@ -52,6 +52,14 @@ pub(super) enum State {
 }
 
 impl State {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Good,
+        Self::PassedOver,
+        Self::Warning,
+        Self::Expiring,
+        Self::Broken,
+    ];
+
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Good => "good",

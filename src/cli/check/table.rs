@@ -168,35 +168,20 @@ fn tell(report: &mut String, word: &str, problem: &Problem) {
     let _ = writeln!(report, "    {}", problem.remedy());
 }
 
+/// How many credentials there are, and how they are.
 fn sum(survey: &Survey) -> String {
-    if survey.entries.is_empty() {
-        return "no credentials\n".to_owned();
-    }
-    let states = [
-        State::Good,
-        State::PassedOver,
-        State::Warning,
-        State::Expiring,
-        State::Broken,
-    ];
-    let counts: Vec<String> = states
-        .iter()
-        .map(|state| {
-            (
-                state,
-                survey
-                    .entries
-                    .iter()
-                    .filter(|entry| entry.state == *state)
-                    .count(),
-            )
-        })
-        .filter(|(_, count)| *count > 0)
-        .map(|(state, count)| format!("{count} {}", state.as_str()))
+    let count = |state| {
+        let alike = survey.entries.iter().filter(|entry| entry.state == state);
+        alike.count()
+    };
+    let counts: Vec<String> = State::ALL
+        .into_iter()
+        .filter(|state| count(*state) > 0)
+        .map(|state| format!("{} {}", count(state), state.as_str()))
         .collect();
-    format!(
-        "{} credentials: {}\n",
-        survey.entries.len(),
-        counts.join(", ")
-    )
+    match survey.entries.len() {
+        0 => "no credentials\n".to_owned(),
+        1 => format!("1 credential: {}\n", counts.join(", ")),
+        all => format!("{all} credentials: {}\n", counts.join(", ")),
+    }
 }

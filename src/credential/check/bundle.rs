@@ -34,7 +34,7 @@ pub(crate) fn bundle(
     if let (Some(file), Some(blocks)) = (crl, &crl_blocks) {
         let own = lists(file, blocks, findings)?;
         if own.is_empty() {
-            let convert = "openssl crl -inform DER -in FILE -out FILE";
+            let convert = "openssl crl -inform DER -in FILE -out FILE.new && mv FILE.new FILE";
             findings.nothing(Reason::BadCrl, file, blocks, "revocation list", convert);
             return None;
         }

@@ -67,7 +67,7 @@ fn private<'a>(
     findings: &mut Findings<'_>,
 ) -> Option<(&'a [u8], &'a PrivateKeyDer<'static>)> {
     let Some(block) = blocks.iter().find(|block| block.content.is_secret()) else {
-        let convert = "openssl pkey -inform DER -in FILE -out FILE";
+        let convert = "openssl pkey -inform DER -in FILE -out FILE.new && mv FILE.new FILE";
         findings.nothing(Reason::BadPem, file, blocks, "private key", convert);
         return None;
     };
@@ -77,13 +77,13 @@ fn private<'a>(
             Reason::EncryptedKey,
             &file.name,
             "the private key is encrypted, and there is no password",
-            "decrypt it: openssl pkey -in FILE -out FILE",
+            "decrypt it: openssl pkey -in FILE -out FILE.new && mv FILE.new FILE",
         ),
         _ => findings.error(
             Reason::UnsupportedKey,
             &file.name,
             "the private key is in a format that Envoy does not read",
-            "convert it to PKCS #8: openssl pkey, or ssh-keygen -p -m PKCS8 for one of OpenSSH",
+            "convert it: openssl pkey -in FILE -out FILE.new && mv FILE.new FILE; if it is one of OpenSSH: ssh-keygen -p -m PKCS8 -f FILE",
         ),
     }
     None

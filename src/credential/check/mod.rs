@@ -43,6 +43,19 @@ struct Certificate<'a> {
 }
 
 impl Findings<'_> {
+    /// A problem with a file; in the remedy, FILE stands for its path.
+    fn problem(
+        &self,
+        reason: Reason,
+        file: &str,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Problem {
+        let path = self.folder.join(file);
+        let remedy = remedy.into().replace("FILE", &quoted(&path));
+        Problem::new(reason, path, what, remedy)
+    }
+
     fn error(
         &mut self,
         reason: Reason,
@@ -50,8 +63,7 @@ impl Findings<'_> {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        let problem = Problem::new(reason, self.folder.join(file), what, remedy);
-        self.errors.push(problem);
+        self.errors.push(self.problem(reason, file, what, remedy));
     }
 
     pub(crate) fn warn(
@@ -61,8 +73,7 @@ impl Findings<'_> {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) {
-        let problem = Problem::new(reason, self.folder.join(file), what, remedy);
-        self.warnings.push(problem);
+        self.warnings.push(self.problem(reason, file, what, remedy));
     }
 
     /// The PEM blocks of a file; `None`, and an error, when Envoy would not read them all.
@@ -107,7 +118,7 @@ impl Findings<'_> {
                             "the TRUSTED CERTIFICATE in line {} holds OpenSSL's own trust settings",
                             block.line
                         ),
-                        "write it as a plain one: openssl x509 -in FILE -out FILE",
+                        "write it as a plain one: openssl x509 -in FILE -out FILE.new && mv FILE.new FILE",
                     );
                     return None;
                 }
@@ -120,7 +131,7 @@ impl Findings<'_> {
                 file,
                 blocks,
                 "certificate",
-                "openssl x509 -inform DER -in FILE -out FILE",
+                "openssl x509 -inform DER -in FILE -out FILE.new && mv FILE.new FILE",
             );
             return None;
         }
@@ -205,6 +216,16 @@ impl Findings<'_> {
             );
         }
     }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string().escape_debug().to_string();
+    let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+:@%".contains(char);
+    if path.chars().all(plain) {
+        return path;
+    }
+    format!("'{}'", path.replace('\'', r"'\''"))
 }
 
 /// Signature algorithms that are no longer believed.

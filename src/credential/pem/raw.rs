@@ -36,7 +36,7 @@ pub fn instead(bytes: &[u8], convert: &str) -> (&'static str, String) {
         [] => ("it is empty", "write it again".into()),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => (
             "it is UTF-16 text, as some Windows programs write, not PEM",
-            "convert it: iconv -f UTF-16 -t ASCII IN > OUT".into(),
+            "convert it: iconv -f UTF-16 -t ASCII FILE > FILE.new && mv FILE.new FILE".into(),
         ),
         [0x30, 0x80..=0xff, ..] => (
             "it is binary DER, not PEM",
@@ -44,7 +44,7 @@ pub fn instead(bytes: &[u8], convert: &str) -> (&'static str, String) {
         ),
         _ if begin && !bytes.contains(&b'\n') => (
             "its lines do not end in line feeds, so that no PEM block is found in it",
-            "convert it: tr '\\r' '\\n' < IN > OUT".into(),
+            "convert it: tr '\\r' '\\n' < FILE > FILE.new && mv FILE.new FILE".into(),
         ),
         _ if begin => (
             "its -----BEGIN does not stand alone on a line, so that no PEM block is found in it",
