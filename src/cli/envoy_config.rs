@@ -32,7 +32,8 @@ pub(crate) struct Args {
     #[arg(value_name = "NAME", required = true)]
     names: Vec<Name>,
 
-    /// Refuse clients without a certificate that a CA in NAME-cacert signed
+    /// Refuse clients without a certificate that a CA in NAME-cacert signed; with --on-demand, in
+    /// that of the first NAME
     #[arg(long)]
     mutual: bool,
 
@@ -46,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "on_demand")]
     upstream: bool,
 
-    /// Write a whole configuration that runs as it is, and answers each request with the name
+    /// Write a whole configuration that runs as it is, and answers each request by itself
     #[arg(long)]
     full: bool,
 

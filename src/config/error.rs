@@ -51,7 +51,7 @@ impl Wrong {
             path: path.to_owned(),
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
-            message: self.message,
+            message: one_line(&self.message),
         }
     }
 }
@@ -63,4 +63,15 @@ impl From<toml::de::Error> for Wrong {
         let message = error.message().trim_end().replace('\n', "; ");
         Self { span, message }
     }
+}
+
+/// Pieces of the file are in it: they must not forge a line of the log, or move a terminal's cursor.
+fn one_line(message: &str) -> String {
+    message
+        .chars()
+        .flat_map(|c| match c.is_control() {
+            true => c.escape_default().collect::<Vec<_>>(),
+            false => vec![c],
+        })
+        .collect()
 }

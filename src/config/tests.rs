@@ -235,3 +235,21 @@ fn a_reload_takes_what_a_running_agent_can_take() {
     );
     assert!(old.reload(old.clone()).1.is_empty());
 }
+
+proptest::proptest! {
+    /// Whatever stands in the file, there is a configuration or a place where it goes wrong.
+    #[test]
+    fn no_text_is_too_strange(at in 0..5000_usize, length in 0..40_usize, insert in ".{0,6}") {
+        let text: Vec<char> = example().chars().collect();
+        let start = at.min(text.len());
+        let end = (start + length).min(text.len());
+        let damaged: String = text[..start].iter().chain(insert.chars().collect::<Vec<_>>().iter())
+            .chain(&text[end..]).collect();
+        if let Err(error) = parse(&damaged) {
+            let place = error.strip_prefix("/etc/a.toml:").unwrap();
+            let line: usize = place.split(':').next().unwrap().parse().unwrap();
+            assert!((1..=damaged.matches('\n').count() + 1).contains(&line), "{error}");
+            assert!(!error.contains(char::is_control), "{error:?}");
+        }
+    }
+}

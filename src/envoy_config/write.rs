@@ -98,7 +98,7 @@ fn tls_listener(request: &Request, sources: &mut Sources) -> String {
         address = address(request.listen),
     );
     if request.role == Role::OnDemand {
-        listener.push_str(&chain("{}", &request.names.first, request.full));
+        listener.push_str(&chain("{}", "a certificate on demand", request.full));
         listener.push_str(&on_demand_socket(request, sources));
         return listener;
     }
@@ -107,16 +107,16 @@ fn tls_listener(request: &Request, sources: &mut Sources) -> String {
             true => format!("{{server_names: [{}]}}", quote(&name.host())),
             false => "{}".to_owned(),
         };
-        listener.push_str(&chain(&matching, name, request.full));
+        listener.push_str(&chain(&matching, &name.0, request.full));
         listener.push_str(&downstream_socket(request, name, sources));
     }
     listener
 }
 
-/// A filter chain up to its transport socket.
-fn chain(matching: &str, name: &Name, full: bool) -> String {
+/// A filter chain up to its transport socket. In a full configuration it answers with `body`.
+fn chain(matching: &str, body: &str, full: bool) -> String {
     let filters = match full {
-        true => http(&answer(name)),
+        true => http(&answer(body)),
         false => "      filters: []  # yours\n".to_owned(),
     };
     format!("    - filter_chain_match: {matching}\n{filters}")
@@ -138,8 +138,8 @@ fn http(virtual_hosts: &str) -> String {
     )
 }
 
-fn answer(name: &Name) -> String {
-    let body = quote(&format!("{name}\n"));
+fn answer(body: &str) -> String {
+    let body = quote(&format!("{body}\n"));
     format!(
         "            - {{name: all, domains: [\"*\"], routes: [{{match: {{prefix: /}}, \
          direct_response: {{status: 200, body: {{inline_string: {body}}}}}}}]}}\n"

@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod config;
 mod credential;
+mod docs;
 mod envoy_config;
 mod lifecycle;
 #[cfg(feature = "mirror")]
