@@ -102,7 +102,7 @@ fn assert_next(stream: &mut Delta, chain: &Path, key: &Path) {
 
 /// An ACME server that takes every challenge for passed.
 struct Pebble {
-    process: Process,
+    _process: Process,
     folder: TempDir,
     port: u16,
 }
@@ -138,7 +138,7 @@ impl Pebble {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         Self {
-            process,
+            _process: process,
             folder,
             port,
         }
