@@ -3,8 +3,10 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -15,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::service::Sds;
+use super::throttle::Throttle;
 use crate::config::Limits;
 use crate::listen::Listener;
 use crate::metrics::Limit;
@@ -44,6 +47,7 @@ pub async fn run(
 ) {
     let connections = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let refusals = Throttle::default();
     while let Some((stream, peer)) = stopping
         .run_until_cancelled(accept(&listener, &mut pulse))
         .await
@@ -53,7 +57,9 @@ pub async fn run(
         }
         let Ok(slot) = slots.clone().try_acquire_owned() else {
             sds.metrics().limit_reached(Limit::Connections);
-            warn!(%peer, limit = limits.connections, "connection refused: there are too many; see limits.connections");
+            if let Some(left_out) = refusals.allow() {
+                warn!(%peer, limit = limits.connections, left_out, "connection refused: there are too many; see limits.connections");
+            }
             continue;
         };
         let connected = sds.metrics().connected();
@@ -95,9 +101,18 @@ async fn serve(
     stopping: CancellationToken,
 ) {
     let peer = Arc::new(peer);
+    let streams = Streams::default();
     let service = service_fn(|request| {
         let (sds, peer) = (sds.clone(), peer.clone());
-        async move { Ok::<_, Infallible>(sds.call(peer, request).await) }
+        let place = streams.open(&sds, &peer, limits.streams_per_connection);
+        async move {
+            let response = sds.call(peer, request).await;
+            let hold = move |frame| {
+                let _ = &place;
+                frame
+            };
+            Ok::<_, Infallible>(response.map(|body| body.map_frame(hold)))
+        }
     });
     let connection = builder(limits).serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
@@ -110,6 +125,28 @@ async fn serve(
     };
     if let Err(error) = result {
         debug!(%peer, "connection ended: {error}");
+    }
+}
+
+/// The open streams of a connection. HTTP/2 keeps a client from opening more than it may, without
+/// a word to either side: it is noted here.
+#[derive(Default)]
+struct Streams {
+    open: Arc<()>,
+    full: AtomicBool,
+}
+
+impl Streams {
+    /// A place for a stream, for as long as the result lives.
+    fn open(&self, sds: &Sds, peer: &Peer, limit: usize) -> Arc<()> {
+        let place = self.open.clone();
+        if Arc::strong_count(&self.open) > limit {
+            sds.metrics().limit_reached(Limit::StreamsPerConnection);
+            if !self.full.swap(true, Ordering::Relaxed) {
+                warn!(%peer, limit, "a connection has as many streams as it may; more wait until one ends; see limits.streams_per_connection");
+            }
+        }
+        place
     }
 }
 
