@@ -134,6 +134,8 @@ impl Folder {
             Outcome::Gone => {
                 self.gone_since.get_or_insert(now);
                 self.alone_since = None;
+                // What was wrong with it while it was being removed is nobody's problem.
+                self.trouble.take_if(|trouble| !trouble.logged);
             }
             Outcome::Bad(problems) => self.reject(problems, now),
             Outcome::Good(credential) => events.extend(self.accept(*credential, now)),

@@ -136,6 +136,16 @@ fn a_folder_gone_for_long_enough_takes_its_secrets_along() {
 }
 
 #[test]
+fn what_is_wrong_while_a_folder_is_being_removed_is_not_logged() {
+    let mut bench = Bench::new();
+    bench.observe(good(Some("1"), None));
+    bench.observe(bad("empty"));
+    bench.observe(Outcome::Gone);
+    let events = bench.wait(DELAY.max(LASTING));
+    assert!(matches!(events[..], [Event::Removed]), "{events:?}");
+}
+
+#[test]
 fn a_folder_deleted_and_made_again_sooner_is_a_rotation() {
     for back in [good(Some("2"), None), bad("half copied")] {
         let mut bench = Bench::new();

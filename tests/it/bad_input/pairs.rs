@@ -247,7 +247,7 @@ fn envoy_takes_every_pair_that_the_agent_takes() {
         ("byte-order-mark", "byte-order mark"),
         ("own-certificate-second", "first"),
         ("expired", "expired"),
-        ("not-yet-valid", "not yet valid"),
+        ("not-yet-valid", "valid only from"),
     ] {
         agent.wait_for_line(&["WARN", warned, word]);
     }
