@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::state::{Answer, Condition, Secret, State, Time, Watch};
+use super::state::{Answer, Condition, Folder, Secret, State, Time, Watch};
 use super::{exposition, process};
 use crate::files::watch::Polled;
 use crate::metrics::Metrics;
@@ -120,7 +120,8 @@ fn folders(registry: &mut Registry, state: &State) {
             note(credential, root, secret.problems.is_empty());
         }
     }
-    for folder in &state.folders {
+    let passed_over = |folder: &&Folder| folder.state == Condition::PassedOver;
+    for folder in state.folders.iter().filter(|folder| !passed_over(folder)) {
         let is_good = folder.state == Condition::Hidden && folder.problems.is_empty();
         note(&folder.name, &folder.root, is_good);
     }

@@ -84,6 +84,8 @@ pub enum Condition {
     Ok,
     /// A folder of the same name in an earlier root is served in its place.
     Hidden,
+    /// It is not served on purpose, by its name or a file `token` in it.
+    PassedOver,
 }
 
 /// A secret that is served.
@@ -134,7 +136,7 @@ pub struct Secret {
 pub struct Folder {
     /// Its name.
     pub name: String,
-    /// `rejected` or `hidden`.
+    /// `rejected`, `hidden` or `passed_over`.
     pub state: Condition,
     /// The root that it is in.
     pub root: String,

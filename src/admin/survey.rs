@@ -274,6 +274,8 @@ fn unserved(report: &Report) -> Folder {
         name: report.name.to_string(),
         state: if report.hidden {
             Condition::Hidden
+        } else if report.problems.iter().all(on_purpose) {
+            Condition::PassedOver
         } else {
             Condition::Rejected
         },
@@ -281,6 +283,11 @@ fn unserved(report: &Report) -> Folder {
         folder: text(&report.root.join(&*report.name)),
         problems: problems(&report.problems),
     }
+}
+
+/// Whether a problem is a rule that the folder falls under, rather than a fault.
+fn on_purpose(problem: &problem::Problem) -> bool {
+    problem.reason() == problem::Reason::Name
 }
 
 fn subscriber(account: &Account, delivery: Delivery) -> Subscriber {

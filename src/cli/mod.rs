@@ -1,12 +1,15 @@
 //! The command line: a file a command.
 
 mod check;
+mod client;
 mod completions;
 mod envoy_config;
+mod get;
 mod logging;
 mod man;
 mod output;
 mod serve;
+mod status;
 
 use std::process::ExitCode;
 
@@ -49,6 +52,10 @@ enum Command {
     Serve(serve::Args),
     /// Check credential folders, and say what is wrong with them
     Check(check::Args),
+    /// Show what the running agent serves, to whom, until when
+    Status(status::Args),
+    /// Fetch a secret from the running agent, as Envoy would
+    Get(get::Args),
     /// Write the Envoy configuration that goes with the agent
     EnvoyConfig(envoy_config::Args),
     /// Write what a shell needs to complete this program's commands and options
@@ -62,6 +69,8 @@ pub(crate) fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Get(args) => get::run(args),
         Command::EnvoyConfig(args) => envoy_config::run(args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(args, Cli::command()),

@@ -1,7 +1,7 @@
 //! What a command prints.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 /// The exit code of a command that could not do what it was asked to. clap's own for a wrong
@@ -29,6 +29,31 @@ pub(crate) fn fail(message: impl fmt::Display) -> ExitCode {
 pub(crate) fn bad(message: impl fmt::Display) -> ExitCode {
     say(message);
     ExitCode::FAILURE
+}
+
+/// Text from outside, safe for a terminal: no control characters, nothing that reverses its direction.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '\u{61c}'
+            | '\u{200e}'
+            | '\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2066}'..='\u{2069}' => {
+                shown.extend(char.escape_unicode());
+            }
+            _ if char.is_control() => shown.extend(char.escape_default()),
+            _ => shown.push(char),
+        }
+    }
+    shown
+}
+
+/// Whether what is printed may be coloured: see <https://no-color.org>.
+pub(crate) fn colour() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !unwanted
 }
 
 fn say(message: impl fmt::Display) {

@@ -4,7 +4,6 @@ mod json;
 mod survey;
 mod table;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -75,7 +74,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     let now = SystemTime::now();
     let survey = Survey::of(&args.folders, &config, now);
     let report = match args.output {
-        Form::Table => table::report(&survey, colour()),
+        Form::Table => table::report(&survey, output::colour()),
         Form::Json => json::report(&survey),
     };
     let printed = output::print(report.as_bytes());
@@ -84,10 +83,4 @@ pub(crate) fn run(args: Args) -> ExitCode {
     } else {
         printed
     }
-}
-
-/// Whether the report may be coloured: see <https://no-color.org>.
-fn colour() -> bool {
-    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stdout().is_terminal() && !unwanted
 }

@@ -1,0 +1,276 @@
+//! `sds-agent get`: what Envoy would get.
+
+use std::fmt::Write;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use sds_agent::config::{Config, Overrides};
+use sds_agent::credential::key::KeyType;
+use sds_agent::harden;
+use sds_agent::proto::SECRET_TYPE_URL;
+use sds_agent::proto::core::data_source::Specifier;
+use sds_agent::proto::core::{DataSource, Node};
+use sds_agent::proto::discovery::{DiscoveryRequest, DiscoveryResponse};
+use sds_agent::proto::secret::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use sds_agent::proto::tls::{Secret, secret::Type};
+use serde::Serialize;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+use tower::service_fn;
+use zeroize::Zeroizing;
+
+use super::{client, output};
+
+const EXAMPLES: &str = "\
+Examples:
+  What Envoy would get for a listener of site.example.com, without the key
+      sds-agent get site.example.com
+  The CAs that clients of it are checked against
+      sds-agent get site.example.com-cacert
+  When the certificate that is served ends
+      sds-agent get site.example.com | openssl x509 -noout -enddate
+  Whether an Envoy with this node id may have it
+      sds-agent get site.example.com --node edge-1
+
+Exit codes: 0 here it is; 1 the agent has no such secret, or none for this user and node id; 2 it could
+not be asked, or wrong command line.";
+
+/// The options of `get`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The name of the secret
+    name: String,
+
+    /// The agent's socket for Envoy [default: that of the configuration, or /run/sds-agent/sds.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// The form of the secret
+    #[arg(long, value_enum, value_name = "FORM", default_value = "pem")]
+    output: Form,
+
+    /// Show the private key too
+    #[arg(long)]
+    reveal_key: bool,
+
+    /// The node id to ask with, which rules of access may name
+    #[arg(long, value_name = "ID", default_value = "sds-agent-get")]
+    node: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// PEM, as it is served
+    Pem,
+    /// One JSON object
+    Json,
+}
+
+/// A secret in the words of its JSON.
+#[derive(Serialize)]
+struct Shown {
+    name: String,
+    kind: &'static str,
+    version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_chain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    private_key: Option<Zeroizing<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ocsp_staple: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_ca: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crl: Option<String>,
+}
+
+pub(crate) fn run(args: Args) -> ExitCode {
+    harden::no_dumps();
+    let config = || Config::load(None, &Overrides::default()).unwrap_or_default();
+    let socket = args.socket.unwrap_or_else(|| config().listen.socket);
+    let fetched = client::block_on(fetch(&socket, &args.name, args.node));
+    match fetched {
+        Err(error) => output::fail(error),
+        Ok(Err(Failure::Absent)) => output::bad(format_args!(
+            "the agent has no secret `{}` for this user; `sds-agent status` shows what it has",
+            output::shown(&args.name)
+        )),
+        Ok(Err(Failure::Other(error))) => output::fail(error),
+        Ok(Ok((secret, version))) => match shown(secret, version, args.reveal_key) {
+            Ok(shown) => print(&shown, args.output),
+            Err(error) => output::fail(error),
+        },
+    }
+}
+
+enum Failure {
+    Absent,
+    Other(String),
+}
+
+async fn fetch(socket: &Path, name: &str, node: String) -> Result<(Secret, String), Failure> {
+    let asked = ask(socket, name, node);
+    let response = tokio::time::timeout(client::PATIENCE, asked).await;
+    let response = response.unwrap_or_else(|_| {
+        let seconds = client::PATIENCE.as_secs();
+        Err(Failure::Other(format!(
+            "no answer on {} within {seconds} s: is the agent still reading its roots, or stopped?",
+            socket.display()
+        )))
+    })?;
+    let secrets = response.resources.iter();
+    let mut secrets = secrets.filter_map(|any| Secret::decode(&*any.value).ok());
+    // A host name may be answered by the certificate that covers it, under that one's name.
+    let secret = secrets.next().ok_or(Failure::Absent)?;
+    Ok((secret, response.version_info))
+}
+
+async fn ask(socket: &Path, name: &str, node: String) -> Result<DiscoveryResponse, Failure> {
+    let stream = client::connect(socket, "--socket").await;
+    let mut stream = Some(stream.map_err(Failure::Other)?);
+    let connector = service_fn(move |_| {
+        let stream = stream.take().map(TokioIo::new);
+        std::future::ready(stream.ok_or_else(|| std::io::Error::other("the connection broke")))
+    });
+    // The address is for the :authority header alone.
+    let endpoint = Endpoint::from_static("http://localhost");
+    let channel = endpoint.connect_with_connector(connector).await;
+    let channel = channel.map_err(|error| Failure::Other(no_sds(socket, &cause(&error))))?;
+    let request = DiscoveryRequest {
+        node: Some(Node {
+            id: node,
+            cluster: "sds-agent".into(),
+        }),
+        resource_names: vec![name.to_owned()],
+        type_url: SECRET_TYPE_URL.into(),
+        ..DiscoveryRequest::default()
+    };
+    let mut client =
+        SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+    match client.fetch_secrets(request).await {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) if status.code() == Code::NotFound => Err(Failure::Absent),
+        Err(status) => Err(Failure::Other(no_sds(socket, &said(&status)))),
+    }
+}
+
+fn said(status: &Status) -> String {
+    output::shown(status.message())
+}
+
+/// The innermost reason: the outer ones say "transport error".
+fn cause(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), cause)
+}
+
+fn no_sds(socket: &Path, error: &impl std::fmt::Display) -> String {
+    format!(
+        "{} does not answer as the socket for Envoy does: {error}; name that one with --socket, and see \
+         whether this user may connect",
+        socket.display()
+    )
+}
+
+fn shown(secret: Secret, version: String, reveal: bool) -> Result<Shown, String> {
+    let mut shown = Shown {
+        name: secret.name,
+        kind: "certificate",
+        version,
+        certificate_chain: None,
+        private_key: None,
+        ocsp_staple: None,
+        trusted_ca: None,
+        crl: None,
+    };
+    match secret.r#type {
+        Some(Type::TlsCertificate(pair)) => {
+            shown.certificate_chain = text(pair.certificate_chain);
+            shown.private_key = bytes(pair.private_key).map(|key| private_key(&key, reveal));
+            shown.ocsp_staple = bytes(pair.ocsp_staple)
+                .filter(|staple| !staple.is_empty())
+                .map(|staple| format!("<OCSP response, {} bytes>", staple.len()));
+        }
+        Some(Type::ValidationContext(trust)) => {
+            shown.kind = "trust_bundle";
+            shown.trusted_ca = text(trust.trusted_ca);
+            shown.crl = text(trust.crl);
+        }
+        _ => return Err("the secret is of a kind that this program can't show".to_owned()),
+    }
+    Ok(shown)
+}
+
+/// A key as it is shown: all of it, or what it is.
+fn private_key(pem: &[u8], reveal: bool) -> Zeroizing<String> {
+    if reveal {
+        return Zeroizing::new(String::from_utf8_lossy(pem).into_owned());
+    }
+    let kind = PrivateKeyDer::from_pem_slice(pem).ok();
+    let kind = kind.as_ref().and_then(KeyType::of_private);
+    let kind = kind.map_or_else(String::new, |kind| format!("{kind}, "));
+    Zeroizing::new(format!("<private key, {kind}{} bytes>", pem.len()))
+}
+
+fn text(source: Option<DataSource>) -> Option<String> {
+    let bytes = bytes(source)?;
+    (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn bytes(source: Option<DataSource>) -> Option<Zeroizing<Vec<u8>>> {
+    let bytes = match source?.specifier? {
+        Specifier::InlineBytes(bytes) => bytes,
+        Specifier::InlineString(text) => text.into_bytes(),
+        Specifier::Filename(_) => return None,
+    };
+    Some(Zeroizing::new(bytes))
+}
+
+fn print(shown: &Shown, form: Form) -> ExitCode {
+    let mut out = Zeroizing::new(String::new());
+    match form {
+        Form::Json => {
+            // Nothing in it can fail to be JSON.
+            *out = serde_json::to_string_pretty(shown).unwrap_or_default();
+            out.push('\n');
+        }
+        Form::Pem => {
+            // Outside of the blocks PEM may hold anything.
+            let name = output::shown(&shown.name);
+            let kind = shown.kind.replace('_', " ");
+            let _ = writeln!(out, "# {name}: {kind}, version {}", shown.version);
+            let parts = [
+                shown.certificate_chain.as_deref(),
+                shown.private_key.as_ref().map(|key| key.as_str()),
+                shown.ocsp_staple.as_deref(),
+                shown.trusted_ca.as_deref(),
+                shown.crl.as_deref(),
+            ];
+            for part in parts.into_iter().flatten() {
+                add(&mut out, part);
+            }
+        }
+    }
+    output::print(out.as_bytes())
+}
+
+/// Adds lines, and on a terminal nothing that could play with it.
+fn add(out: &mut String, part: &str) {
+    if !std::io::stdout().is_terminal() {
+        out.push_str(part);
+        if !part.ends_with('\n') {
+            out.push('\n');
+        }
+        return;
+    }
+    for line in part.lines() {
+        out.push_str(&output::shown(line));
+        out.push('\n');
+    }
+}

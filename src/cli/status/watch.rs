@@ -1,0 +1,141 @@
+//! `sds-agent status --watch`: the state, drawn anew each second.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::termios::tcgetwinsize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
+
+use super::{Form, render, state};
+use crate::cli::output;
+
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Shows the state until Ctrl-C, SIGTERM, or until nobody reads any more.
+pub(super) async fn run(socket: &Path, form: Form) -> ExitCode {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return output::fail("signals can't be handled");
+    };
+    // The first time, an agent that is not there is an error. Later it may be restarting.
+    if let Err(error) = state(socket).await {
+        return output::fail(error);
+    }
+    let screen = Screen::enter(form);
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let shown = async {
+        loop {
+            ticks.tick().await;
+            let text = match state(socket).await {
+                Ok(state) if form == Form::Json => line(&state),
+                Ok(state) => render(&state, form),
+                Err(error) => format!("{error}\n"),
+            };
+            if let Err(error) = screen.show(&text) {
+                break error;
+            }
+        }
+    };
+    let end = tokio::select! {
+        error = shown => Some(error),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    };
+    drop(screen);
+    match end {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            output::fail(format_args!("can't write to the standard output: {error}"))
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// The state as one line of JSON.
+fn line(state: &sds_agent::admin::state::State) -> String {
+    let mut line = serde_json::to_string(state).unwrap_or_default();
+    line.push('\n');
+    line
+}
+
+/// Where the state is drawn: a page of the terminal that goes away again, or just the output.
+struct Screen {
+    terminal: bool,
+}
+
+impl Screen {
+    fn enter(form: Form) -> Self {
+        let terminal = form == Form::Table && io::stdout().is_terminal();
+        if terminal {
+            // The alternate screen, no cursor.
+            write_all("\x1b[?1049h\x1b[?25l").unwrap_or_default();
+        }
+        Self { terminal }
+    }
+
+    fn show(&self, text: &str) -> io::Result<()> {
+        if !self.terminal {
+            return write_all(text);
+        }
+        let size = tcgetwinsize(io::stdout());
+        // A terminal may not know its size, and says 0 then.
+        let known = size.ok().filter(|size| size.ws_row > 0 && size.ws_col > 0);
+        let (rows, columns) = known.map_or((24, 80), |size| (size.ws_row, size.ws_col));
+        let (rows, columns) = (usize::from(rows), usize::from(columns));
+        let lines: Vec<_> = text
+            .lines()
+            .flat_map(|line| wrapped(line, columns))
+            .collect();
+        let fits = lines.len() <= rows;
+        let shown = if fits {
+            lines.len()
+        } else {
+            rows.saturating_sub(1)
+        };
+        // From the top; each line cleared to its end, and what is below the last one.
+        let mut frame = String::from("\x1b[H");
+        for line in &lines[..shown] {
+            frame.push_str(line);
+            frame.push_str("\x1b[K\r\n");
+        }
+        if fits {
+            // A line break after the last row would scroll.
+            frame.truncate(frame.len().saturating_sub(2));
+        } else {
+            frame.push_str(&format!("... {} more lines\x1b[K", lines.len() - shown));
+        }
+        frame.push_str("\x1b[J");
+        write_all(&frame)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        if self.terminal {
+            write_all("\x1b[?25h\x1b[?1049l").unwrap_or_default();
+        }
+    }
+}
+
+/// A line in pieces that fit. One with colours is of the table, which fits already.
+fn wrapped(line: &str, columns: usize) -> Vec<String> {
+    if line.is_empty() || line.contains('\x1b') {
+        return vec![line.to_owned()];
+    }
+    let chars: Vec<_> = line.chars().collect();
+    chars
+        .chunks(columns)
+        .map(|piece| piece.iter().collect())
+        .collect()
+}
+
+fn write_all(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
