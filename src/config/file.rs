@@ -9,7 +9,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::Wrong;
-use super::values::{Account, Auto, LogFilter, Mode, Number, Off, OrWord, Pattern, Pause, Text};
+use super::forms::{Auto, Mode, Number, Off, OrWord, Pause, Text};
+use super::values::{Account, LogFilter, Pattern};
 use super::{Absent, AccessRule, Limits, LogFormat, Root};
 
 /// The whole file. The keys up to the sections are named like the options of the command line.

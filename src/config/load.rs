@@ -10,8 +10,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::{ConfigError, Wrong};
-use super::file::{File, FileAccess, FileRoot};
-use super::values::{LogFilter, Text};
+use super::file::{File, FileAccess, FileListen, FileLog, FileRoot};
+use super::forms::{Off, OrWord, Text};
+use super::values::LogFilter;
 use super::{Absent, Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS};
 use super::{Listen, Log, LogFormat, Root, beside, keys};
 
@@ -85,73 +86,91 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 impl File {
-    fn config(self, folder: &Path, overrides: &Overrides) -> Result<Config, Wrong> {
+    fn config(self, folder: &Path, said: &Overrides) -> Result<Config, Wrong> {
         let default = Config::default();
         let absent = self.absent.unwrap_or_default();
         let roots = roots(self.credentials, self.root, absent, folder)?;
-        let socket = once(self.socket, self.listen.socket, ["socket", "listen.socket"])?;
-        let admin_socket = once(
-            self.admin_socket,
-            self.admin.socket,
-            ["admin_socket", "admin.socket"],
-        )?;
-        let admin_tcp = once(self.admin_tcp, self.admin.tcp, ["admin_tcp", "admin.tcp"])?;
-        let level = once(self.log_level, self.log.level, ["log_level", "log.level"])?;
-        let format = once(
-            self.log_format,
-            self.log.format,
-            ["log_format", "log.format"],
-        )?;
-
-        let said = overrides.clone();
-        let socket = said
-            .socket
-            .or(socket.map(|path| folder.join(path.0)))
-            .unwrap_or(default.listen.socket);
+        let listen = listen(self.socket, self.listen, folder, said)?;
+        let rules = self.access.into_iter().map(FileAccess::rule);
+        let removal_delay = said
+            .removal_delay
+            .or(self.removal_delay.map(|delay| delay.0));
+        let warn_days = said.warn_days.or(self.warn_days.map(|days| days.0));
         Ok(Config {
-            roots: said_roots(said.credentials, roots, absent),
+            roots: said_roots(&said.credentials, roots, absent),
+            access: rules.collect::<Result<_, _>>()?,
             admin: Admin {
-                socket: match (said.admin_socket, admin_socket) {
-                    (Some(path), _) => Some(path),
-                    (None, Some(said)) => said.0.map(|path| folder.join(path.0)),
-                    (None, None) => Some(beside(&socket)),
-                },
-                tcp: said
-                    .admin_tcp
-                    .or(admin_tcp.and_then(|said| said.0).map(|address| address.0)),
+                socket: admin_socket(self.admin_socket, self.admin.socket, folder, said)?
+                    .unwrap_or_else(|| Some(beside(&listen.socket))),
+                tcp: admin_tcp(self.admin_tcp, self.admin.tcp, said)?,
             },
-            listen: Listen {
-                socket,
-                mode: self
-                    .listen
-                    .mode
-                    .map_or(default.listen.mode, |mode| mode.0.0),
-                group: self.listen.group.and_then(|said| said.0),
-                allow_users: self.listen.allow_users,
-                allow_groups: self.listen.allow_groups,
-            },
-            access: self
-                .access
-                .into_iter()
-                .map(FileAccess::rule)
-                .collect::<Result<_, _>>()?,
-            log: Log {
-                level: said.log_level.or(level).unwrap_or_default(),
-                format: said.log_format.or(format).unwrap_or_default(),
-            },
+            log: log(self.log_level, self.log_format, self.log, said)?,
             limits: self.limits.limits(),
             absent,
-            removal_delay: said
-                .removal_delay
-                .or(self.removal_delay.map(|delay| delay.0))
-                .unwrap_or(default.removal_delay),
-            warn_days: said
-                .warn_days
-                .or(self.warn_days.map(|days| days.0))
-                .unwrap_or(default.warn_days),
+            removal_delay: removal_delay.unwrap_or(default.removal_delay),
+            warn_days: warn_days.unwrap_or(default.warn_days),
             lock_memory: self.lock_memory.unwrap_or(default.lock_memory),
+            listen,
         })
     }
+}
+
+fn listen(
+    short: Option<Spanned<Text<PathBuf>>>,
+    file: FileListen,
+    folder: &Path,
+    said: &Overrides,
+) -> Result<Listen, Wrong> {
+    let default = Listen::default();
+    let socket = once(short, file.socket, ["socket", "listen.socket"])?;
+    let socket = said
+        .socket
+        .clone()
+        .or(socket.map(|path| folder.join(path.0)));
+    Ok(Listen {
+        socket: socket.unwrap_or(default.socket),
+        mode: file.mode.map_or(default.mode, |mode| mode.0.0),
+        group: file.group.and_then(|group| group.0),
+        allow_users: file.allow_users,
+        allow_groups: file.allow_groups,
+    })
+}
+
+/// `None` where nothing is said of it, `Some(None)` where there shall be none.
+fn admin_socket(
+    short: Option<Spanned<OrWord<Off, Text<PathBuf>>>>,
+    long: Option<OrWord<Off, Text<PathBuf>>>,
+    folder: &Path,
+    said: &Overrides,
+) -> Result<Option<Option<PathBuf>>, Wrong> {
+    let socket = once(short, long, ["admin_socket", "admin.socket"])?;
+    let socket = socket.map(|socket| socket.0.map(|path| folder.join(path.0)));
+    Ok(said.admin_socket.clone().map(Some).or(socket))
+}
+
+fn admin_tcp(
+    short: Option<Spanned<OrWord<Off, Text<SocketAddr>>>>,
+    long: Option<OrWord<Off, Text<SocketAddr>>>,
+    said: &Overrides,
+) -> Result<Option<SocketAddr>, Wrong> {
+    let tcp = once(short, long, ["admin_tcp", "admin.tcp"])?;
+    Ok(said
+        .admin_tcp
+        .or(tcp.and_then(|tcp| tcp.0).map(|address| address.0)))
+}
+
+fn log(
+    level: Option<Spanned<LogFilter>>,
+    format: Option<Spanned<LogFormat>>,
+    file: FileLog,
+    said: &Overrides,
+) -> Result<Log, Wrong> {
+    let level = once(level, file.level, ["log_level", "log.level"])?;
+    let format = once(format, file.format, ["log_format", "log.format"])?;
+    Ok(Log {
+        level: said.log_level.clone().or(level).unwrap_or_default(),
+        format: said.log_format.or(format).unwrap_or_default(),
+    })
 }
 
 /// The value of a key that may stand at the top, or in its section.
@@ -205,14 +224,14 @@ fn roots(
 }
 
 /// The roots that the command line names, with the settings of the file, or else the file's.
-fn said_roots(said: Vec<PathBuf>, roots: Vec<Root>, absent: Absent) -> Vec<Root> {
+fn said_roots(said: &[PathBuf], roots: Vec<Root>, absent: Absent) -> Vec<Root> {
     if said.is_empty() {
         return roots;
     }
     let mut chosen: Vec<Root> = Vec::new();
     for path in said {
-        if chosen.iter().all(|root| root.path != path) {
-            let known = roots.iter().find(|root| root.path == path);
+        if chosen.iter().all(|root| root.path != *path) {
+            let known = roots.iter().find(|root| root.path == *path);
             chosen.push(known.cloned().unwrap_or(Root {
                 absent,
                 ..Root::new(path)

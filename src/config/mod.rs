@@ -4,6 +4,7 @@
 mod changes;
 mod error;
 mod file;
+mod forms;
 mod keys;
 mod load;
 mod values;
