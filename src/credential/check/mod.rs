@@ -173,7 +173,7 @@ impl Findings<'_> {
             self.warn(Reason::Expired, file, what, "renew it");
         } else if system_time(validity.not_before) > self.now {
             let what = format!(
-                "the certificate {name} is valid only from {}",
+                "the certificate {name} is not yet valid: its time begins on {}",
                 date(validity.not_before)
             );
             self.warn(

@@ -66,20 +66,11 @@ fn envoy_takes_whatever_damage_the_check_takes() {
     };
     let mut taken = Vec::new();
     let mut dice = Dice(0x5eed);
-    let root = ca("root");
-    let (cert, key) = leaf(&root, "a.example");
-    let good = [
-        ("tls.crt", format!("{cert}{}", root.pem)),
-        ("tls.key", key),
-        ("ca.crt", format!("{}{}", root.pem, root.pem)),
-        ("ca.crl", root.list(1)),
-    ];
+    let good = foundations();
     for _ in 0..1_500 {
-        let mut files: Vec<(String, Vec<u8>)> = good
-            .iter()
-            .map(|(name, text)| ((*name).to_owned(), text.clone().into_bytes()))
-            .collect();
-        let damaged = &mut files[dice.below(good.len())].1;
+        let mut files = dice.pick(&good).clone();
+        let at = dice.below(files.len());
+        let damaged = &mut files[at].1;
         if dice.below(2) == 0 {
             damage_text(damaged, &mut dice);
         } else {
@@ -89,6 +80,34 @@ fn envoy_takes_whatever_damage_the_check_takes() {
     }
     assert!(taken.len() > 100, "{}", taken.len());
     assert_takes_all(&envoy, &taken);
+}
+
+/// Good folders with keys of several kinds, to be damaged.
+fn foundations() -> Vec<Vec<(String, Vec<u8>)>> {
+    let root = ca("root");
+    let (cert, key) = leaf(&root, "a.example");
+    let own = vec![
+        ("tls.crt".into(), format!("{cert}{}", root.pem).into()),
+        ("tls.key".into(), key.into()),
+        ("ca.crt".into(), root.pem.repeat(2).into()),
+        ("ca.crl".into(), root.list(1).into()),
+    ];
+    let odd = [
+        "p256",
+        "p521",
+        "ed25519",
+        "rsa2048",
+        "rsa2048-pkcs1",
+        "p256-compressed",
+    ];
+    let read = |name: &str, ending: &str| {
+        let file = super::odd().join(format!("{name}.{ending}"));
+        (format!("tls.{ending}"), fs::read(file).unwrap())
+    };
+    odd.iter()
+        .map(|name| vec![read(name, "crt"), read(name, "key")])
+        .chain([own])
+        .collect()
 }
 
 /// Changes, loses or doubles some of a file's bytes or lines.
@@ -136,11 +155,22 @@ fn damage_der(bytes: &mut Vec<u8>, dice: &mut Dice) {
     let mut der = base64(&body(blocks[block + 1]));
     for _ in 0..=dice.below(2) {
         let at = dice.below(der.len());
-        der[at] = match dice.below(3) {
-            0 => der[at] ^ (1 << dice.below(8)),
-            1 => *dice.pick(b"\x00\x01\x02\x03\x05\x06\x0c\x13\x17\x18\x30\x31\x7f\x80\xff"),
-            _ => der[at].wrapping_add(1),
+        // More often where the structure is than in the midst of a key.
+        let at = if dice.below(2) == 0 {
+            at.min(dice.below(60))
+        } else {
+            at
         };
+        match dice.below(5) {
+            0 => der[at] ^= 1 << dice.below(8),
+            1 => {
+                der[at] =
+                    *dice.pick(b"\x00\x01\x02\x03\x05\x06\x0c\x13\x17\x18\x30\x31\x7f\x80\xff")
+            }
+            2 => der[at] = der[at].wrapping_add(1),
+            3 => der.insert(at, *dice.pick(b"\x00\x01\x05\x30\xff")),
+            _ => drop(der.remove(at)),
+        }
     }
     let damaged = pem(&label, &encoded(&der), 64);
     blocks[block] = &damaged;
