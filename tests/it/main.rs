@@ -13,6 +13,7 @@ mod config;
 mod credential;
 mod docs;
 mod envoy_config;
+mod faults;
 mod lifecycle;
 mod limits;
 #[cfg(feature = "mirror")]

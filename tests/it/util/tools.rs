@@ -26,6 +26,29 @@ pub(crate) const CARGO_DEB: Tool = Tool {
     find: |_| run_setup("cargo_deb.py"),
 };
 
+/// The library that lies about the time.
+pub(crate) const LIBFAKETIME: Tool = Tool {
+    name: "libfaketime",
+    how: "apt-get install faketime",
+    find: |_| {
+        let unpacked = target_dir().join("debian");
+        let folders = [unpacked.as_path(), Path::new("/")];
+        let places = folders.iter().flat_map(|folder| {
+            [
+                "usr/lib/x86_64-linux-gnu",
+                "usr/lib/aarch64-linux-gnu",
+                "usr/lib64",
+                "usr/lib",
+            ]
+            .map(|lib| folder.join(lib).join("faketime/libfaketimeMT.so.1"))
+        });
+        let mut found = places.filter(|path| path.is_file());
+        found
+            .next()
+            .ok_or_else(|| "it is in none of the usual places".into())
+    },
+};
+
 /// A program that is found in PATH.
 pub(crate) const fn program(name: &'static str, how: &'static str) -> Tool {
     Tool {
