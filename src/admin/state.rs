@@ -101,9 +101,9 @@ pub struct Secret {
     pub version: String,
     /// Since when it is this version that is served.
     pub since: Time,
-    /// The end of its leaf, or of the first of its CA certificates to end.
+    /// The end of its leaf, or of the next of its CA certificates to end.
     pub not_after: Option<Time>,
-    /// The beginning of its leaf, or of the last of its CA certificates to begin.
+    /// The beginning of its leaf, or of the first of its CA certificates to begin.
     pub not_before: Option<Time>,
     /// The credential that it comes from: the name of the folder.
     pub credential: Option<String>,

@@ -56,7 +56,7 @@ impl Sources {
             .iter()
             .map(|secret| {
                 let subscribers = subscribers.remove(secret.name()).unwrap_or_default();
-                let mut shown = of_secret(secret, folders.of(secret), subscribers);
+                let mut shown = of_secret(secret, folders.of(secret), subscribers, now);
                 shown.state = condition(&shown, now, warn);
                 shown
             })
@@ -197,6 +197,7 @@ fn of_secret(
     secret: &secret::Secret,
     report: Option<&Report>,
     subscribers: Vec<Subscriber>,
+    now: SystemTime,
 ) -> Secret {
     let is_pair = secret.kind() == Kind::Certificate;
     let pair = report.and_then(|r| r.pair.as_ref()).filter(|_| is_pair);
@@ -219,8 +220,8 @@ fn of_secret(
         state: Condition::Ok,
         version: secret.version().to_string(),
         since: secret.since().into(),
-        not_after: secret.not_after().map(Into::into),
-        not_before: facts.iter().map(|f| f.not_before).max().map(Into::into),
+        not_after: end(&facts, now).or(secret.not_after()).map(Into::into),
+        not_before: facts.iter().map(|f| f.not_before).min().map(Into::into),
         credential: report.map(|report| report.name.to_string()),
         root: report.map(|report| text(&report.root)),
         folder: report.map(|report| text(&report.root.join(&*report.name))),
@@ -234,6 +235,13 @@ fn of_secret(
         warnings: report.map(|r| problems(&r.warnings)).unwrap_or_default(),
         subscribers,
     }
+}
+
+/// The first end that is still to come, or the last one that was: a CA that has ended beside good ones
+/// is no reason to hurry.
+fn end(facts: &[&CertificateFacts], now: SystemTime) -> Option<SystemTime> {
+    let ends = || facts.iter().map(|facts| facts.not_after);
+    ends().filter(|end| *end >= now).min().or(ends().max())
 }
 
 /// The worst that is to be said of a secret, by the dates that hold now: a warning of the check is as

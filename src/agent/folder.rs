@@ -72,6 +72,12 @@ struct Trouble {
 }
 
 impl Event {
+    /// Whether its log line says that a certificate ends soon, or has ended.
+    pub(crate) fn warns_of_expiry(&self) -> bool {
+        let of_expiry = |p: &Problem| matches!(p.reason(), Reason::ExpiresSoon | Reason::Expired);
+        matches!(self, Self::Changed { warnings, .. } if warnings.iter().any(of_expiry))
+    }
+
     /// Whether what is served is not what it was.
     pub(crate) fn is_change(&self) -> bool {
         matches!(self, Self::Changed { .. } | Self::Removed)

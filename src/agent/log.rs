@@ -3,10 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tracing::{info, warn};
 
+use super::expiry::{Part, Reminder};
 use super::folder::{Event, Folder, Parts};
 use super::reading::Key;
 use crate::files::roots::Listing;
@@ -76,6 +77,32 @@ pub(crate) fn event(key: &Key, folder: &Folder, event: &Event, winner: Option<&P
             "removed: the folder is gone"
         ),
     }
+}
+
+/// Logs that a certificate is about to end, or has ended.
+pub(crate) fn remind(reminder: &Reminder, now: SystemTime) {
+    let Reminder { key, part, end } = reminder;
+    let what = match part {
+        Part::Certificate => "the certificate",
+        Part::Authority => "a CA certificate",
+    };
+    let days = |time: Duration| time.as_secs() / (24 * 3600);
+    let when = match end.duration_since(now) {
+        Ok(left) if days(left) == 0 => "expires within a day".to_owned(),
+        Ok(left) => format!("expires in {}", counted(days(left))),
+        Err(past) if days(past.duration()) == 0 => "has expired".to_owned(),
+        Err(past) => format!("expired {} ago", counted(days(past.duration()))),
+    };
+    warn!(
+        credential = &*key.name,
+        folder = %shown(&key.path()),
+        not_after = time(*end),
+        "{what} {when}: renew it"
+    );
+}
+
+fn counted(days: u64) -> String {
+    format!("{days} {}", if days == 1 { "day" } else { "days" })
 }
 
 /// Counts what became of a folder: each reason of a rejection once.

@@ -4,6 +4,7 @@
 
 pub mod board;
 mod catalog;
+mod expiry;
 mod folder;
 mod log;
 mod reading;
@@ -11,7 +12,7 @@ mod reading;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
@@ -19,6 +20,7 @@ use tracing::error;
 
 use self::board::Board;
 use self::catalog::Catalog;
+use self::expiry::Expiry;
 use self::folder::{Event, Folder, Outcome};
 use self::reading::{Found, Key, Look, Owner};
 use crate::config::{Config, Root};
@@ -51,6 +53,7 @@ pub struct Agent {
     /// Owners with a file that was being written when they were read: due again soon.
     deferred: HashSet<Owner>,
     problems: log::Once,
+    expiry: Expiry,
 }
 
 /// A root, and the folders it was last seen to hold.
@@ -100,6 +103,7 @@ impl Agent {
             again: HashMap::new(),
             deferred: HashSet::new(),
             problems: log::Once::default(),
+            expiry: Expiry::default(),
         }
     }
 
@@ -143,6 +147,7 @@ impl Agent {
                 }
                 Some(done) = self.reads.join_next() => self.done(done),
                 () = sleep_until(deadline) => self.tick(Instant::now()),
+                () = sleep(self.expiry.wait(SystemTime::now())) => self.remind(),
                 () = pulse.beat() => {}
                 command = commands.recv() => match command {
                     Some(Command::Reload(config)) => self.reload(*config),
@@ -358,6 +363,8 @@ impl Agent {
         let changed = events.iter().any(Event::is_change);
         if changed {
             let parts = folder.parts().clone();
+            let warned = events.iter().any(Event::warns_of_expiry);
+            self.expiry.set(key, &parts, warned, SystemTime::now());
             self.catalog.set(&key.name, rank, parts, noticed);
         }
         let winner = self
@@ -374,6 +381,17 @@ impl Agent {
             self.board.strike(key);
             self.folders.remove(key);
             self.watch.forget(&Owner::Folder(key.clone()));
+        }
+    }
+
+    /// Tells of the certificates that are about to end, or have ended.
+    fn remind(&mut self) {
+        let now = SystemTime::now();
+        for reminder in self.expiry.remind(now) {
+            let rank = self.rank(&reminder.key.root);
+            if rank.is_some() && rank == self.catalog.winner(&reminder.key.name) {
+                log::remind(&reminder, now);
+            }
         }
     }
 
@@ -405,6 +423,7 @@ impl Agent {
     /// Drops a root that is no longer configured, with its folders.
     fn forget(&mut self, root: &Arc<Path>) {
         self.watch.forget(&Owner::Root(root.clone()));
+        self.expiry.retain(|key| key.root != *root);
         self.deferred.retain(|owner| owner.root() != root);
         let (watch, board) = (&self.watch, &self.board);
         self.folders.retain(|key, _| {
@@ -490,6 +509,13 @@ fn measured<T>(metrics: &Metrics, owner: &Owner, read: impl FnOnce() -> T) -> T 
     };
     metrics.read(what, start.elapsed());
     found
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

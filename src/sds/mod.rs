@@ -6,6 +6,7 @@ pub mod audit;
 mod conversation;
 mod delta;
 mod grpc;
+mod introspection;
 pub mod ledger;
 mod message;
 pub mod server;

@@ -9,6 +9,7 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::info;
@@ -18,6 +19,7 @@ use super::audit::{Audit, Refused};
 use super::conversation::Conversation;
 use super::delta::Delta;
 use super::grpc::{Messages, Segments};
+use super::introspection::Introspection;
 use super::ledger::{Account, Entry, Ledger, Protocol};
 use super::message;
 use super::session::{Session, check_count, check_type_url};
@@ -50,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) stopping: CancellationToken,
     pub(crate) unknown_names: Throttle,
+    /// Made when it is asked for the first time.
+    introspection: OnceCell<Introspection>,
 }
 
 impl Sds {
@@ -71,6 +75,7 @@ impl Sds {
                 limits,
                 stopping,
                 unknown_names: Throttle::default(),
+                introspection: OnceCell::new(),
             }),
         }
     }
@@ -79,7 +84,7 @@ impl Sds {
     pub async fn call<B>(&self, peer: Arc<Peer>, request: Request<B>) -> Response<Reply>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: std::fmt::Display,
+        B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (head, body) = request.into_parts();
         let max_names = self.shared.limits.names_per_stream;
@@ -96,7 +101,17 @@ impl Sds {
                 .fetch(&self.open(Protocol::Fetch, peer), body)
                 .await
                 .map_or_else(refused, answered),
-            _ => refused(Status::unimplemented("this server speaks SDS v3 only")),
+            _ => {
+                let stopping = self.shared.stopping.clone();
+                let introspection = self
+                    .shared
+                    .introspection
+                    .get_or_init(|| Introspection::new(stopping));
+                introspection
+                    .await
+                    .call(Request::from_parts(head, body))
+                    .await
+            }
         }
     }
 
@@ -228,7 +243,7 @@ fn answered(message: Segments) -> Response<Reply> {
     )
 }
 
-fn refused(status: Status) -> Response<Reply> {
+pub(super) fn refused(status: Status) -> Response<Reply> {
     status.into_http()
 }
 

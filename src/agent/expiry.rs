@@ -1,0 +1,320 @@
+//! Which certificates are about to end, and when somebody is to be told: a state machine without I/O.
+//!
+//! Each end is told of when it is 30, 7 and 1 days away, when it has come, and each day after that.
+//! Once each: what was told is told again only when the clock was set back by more than an hour since.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, SystemTime};
+
+use super::folder::Parts;
+use super::reading::Key;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How many days before the end somebody is told.
+const BEFORE: [u32; 3] = [30, 7, 1];
+/// A clock that is set back by less is being adjusted, and nothing is told twice for it.
+const ADJUSTMENT: Duration = Duration::from_secs(3600);
+/// How long a change of the clock, or the sleep of the machine, may go unnoticed.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// The leaf of a pair.
+    Certificate,
+    /// A CA certificate of a trust bundle.
+    Authority,
+}
+
+/// That somebody is to be told of an end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Reminder {
+    pub(crate) key: Key,
+    pub(crate) part: Part,
+    pub(crate) end: SystemTime,
+}
+
+/// All ends.
+#[derive(Default)]
+pub(crate) struct Expiry {
+    ends: HashMap<(Key, Part), Ends>,
+    due: BTreeSet<(SystemTime, (Key, Part))>,
+    last_look: Option<SystemTime>,
+}
+
+/// The ends of one part.
+struct Ends {
+    /// The end that is next, or that has come last.
+    next: SystemTime,
+    /// Later ones, the last one first.
+    later: Vec<SystemTime>,
+    told: Stage,
+    due: SystemTime,
+}
+
+/// How near an end is: the number of reminders that are due by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Stage(u32);
+
+impl Stage {
+    /// Nothing is due yet.
+    const FAR: Self = Self(0);
+
+    fn of(end: SystemTime, now: SystemTime) -> Self {
+        let before = BEFORE.iter().filter(|days| {
+            end.duration_since(now)
+                .map_or(true, |left| left <= DAY * **days)
+        });
+        let after = now
+            .duration_since(end)
+            .map_or(0, |past| 1 + past.as_secs() / DAY.as_secs());
+        let stage = before.count() as u64 + after;
+        Self(u32::try_from(stage).unwrap_or(u32::MAX))
+    }
+
+    /// When the next one begins.
+    fn next(self, end: SystemTime) -> SystemTime {
+        match BEFORE.get(self.0 as usize) {
+            Some(days) => end.checked_sub(DAY * *days),
+            None => end.checked_add(DAY * (self.0 - BEFORE.len() as u32)),
+        }
+        // A time that can't be written is never reached.
+        .unwrap_or(end)
+    }
+}
+
+impl Expiry {
+    /// Makes `parts` what a folder serves. `warned` when its log line says already that it ends soon.
+    pub(crate) fn set(&mut self, key: &Key, parts: &Parts, warned: bool, now: SystemTime) {
+        let leaf = parts.pair.iter().map(|pair| pair.leaf.not_after);
+        self.set_part(
+            (key.clone(), Part::Certificate),
+            leaf.collect(),
+            warned,
+            now,
+        );
+        let authorities = parts.bundle.iter().flat_map(|bundle| &bundle.certificates);
+        let ends = authorities.map(|authority| authority.not_after).collect();
+        self.set_part((key.clone(), Part::Authority), ends, false, now);
+    }
+
+    /// Forgets folders.
+    pub(crate) fn retain(&mut self, keeps: impl Fn(&Key) -> bool) {
+        self.ends.retain(|(key, _), _| keeps(key));
+        self.due.retain(|(_, (key, _))| keeps(key));
+    }
+
+    /// How long until [`Self::remind`] may have something to say.
+    pub(crate) fn wait(&self, now: SystemTime) -> Option<Duration> {
+        let (due, _) = self.due.first()?;
+        Some(due.duration_since(now).unwrap_or_default().min(LOOK))
+    }
+
+    /// The reminders that are due.
+    pub(crate) fn remind(&mut self, now: SystemTime) -> Vec<Reminder> {
+        let back = self
+            .last_look
+            .replace(now)
+            .is_some_and(|last| last.duration_since(now).is_ok_and(|back| back > ADJUSTMENT));
+        if back {
+            self.set_back(now);
+        }
+        let mut reminders = Vec::new();
+        while let Some((due, id)) = self.due.first().cloned()
+            && due <= now
+        {
+            self.due.pop_first();
+            let Some(ends) = self.ends.get_mut(&id) else {
+                continue;
+            };
+            let end = ends.next;
+            if ends.advance(now) {
+                let (key, part) = id.clone();
+                reminders.push(Reminder { key, part, end });
+            }
+            self.due.insert((ends.due, id));
+        }
+        reminders
+    }
+
+    fn set_part(
+        &mut self,
+        id: (Key, Part),
+        mut all: Vec<SystemTime>,
+        warned: bool,
+        now: SystemTime,
+    ) {
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.dedup();
+        // Of an authority that has ended beside others, nobody needs to be told.
+        while all.len() > 1 && all.last().is_some_and(|end| *end < now) {
+            all.pop();
+        }
+        let old = self.ends.get(&id);
+        let Some(next) = all.pop() else {
+            if let Some(old) = self.ends.remove(&id) {
+                self.due.remove(&(old.due, id));
+            }
+            return;
+        };
+        if old.is_some_and(|old| old.next == next && old.later == all) {
+            return;
+        }
+        let told = if warned {
+            Stage::of(next, now)
+        } else {
+            Stage::FAR
+        };
+        let ends = Ends {
+            next,
+            later: all,
+            told,
+            due: told.next(next),
+        };
+        let due = ends.due;
+        if let Some(old) = self.ends.insert(id.clone(), ends) {
+            self.due.remove(&(old.due, id.clone()));
+        }
+        self.due.insert((due, id));
+    }
+
+    /// The clock was set back: what lies ahead again is told again.
+    fn set_back(&mut self, now: SystemTime) {
+        self.due.clear();
+        for (id, ends) in &mut self.ends {
+            ends.told = ends.told.min(Stage::of(ends.next, now + ADJUSTMENT));
+            ends.due = ends.told.next(ends.next);
+            self.due.insert((ends.due, id.clone()));
+        }
+    }
+}
+
+impl Ends {
+    /// Takes in that time has passed. Returns whether somebody is to be told.
+    fn advance(&mut self, now: SystemTime) -> bool {
+        let stage = Stage::of(self.next, now);
+        let tell = stage > self.told;
+        self.told = self.told.max(stage);
+        if self.next <= now
+            && let Some(later) = self.later.pop()
+        {
+            self.next = later;
+            self.told = Stage::FAR;
+        }
+        self.due = self.told.next(self.next);
+        tell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: Duration = Duration::from_secs(1_000 * 24 * 3600);
+
+    fn at(days: f64) -> SystemTime {
+        let end = SystemTime::UNIX_EPOCH + END;
+        if days < 0.0 {
+            end - DAY.mul_f64(-days)
+        } else {
+            end + DAY.mul_f64(days)
+        }
+    }
+
+    fn id() -> (Key, Part) {
+        let key = Key {
+            root: std::path::Path::new("/c").into(),
+            name: "site".into(),
+        };
+        (key, Part::Certificate)
+    }
+
+    fn expiry(ends: &[f64], now: f64) -> Expiry {
+        let mut expiry = Expiry::default();
+        let ends = ends.iter().map(|end| at(*end)).collect();
+        expiry.set_part(id(), ends, false, at(now));
+        expiry
+    }
+
+    /// The days, counted from the end, at which somebody is told while the clock goes from `from` to
+    /// `to` in steps of a quarter of a day.
+    fn told(expiry: &mut Expiry, from: f64, to: f64) -> Vec<f64> {
+        let steps = ((to - from) * 4.0) as usize;
+        (0..=steps)
+            .map(|step| from + step as f64 / 4.0)
+            .filter(|now| !expiry.remind(at(*now)).is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn an_end_is_told_of_at_30_7_and_1_days_when_it_comes_and_each_day_after() {
+        let mut expiry = expiry(&[0.0], -40.0);
+        assert_eq!(
+            told(&mut expiry, -40.0, 3.5),
+            [-30.0, -7.0, -1.0, 0.0, 1.0, 2.0, 3.0]
+        );
+    }
+
+    #[test]
+    fn of_what_was_passed_over_only_the_nearest_is_told() {
+        let mut late = expiry(&[0.0], -5.0);
+        assert_eq!(told(&mut late, -5.0, 0.0), [-5.0, -1.0, 0.0]);
+        let mut asleep = expiry(&[0.0], -40.0);
+        assert_eq!(told(&mut asleep, -40.0, -35.0), [0.0; 0]);
+        assert_eq!(told(&mut asleep, 10.0, 11.0), [10.0, 11.0]);
+    }
+
+    #[test]
+    fn what_its_log_line_said_is_not_said_again() {
+        let mut expiry = Expiry::default();
+        expiry.set_part(id(), vec![at(0.0)], true, at(-5.0));
+        assert_eq!(told(&mut expiry, -5.0, 0.0), [-1.0, 0.0]);
+    }
+
+    #[test]
+    fn an_adjustment_of_the_clock_tells_nothing_twice_and_a_real_change_does() {
+        let mut expiry = expiry(&[0.0], -40.0);
+        assert_eq!(told(&mut expiry, -31.0, -29.0), [-30.0]);
+        assert!(
+            expiry
+                .remind(at(-30.0) - Duration::from_secs(60))
+                .is_empty()
+        );
+        assert!(expiry.remind(at(-30.0)).is_empty());
+
+        assert_eq!(told(&mut expiry, 100.0, 100.0), [100.0]);
+        assert_eq!(told(&mut expiry, -29.0, -6.0), [-7.0]);
+    }
+
+    #[test]
+    fn the_same_certificate_again_tells_nothing_and_another_one_begins_anew() {
+        let mut expiry = expiry(&[0.0], -40.0);
+        assert_eq!(told(&mut expiry, -31.0, -29.0), [-30.0]);
+        expiry.set_part(id(), vec![at(0.0)], false, at(-29.0));
+        assert_eq!(told(&mut expiry, -29.0, -28.0), [0.0; 0]);
+        expiry.set_part(id(), vec![at(60.0)], false, at(-28.0));
+        assert_eq!(told(&mut expiry, -28.0, 31.0), [30.0]);
+        expiry.set_part(id(), Vec::new(), false, at(31.0));
+        assert_eq!(expiry.wait(at(31.0)), None);
+        assert_eq!(told(&mut expiry, 31.0, 70.0), [0.0; 0]);
+    }
+
+    #[test]
+    fn an_authority_that_has_ended_gives_way_to_the_next_one() {
+        let mut expiry = expiry(&[-100.0, 0.0, 50.0], -40.0);
+        let days = told(&mut expiry, -40.0, 52.0);
+        assert_eq!(
+            days,
+            [-30.0, -7.0, -1.0, 0.0, 20.0, 43.0, 49.0, 50.0, 51.0, 52.0]
+        );
+    }
+
+    #[test]
+    fn it_looks_at_the_clock_each_minute_at_least_and_when_something_is_due() {
+        let expiry = expiry(&[0.0], -40.0);
+        assert_eq!(expiry.wait(at(-40.0)), Some(LOOK));
+        let soon = at(-30.0) - Duration::from_secs(5);
+        assert_eq!(expiry.wait(soon), Some(Duration::from_secs(5)));
+        assert_eq!(expiry.wait(at(-20.0)), Some(Duration::ZERO));
+    }
+}
