@@ -14,6 +14,7 @@ mod credential;
 mod docs;
 mod envoy_config;
 mod faults;
+mod interrupted;
 mod lifecycle;
 mod limits;
 #[cfg(feature = "mirror")]

@@ -14,6 +14,7 @@ pub(crate) mod machine;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod sds;
+pub(crate) mod steps;
 pub(crate) mod tools;
 pub(crate) mod users;
 pub(crate) mod wait;
