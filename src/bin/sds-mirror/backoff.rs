@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 /// The first pause; with jitter it is up to twice as long, and doubles with each failure.
 const FIRST: Duration = Duration::from_millis(250);
-/// The longest pause before jitter: a server that is back is found within half a minute at worst.
-const LONGEST: Duration = Duration::from_secs(15);
+/// The longest pause before jitter: a server that is back is found within 20 s at worst.
+const LONGEST: Duration = Duration::from_secs(10);
 /// Failures further apart than this are separate ones. A server that fails again right after each
 /// success goes on being spared.
 const FORGET_AFTER: Duration = Duration::from_secs(60);

@@ -108,10 +108,13 @@ pub(crate) struct Source {
 impl Source {
     /// Tells of the namespace until the receiver is gone.
     pub(crate) async fn run(self, client: Client, events: mpsc::Sender<(Arc<str>, Event)>) {
-        let mut backoff = Backoff::new();
+        let mut pauses = Pauses {
+            failures: Backoff::new(),
+            lists: Backoff::new(),
+        };
         loop {
             // It only comes back when the watch must begin anew.
-            if self.watch(&client, &events, &mut backoff).await.is_err() {
+            if self.watch(&client, &events, &mut pauses).await.is_err() {
                 return;
             }
         }
@@ -122,7 +125,7 @@ impl Source {
         &self,
         client: &Client,
         events: &mpsc::Sender<(Arc<str>, Event)>,
-        backoff: &mut Backoff,
+        pauses: &mut Pauses,
     ) -> Result<(), Closed> {
         let api: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);
         let mut stream = watcher(api, self.config()).boxed();
@@ -133,9 +136,9 @@ impl Source {
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     let must_begin_anew = is_gone_at_start(&error);
-                    let pause = backoff.after_failure(asked_for(&error));
-                    let failed = Event::Failed(failure(&error), pause);
-                    self.send(events, failed).await?;
+                    let failure = failure(&error);
+                    let pause = pauses.after(failure.kind, asked_for(&error));
+                    self.send(events, Event::Failed(failure, pause)).await?;
                     tokio::time::sleep(pause).await;
                     if must_begin_anew {
                         return Ok(());
@@ -205,6 +208,23 @@ async fn cluster_uid(client: &Client) -> Option<String> {
 
 /// Nobody listens any more.
 struct Closed;
+
+/// The pauses before the API server is asked again.
+struct Pauses {
+    failures: Backoff,
+    /// Those before a new list. A restarted server forgets its history, so that this is no failure
+    /// on top of the ones that the restart made; but a list is not asked for again and again.
+    lists: Backoff,
+}
+
+impl Pauses {
+    fn after(&mut self, kind: FailureKind, asked_for: Option<Duration>) -> Duration {
+        match kind {
+            FailureKind::Gone => self.lists.after_failure(asked_for),
+            _ => self.failures.after_failure(asked_for),
+        }
+    }
+}
 
 /// Whether the watch itself was refused for being too old.
 fn is_gone_at_start(error: &watcher::Error) -> bool {

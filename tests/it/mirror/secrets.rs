@@ -1,62 +1,27 @@
-//! Which Secrets become which folders.
+//! Which Secrets become which folders, and what becomes of those folders.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Output as Ended};
 
-use tempfile::TempDir;
+use rustix::process::Signal;
+use serde_json::json;
 
-use crate::util::kube::{self, Mirror, secret};
-use crate::util::{Ca, eventually, eventually_true};
+use super::Output;
+use crate::util::kube::{self, ControlPlane, Mirror, secret};
+use crate::util::{Ca, eventually_true};
 
-/// A folder to mirror into.
-pub(super) struct Output(TempDir);
+const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
+const OTHER: [(&str, &str); 2] = [("cert", "C2"), ("key", "K2")];
 
-impl Output {
-    pub(super) fn new() -> Self {
-        Self(tempfile::Builder::new().prefix("mirror").tempdir().unwrap())
-    }
-
-    pub(super) fn path(&self) -> PathBuf {
-        self.0.path().join("credentials")
-    }
-
-    pub(super) fn folder(&self, name: &str) -> PathBuf {
-        self.path().join(name)
-    }
-
-    /// The names of the folders.
-    pub(super) fn names(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.path()) else {
-            return Vec::new();
-        };
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
-        names.sort();
-        names
-    }
-
-    /// The files of a folder, as somebody reads them; `None` where there is no folder.
-    pub(super) fn files(&self, name: &str) -> Option<BTreeMap<String, String>> {
-        files(&self.folder(name))
-    }
-
-    #[track_caller]
-    pub(super) fn wait_for(&self, names: &[&str]) {
-        eventually_true(&format!("the folders {names:?}"), || self.names() == names);
-    }
+/// One pass over these namespaces.
+fn once(cluster: &ControlPlane, namespaces: &[&str], output: &Output, more: &[&str]) -> Ended {
+    let mut command = Mirror::command(cluster, namespaces, &output.path());
+    command.arg("--once").args(more).output().unwrap()
 }
 
-fn files(folder: &Path) -> Option<BTreeMap<String, String>> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(folder).ok()? {
-        let entry = entry.ok()?;
-        let name = entry.file_name().into_string().unwrap();
-        if !name.starts_with("..") {
-            files.insert(name, fs::read_to_string(entry.path()).ok()?);
-        }
-    }
-    Some(files)
+fn log(ended: &Ended) -> String {
+    String::from_utf8_lossy(&ended.stderr).into_owned()
 }
 
 #[test]
@@ -66,31 +31,408 @@ fn a_secret_becomes_a_folder_follows_its_changes_and_goes() {
     };
     let namespace = cluster.namespace();
     let output = Output::new();
-    let ca = Ca::new("CA");
-    let identity = ca.server(&["a.example.com"]);
+    let identity = Ca::new("CA").server(&["a.example.com"]);
     namespace.create_tls("first", &identity);
-    let _mirror = Mirror::start(&namespace, &output.path());
-    output.wait_for(&["first"]);
-    let files = output.files("first").unwrap();
-    assert_eq!(files["tls.crt"], identity.chain);
-    assert_eq!(files["tls.key"], identity.key);
+    let mut mirror = Mirror::start(&namespace, &output.path());
+    let pair = [
+        ("tls.crt", identity.chain.as_str()),
+        ("tls.key", identity.key.as_str()),
+    ];
+    output.wait_for_content("first", &pair);
 
-    namespace.create_generic("second", &[("cert", "C"), ("key", "K"), ("cacert", "A")]);
-    let files = eventually("the second one", || output.files("second"));
-    let expected = [("cacert", "A"), ("cert", "C"), ("key", "K")];
-    let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    assert_eq!(files, expected.into());
-
-    namespace.apply(&secret(
-        "second",
-        "Opaque",
-        &[("cert", "C2"), ("key", "K2")],
-    ));
-    eventually_true("the change", || {
-        output
-            .files("second")
-            .is_some_and(|files| files.get("key").is_some_and(|key| key == "K2"))
-    });
+    let three = [("cacert", "A"), PAIR[0], PAIR[1]];
+    namespace.apply(&secret("second", "Opaque", &three));
+    output.wait_for_content("second", &three);
+    namespace.apply(&secret("second", "Opaque", &OTHER));
+    output.wait_for_content("second", &OTHER);
     namespace.delete("second");
     output.wait_for(&["first"]);
+    // What an event tells is no mass removal, also where nothing is left.
+    namespace.delete("first");
+    output.wait_for(&[]);
+
+    mirror.signal(Signal::TERM);
+    assert!(mirror.wait().success());
+    for line in mirror.lines() {
+        assert!(!line.contains("PRIVATE KEY"), "{line}");
+    }
+}
+
+#[test]
+fn modes_group_and_manifest_are_as_documented() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    namespace.create_generic("a", &PAIR);
+    // Root may give files to any group, others only to one of their own.
+    let group = if rustix::process::geteuid().is_root() {
+        "4711".to_owned()
+    } else {
+        rustix::process::getegid().as_raw().to_string()
+    };
+    let ended = once(cluster, &[&namespace.name], &output, &["--group", &group]);
+    assert!(ended.status.success(), "{}", log(&ended));
+    let expect = |path: &str, mode: u32| {
+        let metadata = fs::symlink_metadata(output.folder(path)).unwrap();
+        assert_eq!(metadata.mode() & 0o7777, mode, "{path}");
+        assert_eq!(metadata.gid().to_string(), group, "{path}");
+    };
+    let generation = fs::read_link(output.folder("a/..data")).unwrap();
+    expect("a", 0o750);
+    expect(&format!("a/{}", generation.display()), 0o750);
+    for file in ["cert", "key", "..sds-mirror.json"] {
+        expect(&format!("a/..data/{file}"), 0o640);
+    }
+    let manifest = fs::read(output.folder("a/..data/..sds-mirror.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let field = |path: &str| {
+        namespace.kubectl(&["get", "secret", "a", "-o", &format!("jsonpath={{{path}}}")])
+    };
+    assert_eq!(manifest["namespace"], namespace.name.as_str());
+    assert_eq!(manifest["name"], "a");
+    assert_eq!(manifest["uid"], field(".metadata.uid").as_str());
+    assert_eq!(
+        manifest["resourceVersion"],
+        field(".metadata.resourceVersion").as_str()
+    );
+    assert_eq!(manifest["cluster"]["server"], format!("{}/", cluster.url()));
+}
+
+#[test]
+fn what_is_no_credential_is_passed_over_and_half_of_one_refused() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    let tls = [("tls.crt", "C"), ("tls.key", "K")];
+    for (name, type_, data) in [
+        ("good", "Opaque", &PAIR[..]),
+        ("tls", "kubernetes.io/tls", &tls),
+        (
+            "as-istio-documents",
+            "Opaque",
+            &[tls[0], tls[1], ("ca.crt", "A")],
+        ),
+        ("good-cacert", "Opaque", &[("cacert", "A")]),
+        ("istio-ca", "Opaque", &PAIR),
+        ("prometheus-x", "Opaque", &PAIR),
+        ("with-token", "Opaque", &[PAIR[0], PAIR[1], ("token", "T")]),
+        ("helm", "helm.sh/release.v1", &PAIR),
+        ("other", "example.com/type", &PAIR),
+        ("password", "Opaque", &[("password", "P")]),
+        ("half", "Opaque", &[("cert", "C")]),
+        ("more", "Opaque", &[PAIR[0], PAIR[1], ("password", "P")]),
+    ] {
+        namespace.apply(&secret(name, type_, data));
+    }
+    let ended = once(cluster, &[&namespace.name], &output, &[]);
+    let log = log(&ended);
+    let names = ["as-istio-documents", "good", "good-cacert", "more", "tls"];
+    assert_eq!(output.names(), names, "{log}");
+    assert!(
+        output.holds("more", &PAIR),
+        "other keys stay in the cluster"
+    );
+    assert_eq!(ended.status.code(), Some(1), "half a pair is refused");
+    let half = format!("{}/half: it has cert and lacks key", namespace.name);
+    assert!(log.contains(&half), "{log}");
+    // What sds-agent will make of it is told, and is no failure of the mirror.
+    let content = format!("{}/good: it is written as it is", namespace.name);
+    assert!(log.contains(&content), "{log}");
+}
+
+#[test]
+fn a_key_of_another_certificate_is_written_as_it_is_and_reported() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    let ca = Ca::new("CA");
+    let (one, other) = (ca.server(&["a.example.com"]), ca.server(&["a.example.com"]));
+    let mixed = [("cert", one.chain.as_str()), ("key", other.key.as_str())];
+    namespace.create_generic("mixed", &mixed);
+    let mirror = Mirror::start(&namespace, &output.path());
+    output.wait_for_content("mixed", &mixed);
+    mirror.wait_for_line(&["WARN", "/mixed: it is written as it is", "key"]);
+
+    let good = [("cert", one.chain.as_str()), ("key", one.key.as_str())];
+    namespace.apply(&secret("mixed", "Opaque", &good));
+    output.wait_for_content("mixed", &good);
+    mirror.wait_for_line(&["/mixed: no longer a problem"]);
+}
+
+#[test]
+fn names_follow_the_template_and_a_clash_names_both() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let (one, two) = (cluster.namespace(), cluster.namespace());
+    for namespace in [&one, &two] {
+        namespace.create_generic("web", &PAIR);
+    }
+    let namespaces = [one.name.as_str(), two.name.as_str()];
+
+    let output = Output::new();
+    let template = ["--name-template", "{namespace}.{name}"];
+    let ended = once(cluster, &namespaces, &output, &template);
+    assert!(ended.status.success(), "{}", log(&ended));
+    let names = namespaces.map(|namespace| format!("{namespace}.web"));
+    assert_eq!(output.names(), names);
+
+    let output = Output::new();
+    let ended = once(cluster, &namespaces, &output, &[]);
+    assert_eq!(ended.status.code(), Some(1));
+    let log = log(&ended);
+    for (this, that) in [(&one, &two), (&two, &one)] {
+        let clash = format!(
+            "{}/web: it is not mirrored: {}/web wants",
+            this.name, that.name
+        );
+        assert!(log.contains(&clash), "{log}");
+    }
+    assert!(output.names().is_empty(), "nobody gets what two want");
+}
+
+#[test]
+fn names_that_are_too_long_are_refused() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    namespace.create_generic(&"n".repeat(250), &PAIR);
+    namespace.create_generic("short", &PAIR);
+    let template = ["--name-template", "{namespace}.{name}"];
+    let ended = once(cluster, &[&namespace.name], &output, &template);
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(
+        log(&ended).contains("longer than 253 bytes"),
+        "{}",
+        log(&ended)
+    );
+    assert_eq!(output.names(), [format!("{}.short", namespace.name)]);
+}
+
+#[test]
+fn a_folder_made_by_hand_is_left_alone_until_it_is_moved_away() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    fs::create_dir_all(output.folder("a")).unwrap();
+    fs::write(output.folder("a").join("cert"), "mine").unwrap();
+    namespace.create_generic("a", &PAIR);
+    let mirror = Mirror::start(&namespace, &output.path());
+    mirror.wait_for_line(&["ERROR", "/a: it is not mirrored", "did not make"]);
+    namespace.delete("a");
+    mirror.wait_for_line(&["/a: no longer a problem"]);
+    namespace.create_generic("a", &OTHER);
+    assert!(output.holds("a", &[("cert", "mine")]));
+
+    fs::rename(output.folder("a"), output.beside("moved")).unwrap();
+    output.wait_for_content("a", &OTHER);
+}
+
+#[test]
+fn what_happened_while_the_mirror_was_away_is_made_good() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    for name in ["changed", "deleted", "made-again", "stays"] {
+        namespace.create_generic(name, &PAIR);
+    }
+    assert!(
+        once(cluster, &[&namespace.name], &output, &[])
+            .status
+            .success()
+    );
+
+    namespace.apply(&secret("changed", "Opaque", &OTHER));
+    namespace.delete("deleted");
+    namespace.delete("made-again");
+    namespace.create_generic("made-again", &OTHER);
+    namespace.create_generic("new", &PAIR);
+    let generation = |name: &str| fs::read_link(output.folder(name).join("..data")).unwrap();
+    let untouched = generation("stays");
+    let ended = once(cluster, &[&namespace.name], &output, &[]);
+    assert!(ended.status.success(), "{}", log(&ended));
+    assert_eq!(output.names(), ["changed", "made-again", "new", "stays"]);
+    assert!(output.holds("changed", &OTHER) && output.holds("made-again", &OTHER));
+    assert_eq!(
+        generation("stays"),
+        untouched,
+        "the same content is not written anew"
+    );
+}
+
+#[test]
+fn an_empty_list_does_not_wipe_the_folder_unless_allowed() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let (full, empty) = (cluster.namespace(), cluster.namespace());
+    let output = Output::new();
+    for name in ["a", "b", "c"] {
+        full.create_generic(name, &PAIR);
+    }
+    assert!(once(cluster, &[&full.name], &output, &[]).status.success());
+
+    // The wrong namespace; then a selector that selects nothing.
+    let ended = once(cluster, &[&empty.name], &output, &[]);
+    assert!(
+        log(&ended).contains("is not mirrored any more"),
+        "{}",
+        log(&ended)
+    );
+    assert_eq!(output.names(), ["a", "b", "c"]);
+    let nothing = ["--selector", "no=such"];
+    let ended = once(cluster, &[&full.name], &output, &nothing);
+    assert_eq!(ended.status.code(), Some(1));
+    let held = "the removal of 3 folders at once is held back";
+    assert!(log(&ended).contains(held), "{}", log(&ended));
+    assert_eq!(output.names(), ["a", "b", "c"]);
+
+    // It says so in health and metrics too, and goes on with all else.
+    let socket = output.beside("admin.sock");
+    let mut command = Mirror::command(cluster, &[&full.name], &output.path());
+    command
+        .args(["--selector", "mirror=yes", "--admin-socket"])
+        .arg(&socket);
+    let mut mirror = Mirror::spawn(&mut command);
+    mirror.wait_for_line(&["ERROR", "held back"]);
+    let ready = ask(&socket, "/readyz");
+    assert!(ready.contains("200 OK") && ready.contains(held), "{ready}");
+    let metrics = ask(&socket, "/metrics");
+    assert!(
+        metrics.contains("sds_mirror_problems{kind=\"removal_held_back\"} 1"),
+        "{metrics}"
+    );
+    let mut labelled = secret("d", "Opaque", &PAIR);
+    labelled["metadata"]["labels"] = json!({"mirror": "yes"});
+    full.apply(&labelled);
+    output.wait_for(&["a", "b", "c", "d"]);
+    mirror.signal(Signal::TERM);
+    assert!(mirror.wait().success());
+
+    let allowed = ["--selector", "mirror=yes", "--allow-mass-removal"];
+    assert!(
+        once(cluster, &[&full.name], &output, &allowed)
+            .status
+            .success()
+    );
+    assert_eq!(output.names(), ["d"]);
+}
+
+#[test]
+fn selectors_select_and_a_secret_that_is_no_longer_selected_goes() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    let labelled = |name: &str| {
+        let mut object = secret(name, "Opaque", &PAIR);
+        object["metadata"]["labels"] = json!({"mirror": "yes"});
+        object
+    };
+    namespace.apply(&labelled("a"));
+    namespace.apply(&labelled("b"));
+    namespace.create_generic("c", &PAIR);
+    let mut command = Mirror::command(cluster, &[&namespace.name], &output.path());
+    command.args([
+        "--selector",
+        "mirror=yes",
+        "--field-selector",
+        "metadata.name!=b",
+    ]);
+    let _mirror = Mirror::spawn(&mut command);
+    output.wait_for(&["a"]);
+    namespace.kubectl(&["label", "secret", "a", "mirror-"]);
+    output.wait_for(&[]);
+}
+
+#[test]
+fn a_secret_that_turns_bad_does_not_take_its_folder_along() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    namespace.apply(&secret("a", "Opaque", &PAIR));
+    let mirror = Mirror::start(&namespace, &output.path());
+    output.wait_for_content("a", &PAIR);
+    namespace.apply(&secret("a", "Opaque", &[("cert", "C2")]));
+    mirror.wait_for_line(&["ERROR", "/a: it has cert and lacks key"]);
+    assert!(output.holds("a", &PAIR));
+    namespace.apply(&secret("a", "Opaque", &OTHER));
+    output.wait_for_content("a", &OTHER);
+}
+
+#[test]
+fn a_configuration_file_says_the_same_and_an_unknown_key_is_an_error() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    namespace.create_generic("a", &PAIR);
+    let config = output.beside("sds-mirror.toml");
+    let text = format!(
+        "kubeconfig = {:?}\nnamespace = [{:?}]\noutput = \"credentials\"\nonce = true\nname_template = \"x-{{name}}\"\n",
+        cluster.admin_kubeconfig(),
+        namespace.name
+    );
+    let run = |text: &str| {
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new(kube::PROGRAM);
+        command.arg("--config").arg(&config).env_remove("RUST_LOG");
+        command.output().unwrap()
+    };
+    let ended = run(&text);
+    assert!(ended.status.success(), "{}", log(&ended));
+    assert_eq!(output.names(), ["x-a"]);
+
+    let ended = run(&format!("{text}fieldselector = \"a=b\"\n"));
+    assert_eq!(ended.status.code(), Some(2));
+    let log = log(&ended);
+    assert!(
+        log.contains("line 6") && log.contains("did you mean `field_selector`?"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_folder_that_somebody_removed_comes_back() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    // The folder that is in the way makes the mirror look at the disk every few seconds.
+    fs::create_dir_all(output.folder("in-the-way")).unwrap();
+    for name in ["a", "in-the-way"] {
+        namespace.create_generic(name, &PAIR);
+    }
+    let _mirror = Mirror::start(&namespace, &output.path());
+    output.wait_for_content("a", &PAIR);
+    fs::remove_dir_all(output.folder("a")).unwrap();
+    eventually_true("the folder again", || output.holds("a", &PAIR));
+}
+
+/// Asks the admin socket.
+pub(super) fn ask(socket: &std::path::Path, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }

@@ -1,0 +1,155 @@
+//! A cluster that comes and goes, forgets, and is another one.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::Output;
+use super::secrets::ask;
+use crate::util::kube::{self, ControlPlane, Mirror, secret};
+use crate::util::{eventually_true, require};
+
+const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
+const OTHER: [(&str, &str); 2] = [("cert", "C2"), ("key", "K2")];
+
+/// How often a namespace was listed as a whole.
+fn lists(socket: &Path) -> u64 {
+    let metrics = ask(socket, "/metrics");
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("sds_mirror_lists_total"))
+        .unwrap();
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_cluster_that_dies_forgets_and_comes_back_is_ridden_out() {
+    let Some(programs) = require(&kube::KUBE) else {
+        return;
+    };
+    // One of its own, since it dies.
+    let mut cluster = ControlPlane::start(&programs);
+    let output = Output::new();
+    let socket = output.beside("admin.sock");
+    let name = {
+        let namespace = cluster.namespace();
+        for name in ["a", "b", "c"] {
+            namespace.create_generic(name, &PAIR);
+        }
+        namespace.name.clone()
+    };
+    let mut command = Mirror::command(&cluster, &[&name], &output.path());
+    command.arg("--admin-socket").arg(&socket);
+    let mut mirror = Mirror::spawn(&mut command);
+    output.wait_for(&["a", "b", "c"]);
+    assert_eq!(lists(&socket), 1);
+
+    // It dies, and what is on disk stays; a mirror that starts meanwhile takes nothing away either.
+    cluster.kill_api_server();
+    mirror.wait_for_line(&["WARN", "network"]);
+    mirror.signal(Signal::TERM);
+    assert!(mirror.wait().success());
+    let mut mirror = Mirror::spawn(&mut command);
+    mirror.wait_for_line(&["WARN", "network"]);
+    assert!(ask(&socket, "/readyz").contains("503"));
+    assert!(output.holds("a", &PAIR) && output.holds("c", &PAIR));
+
+    // It is back, and dies again. The watch goes on where it ended if the new server remembers so
+    // much, which it may not: then there is one new list.
+    cluster.start_api_server();
+    mirror.wait_for_line(&["listed"]);
+    assert_eq!(lists(&socket), 1);
+    let lines = mirror.lines().len();
+    cluster.kill_api_server();
+    mirror.wait_for_line_after(lines, &["WARN", "network"]);
+    cluster.start_api_server();
+    apply(&cluster, &name, &[("a", &OTHER)]);
+    output.wait_for_content("a", &OTHER);
+    let before = lists(&socket);
+    assert!(before <= 2, "{before} lists");
+
+    // It forgets: the mirror sleeps, the server is restarted, and etcd compacted.
+    mirror.signal(Signal::STOP);
+    cluster.kill_api_server();
+    cluster.start_api_server();
+    kube::run(
+        cluster
+            .kubectl()
+            .args(["-n", &name, "delete", "secret", "b"]),
+    );
+    apply(&cluster, &name, &[("a", &PAIR), ("d", &PAIR)]);
+    cluster.kill_api_server();
+    cluster.compact();
+    cluster.start_api_server();
+    mirror.signal(Signal::CONT);
+    output.wait_for(&["a", "c", "d"]);
+    output.wait_for_content("a", &PAIR);
+    mirror.wait_for_line(&["WARN", "gone", "a new list follows"]);
+    let before = lists(&socket);
+    assert!((2..=3).contains(&before), "{before} lists");
+
+    // It flaps.
+    for _ in 0..3 {
+        cluster.kill_api_server();
+        cluster.start_api_server();
+    }
+    apply(&cluster, &name, &[("c", &OTHER)]);
+    output.wait_for_content("c", &OTHER);
+    // One for each server that forgot, at most.
+    assert!(lists(&socket) <= before + 3, "{} lists", lists(&socket));
+    another_cluster_is_refused(&mut mirror, &name, &output);
+}
+
+/// The folders are of one cluster, and the mirror is led to another one.
+fn another_cluster_is_refused(mirror: &mut Mirror, name: &str, output: &Output) {
+    let Some(other) = kube::shared() else {
+        return;
+    };
+    mirror.signal(Signal::TERM);
+    assert!(mirror.wait().success());
+    let mut command = Mirror::command(other, &[name], &output.path());
+    let ended = command.arg("--once").output().unwrap();
+    let log = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(2), "{log}");
+    assert!(log.contains("folders of another cluster"), "{log}");
+    assert_eq!(output.names(), ["a", "c", "d"]);
+    // Meant: then its folders are as any others that no Secret is there for.
+    let ended = command.arg("--allow-cluster-change").output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("held back"));
+    assert_eq!(output.names(), ["a", "c", "d"]);
+}
+
+fn apply(cluster: &ControlPlane, namespace: &str, secrets: &[(&str, &[(&str, &str)])]) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, data) in secrets {
+        let file = folder.path().join(format!("{name}.json"));
+        fs::write(file, secret(name, "Opaque", data).to_string()).unwrap();
+    }
+    let mut command = cluster.kubectl();
+    command
+        .args(["-n", namespace, "apply", "-f"])
+        .arg(folder.path());
+    kube::run(&mut command);
+}
+
+#[test]
+fn without_a_cluster_it_waits_and_ends_at_once_when_told_to() {
+    let output = Output::new();
+    let mut command = Mirror::without_access(&["a"], &output.path());
+    // Nothing listens there.
+    command.args(["--server", "http://127.0.0.1:9"]);
+    let mut mirror = Mirror::spawn(&mut command);
+    mirror.wait_for_line(&["WARN", "network", "what is on disk stays"]);
+    eventually_true("three attempts", || {
+        thread::sleep(Duration::from_millis(50));
+        mirror.is_running()
+    });
+    mirror.signal(Signal::TERM);
+    assert!(mirror.wait().success());
+    let ended = command.arg("--once").output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+}

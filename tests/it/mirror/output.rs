@@ -1,0 +1,84 @@
+//! A folder that is mirrored into.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use crate::util::eventually_true;
+
+pub(super) struct Output(TempDir);
+
+impl Output {
+    pub(super) fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("mirror").tempdir().unwrap())
+    }
+
+    /// One on a file system in memory, where there is one: a disk takes a minute to forget thousands
+    /// of synced folders again.
+    pub(super) fn in_memory() -> Self {
+        let memory = tempfile::Builder::new()
+            .prefix("mirror")
+            .tempdir_in("/dev/shm");
+        memory.map_or_else(|_| Self::new(), Self)
+    }
+
+    /// The folder, which does not exist yet.
+    pub(super) fn path(&self) -> PathBuf {
+        self.0.path().join("credentials")
+    }
+
+    pub(super) fn folder(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// A path beside it.
+    pub(super) fn beside(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The names of the folders.
+    pub(super) fn names(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path()) else {
+            return Vec::new();
+        };
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort();
+        names
+    }
+
+    /// The files of a folder, as somebody reads them; `None` where there is no folder.
+    pub(super) fn files(&self, name: &str) -> Option<BTreeMap<String, String>> {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(self.folder(name)).ok()? {
+            let entry = entry.ok()?;
+            let name = entry.file_name().into_string().unwrap();
+            if !name.starts_with("..") {
+                files.insert(name, fs::read_to_string(entry.path()).ok()?);
+            }
+        }
+        Some(files)
+    }
+
+    /// Whether the folder holds exactly this.
+    pub(super) fn holds(&self, name: &str, content: &[(&str, &str)]) -> bool {
+        let content = content
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        self.files(name) == Some(content.collect())
+    }
+
+    #[track_caller]
+    pub(super) fn wait_for(&self, names: &[&str]) {
+        eventually_true(&format!("the folders {names:?}"), || self.names() == names);
+    }
+
+    #[track_caller]
+    pub(super) fn wait_for_content(&self, name: &str, content: &[(&str, &str)]) {
+        eventually_true(&format!("{content:?} in {name}"), || {
+            self.holds(name, content)
+        });
+    }
+}
