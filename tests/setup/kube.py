@@ -27,8 +27,8 @@ PROGRAMS = {
 
 NO_GO = """\
 kube.py: there is no Go, which builds the Kubernetes API server that these tests run against.
-  Debian, Ubuntu: apt-get install golang-go (1.24 or newer, or 1.21 with GOTOOLCHAIN=auto)
-  Fedora:         dnf install golang"""
+  It takes Go 1.24 or newer: Debian 13: apt-get install golang-go; Fedora: dnf install golang;
+  elsewhere: from Go's own site."""
 
 
 def version():

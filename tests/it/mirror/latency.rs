@@ -49,7 +49,7 @@ fn latency_from_apply_to_handshake() {
         })
         .collect();
     times.sort();
-    println!(
+    eprintln!(
         "from the end of kubectl apply to the new certificate in a handshake: median {:?}, longest {:?} of {ROUNDS}",
         times[ROUNDS / 2],
         times[ROUNDS - 1]

@@ -14,7 +14,16 @@ const SECOND_CREDENTIAL: &str = "helloworld-credential";
 const SECOND_HOST: &str = "helloworld.example.com";
 
 #[test]
-fn the_gateway_walk_with_kubectl() {
+fn the_gateway_walk_with_kubectl_and_sotw() {
+    walk(Protocol::Sotw);
+}
+
+#[test]
+fn the_gateway_walk_with_kubectl_and_delta() {
+    walk(Protocol::Delta);
+}
+
+fn walk(protocol: Protocol) {
     let (Some(program), Some(cluster)) = (require(&tools::ENVOY), kube::shared()) else {
         return;
     };
@@ -25,7 +34,7 @@ fn the_gateway_walk_with_kubectl() {
     let mirror = Mirror::start(&namespace, &output.path());
     let agent = Agent::start(&output.path(), &socket);
     let hosts = [Host::new(HOST, CREDENTIAL)];
-    let envoy = Envoy::start(&program, &socket, Protocol::Delta, &hosts);
+    let envoy = Envoy::start(&program, &socket, protocol, &hosts);
     let create = |name: &str, identity: &Identity| {
         let pair = [
             ("cert", identity.chain.as_str()),

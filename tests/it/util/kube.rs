@@ -22,7 +22,7 @@ use super::wait::{eventually, eventually_true};
 /// etcd, kube-apiserver and kubectl, which tests/setup/kube.py builds the first time.
 pub(crate) const KUBE: Tool = Tool {
     name: "a Kubernetes API server",
-    how: "Go builds it (Debian: apt-get install golang-go)",
+    how: "Go 1.24 or newer builds it (Debian 13: apt-get install golang-go)",
     find: |_| run_setup("kube.py"),
 };
 

@@ -1,0 +1,119 @@
+//! The unit under a real systemd, in a machine that boots for it.
+
+use std::fs;
+use std::path::Path;
+
+use super::secrets::ask;
+use crate::util::kube::PROGRAM;
+use crate::util::machine::{Machine, machine};
+use crate::util::{Ca, eventually_true};
+
+/// An API server that has one Secret, in the machine, which has no network.
+const API_SERVER: &str = r#"
+import http.server, json, time
+SECRET = {"metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "1"},
+          "type": "Opaque", "data": {"cert": "Qw==", "key": "Sw=="}}
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        ours = "/namespaces/n/secrets" in self.path
+        self.send_response(200 if ours else 403)
+        self.end_headers()
+        if not ours:
+            self.wfile.write(b'{"kind": "Status", "status": "Failure", "code": 403}')
+        elif "watch=" in self.path:
+            time.sleep(60)
+        else:
+            body = {"kind": "SecretList", "apiVersion": "v1",
+                    "metadata": {"resourceVersion": "1"}, "items": [SECRET]}
+            self.wfile.write(json.dumps(body).encode())
+http.server.ThreadingHTTPServer(("127.0.0.1", 8001), Handler).serve_forever()
+"#;
+
+const CONFIG: &str = r#"
+server = "http://127.0.0.1:8001"
+ca_file = "ca.crt"
+namespace = "n"
+output = "/var/lib/sds-mirror/credentials"
+group = "sds-agent"
+admin_socket = "/run/sds-mirror/admin.sock"
+"#;
+
+fn install(machine: &Machine) {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (from, to) in [
+        (
+            "systemd/sds-mirror.service",
+            "etc/systemd/system/sds-mirror.service",
+        ),
+        (
+            "systemd/sds-mirror.sysusers",
+            "etc/sysusers.d/sds-mirror.conf",
+        ),
+    ] {
+        let to = machine.path(to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(repository.join(from), to).unwrap();
+    }
+    machine.run("rm -rf /usr/bin/sds-mirror /var/lib/sds-mirror");
+    fs::copy(PROGRAM, machine.path("usr/bin/sds-mirror")).unwrap();
+    machine.run("systemd-sysusers 2>&1; systemctl daemon-reload; ip link set lo up || true");
+    machine.write("etc/sds-mirror/sds-mirror.toml", CONFIG);
+    machine.write("etc/sds-mirror/ca.crt", Ca::new("CA").pem());
+    machine.write("srv/api.py", API_SERVER);
+}
+
+#[test]
+fn the_unit_has_little_exposure_and_the_mirror_works_in_it() {
+    let Some(machine) = machine() else { return };
+    install(&machine);
+    let complaints =
+        machine.run("systemd-analyze verify /etc/systemd/system/sds-mirror.service 2>&1");
+    assert_eq!(complaints, "");
+    let verdict =
+        machine.run("systemd-analyze security --offline=true sds-mirror.service | tail -n 1");
+    let exposure = verdict
+        .split_whitespace()
+        .find_map(|word| word.parse::<f64>().ok());
+    assert!(exposure.is_some_and(|exposure| exposure < 1.5), "{verdict}");
+
+    // It is up while the cluster is not, so that it does not hold up the machine.
+    machine.run(
+        "systemctl start sds-mirror || { journalctl -u sds-mirror -o cat -n 20 >&2; exit 1; }",
+    );
+    let property = |name: &str| {
+        let value = machine.run(&format!("systemctl show -P {name} sds-mirror"));
+        value.trim().to_owned()
+    };
+    assert_eq!(property("ActiveState"), "active");
+    assert!(
+        property("StatusText").contains("waiting"),
+        "{}",
+        property("StatusText")
+    );
+    let socket = machine.path("run/sds-mirror/admin.sock");
+    eventually_true("the reason why it waits", || {
+        ask(&socket, "/readyz").contains("waiting for the first list: ")
+    });
+
+    machine.run("systemd-run --quiet --unit fake-api-server python3 /srv/api.py");
+    let folder = "/var/lib/sds-mirror/credentials/a";
+    eventually_true("the folder", || {
+        machine
+            .try_run(&format!("cat {folder}/key"))
+            .status
+            .success()
+    });
+    let listing = machine.run(&format!("stat -c '%U %G %a' {folder} {folder}/..data/key"));
+    assert_eq!(
+        listing,
+        "sds-mirror sds-agent 750\nsds-mirror sds-agent 640\n"
+    );
+    eventually_true("the new status", || {
+        property("StatusText").contains("1 folders")
+    });
+    assert!(ask(&socket, "/readyz").contains("200 OK"));
+
+    machine.run("systemctl stop sds-mirror fake-api-server");
+    assert_eq!(property("Result"), "success");
+    machine.run("rm -rf /etc/sds-mirror /usr/bin/sds-mirror /etc/systemd/system/sds-mirror.service /etc/sysusers.d/sds-mirror.conf; systemctl daemon-reload");
+}
