@@ -5,7 +5,7 @@ pub mod health;
 pub mod http;
 mod metrics;
 mod pages;
-mod process;
+pub mod process;
 pub mod state;
 mod survey;
 

@@ -8,7 +8,7 @@ use prometheus_client::registry::Registry;
 use rustix::process::{Resource, getrlimit};
 
 /// Registers what can be had; a figure that the system does not give is left out.
-pub(super) fn register(registry: &mut Registry, started: SystemTime) {
+pub fn register(registry: &mut Registry, started: SystemTime) {
     if let Some((cpu, virtual_bytes, resident_bytes)) = stat() {
         registry.register(
             "process_cpu_seconds",

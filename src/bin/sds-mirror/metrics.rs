@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use sds_agent::admin::{exposition, process};
 
 use crate::output::Outcome;
 use crate::problems::{Kind, Problems};
@@ -55,6 +57,7 @@ struct ResultLabel {
 
 /// All metrics of the mirror.
 pub(crate) struct Metrics {
+    started: SystemTime,
     registry: Registry,
     sync: Family<NamespaceLabel, Gauge<f64, AtomicU64>>,
     lists: Family<NamespaceLabel, Counter>,
@@ -69,6 +72,7 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
+            started: SystemTime::now(),
             registry: Registry::with_prefix("sds_mirror"),
             sync: Family::default(),
             lists: Family::default(),
@@ -183,10 +187,9 @@ impl Metrics {
 
     /// The text that Prometheus reads.
     pub(crate) fn encode(&self) -> String {
-        let mut text = String::new();
-        // Writing to a String does not fail.
-        let _ = text::encode(&mut text, &self.registry);
-        text
+        let mut process = Registry::default();
+        process::register(&mut process, self.started);
+        exposition::text(&self.registry) + &exposition::text(&process)
     }
 }
 

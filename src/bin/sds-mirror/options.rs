@@ -229,6 +229,28 @@ mod tests {
     }
 
     #[test]
+    fn the_example_has_every_key_and_each_is_good() {
+        use clap::CommandFactory;
+        let example = include_str!("../../../examples/sds-mirror.toml");
+        parse(example).unwrap();
+        let all: String = example
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => key,
+                _ => line,
+            })
+            .map(|line| format!("{line}\n"))
+            .collect();
+        parse(&all).unwrap();
+        let keys: toml::Table = toml::from_str(&all).unwrap();
+        for argument in Cli::command().get_arguments() {
+            let key = argument.get_id().as_str();
+            let is_key = !["config", "help", "version"].contains(&key);
+            assert_eq!(keys.contains_key(key), is_key, "{key}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_an_error_with_its_line_and_the_nearest_key() {
         let message = parse("output = \"a\"\nnamespaces = \"b\"\n").unwrap_err();
         assert!(message.contains("/etc/m/m.toml"), "{message}");

@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
-use sds_agent::admin::http::{OPEN_METRICS, Page, Pages, TEXT};
+use sds_agent::admin::exposition;
+use sds_agent::admin::http::{Page, Pages, TEXT};
 
 use crate::metrics::{Counts, Metrics};
 use crate::problems::Problems;
@@ -148,7 +149,7 @@ impl Pages for Status {
             "/" => Some(Page::ok(TEXT, "/livez\n/readyz\n/metrics\n")),
             "/livez" => Some(Page::ok(TEXT, "alive\n")),
             "/readyz" => Some(self.ready()),
-            "/metrics" => Some(Page::ok(OPEN_METRICS, self.metrics.encode())),
+            "/metrics" => Some(Page::ok(exposition::CONTENT_TYPE, self.metrics.encode())),
             _ => None,
         }
     }

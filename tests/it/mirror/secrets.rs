@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Output as Ended};
+use std::process::{Command, Output as Ended, Stdio};
 
 use rustix::process::Signal;
 use serde_json::json;
 
 use super::Output;
 use crate::util::kube::{self, ControlPlane, Mirror, secret};
-use crate::util::{Ca, eventually_true};
+use crate::util::{Ca, eventually_true, require, tools};
 
 const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
 const OTHER: [(&str, &str); 2] = [("cert", "C2"), ("key", "K2")];
@@ -314,6 +314,7 @@ fn an_empty_list_does_not_wipe_the_folder_unless_allowed() {
         metrics.contains("sds_mirror_problems{kind=\"removal_held_back\"} 1"),
         "{metrics}"
     );
+    check_metrics(&metrics);
     let mut labelled = secret("d", "Opaque", &PAIR);
     labelled["metadata"]["labels"] = json!({"mirror": "yes"});
     full.apply(&labelled);
@@ -424,6 +425,28 @@ fn a_folder_that_somebody_removed_comes_back() {
     output.wait_for_content("a", &PAIR);
     fs::remove_dir_all(output.folder("a")).unwrap();
     eventually_true("the folder again", || output.holds("a", &PAIR));
+}
+
+/// Prometheus' own checker finds nothing to say about the metrics of an answer.
+fn check_metrics(answer: &str) {
+    use std::io::Write;
+    let promtool = tools::program("promtool", "apt-get install prometheus");
+    let Some(promtool) = require(&promtool) else {
+        return;
+    };
+    let (_, metrics) = answer.split_once("\r\n\r\n").unwrap();
+    let mut command = Command::new(promtool);
+    command.args(["check", "metrics"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(metrics.as_bytes()).unwrap();
+    drop(input);
+    let ended = child.wait_with_output().unwrap();
+    assert!(
+        ended.status.success() && ended.stderr.is_empty(),
+        "{ended:?}"
+    );
 }
 
 /// Asks the admin socket.
