@@ -88,16 +88,42 @@ pub fn from_files(
     now: SystemTime,
     warn_days: u32,
 ) -> Result<Credential, Vec<Problem>> {
-    let mut findings = Findings {
-        folder,
-        now,
-        warn_days,
-        errors: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let mut findings = Findings::new(folder, now, warn_days);
     let mut files = files;
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut layout = Layout::of(folder, &files).map_err(|problem| vec![problem])?;
+    let layout = laid_out(folder, &files, &mut findings).map_err(|problem| vec![problem])?;
+    for (_, file) in files
+        .iter_mut()
+        .enumerate()
+        .filter(|(at, _)| layout.uses(*at))
+    {
+        tidy(file, &mut findings);
+    }
+    let bundle = layout.trust.and_then(|trust| {
+        let crl = layout.crl.map(|crl| &files[crl]);
+        check::bundle(&files[trust], crl, &mut findings)
+    });
+    let pair = layout.pair.and_then(|[chain, key]| {
+        check::pair(&files[chain], &files[key], bundle.as_ref(), &mut findings)
+    });
+    if !findings.errors.is_empty() {
+        return Err(findings.errors);
+    }
+    let files = files.into_iter().enumerate();
+    Ok(Credential {
+        pair,
+        bundle,
+        warnings: findings.warnings,
+        passed_over: files
+            .filter(|(at, _)| !layout.uses(*at))
+            .map(|(_, file)| file.name)
+            .collect(),
+    })
+}
+
+/// Which file is what; a revocation list without a bundle is passed over.
+fn laid_out(folder: &Path, files: &[File], findings: &mut Findings<'_>) -> Result<Layout, Problem> {
+    let mut layout = Layout::of(folder, files)?;
     if layout.trust.is_none()
         && let Some(at) = layout.crl.take()
     {
@@ -108,31 +134,7 @@ pub fn from_files(
             "put the CA's certificate there too, as ca.crt",
         );
     }
-    for (at, file) in files.iter_mut().enumerate() {
-        if layout.uses(at) {
-            tidy(file, &mut findings);
-        }
-    }
-    let bundle = layout
-        .trust
-        .and_then(|at| check::bundle(&files[at], layout.crl.map(|at| &files[at]), &mut findings));
-    let pair = layout.pair.and_then(|[chain, key]| {
-        check::pair(&files[chain], &files[key], bundle.as_ref(), &mut findings)
-    });
-    if !findings.errors.is_empty() {
-        return Err(findings.errors);
-    }
-    Ok(Credential {
-        pair,
-        bundle,
-        warnings: findings.warnings,
-        passed_over: files
-            .into_iter()
-            .enumerate()
-            .filter(|(at, _)| !layout.uses(*at))
-            .map(|(_, file)| file.name)
-            .collect(),
-    })
+    Ok(layout)
 }
 
 /// Removes the byte-order marks before a file's blocks, which hide them from Envoy.

@@ -49,13 +49,22 @@ impl Content {
     }
 }
 
-/// Why a file is not PEM as BoringSSL reads it. One bad block spoils the whole file.
+/// What is wrong with a part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {
-    /// What is wrong with which block, as a clause.
+    /// What is wrong with which part of it, as a clause.
     pub what: String,
     /// What to do about it.
     pub remedy: &'static str,
+}
+
+impl Flaw {
+    pub(crate) fn new(what: impl Into<String>, remedy: &'static str) -> Self {
+        Self {
+            what: what.into(),
+            remedy,
+        }
+    }
 }
 
 /// What kinds of blocks a file seems to hold.
@@ -69,7 +78,7 @@ pub struct Glance {
     pub any: bool,
 }
 
-/// The blocks of `bytes`, each one whole and decodable.
+/// The blocks of `bytes`, each one whole and decodable. One bad block spoils the whole file.
 ///
 /// # Errors
 /// The first block that BoringSSL would not read.
@@ -102,48 +111,27 @@ fn block<'a>(
     label: &'a [u8],
     lines: &mut Lines<'a>,
 ) -> Result<Block<'a>, Flaw> {
-    let flaw = |what: &str, remedy| Flaw {
-        what: format!("the PEM block that begins in line {} {what}", begin.number),
-        remedy,
+    let flaw = |(what, remedy): (&str, _)| {
+        let number = begin.number;
+        Flaw::new(
+            format!("the PEM block that begins in line {number} {what}"),
+            remedy,
+        )
     };
-    let mut body = Body::default();
-    let end = loop {
-        let line = lines
-            .next()
-            .ok_or_else(|| flaw("has no END line, so the file is cut short", WRITE_WHOLE))?;
-        if line.text.starts_with(END) {
-            break line;
-        }
-        if line.text.starts_with(DASHES) {
-            return Err(flaw(
-                &format!("is cut short: line {} begins another", line.number),
-                WRITE_WHOLE,
-            ));
-        }
-        body.add(line.text);
-    };
-    if end.text[END.len()..].strip_suffix(DASHES) != Some(label) {
-        return Err(flaw(
-            &format!(
-                "does not end properly: line {} is not its END line alone",
-                end.number
-            ),
-            "repeat the BEGIN line's label in the END line, and break the line after its five dashes",
-        ));
-    }
+    let (body, end) = Body::read(label, lines).map_err(flaw)?;
     let text = &bytes[begin.start..end.end];
-    let content = body
-        .content(label, text)
-        .map_err(|(what, remedy)| flaw(what, remedy))?;
     Ok(Block {
         text,
-        content,
+        content: body.content(label, text).map_err(flaw)?,
         line: begin.number,
     })
 }
 
 const WRITE_WHOLE: &str =
     "write the whole file again, under another name first, and rename it then";
+
+const END_LINE: &str =
+    "repeat the BEGIN line's label in the END line, and end the line after its five dashes";
 
 /// What was seen between the BEGIN and the END line of a block.
 #[derive(Default)]
@@ -161,6 +149,33 @@ struct Body {
 }
 
 impl Body {
+    /// Reads up to the END line, which is given too.
+    fn read<'a>(
+        label: &[u8],
+        lines: &mut Lines<'a>,
+    ) -> Result<(Self, Line<'a>), (&'static str, &'static str)> {
+        let mut body = Self::default();
+        for line in lines {
+            if let Some(end) = line.text.strip_prefix(END) {
+                return match end.strip_suffix(DASHES) == Some(label) {
+                    true => Ok((body, line)),
+                    false => Err((
+                        "has an END line that is not its own, or not alone",
+                        END_LINE,
+                    )),
+                };
+            }
+            if line.text.starts_with(DASHES) {
+                return Err((
+                    "is cut short: another begins before its END line",
+                    WRITE_WHOLE,
+                ));
+            }
+            body.add(line.text);
+        }
+        Err(("has no END line, so the file is cut short", WRITE_WHOLE))
+    }
+
     fn add(&mut self, line: &[u8]) {
         if line.is_empty() && !self.split {
             self.split = true;

@@ -6,8 +6,9 @@
 
 use x509_parser::prelude::X509Certificate;
 
+use super::certificate::{Certificate, certificates, check_dates, is_self_issued};
 use super::crl::{check_lists, lists};
-use super::{Certificate, Findings};
+use super::findings::Findings;
 use crate::credential::facts::{called, system_time};
 use crate::credential::pem::{self, Block, Content};
 use crate::credential::{Bundle, CertificateFacts};
@@ -22,20 +23,19 @@ pub(crate) fn bundle(
     findings: &mut Findings<'_>,
 ) -> Option<Bundle> {
     let blocks = findings.blocks(Reason::BadPem, trust)?;
-    let certificates = findings.certificates(trust, &blocks)?;
+    let certificates = certificates(trust, &blocks, findings)?;
     let cas = cas(&certificates, &trust.name, findings)?;
 
-    // Envoy reads revocation lists from the bundle's file too.
-    let mut all_lists = lists(trust, &blocks, findings)?;
     let crl_blocks = match crl {
-        Some(file) => Some(findings.blocks(Reason::BadCrl, file)?),
+        Some(file) => Some((file, findings.blocks(Reason::BadCrl, file)?)),
         None => None,
     };
-    if let (Some(file), Some(blocks)) = (crl, &crl_blocks) {
+    // Envoy reads revocation lists from the bundle's file too.
+    let mut all_lists = lists(trust, &blocks, findings)?;
+    if let Some((file, blocks)) = &crl_blocks {
         let own = lists(file, blocks, findings)?;
         if own.is_empty() {
-            let convert = "openssl crl -inform DER -in FILE -out FILE.new && mv FILE.new FILE";
-            findings.nothing(Reason::BadCrl, file, blocks, "revocation list", convert);
+            findings.nothing(Reason::BadCrl, file, blocks, "revocation list", "crl");
             return None;
         }
         all_lists.extend(own);
@@ -45,16 +45,14 @@ pub(crate) fn bundle(
     let hidden = hindrances(&certificates, &cas, &trust.name, findings);
     Some(Bundle {
         trusted_ca: served(trust, &blocks, &hidden, findings),
-        crl: crl
-            .zip(crl_blocks)
-            .map(|(file, blocks)| served(file, &blocks, &[], findings)),
+        crl: crl_blocks.map(|(file, blocks)| served(file, &blocks, &[], findings)),
         certificates: certificates
             .iter()
             .map(|ca| CertificateFacts::of(&ca.x509))
             .collect(),
-        files: [trust]
-            .into_iter()
-            .chain(crl)
+        files: [Some(trust), crl]
+            .iter()
+            .flatten()
             .map(|file| file.name.clone())
             .collect(),
     })
@@ -77,24 +75,17 @@ fn cas<'a, 'b>(
     }
     if useful.is_empty() {
         let whys: Vec<&str> = useless.iter().take(3).map(|(_, why)| &**why).collect();
-        findings.error(
-            Reason::BadTrustBundle,
-            file,
-            format!("every client would be refused: {}", whys.join("; ")),
-            "put the certificates of the CAs there that issue the clients' certificates",
-        );
+        let what = format!("every client would be refused: {}", whys.join("; "));
+        let remedy = "put the certificates of the CAs there that issue the clients' certificates";
+        findings.error(Reason::BadTrustBundle, file, what, remedy);
         return None;
     }
+    let remedy = "replace it, or remove it from the bundle";
     for (reason, what) in useless {
-        findings.warn(
-            reason,
-            file,
-            what,
-            "replace it, or remove it from the bundle",
-        );
+        findings.warn(reason, file, what, remedy);
     }
     for x509 in &useful {
-        findings.dates(file, x509);
+        check_dates(file, x509, findings);
     }
     Some(useful)
 }
@@ -127,10 +118,6 @@ fn is_anchor(certificate: &X509Certificate<'_>) -> bool {
         Err(_) => false,
     };
     is_self_issued(certificate) || (certificate.is_ca() && may_sign)
-}
-
-pub(super) fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {
-    certificate.subject().as_raw() == certificate.issuer().as_raw()
 }
 
 /// The certificates by which Envoy would refuse what the good ones of `cas` vouch for: out of date, and

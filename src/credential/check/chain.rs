@@ -5,8 +5,9 @@ use x509_parser::der_parser::{Oid, oid};
 use x509_parser::prelude::X509Certificate;
 use zeroize::Zeroizing;
 
+use super::certificate::{Certificate, certificates, check_dates, check_signature};
+use super::findings::Findings;
 use super::order::check_order;
-use super::{Certificate, Findings};
 use crate::credential::facts::called;
 use crate::credential::key::{KeyType, Loaded};
 use crate::credential::pem::{self, Block, Content};
@@ -35,7 +36,7 @@ pub(crate) fn pair(
 
     let certificates = chain_blocks
         .as_deref()
-        .and_then(|blocks| findings.certificates(chain, blocks));
+        .and_then(|blocks| certificates(chain, blocks, findings));
     let private = key_blocks.and_then(|blocks| private(key, blocks, findings));
     let (mut certificates, (key_text, der)) = (certificates?, private?);
     let loaded = load(der, key, findings)?;
@@ -43,11 +44,12 @@ pub(crate) fn pair(
     certificates[..=place].rotate_right(1);
 
     let leaf = &certificates[0].x509;
-    accepted(leaf, &chain.name, findings)?;
+    check_usage(leaf, &chain.name, findings)?;
+    check_staple(leaf, &chain.name, findings)?;
     check_order(&certificates, place, bundle, &chain.name, findings);
-    for certificate in &certificates {
-        findings.dates(&chain.name, &certificate.x509);
-        findings.signature(&chain.name, &certificate.x509);
+    for Certificate { x509, .. } in &certificates {
+        check_dates(&chain.name, x509, findings);
+        check_signature(&chain.name, x509, findings);
     }
     check_mode(key, findings);
     let alone = place == 0 && chain_blocks.as_ref()?.len() == certificates.len();
@@ -67,8 +69,7 @@ fn private<'a>(
     findings: &mut Findings<'_>,
 ) -> Option<(&'a [u8], &'a PrivateKeyDer<'static>)> {
     let Some(block) = blocks.iter().find(|block| block.content.is_secret()) else {
-        let convert = "openssl pkey -inform DER -in FILE -out FILE.new && mv FILE.new FILE";
-        findings.nothing(Reason::BadPem, file, blocks, "private key", convert);
+        findings.nothing(Reason::BadPem, file, blocks, "private key", "pkey");
         return None;
     };
     match &block.content {
@@ -83,7 +84,8 @@ fn private<'a>(
             Reason::UnsupportedKey,
             &file.name,
             "the private key is in a format that Envoy does not read",
-            "convert it: openssl pkey -in FILE -out FILE.new && mv FILE.new FILE; if it is one of OpenSSH: ssh-keygen -p -m PKCS8 -f FILE",
+            "convert it: openssl pkey -in FILE -out FILE.new && mv FILE.new FILE; or, if it is one \
+             of OpenSSH, ssh-keygen -p -m PKCS8 -f FILE",
         ),
     }
     None
@@ -103,8 +105,9 @@ fn load(der: &PrivateKeyDer<'_>, file: &File, findings: &mut Findings<'_>) -> Op
             _ => findings.error(
                 Reason::BadPem,
                 &file.name,
-                "the private key is damaged: it can't be loaded",
-                "write it again, or make a new key and certificate",
+                "the private key can't be loaded: it is damaged, or in a form that Envoy does not read",
+                "write it again, or as plain PKCS #8: openssl pkey -in FILE -out FILE.new && mv \
+                 FILE.new FILE",
             ),
         }
     }
@@ -118,88 +121,72 @@ fn place(
     [chain, key]: [&File; 2],
     findings: &mut Findings<'_>,
 ) -> Option<usize> {
-    let answers: Vec<Option<bool>> = certificates
+    let answer = |certificate: &Certificate<'_>| loaded.belongs_to(certificate.x509.public_key());
+    if let Some(place) = certificates
         .iter()
-        .map(|certificate| loaded.belongs_to(certificate.x509.public_key()))
-        .collect();
-    if let Some(place) = answers.iter().position(|answer| *answer == Some(true)) {
+        .position(|one| answer(one) == Some(true))
+    {
         return Some(place);
     }
-    let first = &certificates[0].x509;
-    let kind = KeyType::of_public(first.public_key());
+    let first = &certificates[0];
+    let name = called(&first.x509);
+    let kind = KeyType::of_public(first.x509.public_key());
     if !kind.is_taken() {
-        findings.error(
-            Reason::UnsupportedKey,
-            &chain.name,
-            format!(
-                "the key of the certificate {} is {kind}, which Envoy does not take",
-                called(first)
-            ),
-            TAKEN,
-        );
+        let what =
+            format!("the key of the certificate {name} is {kind}, which Envoy does not take");
+        findings.error(Reason::UnsupportedKey, &chain.name, what, TAKEN);
         return None;
     }
-    if answers[0].is_none() {
-        findings.warn(
-            Reason::KeyMismatch,
-            &key.name,
-            format!(
-                "it could not be found out whether it is the key of {}",
-                chain.name
-            ),
-            "compare the two: openssl pkey -pubout, openssl x509 -pubkey",
-        );
+    if answer(first).is_none() {
+        let what = format!("it could not be told whether it is the key of {name}");
+        let remedy = "compare the two: openssl pkey -pubout, openssl x509 -pubkey";
+        findings.warn(Reason::KeyMismatch, &key.name, what, remedy);
         return Some(0);
     }
-    findings.error(
-        Reason::KeyMismatch,
-        &key.name,
-        format!(
-            "it is not the key of the certificate {} in {}",
-            called(first),
-            chain.name
-        ),
-        "write the certificate and the key that belong together",
+    let what = format!(
+        "it is not the key of the certificate {name} in {}",
+        chain.name
     );
+    let remedy = "write the certificate and the key that belong together";
+    findings.error(Reason::KeyMismatch, &key.name, what, remedy);
     None
 }
 
-/// What Envoy demands of a leaf besides its key.
-fn accepted(leaf: &X509Certificate<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
+/// BoringSSL takes no certificate with a key on a curve whose key usage rules signatures out.
+fn check_usage(leaf: &X509Certificate<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
+    let on_a_curve = !matches!(
+        KeyType::of_public(leaf.public_key()),
+        KeyType::Rsa(_) | KeyType::Ed25519
+    );
     let signs = match leaf.key_usage() {
         Ok(usage) => usage.is_none_or(|usage| usage.value.digital_signature()),
         Err(_) => false,
     };
-    let is_ec = !matches!(
-        KeyType::of_public(leaf.public_key()),
-        KeyType::Rsa(_) | KeyType::Ed25519
-    );
-    if is_ec && !signs {
-        findings.error(
-            Reason::UnsupportedKey,
-            file,
-            format!(
-                "the key usage of {} does not include digitalSignature, so Envoy does not take it",
-                called(leaf)
-            ),
-            "have it issued with keyUsage = digitalSignature",
+    if on_a_curve && !signs {
+        let what = format!(
+            "the key usage of {} lacks digitalSignature, so Envoy does not take it",
+            called(leaf)
         );
+        let remedy = "have it issued with keyUsage = digitalSignature";
+        findings.error(Reason::UnsupportedKey, file, what, remedy);
         return None;
     }
-    let staples = leaf.iter_extensions().any(|extension| {
+    Some(())
+}
+
+/// A certificate that must come with an OCSP staple can't be served without.
+fn check_staple(leaf: &X509Certificate<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
+    let must = leaf.iter_extensions().any(|extension| {
         let mut values = extension.value.windows(STATUS_REQUEST.len());
         extension.oid == TLS_FEATURE && values.any(|value| value == STATUS_REQUEST)
     });
-    if staples {
-        findings.error(
-            Reason::Incomplete,
-            file,
-            format!(
-                "{} must be served with an OCSP staple (must-staple), and there is none",
-                called(leaf)
-            ),
-            "have it issued without the TLS feature status_request",
+    if must {
+        let what = format!(
+            "{} must be served with an OCSP staple (must-staple), and there is none",
+            called(leaf)
         );
+        let remedy = "have it issued without the TLS feature status_request";
+        findings.error(Reason::Incomplete, file, what, remedy);
         return None;
     }
     Some(())
@@ -208,13 +195,11 @@ fn accepted(leaf: &X509Certificate<'_>, file: &str, findings: &mut Findings<'_>)
 /// Warns of a key that users other than the file's owner and group can read or replace.
 fn check_mode(key: &File, findings: &mut Findings<'_>) {
     if key.mode & 0o007 != 0 {
+        let mode = key.mode & 0o7777;
         findings.warn(
             Reason::LooseMode,
             &key.name,
-            format!(
-                "the private key's mode is {:04o}: others have a right to it",
-                key.mode & 0o7777
-            ),
+            format!("the private key's mode is {mode:04o}: others have a right to it"),
             "take it away: chmod o= FILE",
         );
     }
@@ -246,11 +231,10 @@ fn served_chain(
 
 /// The key as it is served: the file as it is when it holds nothing else but parameters.
 fn served_key(file: &File, blocks: &[Block<'_>], text: &[u8]) -> Zeroizing<Vec<u8>> {
-    let alone = blocks
-        .iter()
-        .all(|block| block.text == text || matches!(block.content, Content::Other));
-    match alone {
-        true => file.bytes.clone(),
-        false => pem::join([text].into_iter()),
+    let mut others = blocks.iter().filter(|block| block.text != text);
+    if others.all(|block| matches!(block.content, Content::Other)) {
+        file.bytes.clone()
+    } else {
+        pem::join([text].into_iter())
     }
 }

@@ -4,10 +4,10 @@
 use x509_parser::der_parser::{Oid, oid};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-use super::bundle::is_self_issued;
-use super::{Findings, date, signed_by};
+use super::certificate::{date, is_self_issued, signed_by};
+use super::findings::Findings;
 use crate::credential::facts::{called, distinguished, system_time};
-use crate::credential::pem::{Block, Content};
+use crate::credential::pem::{Block, Content, Flaw};
 use crate::credential::strict;
 use crate::files::read::File;
 use crate::problem::Reason;
@@ -70,17 +70,17 @@ pub(super) fn check_lists(
         let flaw = list
             .flaw(cas, findings)
             .or_else(|| list.rival(&lists[..at]));
-        if let Some((what, remedy)) = flaw {
-            let what = format!("the revocation list of {} {what}", list.issuer());
-            findings.error(Reason::BadCrl, &list.file, what, remedy);
+        if let Some(mut flaw) = flaw {
+            flaw.what = format!("the revocation list of {} {}", list.issuer(), flaw.what);
+            findings.flaw(Reason::BadCrl, &list.file, flaw);
         }
     }
     if findings.errors.len() > before {
         return None;
     }
     for ca in cas {
-        if let Some((what, remedy)) = uncovered(ca, cas, lists) {
-            findings.error(Reason::BadCrl, &first.file, what, remedy);
+        if let Some(flaw) = uncovered(ca, cas, lists) {
+            findings.flaw(Reason::BadCrl, &first.file, flaw);
         }
     }
     for list in lists {
@@ -111,29 +111,28 @@ impl List<'_> {
 
     /// Why Envoy would refuse clients because of it, and what to do. The issuer of a list may be missing
     /// from the bundle: clients send the certificates of intermediate CAs themselves.
-    fn flaw(
-        &self,
-        cas: &[&X509Certificate<'_>],
-        findings: &Findings<'_>,
-    ) -> Option<(String, &'static str)> {
+    fn flaw(&self, cas: &[&X509Certificate<'_>], findings: &Findings<'_>) -> Option<Flaw> {
         let (from, until) = (self.x509.last_update(), self.x509.next_update());
         if let Some(until) = until.filter(|until| system_time(*until) < findings.now) {
             let what = format!("ended on {}: Envoy would refuse its clients", date(until));
-            return Some((what, "fetch the current one"));
+            return Some(Flaw::new(what, "fetch the current one"));
         }
         if system_time(from) > findings.now {
             let what = format!("begins on {}: Envoy would refuse its clients", date(from));
-            return Some((what, "check the clocks of this machine and of the CA"));
+            return Some(Flaw::new(
+                what,
+                "check the clocks of this machine and of the CA",
+            ));
         }
         if self.is_partial() {
             let what = "is a delta, or covers a part of the certificates alone: Envoy would refuse its clients";
-            return Some((what.into(), "use the CA's full list"));
+            return Some(Flaw::new(what, "use the CA's full list"));
         }
         let named = cas.iter().any(|ca| self.names(ca));
         (named && !cas.iter().any(|ca| self.is_of(ca))).then(|| {
             let what =
                 "is not signed with that CA's key, or its key usage does not include cRLSign";
-            (what.into(), "fetch it again from that CA")
+            Flaw::new(what, "fetch it again from that CA")
         })
     }
 
@@ -151,7 +150,7 @@ impl List<'_> {
     }
 
     /// Whether one of `others`, which come before it, is heeded in its place.
-    fn rival(&self, others: &[List<'_>]) -> Option<(String, &'static str)> {
+    fn rival(&self, others: &[List<'_>]) -> Option<Flaw> {
         let mut rivals = others.iter().filter(|other| {
             other.x509.issuer().as_raw() == self.x509.issuer().as_raw()
                 && other.key_id() == self.key_id()
@@ -159,7 +158,7 @@ impl List<'_> {
         });
         rivals.next().map(|_| {
             let what = "is the second one: Envoy heeds the first alone, and would let in whom this one revokes";
-            (what.into(), "leave the newer one alone")
+            Flaw::new(what, "leave the newer one alone")
         })
     }
 
@@ -176,7 +175,7 @@ impl List<'_> {
         ) else {
             return;
         };
-        if left < whole / 4 && left <= findings.soon() {
+        if left < whole / 4 && left <= findings.soon {
             let what = format!(
                 "the revocation list of {} ends on {}: Envoy refuses its clients from then on",
                 self.issuer(),
@@ -201,14 +200,12 @@ fn uncovered(
     ca: &X509Certificate<'_>,
     cas: &[&X509Certificate<'_>],
     lists: &[List<'_>],
-) -> Option<(String, &'static str)> {
+) -> Option<Flaw> {
     let name = called(ca);
     if !lists.iter().any(|list| list.is_of(ca)) {
         let what = format!("there is no revocation list of {name}: Envoy would refuse its clients");
-        return Some((
-            what,
-            "add that CA's list, or remove the CA from the bundle, or all lists",
-        ));
+        let remedy = "add that CA's list, or remove the CA from the bundle, or all lists";
+        return Some(Flaw::new(what, remedy));
     }
     let ends = is_self_issued(ca)
         || cas
@@ -216,8 +213,10 @@ fn uncovered(
             .any(|other| other.subject().as_raw() == ca.issuer().as_raw());
     (!ends).then(|| {
         let what = format!(
-            "{name} is no root, and its issuer is not in the bundle: with a revocation list, Envoy would refuse its clients"
+            "{name} is no root, and its issuer is not in the bundle: with a revocation list, Envoy \
+             would refuse its clients"
         );
-        (what, "add the root's certificate to the bundle, and the root's revocation list")
+        let remedy = "add the root's certificate to the bundle, and the root's revocation list";
+        Flaw::new(what, remedy)
     })
 }

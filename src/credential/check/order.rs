@@ -2,7 +2,8 @@
 
 use x509_parser::prelude::X509Certificate;
 
-use super::{Certificate, Findings, signed_by};
+use super::certificate::{Certificate, signed_by};
+use super::findings::Findings;
 use crate::credential::Bundle;
 use crate::credential::facts::{called, distinguished};
 use crate::problem::Reason;

@@ -28,9 +28,9 @@ pub fn without_marks(bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     Some(clean)
 }
 
-/// What a file in which no block was found is instead, and what to do about it: `convert` is the
-/// command that makes PEM of DER.
-pub fn instead(bytes: &[u8], convert: &str) -> (&'static str, String) {
+/// What a file in which no block was found is instead, and what to do about it: `openssl` is the
+/// command of OpenSSL's that reads what should be there. FILE stands for the file.
+pub fn instead(bytes: &[u8], openssl: &str) -> (&'static str, String) {
     let begin = find(bytes, BEGIN);
     match bytes {
         [] => ("it is empty", "write it again".into()),
@@ -40,7 +40,9 @@ pub fn instead(bytes: &[u8], convert: &str) -> (&'static str, String) {
         ),
         [0x30, 0x80..=0xff, ..] => (
             "it is binary DER, not PEM",
-            format!("convert it: {convert}"),
+            format!(
+                "convert it: openssl {openssl} -inform DER -in FILE -out FILE.new && mv FILE.new FILE"
+            ),
         ),
         _ if begin && !bytes.contains(&b'\n') => (
             "its lines do not end in line feeds, so that no PEM block is found in it",
