@@ -1,5 +1,7 @@
 //! Credential folders on disk: one consistent, bounded read of each, and what may have changed.
 
+mod arm;
+mod filesystem;
 mod folder;
 pub mod read;
 mod resolve;

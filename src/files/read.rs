@@ -8,8 +8,8 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
+pub use super::arm::{Arm, Dir, FileId, Interest, Seen, Unwatched};
 use super::folder::{NoFolder, list, open_folder, problem};
-pub use super::resolve::{Arm, Dir, FileId, Interest, Unwatched};
 use super::resolve::{Entry, Failure, Folder, Found, Leaf, Link, Walk};
 use super::slurp::{Slurped, slurp};
 pub use super::stamps::Stamps;
@@ -220,9 +220,17 @@ impl<'a> Read<'a> {
             return self.not_a_file(path, kind);
         }
         match slurp(leaf, self.limits.file_bytes) {
-            Ok(Slurped::Whole { bytes, stat }) => {
-                let dir = leaf.folder.as_dir();
-                self.walk.arm.saw(dir, &leaf.name, modified(&stat));
+            Ok(Slurped::Whole {
+                bytes,
+                stat,
+                shared,
+            }) => {
+                let seen = Seen {
+                    name: &leaf.name,
+                    modified: modified(&stat),
+                    shared,
+                };
+                self.walk.arm.saw(leaf.folder.as_dir(), seen);
                 self.files.push(File {
                     name: name.to_owned(),
                     bytes,

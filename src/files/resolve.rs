@@ -7,66 +7,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
-use std::time::SystemTime;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, fstatfs, openat, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::arm::{Arm, Dir, FileId, Interest};
+use super::filesystem::Kind;
 use super::stamps::{Collector, Depth};
 
 /// Links that a walk follows: as many as Linux does, see path_resolution(7).
 const MAX_LINKS: u32 = 40;
-
-/// A file or folder, whatever its path is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileId {
-    /// The device, as `st_dev` has it.
-    pub device: u64,
-    /// The inode on it.
-    pub inode: u64,
-}
-
-/// A folder that a walk holds open.
-#[derive(Clone, Copy, Debug)]
-pub struct Dir<'a> {
-    /// Its path without links.
-    pub path: &'a Path,
-    /// Which folder it is, so that a watch on another one that has taken its path is noticed.
-    pub id: FileId,
-    /// Whether its file system may change without a word to this machine's kernel (NFS and such).
-    pub remote: bool,
-    /// Whether its files were complete before it could be reached: what `..data` leads to.
-    pub complete: bool,
-}
-
-/// What in a folder matters to a walk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interest<'a> {
-    /// This one name.
-    Name(&'a OsStr),
-    /// Which names there are; the content behind them is of no matter.
-    Names,
-    /// Everything in it.
-    All,
-}
-
-/// Told of every folder right before something is looked up in it, so that a watch is in place
-/// before the read that depends on it.
-pub trait Arm {
-    /// `interest` in `dir` is about to be looked up.
-    fn arm(&mut self, dir: Dir<'_>, interest: Interest<'_>);
-
-    /// The file `name` in `dir` was read; its content last changed at `modified`.
-    fn saw(&mut self, dir: Dir<'_>, name: &OsStr, modified: SystemTime);
-}
-
-/// For a single look at the files, when nothing is to be watched.
-pub struct Unwatched;
-
-impl Arm for Unwatched {
-    fn arm(&mut self, _: Dir<'_>, _: Interest<'_>) {}
-    fn saw(&mut self, _: Dir<'_>, _: &OsStr, _: SystemTime) {}
-}
 
 /// Why a walk led nowhere.
 #[derive(Debug, PartialEq, Eq)]
@@ -141,7 +91,7 @@ pub(super) struct Walk<'a> {
     /// Once known, no walk may leave this folder.
     confined_to: Option<PathBuf>,
     /// Device → the kind of its file system, for the devices met so far.
-    devices: Vec<(u64, u64)>,
+    devices: Vec<(u64, Kind)>,
 }
 
 impl<'a> Walk<'a> {
@@ -266,12 +216,12 @@ impl<'a> Walk<'a> {
             return Err(Failure::Outside(path));
         }
         let id = FileId::of(stat);
-        let magic = self.magic(&fd, id.device).map_err(Failure::System)?;
+        let kind = self.kind(&fd, id.device).map_err(Failure::System)?;
         Ok(Rc::new(Folder {
             fd,
             path,
             id,
-            remote: REMOTE.contains(&magic),
+            remote: kind.is_remote(),
             complete: Cell::new(false),
         }))
     }
@@ -284,9 +234,8 @@ impl<'a> Walk<'a> {
         folder: &Folder,
         name: &OsStr,
     ) -> Result<(OwnedFd, Stat), Errno> {
-        const AUTOFS: u64 = 0x0187;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
-            && self.magic(&fd, FileId::of(&stat).device)? == AUTOFS
+            && self.kind(&fd, FileId::of(&stat).device)?.is_automount()
         {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
             return open(&folder.fd, name, flags).and_then(with_stat);
@@ -295,25 +244,13 @@ impl<'a> Walk<'a> {
     }
 
     /// The kind of the file system that `fd` is on, asked once for each device.
-    #[allow(clippy::unnecessary_cast)] // The width differs between architectures.
-    fn magic(&mut self, fd: &OwnedFd, device: u64) -> Result<u64, Errno> {
-        if let Some((_, magic)) = self.devices.iter().find(|(known, _)| *known == device) {
-            return Ok(*magic);
+    fn kind(&mut self, fd: &OwnedFd, device: u64) -> Result<Kind, Errno> {
+        if let Some((_, kind)) = self.devices.iter().find(|(known, _)| *known == device) {
+            return Ok(*kind);
         }
-        let magic = (fstatfs(fd)?.f_type as u64) & 0xffff_ffff;
-        self.devices.push((device, magic));
-        Ok(magic)
-    }
-}
-
-impl FileId {
-    /// Of what `stat` is about.
-    #[allow(clippy::unnecessary_cast)] // The widths differ between architectures.
-    pub(super) fn of(stat: &Stat) -> Self {
-        Self {
-            device: stat.st_dev as u64,
-            inode: stat.st_ino as u64,
-        }
+        let kind = Kind::of(fd)?;
+        self.devices.push((device, kind));
+        Ok(kind)
     }
 }
 
@@ -346,25 +283,3 @@ fn with_stat(fd: OwnedFd) -> Result<(OwnedFd, Stat), Errno> {
     let stat = fstat(&fd)?;
     Ok((fd, stat))
 }
-
-/// `f_type` (statfs(2)) of file systems whose files other machines, or a process that serves them,
-/// can change without this kernel knowing; and of those that are made up on the fly.
-const REMOTE: [u64; 17] = [
-    0x6969,      // NFS
-    0x517b,      // SMB
-    0xff53_4d42, // CIFS
-    0xfe53_4d42, // SMB2
-    0x6573_5546, // FUSE, virtiofs
-    0x0102_1997, // 9p
-    0x00c3_6400, // Ceph
-    0x5346_414f, // AFS
-    0x7375_7245, // Coda
-    0x7461_636f, // OCFS2
-    0x0116_1970, // GFS2
-    0x0bd0_0bd0, // Lustre
-    0x4750_4653, // GPFS
-    0x786f_4256, // VirtualBox shared folders
-    0xbacb_acbc, // VMware shared folders
-    0x9fa0,      // proc
-    0x6265_6572, // sysfs
-];

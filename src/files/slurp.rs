@@ -1,11 +1,14 @@
 //! A regular file, read whole and once: bounded, never blocking, and not while it changes.
 
-use rustix::fs::{FileType, OFlags, Stat, fstat};
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, FileType, OFlags, Stat, StatxAttributes, StatxFlags, fstat, statx};
 use rustix::io::{Errno, read, retry_on_intr};
 use zeroize::Zeroizing;
 
+use super::arm::FileId;
 use super::read::same;
-use super::resolve::{FileId, Leaf, open};
+use super::resolve::{Leaf, open};
 
 /// What reading a file came to.
 pub(super) enum Slurped {
@@ -13,6 +16,8 @@ pub(super) enum Slurped {
     Whole {
         bytes: Zeroizing<Vec<u8>>,
         stat: Stat,
+        /// Whether it has other names, under which it can be written.
+        shared: bool,
     },
     /// It has more bytes than it may have.
     TooLarge,
@@ -48,10 +53,18 @@ pub(super) fn slurp(leaf: &Leaf, limit: usize) -> Result<Slurped, Errno> {
     Ok(match fstat(&fd)? {
         after if same(&before, &after) => Slurped::Whole {
             bytes,
+            shared: before.st_nlink > 1 || is_mounted(&fd),
             stat: before,
         },
         _ => Slurped::Raced,
     })
+}
+
+/// Whether the file itself is mounted here, as container engines do with single files.
+fn is_mounted(fd: &OwnedFd) -> bool {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    statx(fd, "", flags, StatxFlags::empty())
+        .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Reads to the end, or returns `None` when there are more than `limit` bytes. About `size` are

@@ -1,11 +1,11 @@
 //! What was looked at, as it was, so that a later look by `stat` alone tells whether it changed.
 
-use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Stat, lstat};
 use rustix::io::Errno;
@@ -20,6 +20,8 @@ pub struct Stamps {
     prints: Box<[u64]>,
     /// Whether something could not be looked at, for a reason that passes without a trace.
     unsure: bool,
+    /// Whether something could not be looked at for want of a permission.
+    denied: bool,
 }
 
 /// How much of what is found matters.
@@ -34,13 +36,18 @@ pub(super) enum Depth {
 impl Stamps {
     /// Looks again at everything, by `lstat` alone: true when something is not as it was.
     pub fn changed(&self) -> bool {
-        self.unsure
-            || self
-                .looks()
-                .zip(&self.prints)
-                .any(|((depth, path), print)| {
-                    fingerprint(depth, lstat(path).as_ref().map_err(|e| *e)) != *print
-                })
+        self.changed_since(&mut Looks::default())
+    }
+
+    /// As [`Stamps::changed`], with what was seen a moment ago for other stamps.
+    pub(super) fn changed_since(&self, looks: &mut Looks) -> bool {
+        let mut stamps = self.looks().zip(&self.prints);
+        self.unsure || stamps.any(|((depth, path), print)| looks.at(depth, path) != *print)
+    }
+
+    /// Whether something could not be looked at for want of a permission.
+    pub(super) fn denied(&self) -> bool {
+        self.denied
     }
 
     /// Whether something could not be looked at for a reason that passes without a trace, such as
@@ -61,6 +68,28 @@ impl Stamps {
     }
 }
 
+/// Folders that many stamps have in common, as they were seen a moment ago: most looks are at the
+/// folders above the roots.
+#[derive(Default)]
+pub(super) struct Looks(HashMap<PathBuf, u64>);
+
+impl Looks {
+    fn at(&mut self, depth: Depth, path: &Path) -> u64 {
+        let look = || fingerprint(depth, lstat(path).as_ref().map_err(|e| *e));
+        if depth == Depth::Content {
+            return look();
+        }
+        match self.0.get(path) {
+            Some(print) => *print,
+            None => {
+                let print = look();
+                self.0.insert(path.to_owned(), print);
+                print
+            }
+        }
+    }
+}
+
 /// Gathers [`Stamps`] during a read.
 #[derive(Default)]
 pub(super) struct Collector {
@@ -68,6 +97,7 @@ pub(super) struct Collector {
     prints: Vec<u64>,
     seen: HashSet<u64>,
     unsure: bool,
+    denied: bool,
 }
 
 impl Collector {
@@ -90,6 +120,7 @@ impl Collector {
     /// Something could not be looked at.
     pub(super) fn failed(&mut self, error: Errno) {
         self.unsure |= passes(error);
+        self.denied |= matches!(error, Errno::ACCESS | Errno::PERM);
     }
 
     /// What was found may never have stood there.
@@ -102,6 +133,7 @@ impl Collector {
             looks: self.looks.into(),
             prints: self.prints.into(),
             unsure: self.unsure,
+            denied: self.denied,
         }
     }
 }
@@ -123,12 +155,18 @@ fn passes(error: Errno) -> bool {
     )
 }
 
+/// The bits of a mode that tell the type of a file (inode(7)).
+const FILE_TYPE: u32 = 0o170_000;
+
 fn fingerprint(depth: Depth, found: Result<&Stat, Errno>) -> u64 {
     let mut hasher = DefaultHasher::new();
     match found {
         Ok(stat) => {
-            (stat.st_dev, stat.st_ino, stat.st_mode).hash(&mut hasher);
+            // What is walked through may change its mode: whether that matters shows in what is
+            // found behind it.
+            (stat.st_dev, stat.st_ino, stat.st_mode & FILE_TYPE).hash(&mut hasher);
             if depth == Depth::Content {
+                stat.st_mode.hash(&mut hasher);
                 (stat.st_size, stat.st_mtime, stat.st_mtime_nsec).hash(&mut hasher);
                 (stat.st_ctime, stat.st_ctime_nsec).hash(&mut hasher);
             }

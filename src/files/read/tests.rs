@@ -284,8 +284,8 @@ fn every_folder_on_the_way_is_announced_before_it_is_looked_at() {
             };
             self.0.push((dir.path.to_owned(), what));
         }
-        fn saw(&mut self, dir: Dir<'_>, name: &OsStr, _: std::time::SystemTime) {
-            let what = format!("saw {}", name.to_string_lossy());
+        fn saw(&mut self, dir: Dir<'_>, file: Seen<'_>) {
+            let what = format!("saw {}", file.name.to_string_lossy());
             self.0.push((dir.path.to_owned(), what));
         }
     }

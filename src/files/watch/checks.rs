@@ -8,13 +8,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use super::Inner;
-use super::index::OwnerId;
 use super::table::Table;
+use super::watched::{FolderId, OwnerId};
+use super::{Inner, Settings};
 use crate::files::read::Stamps;
+use crate::files::stamps::Looks;
 
 /// Devices that are looked at at a time. All but hanging ones are done in milliseconds.
 const MAX_CHECKING: usize = 32;
+
+/// Owners that share one look at the folders above them: as many as take some milliseconds.
+const AT_ONCE: usize = 256;
 
 /// An owner to look at: its stamps, and the number of the read that they are of.
 struct Check {
@@ -45,15 +49,39 @@ fn check<K: Clone + Eq + Hash + Send + 'static>(
     device: Option<u64>,
     checks: Vec<Check>,
 ) {
-    for check in checks {
-        let changed = check.stamps.changed();
-        inner.lock().checked(&check, changed);
+    for checks in checks.chunks(AT_ONCE) {
+        let mut looks = Looks::default();
+        for check in checks {
+            let changed = check.stamps.changed_since(&mut looks);
+            inner.lock().checked(check, changed);
+        }
     }
     inner.lock().checking.remove(&device);
     inner.wake.notify_one();
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
+    /// Plans the next look at `id`.
+    pub(super) fn plan_check(&mut self, id: OwnerId, now: Instant) {
+        let Settings {
+            check_interval,
+            poll_interval,
+        } = self.settings;
+        let Some(owner) = self.owner_mut(id) else {
+            return;
+        };
+        let usual = match owner.polled {
+            Some(_) => poll_interval,
+            None => check_interval,
+        };
+        let at = now + owner.interval.unwrap_or(usual);
+        let before = owner.check_at.replace(at);
+        if let Some(before) = before {
+            self.schedule.remove(&(before, id));
+        }
+        self.schedule.insert((at, id));
+    }
+
     /// The owners whose time has come and whose device nobody is looking at.
     fn take_checks(&mut self, now: Instant) -> Vec<(Option<u64>, Vec<Check>)> {
         while let Some((at, id)) = self.schedule.first().copied()
@@ -61,7 +89,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         {
             self.schedule.pop_first();
             if let Some(owner) = self.owner_mut(id) {
-                owner.unplan();
+                owner.check_at = None;
                 let device = owner.device;
                 self.to_check.entry(device).or_default().push(id);
             }
@@ -120,5 +148,29 @@ impl<K: Clone + Eq + Hash> Table<K> {
         for id in owners {
             self.plan_check(id, now);
         }
+    }
+
+    /// The owners on `device` that no look is planned for.
+    fn unplanned(&self, device: Option<u64>) -> Vec<OwnerId> {
+        let unplanned = self.ids().filter(|id| {
+            let owner = self.owner(*id);
+            owner.is_some_and(|owner| owner.device == device && owner.check_at.is_none())
+        });
+        unplanned.collect()
+    }
+
+    /// Owners whose watches can't be relied on are due, with all who share them.
+    pub(super) fn distrust(&mut self, id: OwnerId, now: Instant) {
+        let folders: Vec<FolderId> = self
+            .owner(id)
+            .map(|owner| owner.needs.iter().map(|(folder, _)| *folder).collect())
+            .unwrap_or_default();
+        let mut owners = vec![id];
+        for folder in folders {
+            self.index.kill(folder, &mut owners);
+        }
+        owners.sort_unstable();
+        owners.dedup();
+        self.mark(&owners, now);
     }
 }

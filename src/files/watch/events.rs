@@ -10,9 +10,9 @@ use std::time::Instant;
 use notify::event::{AccessKind, AccessMode, CreateKind, Event, EventKind, ModifyKind, RenameMode};
 
 use super::Inner;
-use super::index::{Audience, OwnerId};
 use super::pending::Change;
 use super::session::file_key;
+use super::watched::{Audience, OwnerId};
 
 /// Takes what one watcher tells, on that watcher's thread.
 pub(super) struct Handler<K: Clone + Eq + Hash + Send + 'static> {
@@ -126,7 +126,12 @@ impl<K: Clone + Eq + Hash + Send + 'static> Handler<K> {
         self.owners.clear();
         table.index.concerned(path, audience, &mut self.owners);
         match word {
-            Word::Touched => table.index.concerned_as_folder(path, &mut self.owners),
+            Word::Touched if table.index.has_folder(path) => {
+                // The mode of a folder matters to those who list it, or were not let in. All the
+                // others would have to read again whenever somebody touches a root.
+                self.owners.retain(|id| table.is_denied(*id));
+                table.index.listers(path, &mut self.owners);
+            }
             Word::Replaced { arrived } => {
                 if arrived && !self.owners.is_empty() {
                     table.note_arrival(path, now);

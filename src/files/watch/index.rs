@@ -1,83 +1,15 @@
-//! Which owners depend on which names in which folders, and how each folder is watched.
+//! The folders that owners depend on, by path and by place.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::Polled;
-use crate::files::read::{Dir, FileId, Interest};
+use super::watched::{Audience, Folder, FolderId, OwnerId, Placement};
+use crate::files::read::{Dir, FileId};
 
-/// An owner, by its place in the table.
-pub(super) type OwnerId = u32;
-
-/// A folder, by its place in the index.
-pub(super) type FolderId = u32;
-
-/// What of a folder an owner depends on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Need {
-    Name(Box<OsStr>),
-    Names,
-    All,
-}
-
-impl From<Interest<'_>> for Need {
-    fn from(interest: Interest<'_>) -> Self {
-        match interest {
-            Interest::Name(name) => Self::Name(name.into()),
-            Interest::Names => Self::Names,
-            Interest::All => Self::All,
-        }
-    }
-}
-
-/// How a folder is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Placement {
-    /// It is not, or no longer.
-    Unplaced,
-    /// It is about to be.
-    Queued,
-    /// A watch is being placed, under this ticket.
-    Placing(u64),
-    /// What happens in it is told.
-    Live,
-    /// It can't be.
-    Refused(Polled),
-}
-
-impl Placement {
-    /// Whether it will be decided without anyone's doing.
-    pub(super) fn is_undecided(self) -> bool {
-        matches!(self, Self::Queued | Self::Placing(_))
-    }
-}
-
-/// A folder that owners depend on.
-pub(super) struct Folder {
-    pub(super) path: Arc<Path>,
-    pub(super) id: FileId,
-    pub(super) placement: Placement,
-    /// Whether `notify` may know its path from an earlier watch.
-    pub(super) known: bool,
-    /// Whether it is in the queue.
-    pub(super) queued: bool,
-    /// Whether its watch was refused the last time.
-    pub(super) was_refused: bool,
-    /// The folder whose watch tells of this one too: the same one under another path.
-    carrier: Option<FolderId>,
-    aliases: Vec<FolderId>,
-    all: Owners,
-    entries: Owners,
-    names: HashMap<Box<OsStr>, Owners>,
-}
-
-/// Owners, in order.
-type Owners = Vec<OwnerId>;
-
-/// The folders that owners depend on, by path and by place.
+/// The folders that owners depend on.
 #[derive(Default)]
 pub(super) struct Index {
     folders: Vec<Option<Folder>>,
@@ -86,15 +18,6 @@ pub(super) struct Index {
     paths: BTreeMap<Arc<Path>, FolderId>,
     /// The folders with a live watch of their own.
     live: HashMap<FileId, FolderId>,
-}
-
-/// Which owners an event is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Audience {
-    /// Those that depend on which names there are too.
-    Names,
-    /// Those alone that depend on the content.
-    Content,
 }
 
 impl Index {
@@ -107,135 +30,64 @@ impl Index {
     }
 
     pub(super) fn folders(&self) -> impl Iterator<Item = (FolderId, &Folder)> {
-        self.paths
-            .values()
-            .filter_map(|id| Some((*id, self.folder(*id)?)))
+        let ids = self.paths.values();
+        ids.filter_map(|id| Some((*id, self.folder(*id)?)))
     }
 
-    /// The folder at the path of `dir`, new if need be, and whether another one stood there before.
-    pub(super) fn enter(&mut self, dir: Dir<'_>) -> (FolderId, bool) {
-        if let Some(id) = self.paths.get(dir.path) {
-            let id = *id;
-            let same = self.folder(id).is_some_and(|folder| folder.id == dir.id);
-            return (id, !same);
+    /// The folder at the path of `dir`, new if need be. Where another one stood there before, adds
+    /// those who depended on that to `owners`.
+    pub(super) fn enter(&mut self, dir: Dir<'_>, owners: &mut Vec<OwnerId>) -> FolderId {
+        if let Some(id) = self.paths.get(dir.path).copied() {
+            if self.folder(id).is_some_and(|folder| folder.id != dir.id) {
+                self.kill(id, owners);
+            }
+            if let Some(folder) = self.folder_mut(id) {
+                (folder.id, folder.remote) = (dir.id, dir.remote);
+            }
+            return id;
         }
-        let path: Arc<Path> = dir.path.into();
-        let folder = Folder {
-            path: Arc::clone(&path),
-            id: dir.id,
-            placement: Placement::Unplaced,
-            known: false,
-            queued: false,
-            was_refused: false,
-            carrier: None,
-            aliases: Vec::new(),
-            all: Owners::new(),
-            entries: Owners::new(),
-            names: HashMap::new(),
-        };
+        let folder = Folder::new(dir);
         let id = self.free.pop().unwrap_or_else(|| {
             self.folders.push(None);
             FolderId::try_from(self.folders.len() - 1).unwrap_or(FolderId::MAX)
         });
+        self.paths.insert(Arc::clone(&folder.path), id);
         self.folders[id as usize] = Some(folder);
-        self.paths.insert(path, id);
-        (id, false)
+        id
     }
 
     /// Forgets the folder `id`, which nobody depends on.
     pub(super) fn remove(&mut self, id: FolderId) -> Option<Folder> {
+        self.kill(id, &mut Vec::new());
         let folder = self.folders.get_mut(id as usize)?.take()?;
         self.paths.remove(&folder.path);
-        if self.live.get(&folder.id) == Some(&id) {
-            self.live.remove(&folder.id);
-        }
-        if let Some(carrier) = folder.carrier.and_then(|carrier| self.folder_mut(carrier)) {
-            carrier.aliases.retain(|alias| *alias != id);
-        }
         self.free.push(id);
         Some(folder)
     }
 
-    /// Registers that `owner` depends on `need` of the folder `id`.
-    pub(super) fn add(&mut self, id: FolderId, need: &Need, owner: OwnerId) {
-        let Some(folder) = self.folder_mut(id) else {
-            return;
-        };
-        let owners = match need {
-            Need::All => &mut folder.all,
-            Need::Names => &mut folder.entries,
-            Need::Name(name) => match folder.names.get_mut(name) {
-                Some(owners) => owners,
-                None => folder.names.entry(name.clone()).or_default(),
-            },
-        };
-        if let Err(at) = owners.binary_search(&owner) {
-            owners.insert(at, owner);
-        }
-    }
-
-    /// `owner` no longer depends on `need` of the folder `id`. Tells whether anyone still depends
-    /// on anything of it.
-    pub(super) fn drop_need(&mut self, id: FolderId, need: &Need, owner: OwnerId) -> bool {
-        let Some(folder) = self.folder_mut(id) else {
-            return true;
-        };
-        match need {
-            Need::All => remove(&mut folder.all, owner),
-            Need::Names => remove(&mut folder.entries, owner),
-            Need::Name(name) => {
-                if let Some(owners) = folder.names.get_mut(name) {
-                    remove(owners, owner);
-                    if owners.is_empty() {
-                        folder.names.remove(name);
-                    }
-                }
-            }
-        }
-        folder.is_needed()
-    }
-
-    /// Another folder, `file`, has the path of the folder `id`. Adds those who depended on that one
-    /// to `owners`.
-    pub(super) fn replace(&mut self, id: FolderId, file: FileId, owners: &mut Vec<OwnerId>) {
-        self.kill(id, owners);
-        if let Some(folder) = self.folder_mut(id) {
-            folder.id = file;
-        }
-    }
-
-    /// The folder `id` is not to be watched.
-    pub(super) fn refuse(&mut self, id: FolderId, why: Polled) {
-        if let Some(folder) = self.folder_mut(id) {
-            folder.placement = Placement::Refused(why);
-        }
-    }
-
     /// The folder `id` has a watch of its own from now on.
-    pub(super) fn set_live(&mut self, id: FolderId) {
-        let Some(folder) = self.folder_mut(id) else {
-            return;
-        };
-        folder.placement = Placement::Live;
-        let file = folder.id;
-        self.live.insert(file, id);
+    pub(super) fn set_live(&mut self, id: FolderId, now: Instant) {
+        if let Some(folder) = self.folder_mut(id) {
+            folder.placement = Placement::Live(now);
+            let file = folder.id;
+            self.live.insert(file, id);
+        }
     }
 
     /// Lets the watch on the same folder under another path, if there is one, tell of `id` too:
-    /// the kernel has one watch for a folder, however many paths lead there (bind mounts).
-    pub(super) fn share(&mut self, id: FolderId) -> bool {
-        let Some(file) = self.folder(id).map(|folder| folder.id) else {
+    /// the kernel has one watch for a folder, however many paths lead there (bind mounts), and
+    /// `notify` one path for a watch.
+    pub(super) fn share(&mut self, id: FolderId, now: Instant) -> bool {
+        let carrier = self.folder(id).and_then(|folder| self.live.get(&folder.id));
+        let Some(carrier) = carrier.copied().filter(|carrier| *carrier != id) else {
             return false;
         };
-        let Some(carrier) = self.live.get(&file).copied().filter(|other| *other != id) else {
-            return false;
-        };
-        if let Some(folder) = self.folder_mut(id) {
-            folder.placement = Placement::Live;
-            folder.carrier = Some(carrier);
-        }
         if let Some(folder) = self.folder_mut(carrier) {
             folder.aliases.push(id);
+        }
+        if let Some(folder) = self.folder_mut(id) {
+            folder.placement = Placement::Live(now);
+            folder.carrier = Some(carrier);
         }
         true
     }
@@ -264,12 +116,9 @@ impl Index {
     /// As [`Index::kill`], for the folder at `path` and all below it.
     pub(super) fn kill_below(&mut self, path: &Path, owners: &mut Vec<OwnerId>) {
         let range = (Bound::Included(path), Bound::Unbounded);
-        let below: Vec<FolderId> = self
-            .paths
-            .range::<Path, _>(range)
-            .take_while(|(other, _)| other.starts_with(path))
-            .map(|(_, id)| *id)
-            .collect();
+        let below = self.paths.range::<Path, _>(range);
+        let below = below.take_while(|(other, _)| other.starts_with(path));
+        let below: Vec<FolderId> = below.map(|(_, id)| *id).collect();
         for id in below {
             self.kill(id, owners);
         }
@@ -278,61 +127,117 @@ impl Index {
     /// Adds to `owners` those that an event at `path` is for.
     pub(super) fn concerned(&self, path: &Path, audience: Audience, owners: &mut Vec<OwnerId>) {
         if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
-            self.concerned_with(parent, |folder| folder.by_name(name, audience, owners));
+            for folder in self.at(parent) {
+                folder.by_name(name, audience, owners);
+            }
         }
     }
 
-    /// Adds to `owners` those that an event on the folder at `path` itself is for.
-    pub(super) fn concerned_as_folder(&self, path: &Path, owners: &mut Vec<OwnerId>) {
-        self.concerned_with(path, |folder| folder.everyone(owners));
+    /// Whether owners depend on something in a folder at `path`.
+    pub(super) fn has_folder(&self, path: &Path) -> bool {
+        self.paths.contains_key(path)
     }
 
-    fn concerned_with(&self, path: &Path, mut visit: impl FnMut(&Folder)) {
-        let Some(folder) = self.paths.get(path).and_then(|id| self.folder(*id)) else {
-            return;
+    /// Adds to `owners` those that list the folder at `path`.
+    pub(super) fn listers(&self, path: &Path, owners: &mut Vec<OwnerId>) {
+        for folder in self.at(path) {
+            folder.listers(owners);
+        }
+    }
+
+    /// The folder at `path`, under all the paths that its watch tells of.
+    fn at(&self, path: &Path) -> impl Iterator<Item = &Folder> {
+        let folder = self.paths.get(path).and_then(|id| self.folder(*id));
+        let aliases = folder.into_iter().flat_map(|folder| &folder.aliases);
+        let aliases = aliases.filter_map(|alias| self.folder(*alias));
+        folder.into_iter().chain(aliases)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::watch::watched::Need;
+
+    /// A folder of whose name `name` the owner depends.
+    fn enter(index: &mut Index, path: &str, inode: u64, owner: OwnerId) -> FolderId {
+        let dir = Dir {
+            path: Path::new(path),
+            id: FileId { device: 1, inode },
+            remote: false,
+            complete: false,
         };
-        visit(folder);
-        for alias in folder
-            .aliases
-            .iter()
-            .filter_map(|alias| self.folder(*alias))
+        let id = index.enter(dir, &mut Vec::new());
+        let need = Need::Name(Box::from("name".as_ref()));
+        index.folder_mut(id).unwrap().add(&need, owner);
+        id
+    }
+
+    fn concerned(index: &Index, path: &str) -> Vec<OwnerId> {
+        let mut owners = Vec::new();
+        index.concerned(Path::new(path), Audience::Names, &mut owners);
+        owners
+    }
+
+    #[test]
+    fn a_folder_under_two_paths_has_one_watch_that_tells_of_both() {
+        let mut index = Index::default();
+        let now = Instant::now();
+        let first = enter(&mut index, "/a", 5, 1);
+        let second = enter(&mut index, "/b", 5, 2);
+        let third = enter(&mut index, "/c", 6, 3);
+        assert!(!index.share(first, now));
+        index.set_live(first, now);
+        assert!(!index.share(first, now) && index.share(second, now) && !index.share(third, now));
+        assert_eq!(concerned(&index, "/a/name"), [1, 2]);
+        assert!(concerned(&index, "/a/other").is_empty());
+
+        // Without the watch both must be watched anew.
+        let mut owners = Vec::new();
+        index.kill_below(Path::new("/a"), &mut owners);
+        assert_eq!(owners, [1, 2]);
+        assert!(!index.folder(second).unwrap().placement.is_live());
+        index.set_live(second, now);
+        assert!(index.share(first, now));
+        assert!(index.remove(first).is_some());
+        assert_eq!(concerned(&index, "/b/name"), [2]);
+    }
+
+    #[test]
+    fn a_folder_and_all_below_it_are_killed_and_no_other() {
+        let mut index = Index::default();
+        let now = Instant::now();
+        for (owner, path) in ["/a", "/a/b", "/a/b/c", "/a!", "/a/bc", "/"]
+            .into_iter()
+            .enumerate()
         {
-            visit(alias);
+            let owner = OwnerId::try_from(owner).unwrap();
+            let id = enter(&mut index, path, u64::from(owner), owner);
+            index.set_live(id, now);
         }
-    }
-}
-
-impl Folder {
-    pub(super) fn is_needed(&self) -> bool {
-        !(self.all.is_empty() && self.entries.is_empty() && self.names.is_empty())
-    }
-
-    fn by_name(&self, name: &OsStr, audience: Audience, owners: &mut Vec<OwnerId>) {
-        owners.extend(&self.all);
-        owners.extend(self.names.get(name).into_iter().flatten());
-        if audience == Audience::Names {
-            owners.extend(&self.entries);
-        }
+        let mut owners = Vec::new();
+        index.kill_below(Path::new("/a/b"), &mut owners);
+        assert_eq!(owners, [1, 2]);
+        index.kill_below(Path::new("/"), &mut owners);
+        assert_eq!(owners.len(), 2 + 6);
     }
 
-    /// Whether its watch was refused, but may be had later.
-    pub(super) fn is_refused_for_now(&self) -> bool {
-        match self.placement {
-            Placement::Refused(why) => why != Polled::RemoteFileSystem,
-            _ => false,
-        }
-    }
-
-    /// Adds all who depend on anything of it to `owners`.
-    pub(super) fn everyone(&self, owners: &mut Vec<OwnerId>) {
-        owners.extend(&self.all);
-        owners.extend(&self.entries);
-        owners.extend(self.names.values().flatten());
-    }
-}
-
-fn remove(owners: &mut Owners, owner: OwnerId) {
-    if let Ok(at) = owners.binary_search(&owner) {
-        owners.remove(at);
+    #[test]
+    fn another_folder_at_the_same_path_has_no_watch_yet() {
+        let mut index = Index::default();
+        let id = enter(&mut index, "/a", 5, 1);
+        index.set_live(id, Instant::now());
+        let mut owners = Vec::new();
+        let dir = |inode| Dir {
+            path: Path::new("/a"),
+            id: FileId { device: 1, inode },
+            remote: false,
+            complete: false,
+        };
+        assert_eq!(index.enter(dir(5), &mut owners), id);
+        assert!(owners.is_empty() && index.folder(id).unwrap().placement.is_live());
+        assert_eq!(index.enter(dir(6), &mut owners), id);
+        assert_eq!(owners, [1]);
+        assert!(!index.folder(id).unwrap().placement.is_live());
     }
 }

@@ -1,16 +1,16 @@
 //! One read: places a watch before each look, and keeps what the read depended on.
 
-use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::Inner;
-use super::index::{FolderId, Need, OwnerId, Placement};
 use super::pending::{Excuse, FileKey, QUIET};
-use super::table::Ended;
-use crate::files::read::{Arm, Dir, FileId, Interest, Stamps};
+use super::reads::Ended;
+use super::table::Table;
+use super::watched::{FolderId, Need, OwnerId, Placement};
+use super::{Inner, Polled};
+use crate::files::read::{Arm, Dir, FileId, Interest, Seen, Stamps};
 
 /// A watch is placed in microseconds. Where the kernel takes longer than this, the read goes on
 /// without, and is repeated.
@@ -26,12 +26,14 @@ pub(super) struct Session<'a, K> {
     excuse: Excuse,
     began: Instant,
     needs: HashSet<(FolderId, Need)>,
-    /// Folders that were not watched before: what was going on in them is not known.
-    fresh: HashSet<FileId>,
+    /// Folders of which nothing was heard before this time, or nothing is.
+    unheard: HashMap<FileId, Option<Instant>>,
     suspects: Vec<(FileKey, Instant)>,
     /// Whether a file changed so lately that somebody may be writing it.
     recent: bool,
     device: Option<u64>,
+    /// Whether a file can be changed without a word to the folder that it is in.
+    shared: bool,
 }
 
 impl<'a, K> Session<'a, K> {
@@ -46,10 +48,11 @@ impl<'a, K> Session<'a, K> {
             excuse,
             began,
             needs: HashSet::new(),
-            fresh: HashSet::new(),
+            unheard: HashMap::new(),
             suspects: Vec::new(),
             recent: false,
             device: None,
+            shared: false,
         }
     }
 
@@ -71,6 +74,22 @@ impl<'a, K> Session<'a, K> {
             excuse: self.excuse,
             heard_all,
             device: self.device,
+            shared: self.shared,
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash + Send + 'static> Session<'_, K> {
+    /// Keeps what is not known of the folder: what went on in it before it was watched.
+    fn suspect(&mut self, table: &Table<K>, dir: Dir<'_>, id: FolderId, now: Instant) {
+        let placement = table.index.folder(id).map(|folder| folder.placement);
+        let since = match placement {
+            Some(Placement::Live(since)) if since + QUIET <= now => return,
+            Some(Placement::Live(since)) => Some(since),
+            _ => None,
+        };
+        if !dir.complete && !table.has_arrived(dir.path, now) {
+            self.unheard.insert(dir.id, since);
         }
     }
 }
@@ -78,51 +97,46 @@ impl<'a, K> Session<'a, K> {
 impl<K: Clone + Eq + Hash + Send + 'static> Arm for Session<'_, K> {
     fn arm(&mut self, dir: Dir<'_>, interest: Interest<'_>) {
         let now = Instant::now();
+        let mut owners = Vec::new();
         let mut table = self.inner.lock();
-        let (id, replaced) = table.index.enter(dir);
-        if replaced {
-            let mut owners = Vec::new();
-            table.index.replace(id, dir.id, &mut owners);
-            if table.mark(&owners, now) {
-                self.inner.wake.notify_one();
-            }
+        let id = table.index.enter(dir, &mut owners);
+        if table.mark(&owners, now) {
+            self.inner.wake.notify_one();
         }
         let need = (id, Need::from(interest));
-        if !self.needs.contains(&need) {
-            table.index.add(id, &need.1, self.owner);
-            self.needs.insert(need);
-        }
-        let Some(placement) = table.index.folder(id).map(|folder| folder.placement) else {
+        let Some(folder) = table.index.folder_mut(id) else {
             return;
         };
-        if placement == Placement::Live {
-            return;
-        }
-        if !dir.complete && !table.has_arrived(dir.path, now) {
-            self.fresh.insert(dir.id);
+        if !self.needs.contains(&need) {
+            folder.add(&need.1, self.owner);
+            self.needs.insert(need);
         }
         if dir.remote {
-            // A watch would tell of this machine's changes alone, and placing one can hang.
+            folder.placement = Placement::Refused(Polled::RemoteFileSystem);
             self.device = Some(dir.id.device);
-            return table.index.refuse(id, super::Polled::RemoteFileSystem);
         }
-        if matches!(placement, Placement::Refused(_)) || table.index.share(id) {
-            return;
+        let decided = matches!(folder.placement, Placement::Live(_) | Placement::Refused(_));
+        if !decided && !table.index.share(id, now) {
+            table = self.inner.place(table, id, now + PLACING);
         }
-        self.inner.place(table, id, now + PLACING);
+        self.suspect(&table, dir, id, now);
     }
 
-    fn saw(&mut self, dir: Dir<'_>, name: &OsStr, modified: SystemTime) {
+    fn saw(&mut self, dir: Dir<'_>, file: Seen<'_>) {
+        self.shared |= file.shared;
         // A time in the future is a clock's fault and tells nothing.
-        let Ok(age) = SystemTime::now().duration_since(modified) else {
+        let Ok(age) = SystemTime::now().duration_since(file.modified) else {
             return;
         };
         self.recent |= age < QUIET + LAG;
-        if age < QUIET
-            && self.fresh.contains(&dir.id)
-            && let Some(when) = Instant::now().checked_sub(age)
+        let Some(when) = Instant::now().checked_sub(age).filter(|_| age < QUIET) else {
+            return;
+        };
+        if let Some(since) = self.unheard.get(&dir.id)
+            && since.is_none_or(|since| when <= since)
         {
-            self.suspects.push((file_key(&dir.path.join(name)), when));
+            self.suspects
+                .push((file_key(&dir.path.join(file.name)), when));
         }
     }
 }

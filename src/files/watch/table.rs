@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::index::{FolderId, Index, Need, OwnerId, Placement};
-use super::pending::{Change, Excuse, FileKey, Pending};
+use super::index::Index;
+use super::pending::{Change, FileKey, Pending};
+use super::polled::Tally;
+use super::watched::{FolderId, Need, OwnerId, Placement};
 use super::{Polled, Settings};
 use crate::files::read::Stamps;
 
@@ -20,18 +22,15 @@ const MAX_ARRIVED: usize = 256;
 /// How long a path counts as having been renamed into place lately.
 const ARRIVED: Duration = Duration::from_secs(2);
 
-/// Reads in a row that raced with a change of folders before the next one waits a little.
-const RACES: u32 = 3;
-
 /// Everything that the watch knows.
 pub(super) struct Table<K> {
     pub(super) settings: Settings,
     keys: HashMap<K, OwnerId>,
-    owners: Vec<Option<Owner<K>>>,
+    pub(super) owners: Vec<Option<Owner<K>>>,
     free: Vec<OwnerId>,
     pub(super) index: Index,
     /// The owners that may have a deadline.
-    pending: BTreeSet<OwnerId>,
+    pub(super) pending: BTreeSet<OwnerId>,
     /// When which owner is looked at by `stat` alone.
     pub(super) schedule: BTreeSet<(Instant, OwnerId)>,
     /// Owners whose time for a look has come, by the device that may keep it waiting.
@@ -45,7 +44,7 @@ pub(super) struct Table<K> {
     arrived: VecDeque<(PathBuf, Instant)>,
     last_anew: Option<Instant>,
     pub(super) counters: Counters,
-    polled: HashMap<Polled, usize>,
+    pub(super) tally: Tally,
     /// Whether the last handle is gone.
     pub(super) closed: bool,
 }
@@ -83,22 +82,23 @@ pub(super) struct Counters {
 /// A root or credential folder.
 pub(super) struct Owner<K> {
     key: K,
-    needs: Vec<(FolderId, Need)>,
+    pub(super) needs: Vec<(FolderId, Need)>,
     pub(super) stamps: Arc<Stamps>,
     pub(super) pending: Pending,
     pub(super) reading: bool,
     /// Forgotten while it was being read.
-    forgotten: bool,
+    pub(super) forgotten: bool,
     /// Counts its reads.
     pub(super) serial: u64,
     /// When it is looked at by `stat` alone, if that is planned.
-    check_at: Option<Instant>,
+    pub(super) check_at: Option<Instant>,
     /// How often, when not as usual.
     pub(super) interval: Option<Duration>,
     pub(super) polled: Option<Polled>,
     /// The device that may keep a look at it waiting.
     pub(super) device: Option<u64>,
-    races: u32,
+    /// Reads in a row that raced with a change of folders.
+    pub(super) races: u32,
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
@@ -121,7 +121,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
             arrived: VecDeque::new(),
             last_anew: None,
             counters: Counters::default(),
-            polled: HashMap::new(),
+            tally: Tally::default(),
             closed: false,
         }
     }
@@ -136,6 +136,15 @@ impl<K: Clone + Eq + Hash> Table<K> {
 
     pub(super) fn owner_mut(&mut self, id: OwnerId) -> Option<&mut Owner<K>> {
         self.owners.get_mut(id as usize)?.as_mut()
+    }
+
+    /// Whether something that the owner depends on could not be looked at for want of a permission.
+    pub(super) fn is_denied(&self, id: OwnerId) -> bool {
+        self.owner(id).is_some_and(|owner| owner.stamps.denied())
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = OwnerId> {
+        self.keys.values().copied()
     }
 
     pub(super) fn owners(&self) -> impl Iterator<Item = &Owner<K>> {
@@ -180,7 +189,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         }
     }
 
-    fn remove(&mut self, id: OwnerId) {
+    pub(super) fn remove(&mut self, id: OwnerId) {
         let Some(owner) = self.owners.get_mut(id as usize).and_then(Option::take) else {
             return;
         };
@@ -189,16 +198,20 @@ impl<K: Clone + Eq + Hash> Table<K> {
         if let Some(at) = owner.check_at {
             self.schedule.remove(&(at, id));
         }
-        self.count_polled(owner.polled, None);
+        let every = self.settings.poll_interval;
+        self.tally.change(owner.polled, None, every);
         for (folder, need) in owner.needs {
             self.drop_need(folder, &need, id);
         }
         self.free.push(id);
     }
 
-    fn drop_need(&mut self, folder: FolderId, need: &Need, owner: OwnerId) {
-        if !self.index.drop_need(folder, need, owner) {
-            self.enqueue(folder);
+    pub(super) fn drop_need(&mut self, id: FolderId, need: &Need, owner: OwnerId) {
+        if let Some(folder) = self.index.folder_mut(id) {
+            folder.drop_need(need, owner);
+            if !folder.is_needed() {
+                self.enqueue(id);
+            }
         }
     }
 
@@ -211,8 +224,6 @@ impl<K: Clone + Eq + Hash> Table<K> {
             self.queue.push_back(id);
         }
     }
-
-    // --- what has happened -----------------------------------------------------------------
 
     /// Notes a change of a file for those concerned. Tells whether one of them is to be read sooner
     /// than before.
@@ -246,7 +257,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     /// The owners that are due, and when the next one will be.
-    pub(super) fn take_due(&mut self, now: Instant) -> (Vec<K>, Option<Instant>) {
+    fn take_due(&mut self, now: Instant) -> (Vec<K>, Option<Instant>) {
         let mut due = Vec::new();
         let mut next: Option<Instant> = None;
         let owners = &mut self.owners;
@@ -269,24 +280,35 @@ impl<K: Clone + Eq + Hash> Table<K> {
         (due, next)
     }
 
+    /// The owners that are due, and when to look again.
+    pub(super) fn look(&mut self, now: Instant) -> (Vec<K>, Option<Instant>) {
+        let (due, next) = self.take_due(now);
+        let check = self.schedule.first().map(|(at, _)| *at);
+        (due, [next, check].into_iter().flatten().min())
+    }
+
     /// Nothing that was watched can be relied on: all watching begins anew, and all is read again.
     pub(super) fn begin_anew(&mut self, now: Instant) {
         self.placer.generation += 1;
         self.placer.limited = false;
         let folders: Vec<FolderId> = self.index.folders().map(|(id, _)| id).collect();
-        let mut ignored = Vec::new();
         for id in folders {
-            self.index.kill(id, &mut ignored);
-            ignored.clear();
-            if let Some(folder) = self.index.folder_mut(id) {
-                folder.known = false;
+            self.index.kill(id, &mut Vec::new());
+            let Some(folder) = self.index.folder_mut(id) else {
+                continue;
+            };
+            folder.known = false;
+            // The watches are placed while the first owners are being read.
+            if folder.is_needed() && !folder.remote {
+                folder.placement = Placement::Queued;
+                self.enqueue(id);
             }
         }
         let earliest = self.last_anew.map(|last| last + ANEW_INTERVAL);
         let when = earliest.map_or(now, |earliest| earliest.max(now));
         self.last_anew = Some(when);
         self.placer.rebuild_at = Some(when);
-        let owners: Vec<OwnerId> = self.keys.values().copied().collect();
+        let owners: Vec<OwnerId> = self.ids().collect();
         self.mark(&owners, when);
     }
 
@@ -304,206 +326,10 @@ impl<K: Clone + Eq + Hash> Table<K> {
         let mut lately = self.arrived.iter().filter(|(_, at)| *at + ARRIVED > now);
         lately.any(|(arrived, _)| path.starts_with(arrived))
     }
-
-    // --- reads -----------------------------------------------------------------------------
-
-    /// Owners whose watches can't be relied on are due, with all who share them.
-    pub(super) fn distrust(&mut self, id: OwnerId, now: Instant) {
-        let folders: Vec<FolderId> = self
-            .owner(id)
-            .map(|owner| owner.needs.iter().map(|(folder, _)| *folder).collect())
-            .unwrap_or_default();
-        let mut owners = vec![id];
-        for folder in folders {
-            self.index.kill(folder, &mut owners);
-        }
-        owners.sort_unstable();
-        owners.dedup();
-        self.mark(&owners, now);
-    }
-
-    /// A read of `id` begins: what happens from now on calls for another one. Tells what it is good
-    /// for use in spite of.
-    pub(super) fn begin_read(&mut self, id: OwnerId, now: Instant) -> Excuse {
-        let Some(owner) = self.owner_mut(id) else {
-            return Excuse::Nothing;
-        };
-        owner.reading = true;
-        owner.forgotten = false;
-        owner.serial += 1;
-        owner.pending.begin(now)
-    }
-
-    /// A read of `id` has ended. Tells whether what it found is good for use.
-    pub(super) fn end_read(&mut self, id: OwnerId, read: Ended, now: Instant) -> bool {
-        let Some(mut owner) = self.owners.get_mut(id as usize).and_then(Option::take) else {
-            return false;
-        };
-        for (file, when) in read.suspects {
-            owner.pending.suspect(file, when);
-        }
-        let usable = read.heard_all && owner.pending.is_usable(read.excuse, now);
-        if usable {
-            owner.pending.settle(read.began);
-        } else {
-            owner.pending.mark(now);
-        }
-        let placements = self.placements(&read.needs);
-        owner.races = if placements.raced { owner.races + 1 } else { 0 };
-        if placements.raced {
-            owner.pending.mark(now + back_off(owner.races));
-        }
-        let passing = read.stamps.unsure().then_some(Polled::PassingFailure);
-        let polled = placements.refused.or(passing);
-        self.count_polled(owner.polled, polled);
-        owner.polled = polled;
-        owner.device = read.device;
-        owner.stamps = Arc::new(read.stamps);
-        owner.reading = false;
-        let forgotten = owner.forgotten;
-        let before = std::mem::take(&mut owner.needs);
-        for (folder, need) in before {
-            if !read.needs.contains(&(folder, need.clone())) {
-                self.drop_need(folder, &need, id);
-            }
-        }
-        owner.needs = read.needs.into_iter().collect();
-        self.owners[id as usize] = Some(owner);
-        self.pending.insert(id);
-        self.plan_check(id, now);
-        if forgotten {
-            self.remove(id);
-        }
-        usable && !forgotten
-    }
-
-    /// A read of `id` ended in a panic: it is as if it had not been.
-    pub(super) fn abort_read(&mut self, id: OwnerId, needs: HashSet<(FolderId, Need)>) {
-        let Some(owner) = self.owner_mut(id) else {
-            return;
-        };
-        owner.reading = false;
-        owner.pending.mark(Instant::now());
-        let kept: HashSet<(FolderId, Need)> = owner.needs.drain(..).chain(needs).collect();
-        owner.needs = kept.into_iter().collect();
-        if owner.forgotten {
-            self.remove(id);
-        } else {
-            self.pending.insert(id);
-        }
-    }
-
-    fn placements(&self, needs: &HashSet<(FolderId, Need)>) -> Placements {
-        let mut found = Placements::default();
-        for (id, _) in needs {
-            match self.index.folder(*id).map(|folder| folder.placement) {
-                Some(Placement::Live) => {}
-                Some(Placement::Refused(why)) => found.refused = found.refused.max(Some(why)),
-                _ => found.raced = true,
-            }
-        }
-        found
-    }
-
-    // --- looks by stat alone ---------------------------------------------------------------
-
-    /// Plans the next look at `id`.
-    pub(super) fn plan_check(&mut self, id: OwnerId, now: Instant) {
-        let Settings {
-            check_interval,
-            poll_interval,
-        } = self.settings;
-        let Some(owner) = self.owner_mut(id) else {
-            return;
-        };
-        let usual = match owner.polled {
-            Some(_) => poll_interval,
-            None => check_interval,
-        };
-        let at = now + owner.interval.unwrap_or(usual);
-        let before = owner.check_at.replace(at);
-        if let Some(before) = before {
-            self.schedule.remove(&(before, id));
-        }
-        self.schedule.insert((at, id));
-    }
-
-    /// The owners on `device` that no look is planned for.
-    pub(super) fn unplanned(&self, device: Option<u64>) -> Vec<OwnerId> {
-        let owners = self.keys.values().copied();
-        owners
-            .filter(|id| {
-                self.owner(*id)
-                    .is_some_and(|owner| owner.device == device && owner.check_at.is_none())
-            })
-            .collect()
-    }
-
-    fn count_polled(&mut self, before: Option<Polled>, after: Option<Polled>) {
-        if before == after {
-            return;
-        }
-        if let Some(why) = before {
-            let count = self.polled.entry(why).or_default();
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                tracing::info!(
-                    reason = why.as_str(),
-                    "no folder is polled for this reason any more"
-                );
-            }
-        }
-        if let Some(why) = after {
-            let count = self.polled.entry(why).or_default();
-            *count += 1;
-            if *count == 1 {
-                let every = self.settings.poll_interval;
-                tracing::warn!(
-                    reason = why.as_str(),
-                    ?every,
-                    "folders are polled; {}",
-                    why.remedy()
-                );
-            }
-        }
-    }
 }
 
 impl<K> Owner<K> {
     pub(super) fn key(&self) -> &K {
         &self.key
-    }
-
-    /// Its time for a look has come; it is planned no more.
-    pub(super) fn unplan(&mut self) {
-        self.check_at = None;
-    }
-}
-
-/// What a read has come to.
-pub(super) struct Ended {
-    pub(super) began: Instant,
-    pub(super) needs: HashSet<(FolderId, Need)>,
-    pub(super) stamps: Stamps,
-    /// Files that may be being written, and when they last changed.
-    pub(super) suspects: Vec<(FileKey, Instant)>,
-    /// What it is good for use in spite of.
-    pub(super) excuse: Excuse,
-    /// Whether what had happened to its files until they were read has been heard of.
-    pub(super) heard_all: bool,
-    pub(super) device: Option<u64>,
-}
-
-#[derive(Default)]
-struct Placements {
-    raced: bool,
-    refused: Option<Polled>,
-}
-
-/// How long the next read waits after this many in a row that raced with a change of folders.
-fn back_off(races: u32) -> Duration {
-    match races.checked_sub(RACES + 1) {
-        None => Duration::ZERO,
-        Some(more) => Duration::from_millis(10 << more.min(7)),
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::events::Loss;
 use super::*;
 use crate::config::Limits;
 use crate::files::read::read;
@@ -431,13 +432,9 @@ fn what_no_event_tells_of_is_found_by_the_next_look() {
 fn without_inotify_everything_is_polled() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
-    let settings = Settings {
-        poll_interval: Duration::from_millis(50),
-        ..Settings::default()
-    };
-    let watch = Watch::start(settings.clone());
+    let watch = Watch::start(quick());
     watch.handle.inner.lock().placer.missing = true;
-    let mut follower = Follower::with(&folder, settings);
+    let mut follower = Follower::with(&folder, quick());
     follower.watch = watch;
     follower.read();
     let polled = follower.watch.state().polled;
@@ -447,6 +444,127 @@ fn without_inotify_everything_is_polled() {
     symlink("nowhere", folder.join("new")).unwrap();
     fs::rename(folder.join("new"), folder.join("tls.key")).unwrap();
     follower.until(&A[..1]);
+}
+
+/// Settings with which a test need not wait long for a look.
+fn quick() -> Settings {
+    Settings {
+        poll_interval: Duration::from_millis(50),
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn refused_watches_are_polled_and_had_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    write(&folder, &A);
+    let mut follower = Follower::with(dir.path().join("none"), quick());
+    follower.watch.forget(&follower.folder.clone());
+    // As if the kernel had said so.
+    follower.watch.handle.inner.lock().placer.limited = true;
+    follower.folder.clone_from(&folder);
+    follower.read();
+    follower.until(&A);
+    let polled = [(folder.clone(), Polled::WatchLimit)];
+    assert_eq!(follower.watch.state().polled, polled);
+    assert!(follower.watch.state().refusals > 0);
+    write(&folder, &B);
+    follower.until(&B);
+    {
+        let inner = &follower.watch.handle.inner;
+        inner.lock().placer.retry_at = Some(Instant::now());
+        inner.work.notify_one();
+    }
+    while !follower.watch.state().polled.is_empty() {
+        assert!(follower.step(LOST));
+    }
+    follower.settle();
+    write(&folder, &A);
+    follower.until(&A);
+    assert_eq!(follower.watch.state().missed, 0);
+}
+
+#[test]
+fn a_file_with_other_names_is_polled() {
+    let dir = tempfile::tempdir().unwrap();
+    let [folder, other] = ["host", "other"].map(|name| dir.path().join(name));
+    write(&other, &A[1..]);
+    fs::create_dir(&folder).unwrap();
+    fs::hard_link(other.join("tls.key"), folder.join("tls.key")).unwrap();
+    let mut follower = Follower::with(&folder, quick());
+    follower.until(&A[1..]);
+    follower.settle();
+    let polled = [(folder.clone(), Polled::SharedFile)];
+    assert_eq!(follower.watch.state().polled, polled);
+    write(&other, &B[1..]);
+    follower.until(&B[1..]);
+}
+
+#[test]
+fn a_file_system_that_reports_no_changes_is_polled_and_not_watched() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    write(&folder, &A);
+    symlink("/proc/version", folder.join("version")).unwrap();
+    let follower = Follower::new(&folder);
+    let polled = [(folder.clone(), Polled::RemoteFileSystem)];
+    assert_eq!(follower.watch.state().polled, polled);
+    let table = follower.watch.handle.inner.lock();
+    let (_, proc) = table
+        .index
+        .folders()
+        .find(|(_, folder)| folder.remote)
+        .unwrap();
+    assert_eq!(&*proc.path, Path::new("/proc"));
+    assert!(!proc.known);
+}
+
+#[test]
+fn a_touch_of_a_folder_above_is_no_change() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("root/host");
+    write(&folder, &A);
+    let mut follower = Follower::new(&folder);
+    follower.until(&A);
+    follower.settle();
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(&dir.path().join("root"), 0o711);
+    follower.assert_idle();
+    mode(&folder, 0o700);
+    assert!(follower.step(LOST));
+}
+
+#[test]
+fn a_tree_that_is_replaced_without_a_pause_is_read_when_it_stands_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("tree/host");
+    write(&folder, &A);
+    let mut follower = Follower::new(&folder);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..2000 {
+                let next = dir.path().join("next");
+                write(&next.join("host"), &[("tls.key", &format!("key {round}"))]);
+                fs::rename(dir.path().join("tree"), dir.path().join("old")).unwrap();
+                fs::rename(&next, dir.path().join("tree")).unwrap();
+                fs::remove_dir_all(dir.path().join("old")).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Release);
+        });
+        while !done.load(std::sync::atomic::Ordering::Acquire) {
+            follower.step(Duration::from_millis(50));
+        }
+    });
+    follower.until(&[("tls.key", "key 1999")]);
+    follower.settle();
+    write(&folder, &B);
+    follower.until(&B);
+    assert!(follower.watch.state().directories < 10);
 }
 
 #[test]

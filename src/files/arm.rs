@@ -1,0 +1,81 @@
+//! What a read tells whoever keeps watch for it.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::SystemTime;
+
+use rustix::fs::Stat;
+
+/// A file or folder, whatever its path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// The device, as `st_dev` has it.
+    pub device: u64,
+    /// The inode on it.
+    pub inode: u64,
+}
+
+/// A folder that a walk holds open.
+#[derive(Clone, Copy, Debug)]
+pub struct Dir<'a> {
+    /// Its path without links.
+    pub path: &'a Path,
+    /// Which folder it is, so that a watch on another one that has taken its path is noticed.
+    pub id: FileId,
+    /// Whether its file system may change without a word to this machine's kernel (NFS and such).
+    pub remote: bool,
+    /// Whether its files were complete before it could be reached: what `..data` leads to.
+    pub complete: bool,
+}
+
+/// What in a folder matters to a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest<'a> {
+    /// This one name.
+    Name(&'a OsStr),
+    /// Which names there are; the content behind them is of no matter.
+    Names,
+    /// Everything in it.
+    All,
+}
+
+/// Told of every folder right before something is looked up in it, so that a watch is in place
+/// before the read that depends on it.
+pub trait Arm {
+    /// `interest` in `dir` is about to be looked up.
+    fn arm(&mut self, dir: Dir<'_>, interest: Interest<'_>);
+
+    /// A file in `dir` was read.
+    fn saw(&mut self, dir: Dir<'_>, file: Seen<'_>);
+}
+
+/// A regular file that was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// Its name.
+    pub name: &'a OsStr,
+    /// When its content last changed.
+    pub modified: SystemTime,
+    /// Whether it can be written under another name than this, of which the folder that this one is
+    /// in would not be told: it has several hard links, or is mounted here.
+    pub shared: bool,
+}
+
+/// For a single look at the files, when nothing is to be watched.
+pub struct Unwatched;
+
+impl Arm for Unwatched {
+    fn arm(&mut self, _: Dir<'_>, _: Interest<'_>) {}
+    fn saw(&mut self, _: Dir<'_>, _: Seen<'_>) {}
+}
+
+impl FileId {
+    /// Of what `stat` is about.
+    #[allow(clippy::unnecessary_cast)] // The widths differ between architectures.
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev as u64,
+            inode: stat.st_ino as u64,
+        }
+    }
+}

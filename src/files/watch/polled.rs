@@ -1,0 +1,99 @@
+//! Why owners are polled, and a word in the log when that begins or ends.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Why an owner is polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Polled {
+    /// Something could not be looked at for a passing reason, such as the limit on open files.
+    PassingFailure,
+    /// A file has other names, and a change made under one of them is not told of.
+    SharedFile,
+    /// The file system may change without a word to this machine's kernel.
+    RemoteFileSystem,
+    /// A folder can't be watched for another reason, such as its permissions.
+    Refused,
+    /// The kernel's limit on watches is reached.
+    WatchLimit,
+    /// Nothing can be watched: inotify can't be had.
+    NoInotify,
+}
+
+impl Polled {
+    /// The reason as a metric label and JSON value, in snake case.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::PassingFailure => "passing_failure",
+            Self::SharedFile => "shared_file",
+            Self::RemoteFileSystem => "remote_file_system",
+            Self::Refused => "refused",
+            Self::WatchLimit => "watch_limit",
+            Self::NoInotify => "no_inotify",
+        }
+    }
+
+    /// What it means, and what to do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::PassingFailure => {
+                "files could not be looked at for a passing reason; raise the limit on open files, \
+                 or look into the system's log"
+            }
+            Self::SharedFile => {
+                "files have several hard links or are mounted one by one; mount or link their \
+                 folder to have changes seen at once"
+            }
+            Self::RemoteFileSystem => {
+                "their file system does not report changes; keep them on a local one to have \
+                 changes seen at once"
+            }
+            Self::Refused => {
+                "folders can't be watched; let the agent's user read every folder on the way"
+            }
+            Self::WatchLimit => {
+                "the kernel's limit on watches is reached; raise fs.inotify.max_user_watches \
+                 (sysctl)"
+            }
+            Self::NoInotify => "inotify can't be had; raise fs.inotify.max_user_instances (sysctl)",
+        }
+    }
+}
+
+/// How many owners are polled for which reason.
+#[derive(Default)]
+pub(super) struct Tally(BTreeMap<Polled, usize>);
+
+impl Tally {
+    /// An owner that was polled for the reason `before` is polled for the reason `after` now. The
+    /// first of a kind and the last one gone are logged: there may be thousands.
+    pub(super) fn change(
+        &mut self,
+        before: Option<Polled>,
+        after: Option<Polled>,
+        every: Duration,
+    ) {
+        if before == after {
+            return;
+        }
+        if let Some(why) = before
+            && let Some(count) = self.0.get_mut(&why)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                tracing::info!(
+                    reason = why.as_str(),
+                    "no folder is polled for this reason any more"
+                );
+            }
+        }
+        if let Some(why) = after {
+            let count = self.0.entry(why).or_default();
+            *count += 1;
+            if *count == 1 {
+                let (reason, remedy) = (why.as_str(), why.remedy());
+                tracing::warn!(reason, ?every, "folders are polled: {remedy}");
+            }
+        }
+    }
+}
