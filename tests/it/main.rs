@@ -21,6 +21,7 @@ mod limits;
 mod mirror;
 mod package;
 mod rotation;
+mod soak;
 mod systemd;
 mod tools;
 mod util;

@@ -265,7 +265,8 @@ impl<Q, R: std::fmt::Debug> Stream<Q, R> {
         assert!(next.is_none(), "nothing was due, and there came {next:#?}");
     }
 
-    fn next(&mut self, bound: Duration) -> Option<Result<R, Status>> {
+    /// What comes within `bound`: a response, or the end.
+    pub(crate) fn next(&mut self, bound: Duration) -> Option<Result<R, Status>> {
         let next = async { tokio::time::timeout(bound, self.responses.recv()).await };
         match RUNTIME.block_on(next) {
             Ok(Some(next)) => Some(next),
@@ -323,7 +324,9 @@ impl Sotw {
     pub(crate) fn ack(&mut self, response: &DiscoveryResponse) {
         self.version.clone_from(&response.version_info);
         self.nonce.clone_from(&response.nonce);
-        self.send_request(None);
+        // Whoever waits for the next response hears of an end.
+        let request = self.next_request(None);
+        let _ = self.stream.try_send(request);
     }
 
     /// Rejects `response` with Envoy's words.
@@ -333,15 +336,19 @@ impl Sotw {
     }
 
     fn send_request(&mut self, error_detail: Option<Rejection>) {
-        let request = DiscoveryRequest {
+        let request = self.next_request(error_detail);
+        self.stream.send(request);
+    }
+
+    fn next_request(&mut self, error_detail: Option<Rejection>) -> DiscoveryRequest {
+        DiscoveryRequest {
             version_info: self.version.clone(),
             node: self.stream.node(),
             resource_names: self.names.clone(),
             type_url: SECRET_TYPE_URL.into(),
             response_nonce: self.nonce.clone(),
             error_detail,
-        };
-        self.stream.send(request);
+        }
     }
 
     /// The secrets of the next response, which is accepted.
@@ -379,7 +386,8 @@ impl Delta {
     pub(crate) fn ack(&mut self, response: &DeltaDiscoveryResponse) {
         let mut request = self.request();
         request.response_nonce = response.nonce.clone();
-        self.0.send(request);
+        // Whoever waits for the next response hears of an end.
+        let _ = self.0.try_send(request);
     }
 
     /// Rejects `response` with Envoy's words.
@@ -423,10 +431,15 @@ impl Delta {
     #[track_caller]
     pub(crate) fn changes(&mut self) -> Changes {
         let response = self.recv();
-        self.ack(&response);
+        self.accept(&response)
+    }
+
+    /// What a response says, which is accepted.
+    pub(crate) fn accept(&mut self, response: &DeltaDiscoveryResponse) -> Changes {
+        self.ack(response);
         Changes {
             secrets: response.resources.iter().map(served_by_delta).collect(),
-            removed: response.removed_resources,
+            removed: response.removed_resources.clone(),
         }
     }
 
