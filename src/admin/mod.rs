@@ -4,6 +4,7 @@ pub mod exposition;
 pub mod health;
 pub mod http;
 mod metrics;
+mod page;
 mod pages;
 pub mod process;
 pub mod state;

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::http::{JSON, Page, Pages};
 use super::survey::Sources;
-use super::{exposition, metrics};
+use super::{exposition, metrics, page};
 use crate::metrics::Metrics;
 
 const INDEX: &str = "\
@@ -23,6 +23,8 @@ sds-agent
 pub struct AdminPages {
     sources: Sources,
     metrics: Arc<Metrics>,
+    /// Whether there is a page for people, rather than a list of what there is.
+    with_page: bool,
     /// Held while a page is made of the whole state: however many ask, one at a time costs processor
     /// time that streams may need.
     turn: Mutex<()>,
@@ -34,8 +36,25 @@ impl AdminPages {
         Self {
             sources,
             metrics,
+            with_page: false,
             turn: Mutex::default(),
         }
+    }
+
+    /// And a page for people.
+    pub fn with_page(self) -> Self {
+        Self {
+            with_page: true,
+            ..self
+        }
+    }
+
+    fn index(&self) -> Page {
+        if !self.with_page {
+            return Page::text(StatusCode::OK, INDEX);
+        }
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        page::of(&self.sources.survey())
     }
 
     fn status(&self) -> Page {
@@ -79,7 +98,7 @@ impl AdminPages {
 impl Pages for AdminPages {
     fn page(&self, path: &str, _query: Option<&str>) -> Option<Page> {
         Some(match path {
-            "/" => Page::text(StatusCode::OK, INDEX),
+            "/" => self.index(),
             "/status" => self.status(),
             "/metrics" => self.metrics(),
             "/livez" => self.alive(),

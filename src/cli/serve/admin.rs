@@ -49,7 +49,7 @@ pub(super) async fn start(
             .map_err(anyhow::Error::msg)
             .context("admin.tcp (--admin-tcp)")?;
         info!(address = %listener.local_addr()?, "the page, metrics and health are served");
-        let pages = AdminPages::new(sources, shared.metrics.clone());
+        let pages = AdminPages::new(sources, shared.metrics.clone()).with_page();
         tasks.spawn(http::serve_tcp(
             listener,
             Arc::new(pages),

@@ -1,0 +1,63 @@
+//! The page for people: one file, its styles and its script within, made anew for each request.
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use hyper::header::HeaderValue;
+use sha2::{Digest, Sha256};
+
+use super::http::Page;
+use super::state::State;
+
+const TEMPLATE: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+const SCRIPT: &str = include_str!("page/page.js");
+
+/// The `Content-Type` of the page.
+const HTML: &str = "text/html; charset=utf-8";
+
+/// The page that shows `state`.
+pub(super) fn of(state: &State) -> Page {
+    // Nothing in it can fail to be JSON: no map has keys other than strings.
+    let json = serde_json::to_string(state).unwrap_or_default();
+    let html = TEMPLATE
+        .replace("/*STYLE*/", STYLE)
+        .replace("/*SCRIPT*/", SCRIPT)
+        // Last: what it holds comes from outside, and must not be taken for another mark.
+        .replace("/*STATE*/", &in_script(&json));
+    Page {
+        policy: HeaderValue::from_str(&policy()).ok(),
+        ..Page::ok(HTML, html)
+    }
+}
+
+/// What the page may do: run its own style and script, known by their hashes, and ask for `/status`.
+fn policy() -> String {
+    format!(
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        BASE64_STANDARD.encode(Sha256::digest(STYLE)),
+        BASE64_STANDARD.encode(Sha256::digest(SCRIPT))
+    )
+}
+
+/// JSON that ends no `<script>`, begins no comment in one, and is the same JSON.
+fn in_script(json: &str) -> String {
+    json.replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
+        .replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_can_not_leave_its_script() {
+        let json = serde_json::to_string("</script><!-- &\u{2028}").unwrap();
+        let safe = in_script(&json);
+        assert!(!safe.contains(['<', '>', '&', '\u{2028}']), "{safe}");
+        let back: String = serde_json::from_str(&safe).unwrap();
+        assert_eq!(back, "</script><!-- &\u{2028}");
+    }
+}
