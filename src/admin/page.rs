@@ -32,7 +32,7 @@ pub(super) fn of(state: &State) -> Page {
 /// What the page may do: run its own style and script, known by their hashes, and ask for `/status`.
 fn policy() -> String {
     format!(
-        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; \
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
         BASE64_STANDARD.encode(Sha256::digest(STYLE)),
         BASE64_STANDARD.encode(Sha256::digest(SCRIPT))
