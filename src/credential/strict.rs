@@ -47,6 +47,14 @@ pub(crate) fn is_pkcs8(der: &[u8]) -> bool {
     shape(Der(der)).is_some()
 }
 
+/// Whether `der` is a PKCS #8 private key of version 2, which has the public key in it too (RFC 5958).
+pub(crate) fn is_pkcs8_of_version_2(der: &[u8]) -> bool {
+    let version = Der(der)
+        .sequence()
+        .and_then(|mut key| key.take(tag::INTEGER));
+    version.is_some_and(|version| version.0 == [1])
+}
+
 fn signed<'a>(der: &'a [u8], content: impl Fn(Der<'a>) -> Option<&'a [u8]>) -> Option<()> {
     let mut all = Der(der);
     let mut outer = all.sequence()?;

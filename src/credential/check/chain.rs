@@ -11,6 +11,7 @@ use super::order::check_order;
 use crate::credential::facts::called;
 use crate::credential::key::{KeyType, Loaded};
 use crate::credential::pem::{self, Block, Content};
+use crate::credential::strict;
 use crate::credential::{Bundle, CertificateFacts, Pair};
 use crate::files::read::File;
 use crate::problem::Reason;
@@ -96,6 +97,13 @@ fn load(der: &PrivateKeyDer<'_>, file: &File, findings: &mut Findings<'_>) -> Op
     let loaded = Loaded::new(der);
     if loaded.is_none() {
         match KeyType::of_private(der) {
+            // Tools written in Rust tend to make them so, for Ed25519.
+            _ if is_of_version_2(der) => findings.error(
+                Reason::UnsupportedKey,
+                &file.name,
+                "the private key is PKCS #8 of version 2, with the public key in it, which Envoy does not read",
+                "write it as PKCS #8 of version 1, which OpenSSL makes",
+            ),
             Some(kind) if !kind.is_taken() => findings.error(
                 Reason::UnsupportedKey,
                 &file.name,
@@ -112,6 +120,10 @@ fn load(der: &PrivateKeyDer<'_>, file: &File, findings: &mut Findings<'_>) -> Op
         }
     }
     loaded
+}
+
+fn is_of_version_2(der: &PrivateKeyDer<'_>) -> bool {
+    matches!(der, PrivateKeyDer::Pkcs8(key) if strict::is_pkcs8_of_version_2(key.secret_pkcs8_der()))
 }
 
 /// Which of the certificates is the key's.

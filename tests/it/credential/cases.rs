@@ -342,6 +342,20 @@ fn shapes_of_keys(cases: &mut Vec<Case>) {
         &[("a.pem", both.as_bytes())],
         Good(vec![]),
     ));
+    let (cert, key) = version_2();
+    let files: [(&str, &[u8]); 2] = [("tls.crt", cert.as_bytes()), ("tls.key", key.as_bytes())];
+    cases.push(case(
+        "key: PKCS #8 of version 2",
+        &files,
+        Bad(Reason::UnsupportedKey),
+    ));
+}
+
+/// An Ed25519 key with its public key in it.
+fn version_2() -> (String, String) {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
 fn orders(cases: &mut Vec<Case>) {
