@@ -18,8 +18,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     std::fs::write(out.join("xds.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
-        // It holds private keys: src/proto.rs gives it a redacted Debug.
-        .skip_debug([".envoy.config.core.v3.DataSource"])
+        // They hold private keys: src/proto/mod.rs gives them a redacted Debug.
+        .skip_debug([
+            ".envoy.config.core.v3.DataSource",
+            ".envoy.service.discovery.v3.DiscoveryResponse",
+            ".envoy.service.discovery.v3.Resource",
+        ])
         .compile_fds(descriptors)?;
     version()
 }

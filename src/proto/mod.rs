@@ -62,6 +62,28 @@ pub use tree::envoy::service::discovery::v3 as discovery;
 pub use tree::envoy::service::secret::v3 as secret;
 pub use tree::google::rpc;
 
+impl fmt::Debug for discovery::DiscoveryResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.resources.iter().map(|any| any.value.len());
+        f.debug_struct("DiscoveryResponse")
+            .field("version_info", &self.version_info)
+            .field("nonce", &self.nonce)
+            .field("bytes_of_resources", &bytes.collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for discovery::Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.resource.as_ref().map(|any| any.value.len());
+        f.debug_struct("Resource")
+            .field("name", &self.name)
+            .field("version", &self.version)
+            .field("bytes", &bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for core::DataSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use core::data_source::Specifier;

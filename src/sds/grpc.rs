@@ -6,6 +6,7 @@
 //! borrows the one encoded copy of its secrets.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -27,13 +28,13 @@ pub(crate) struct Messages<B> {
 }
 
 /// A message to send: pieces that are written one after the other, without being put together.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Segments(VecDeque<Bytes>);
 
 impl<B> Messages<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
+    B::Error: fmt::Display,
 {
     /// Reads messages of at most `limit` bytes each.
     pub(crate) fn new(body: B, limit: usize) -> Self {
@@ -121,6 +122,13 @@ impl Segments {
         head.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         segments.push_front(head.freeze());
         Self(segments)
+    }
+}
+
+/// Its bytes may be a private key's.
+impl fmt::Debug for Segments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Segments({} bytes)", self.remaining())
     }
 }
 

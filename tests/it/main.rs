@@ -14,6 +14,7 @@ mod credential;
 mod docs;
 mod envoy_config;
 mod faults;
+mod hygiene;
 mod interrupted;
 mod lifecycle;
 mod limits;
