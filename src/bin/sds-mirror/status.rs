@@ -51,12 +51,14 @@ impl Status {
     }
 
     /// The API server agreed to a request about a namespace: it is heard of.
-    pub(crate) fn heard(&self, namespace: &str) {
+    pub(crate) fn heard(&self, name: &str) {
         let now = SystemTime::now();
-        self.metrics.heard(namespace, now);
-        if let Some(namespace) = self.lock().namespaces.get_mut(namespace) {
+        self.metrics.heard(name, now);
+        if let Some(namespace) = self.lock().namespaces.get_mut(name) {
             namespace.heard = Some(now);
-            namespace.failure = None;
+            if namespace.failure.take().is_some() {
+                tracing::info!(namespace = name, "the API server answers again");
+            }
         }
     }
 
@@ -103,17 +105,17 @@ impl Status {
 
     fn ready(&self) -> Page {
         let state = self.lock();
-        let mut waits = String::new();
-        for (name, namespace) in &state.namespaces {
-            if let Some(why) = namespace.waits_for() {
-                let _ = writeln!(waits, "namespace {name}: {why}");
-            }
-        }
-        let (status, mut body) = if waits.is_empty() {
-            (StatusCode::OK, "ready\n".to_owned())
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, waits)
+        let waits = state
+            .namespaces
+            .values()
+            .any(|one| one.waits_for().is_some());
+        let (status, mut body) = match waits {
+            false => (StatusCode::OK, "ready\n".to_owned()),
+            true => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
         };
+        for (name, namespace) in &state.namespaces {
+            let _ = writeln!(body, "namespace {name}: {}", namespace.text());
+        }
         for (subject, problem) in state.problems.iter() {
             let _ = writeln!(body, "problem: {subject}: {}", problem.text);
         }
@@ -126,20 +128,28 @@ impl Status {
 }
 
 impl Namespace {
-    fn waits_for(&self) -> Option<String> {
-        let age = self.heard.and_then(|heard| heard.elapsed().ok());
-        let mut why = match age {
-            _ if !self.listed => "waiting for the first list".to_owned(),
-            Some(age) if age > STALE_AFTER => {
-                format!("no word of the API server for {} s", age.as_secs())
-            }
-            _ => return None,
-        };
-        if let Some(failure) = &self.failure {
-            why.push_str(": ");
-            why.push_str(failure);
+    /// How long ago the API server was heard of.
+    fn age(&self) -> Option<Duration> {
+        self.heard.and_then(|heard| heard.elapsed().ok())
+    }
+
+    fn waits_for(&self) -> Option<&'static str> {
+        if !self.listed {
+            return Some("waiting for the first list");
         }
-        Some(why)
+        let is_stale = self.age().is_some_and(|age| age > STALE_AFTER);
+        is_stale.then_some("waiting for the API server")
+    }
+
+    fn text(&self) -> String {
+        let mut text = self.waits_for().unwrap_or("in step").to_owned();
+        if let Some(age) = self.age() {
+            let _ = write!(text, ", heard of {} s ago", age.as_secs());
+        }
+        if let Some(failure) = &self.failure {
+            let _ = write!(text, ": {failure}");
+        }
+        text
     }
 }
 

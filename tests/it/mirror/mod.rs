@@ -4,6 +4,7 @@ mod cluster;
 mod latency;
 mod output;
 mod rights;
+mod said;
 mod scale;
 mod secrets;
 mod unit;

@@ -7,6 +7,8 @@ pub(crate) mod agent;
 pub(crate) mod bed;
 pub(crate) mod envoy;
 pub(crate) mod folders;
+#[cfg(feature = "mirror")]
+pub(crate) mod http_server;
 pub(crate) mod https;
 #[cfg(feature = "mirror")]
 pub(crate) mod kube;

@@ -57,6 +57,8 @@ pub(crate) struct Mirror {
     present: BTreeMap<String, Present>,
     /// What is to be written, the latest of each Secret.
     pending: BTreeMap<Id, Content>,
+    /// Those of them that the system refused to write, until it is time to try again.
+    failed: BTreeSet<Id>,
     /// Namespaces that have been listed, or could not be: nothing is done before all have.
     settled: BTreeSet<String>,
     notes: Notes,
@@ -65,6 +67,8 @@ pub(crate) struct Mirror {
     look_again: Instant,
     /// There is more to do right now.
     unfinished: bool,
+    /// What systemd was told last.
+    line: String,
 }
 
 /// What is to be written for a Secret.
@@ -106,12 +110,14 @@ impl Mirror {
             said: Said::default(),
             present: BTreeMap::new(),
             pending: BTreeMap::new(),
+            failed: BTreeSet::new(),
             settled: BTreeSet::new(),
             notes: Notes::default(),
             problems: Problems::default(),
             retry: Backoff::new(),
             look_again: Instant::now() + LOOK_AGAIN,
             unfinished: false,
+            line: String::new(),
             config,
         };
         mirror.check_cluster(cluster)?;
@@ -209,8 +215,15 @@ impl Mirror {
         Ok(found)
     }
 
-    /// Looks at the disk again.
+    /// Looks at the disk again, and tries again what failed.
     fn look(&mut self) -> Result<(), String> {
+        if !self.output.is_in_place() {
+            return Err(format!(
+                "{} was removed or replaced; restart sds-mirror, which makes it anew",
+                self.output.path().display()
+            ));
+        }
+        self.failed.clear();
         match self.scan() {
             Ok(_) => Ok(()),
             Err(error) if self.config.once => Err(error),
@@ -233,14 +246,17 @@ impl Mirror {
         }
         let plan = self.plan();
         let written = self.write(&plan, shutdown).await;
-        let removed = self.remove(&plan).await;
+        let removed = self.remove(&plan, shutdown).await;
+        if shutdown.is_cancelled() {
+            return;
+        }
         self.said.forget_deletions(&self.present);
         // Some of it may be otherwise now.
         let plan = self.plan();
         let waiting = self.waiting(&plan);
         self.report(&plan, waiting);
-        self.unfinished = waiting > 0 && written && !shutdown.is_cancelled();
-        let pause = match written && removed {
+        self.unfinished = waiting > 0 || removed.more;
+        let pause = match written && removed.all_worked {
             false => self.retry.after_failure(None),
             true if plan.conflicts.is_empty() => LOOK_AGAIN,
             true => LOOK_AGAIN_SOON,
@@ -257,8 +273,13 @@ impl Mirror {
 
     /// How many folders could be written right now.
     fn waiting(&self, plan: &Plan) -> usize {
+        self.writable(plan).count()
+    }
+
+    /// The Secrets whose folders could be written right now.
+    fn writable<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Id> {
         let pending = self.pending.keys();
-        pending.filter(|id| plan.granted.contains_key(id)).count()
+        pending.filter(|id| plan.granted.contains_key(id) && !self.failed.contains(id))
     }
 }
 

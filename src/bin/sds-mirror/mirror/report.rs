@@ -41,8 +41,10 @@ impl Mirror {
                 folders: folders.filter(|one| **one != Present::Foreign).count(),
             },
         );
-        if problems != self.problems || self.unfinished {
-            systemd::status(&self.status.line());
+        let line = self.status.line();
+        if line != self.line {
+            systemd::status(&line);
+            self.line = line;
         }
         self.problems = problems;
     }

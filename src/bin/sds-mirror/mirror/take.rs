@@ -6,11 +6,10 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::{Content, Mirror};
-use crate::cluster::Cluster;
 use crate::manifest::Manifest;
 use crate::reconcile::Wish;
 use crate::select::{Choice, Id, Selected};
-use crate::source::{Event, Failure};
+use crate::source::{Event, Failure, FailureKind};
 
 impl Mirror {
     /// Notes what the API server told.
@@ -20,10 +19,8 @@ impl Mirror {
                 secrets,
                 cluster_uid,
             } => {
-                let cluster = Cluster {
-                    uid: cluster_uid,
-                    ..self.cluster.clone()
-                };
+                let mut cluster = self.cluster.clone();
+                cluster.uid = cluster_uid.or(cluster.uid);
                 self.check_cluster(cluster)?;
                 self.take_list(namespace, secrets);
             }
@@ -69,13 +66,16 @@ impl Mirror {
     ) -> Result<(), String> {
         let text = format!("{}; {}", failure.text, failure.kind.remedy());
         self.status.metrics.failed(namespace, failure.kind);
-        if self.config.once {
+        // A list that takes too long to be read to its end is begun anew.
+        if self.config.once && failure.kind != FailureKind::Gone {
             return Err(format!("namespace {namespace}: {text}"));
         }
         if self.status.failed(namespace, &failure.text) {
             warn!(namespace, kind = failure.kind.as_str(), next_try_in = ?pause, "{text}");
         }
-        self.settled.insert(namespace.to_owned());
+        if !self.config.once {
+            self.settled.insert(namespace.to_owned());
+        }
         Ok(())
     }
 
@@ -119,6 +119,7 @@ impl Mirror {
 
     fn forget(&mut self, id: &Id) {
         self.pending.remove(id);
+        self.failed.remove(id);
         self.notes.refused.remove(id);
         self.notes.content.remove(id);
     }

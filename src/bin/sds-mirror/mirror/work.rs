@@ -60,13 +60,7 @@ impl Mirror {
 
     /// Writes some of what is to be written. Returns whether all of that worked.
     pub(super) async fn write(&mut self, plan: &Plan, shutdown: &CancellationToken) -> bool {
-        let ids: Vec<Id> = self
-            .pending
-            .keys()
-            .filter(|id| plan.granted.contains_key(id))
-            .take(BATCH)
-            .cloned()
-            .collect();
+        let ids: Vec<Id> = self.writable(plan).take(BATCH).cloned().collect();
         let jobs = ids.into_iter().filter_map(|id| {
             let content = self.pending.remove(&id)?;
             let folder = plan.granted.get(&id)?.clone();
@@ -107,6 +101,7 @@ impl Mirror {
                 self.status.metrics.wrote(None);
                 let text = format!("can't be written: {error}; it is tried again");
                 self.notes.write.insert(folder, text);
+                self.failed.insert(id.clone());
                 self.pending.insert(id, content);
                 return false;
             }
@@ -126,14 +121,18 @@ impl Mirror {
         true
     }
 
-    /// Removes what is to be removed. Returns whether all of that worked.
-    pub(super) async fn remove(&mut self, plan: &Plan) -> bool {
+    /// Removes some of what is to be removed.
+    pub(super) async fn remove(&mut self, plan: &Plan, shutdown: &CancellationToken) -> Removed {
+        // Where its Secret has another folder now, that one comes first.
+        let is_next = |folder: &&String| match self.present.get(*folder) {
+            Some(Present::Ours { id, .. }) => !self.pending.contains_key(id),
+            _ => false,
+        };
+        let folders: Vec<&String> = plan.remove.iter().filter(is_next).collect();
         let mut all_worked = true;
-        for folder in &plan.remove {
-            // Where its Secret has another folder now, that one comes first.
-            if matches!(self.present.get(folder), Some(Present::Ours { id, .. }) if self.pending.contains_key(id))
-            {
-                continue;
+        for folder in folders.iter().copied().take(BATCH) {
+            if shutdown.is_cancelled() {
+                break;
             }
             let (output, name) = (Arc::clone(&self.output), folder.clone());
             let result = tokio::task::spawn_blocking(move || output.remove(&name)).await;
@@ -156,8 +155,19 @@ impl Mirror {
                 }
             }
         }
-        all_worked
+        Removed {
+            all_worked,
+            // What failed stands first the next time: it must not be tried again at once.
+            more: all_worked && folders.len() > BATCH,
+        }
     }
+}
+
+/// What came of removals.
+pub(super) struct Removed {
+    pub(super) all_worked: bool,
+    /// Whether there is more to remove right now.
+    pub(super) more: bool,
 }
 
 /// What came of a write.

@@ -104,6 +104,11 @@ impl Output {
         &self.path
     }
 
+    /// Whether this is what its path leads to, still.
+    pub(crate) fn is_in_place(&self) -> bool {
+        sys::is_at(&self.dir, &self.path)
+    }
+
     /// All that is there, by name; names that begin with a dot are passed over.
     ///
     /// # Errors

@@ -5,12 +5,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, fchmod, fchown, flock,
-    fsync, mkdirat, openat, readlinkat, renameat, renameat_with, symlinkat, unlinkat,
+    fstat, fsync, mkdirat, openat, readlinkat, renameat, renameat_with, stat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -37,6 +38,14 @@ pub(super) fn make_and_open(path: &Path, group: Option<u32>) -> io::Result<Owned
         folder_flags() - OFlags::NOFOLLOW,
         Mode::empty(),
     )?)
+}
+
+/// Whether the open folder is what `path` leads to.
+pub(super) fn is_at(dir: impl AsFd, path: &Path) -> bool {
+    let (Ok(open), Ok(there)) = (fstat(dir), stat(path)) else {
+        return false;
+    };
+    (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino)
 }
 
 /// How long a lock is waited for: a mirror that was told to end may be at its last write.
@@ -194,12 +203,15 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A name that was not given before: the time, to the nanosecond.
+/// A name that was not given before, by this process or an earlier one: the time, and a number that
+/// tells two writers of the same moment apart.
 pub(super) fn unique(prefix: &str) -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    format!("{prefix}{:x}", now.as_nanos())
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    format!("{prefix}{:x}{number:04x}", now.as_nanos())
 }
 
 /// Whether this is a name as [`unique`] gives generations.
