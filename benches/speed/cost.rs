@@ -2,69 +2,117 @@
 
 use std::time::{Duration, Instant};
 
-use crate::stats::{line, title};
+use crate::stats::{Durations, line, title};
+use crate::util::sds::Delta;
+use crate::util::tools::target_dir;
 use crate::util::{Agent, Bed, Way};
 
 const ROTATIONS: usize = 500;
 
 /// Whether a rotation costs more where there are more credentials.
 pub(crate) fn of_a_rotation() {
-    title("Processor time of a rotation, with more and more credentials");
-    let measured = [10, 5_000].map(|credentials| {
-        let bed = Bed::new();
-        for number in 1..credentials {
-            bed.pair(&format!("other-{number}"));
-        }
-        let cost = rotate(&bed, |_| ());
+    title("Processor time of a rotation, and its delivery, with more and more credentials");
+    for way in [Way::Rename, Way::Kubelet] {
+        let measured = [10, 5_000].map(|credentials| {
+            let bed = Bed::new();
+            for number in 1..credentials {
+                bed.pair(&format!("other-{number}"));
+            }
+            let cost = Rotating::start(&bed, way).measure();
+            line(&format!("{}, {credentials} credentials", way.name()), &cost);
+            cost
+        });
         line(
-            &format!("{credentials} credentials"),
-            format!("{cost:.1} µs"),
+            &format!("{}, ratio", way.name()),
+            measured[1].ratio(&measured[0]),
         );
-        cost
-    });
-    line("ratio", format!("{:.2}", measured[1] / measured[0]));
+    }
 }
 
 /// Whether a rotation costs more where there are streams that did not subscribe to it.
 pub(crate) fn of_a_rotation_beside_other_streams() {
-    title("Processor time of a rotation, beside streams of other credentials");
+    title("Processor time of a rotation, and its delivery, beside streams of another credential");
     let measured = [0, 1_000].map(|streams| {
         let bed = Bed::new();
         bed.pair("other");
-        let mut others = Vec::new();
-        let cost = rotate(&bed, |bed| {
-            let client = bed.client();
-            others.extend((0..streams).map(|_| client.delta()));
-            for stream in &mut others {
-                stream.subscribe(&["other"]);
-                stream.secret();
-            }
-        });
-        for stream in &mut others[..streams.min(3)] {
-            stream.0.assert_silent();
+        let rotating = Rotating::start(&bed, Way::Rename);
+        let client = bed.client();
+        let mut others: Vec<_> = (0..streams).map(|_| client.delta()).collect();
+        for stream in &mut others {
+            stream.subscribe(&["other"]);
+            stream.secret();
         }
-        line(&format!("{streams} other streams"), format!("{cost:.1} µs"));
+        let cost = rotating.measure();
+        line(&format!("{streams} other streams"), &cost);
         cost
     });
-    line("ratio", format!("{:.2}", measured[1] / measured[0]));
+    line("ratio", measured[1].ratio(&measured[0]));
 }
 
-/// The agent's processor time for a rotation with one subscriber, in microseconds.
-fn rotate(bed: &Bed, prepare: impl FnOnce(&Bed)) -> f64 {
-    Way::Kubelet.write(&bed.root, "site", 0, &bed.ca.server(&["site.test"]));
-    let agent = bed.agent();
-    let mut stream = bed.client().delta();
-    stream.subscribe(&["site"]);
-    stream.secret();
-    prepare(bed);
-    let before = processor_time(&agent);
-    for generation in 1..=ROTATIONS {
-        let identity = bed.ca.server(&["site.test"]);
-        Way::Kubelet.write(&bed.root, "site", generation, &identity);
+/// An agent that serves a pair, and a stream that takes it.
+struct Rotating<'a> {
+    bed: &'a Bed,
+    way: Way,
+    agent: Agent,
+    stream: Delta,
+}
+
+/// What a rotation costs.
+struct Cost {
+    /// The agent's processor time, in microseconds.
+    processor: f64,
+    delivery: Durations,
+}
+
+impl<'a> Rotating<'a> {
+    fn start(bed: &'a Bed, way: Way) -> Self {
+        way.write(&bed.root, "site", 0, &bed.ca.server(&["site.test"]));
+        let agent = bed.agent();
+        let mut stream = bed.client().delta();
+        stream.subscribe(&["site"]);
         stream.secret();
+        Self {
+            bed,
+            way,
+            agent,
+            stream,
+        }
     }
-    let spent = processor_time(&agent) - before;
-    spent.as_secs_f64() * 1e6 / ROTATIONS as f64
+
+    fn measure(mut self) -> Cost {
+        let before = processor_time(&self.agent);
+        let mut times = Vec::new();
+        for generation in 1..=ROTATIONS {
+            let identity = self.bed.ca.server(&["site.test"]);
+            let start = Instant::now();
+            self.way
+                .write(&self.bed.root, "site", generation, &identity);
+            self.stream.secret();
+            times.push(start.elapsed());
+        }
+        let spent = processor_time(&self.agent) - before;
+        Cost {
+            processor: spent.as_secs_f64() * 1e6 / ROTATIONS as f64,
+            delivery: Durations::new(times),
+        }
+    }
+}
+
+impl Cost {
+    fn ratio(&self, to: &Self) -> String {
+        let delivery = [self, to].map(|cost| cost.delivery.median().as_secs_f64());
+        format!(
+            "processor {:.2}   delivery {:.2}",
+            self.processor / to.processor,
+            delivery[0] / delivery[1]
+        )
+    }
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.0} µs   delivery {}", self.processor, self.delivery)
+    }
 }
 
 /// What a stream costs in memory.
@@ -107,9 +155,12 @@ pub(crate) fn of_10_000_streams() {
 /// Whether the agent rests when there is nothing to do.
 pub(crate) fn of_doing_nothing() {
     const REST: Duration = Duration::from_secs(20);
+    /// After this, threads that were made for reading have ended.
+    const SETTLED: Duration = Duration::from_secs(12);
 
     title("Processor time of an idle agent with 1,000 credentials and 100 streams");
-    let bed = Bed::new();
+    // The agent watches the parents of a root, and in /tmp others are busy.
+    let bed = Bed::new_in(&target_dir().join("tmp"));
     for number in 0..1_000 {
         bed.pair(&format!("site-{number}"));
     }
@@ -120,11 +171,11 @@ pub(crate) fn of_doing_nothing() {
         stream.subscribe(&[&format!("site-{number}")]);
         stream.secret();
     }
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(SETTLED);
     let (ticks, time) = (agent.cpu_ticks(), processor_time(&agent));
     let start = Instant::now();
     std::thread::sleep(REST);
-    let spent = processor_time(&agent) - time;
+    let spent = processor_time(&agent).saturating_sub(time);
     line("clock ticks of 10 ms, in 20 s", agent.cpu_ticks() - ticks);
     let share = spent.as_secs_f64() / start.elapsed().as_secs_f64();
     line(

@@ -1,6 +1,6 @@
 //! What most tests begin with: a root of credential folders, a socket, and an agent.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -18,8 +18,13 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new() -> Self {
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// With its root in `folder`, which exists.
+    pub(crate) fn new_in(folder: &Path) -> Self {
         Self {
-            root: Root::new(),
+            root: Root::new_in(folder),
             ca: Ca::new("Test CA"),
             sockets: socket_folder(),
         }

@@ -17,7 +17,15 @@ pub(crate) struct Root {
 
 impl Root {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("root").tempdir().unwrap();
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// A root somewhere in `folder`, which exists.
+    pub(crate) fn new_in(folder: &Path) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("root")
+            .tempdir_in(folder)
+            .unwrap();
         fs::create_dir(folder.path().join("live")).unwrap();
         Self { folder }
     }
