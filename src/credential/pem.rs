@@ -12,7 +12,7 @@ use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
 use self::lines::{BEGIN, DASHES, END, Line, Lines};
-pub use self::raw::{instead, join, mentions_key, without_marks};
+pub use self::raw::{instead, join, mentions_key, rewrite, without_marks};
 
 /// One PEM block.
 pub struct Block<'a> {
@@ -55,14 +55,14 @@ pub struct Flaw {
     /// What is wrong with which part of it, as a clause.
     pub what: String,
     /// What to do about it.
-    pub remedy: &'static str,
+    pub remedy: String,
 }
 
 impl Flaw {
-    pub(crate) fn new(what: impl Into<String>, remedy: &'static str) -> Self {
+    pub(crate) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             what: what.into(),
-            remedy,
+            remedy: remedy.into(),
         }
     }
 }

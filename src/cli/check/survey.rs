@@ -85,7 +85,8 @@ impl Survey {
             }
         }
         for folder in folders {
-            if is_credential(folder) {
+            let is_root = config.roots.iter().any(|root| root.path == *folder);
+            if !is_root && is_credential(folder) {
                 let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
                 let parent = absolute.parent().unwrap_or(&absolute);
                 let name = absolute.file_name().unwrap_or(absolute.as_os_str());

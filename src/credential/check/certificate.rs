@@ -5,7 +5,7 @@ use x509_parser::prelude::{ASN1Time, FromDer, SubjectPublicKeyInfo, X509Certific
 use super::findings::Findings;
 use crate::credential::facts::{called, system_time};
 use crate::credential::key::KeyType;
-use crate::credential::pem::{Block, Content, Flaw};
+use crate::credential::pem::{self, Block, Content, Flaw};
 use crate::credential::strict;
 use crate::files::read::File;
 use crate::problem::Reason;
@@ -57,7 +57,7 @@ fn parsed<'a>(block: &'a Block<'a>) -> Option<Result<Certificate<'a>, Flaw>> {
         }),
         Content::TrustedCertificate => Some(Err(Flaw::new(
             format!("the block in line {line} holds OpenSSL's own trust settings"),
-            "write it without: openssl x509 -in FILE -out FILE.new && mv FILE.new FILE",
+            pem::rewrite("openssl x509"),
         ))),
         _ => None,
     }

@@ -79,14 +79,16 @@ fn private<'a>(
             Reason::EncryptedKey,
             &file.name,
             "the private key is encrypted, and there is no password",
-            "decrypt it: openssl pkey -in FILE -out FILE.new && mv FILE.new FILE",
+            pem::rewrite("openssl pkey"),
         ),
         _ => findings.error(
             Reason::UnsupportedKey,
             &file.name,
             "the private key is in a format that Envoy does not read",
-            "convert it: openssl pkey -in FILE -out FILE.new && mv FILE.new FILE; or, if it is one \
-             of OpenSSH, ssh-keygen -p -m PKCS8 -f FILE",
+            format!(
+                "{}; or, if it is one of OpenSSH: ssh-keygen -p -m PKCS8 -f FILE",
+                pem::rewrite("openssl pkey")
+            ),
         ),
     }
     None
@@ -114,8 +116,7 @@ fn load(der: &PrivateKeyDer<'_>, file: &File, findings: &mut Findings<'_>) -> Op
                 Reason::BadPem,
                 &file.name,
                 "the private key can't be loaded: it is damaged, or in a form that Envoy does not read",
-                "write it again, or as plain PKCS #8: openssl pkey -in FILE -out FILE.new && mv \
-                 FILE.new FILE",
+                format!("write it again, or {}", pem::rewrite("openssl pkey")),
             ),
         }
     }

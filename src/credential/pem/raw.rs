@@ -36,17 +36,15 @@ pub fn instead(bytes: &[u8], openssl: &str) -> (&'static str, String) {
         [] => ("it is empty", "write it again".into()),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => (
             "it is UTF-16 text, as some Windows programs write, not PEM",
-            "convert it: iconv -f UTF-16 -t ASCII FILE > FILE.new && mv FILE.new FILE".into(),
+            rewrite("iconv -f UTF-16 -t ASCII"),
         ),
         [0x30, 0x80..=0xff, ..] => (
             "it is binary DER, not PEM",
-            format!(
-                "convert it: openssl {openssl} -inform DER -in FILE -out FILE.new && mv FILE.new FILE"
-            ),
+            rewrite(&format!("openssl {openssl} -inform DER")),
         ),
         _ if begin && !bytes.contains(&b'\n') => (
             "its lines do not end in line feeds, so that no PEM block is found in it",
-            "convert it: tr '\\r' '\\n' < FILE > FILE.new && mv FILE.new FILE".into(),
+            rewrite(r"tr '\r' '\n'"),
         ),
         _ if begin => (
             "its -----BEGIN does not stand alone on a line, so that no PEM block is found in it",
@@ -57,6 +55,14 @@ pub fn instead(bytes: &[u8], openssl: &str) -> (&'static str, String) {
             "write PEM there, from -----BEGIN to -----END".into(),
         ),
     }
+}
+
+/// The advice to put a file through `command`. The file keeps its owner and mode, and nobody else can
+/// read what is made on the way, which may be a key.
+pub fn rewrite(command: &str) -> String {
+    format!(
+        "convert it: (umask 077; {command} < FILE > FILE.new) && cp FILE.new FILE && rm FILE.new"
+    )
 }
 
 /// Blocks one after the other, each on lines of its own.

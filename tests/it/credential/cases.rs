@@ -631,6 +631,7 @@ pub(super) struct Ca {
     params: CertificateParams,
     key: String,
     issuer: Issuer<'static, KeyPair>,
+    pub(super) is_root: bool,
 }
 
 pub(super) fn ca(name: &str) -> Ca {
@@ -641,6 +642,7 @@ pub(super) fn ca(name: &str) -> Ca {
         key: key.serialize_pem(),
         issuer: Issuer::new(params.clone(), key),
         params,
+        is_root: true,
     }
 }
 
@@ -662,11 +664,12 @@ impl Ca {
             key: key.serialize_pem(),
             issuer: Issuer::new(params.clone(), key),
             params,
+            is_root: false,
         }
     }
 
     /// Its certificate, valid between two days from now.
-    fn again(&self, from: i64, until: i64) -> String {
+    pub(super) fn again(&self, from: i64, until: i64) -> String {
         self.again_with(|params| {
             params.not_before = days(from);
             params.not_after = days(until);
@@ -681,12 +684,26 @@ impl Ca {
         params.self_signed(&key).unwrap().pem()
     }
 
+    /// A leaf's certificate and key.
+    pub(super) fn leaf(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
     pub(super) fn list(&self, number: u64) -> String {
         self.list_of(-1, 20, number, false)
     }
 
     /// A revocation list, valid between two days from now, of all or of a part of its certificates.
-    fn list_of(&self, from: i64, until: i64, number: u64, part: bool) -> String {
+    pub(super) fn list_of(&self, from: i64, until: i64, number: u64, part: bool) -> String {
         let point = rcgen::CrlIssuingDistributionPoint {
             distribution_point: rcgen::CrlDistributionPoint {
                 uris: vec!["http://crl.example/".into()],
@@ -710,17 +727,13 @@ impl Ca {
     }
 }
 
-fn days(from_now: i64) -> OffsetDateTime {
+pub(super) fn days(from_now: i64) -> OffsetDateTime {
     OffsetDateTime::now_utc() + Duration::days(from_now)
 }
 
 /// A leaf's certificate and key.
 pub(super) fn leaf(of: &Ca, name: &str) -> (String, String) {
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &of.issuer).unwrap();
-    (certificate.pem(), key.serialize_pem())
+    of.leaf(name, |_| ())
 }
 
 fn self_signed(name: &str) -> String {

@@ -1,6 +1,7 @@
 //! What the check says of files, good and bad, and whether the real Envoy agrees.
 
 mod cases;
+mod handshakes;
 mod oracle;
 
 use std::path::{Path, PathBuf};

@@ -328,7 +328,7 @@ fn filter_chain(source: &Value, host: &Host) -> Value {
 }
 
 /// Answers every request with [`TEAPOT`].
-fn http_connection_manager() -> Value {
+pub(crate) fn http_connection_manager() -> Value {
     json!({
         "name": "http",
         "typed_config": {
