@@ -8,14 +8,16 @@ mod expiry;
 mod folder;
 mod log;
 mod reading;
+mod reads;
+mod reload;
+mod root;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::mpsc;
 use tracing::error;
 
 use self::board::Board;
@@ -23,15 +25,15 @@ use self::catalog::Catalog;
 use self::expiry::Expiry;
 use self::folder::{Event, Folder, Outcome};
 use self::reading::{Found, Key, Look, Owner};
-use crate::config::{Config, Root};
+use self::reads::{Done, Reads};
+use self::root::Root;
+use crate::config::Config;
 use crate::files::roots::Listing;
 use crate::files::watch::{Settings, Watch};
-use crate::metrics::{Metrics, Read};
+use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::systemd::Pulse;
 
-/// Reads of one root at once. Per root, so that one that hangs holds up nothing but itself.
-const READS_PER_ROOT: usize = 4;
 /// How long the first read of all roots may take before the others are served without the rest.
 const LOADING: Duration = Duration::from_secs(30);
 
@@ -42,37 +44,13 @@ pub struct Agent {
     catalog: Catalog,
     board: Arc<Board>,
     metrics: Arc<Metrics>,
-    roots: Vec<RootState>,
+    roots: Vec<Root>,
     folders: HashMap<Key, Folder>,
     /// When which folder has something to do though its files do not change.
     deadlines: BTreeSet<(Instant, Key)>,
-    reads: JoinSet<Done>,
-    reading: HashSet<Owner>,
-    /// Owners that are due once more after the read that is under way, and since when.
-    again: HashMap<Owner, Instant>,
-    /// Owners with a file that was being written when they were read: due again soon.
-    deferred: HashSet<Owner>,
+    reads: Reads,
     problems: log::Once,
     expiry: Expiry,
-}
-
-/// A root, and the folders it was last seen to hold.
-struct RootState {
-    path: Arc<Path>,
-    settings: Root,
-    folders: BTreeSet<Arc<str>>,
-    listed: bool,
-    /// How many reads of it and its folders have not come back.
-    under_way: usize,
-    slots: Arc<Semaphore>,
-}
-
-/// A read that has come back.
-struct Done {
-    owner: Owner,
-    /// When a change was noticed that made the read due.
-    noticed: Instant,
-    found: Option<Found>,
 }
 
 /// What a running agent is told to do.
@@ -85,7 +63,7 @@ pub enum Command {
 impl Agent {
     /// An agent that publishes to `store`. Nothing is read yet.
     pub fn new(config: Config, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
-        let roots = config.roots.iter().cloned().map(RootState::new).collect();
+        let roots = config.roots.iter().cloned().map(Root::new).collect();
         let mut catalog = Catalog::new(store);
         catalog.configure(&config);
         let watch = Watch::start(Settings::default());
@@ -98,10 +76,7 @@ impl Agent {
             roots,
             folders: HashMap::new(),
             deadlines: BTreeSet::new(),
-            reads: JoinSet::new(),
-            reading: HashSet::new(),
-            again: HashMap::new(),
-            deferred: HashSet::new(),
+            reads: Reads::default(),
             problems: log::Once::default(),
             expiry: Expiry::default(),
         }
@@ -117,7 +92,7 @@ impl Agent {
     pub async fn load(&mut self) {
         self.look_at_roots();
         if tokio::time::timeout(LOADING, self.settle()).await.is_err() {
-            let roots: BTreeSet<_> = self.reading.iter().map(Owner::root).collect();
+            let roots = self.reads.roots();
             error!(
                 ?roots,
                 "these folders can't be read in {} s, and what they hold is not served yet; is a \
@@ -145,7 +120,7 @@ impl Agent {
                     let now = Instant::now();
                     owners.into_iter().for_each(|owner| self.look(owner, now));
                 }
-                Some(done) = self.reads.join_next() => self.done(done),
+                Some(done) = self.reads.next() => self.done(done),
                 () = sleep_until(deadline) => self.tick(Instant::now()),
                 () = sleep(self.expiry.wait(SystemTime::now())) => self.remind(),
                 () = pulse.beat() => {}
@@ -162,11 +137,11 @@ impl Agent {
     async fn settle(&mut self) {
         let watch = self.watch.clone();
         loop {
-            if let Some(done) = self.reads.join_next().await {
+            if let Some(done) = self.reads.next().await {
                 self.done(done);
                 continue;
             }
-            if !self.deferred.is_empty() {
+            if self.reads.has_deferred() {
                 let owners = watch.changed().await;
                 let now = Instant::now();
                 owners.into_iter().for_each(|owner| self.look(owner, now));
@@ -202,8 +177,7 @@ impl Agent {
         let Some(root) = root else {
             return self.watch.forget(&owner);
         };
-        if !self.reading.insert(owner.clone()) {
-            self.again.entry(owner).or_insert(noticed);
+        if !self.reads.may_start(&owner, noticed) {
             return;
         }
         if root.settings.poll_interval.is_some() {
@@ -217,36 +191,16 @@ impl Agent {
             warn_days: self.config.warn_days,
         };
         let (slots, metrics) = (root.slots.clone(), self.metrics.clone());
-        self.reads.spawn(async move {
-            let _slot = slots.acquire_owned().await;
-            let owner_read = owner.clone();
-            let read = move || measured(&metrics, &owner_read, || look.at(&owner_read));
-            let found = tokio::task::spawn_blocking(read).await;
-            Done {
-                owner,
-                noticed,
-                // A panic in there would be a bug of the check: the folder keeps what it had.
-                found: found.unwrap_or_default(),
-            }
-        });
+        self.reads.start(owner, noticed, look, slots, metrics);
     }
 
     /// Takes in what a read found.
-    fn done(&mut self, done: Result<Done, JoinError>) {
-        let Ok(Done {
+    fn done(&mut self, done: Done) {
+        let Done {
             owner,
             noticed,
             found,
-        }) = done
-        else {
-            return;
-        };
-        self.reading.remove(&owner);
-        if found.is_none() {
-            self.deferred.insert(owner.clone());
-        } else {
-            self.deferred.remove(&owner);
-        }
+        } = done;
         match (&owner, found) {
             (Owner::Root(path), Some(Found::Root(listing))) => self.listed(path, listing, noticed),
             (Owner::Folder(key), Some(Found::Folder(outcome))) => {
@@ -255,14 +209,14 @@ impl Agent {
             _ => {}
         }
         self.came_back(owner.root());
-        if let Some(noticed) = self.again.remove(&owner) {
+        if let Some(noticed) = self.reads.again(&owner) {
             self.look(owner, noticed);
         }
     }
 
     /// Notes that a read of a root, or of one of its folders, has come back.
     fn came_back(&mut self, root: &Path) {
-        let deferred = self.deferred.iter().any(|owner| **owner.root() == *root);
+        let deferred = self.reads.has_deferred_in(root);
         if let Some(root) = self.roots.iter_mut().find(|other| *other.path == *root) {
             root.under_way = root.under_way.saturating_sub(1);
             if root.under_way == 0 && root.listed && !deferred {
@@ -294,7 +248,7 @@ impl Agent {
         let missing = before.difference(&present).cloned().collect::<Vec<_>>();
         let folders = &self.folders;
         let known = |name: &Arc<str>| {
-            before.contains(name) && folders.contains_key(&key(path, name.clone()))
+            before.contains(name) && folders.contains_key(&Key::new(path, name.clone()))
         };
         let new: Vec<_> = present
             .iter()
@@ -306,11 +260,11 @@ impl Agent {
             root.folders.extend(missing);
         } else {
             for name in missing {
-                self.observe(&key(path, name), Outcome::Gone, noticed);
+                self.observe(&Key::new(path, name), Outcome::Gone, noticed);
             }
         }
         for name in new {
-            self.look(Owner::Folder(key(path, name)), noticed);
+            self.look(Owner::Folder(Key::new(path, name)), noticed);
         }
     }
 
@@ -395,69 +349,6 @@ impl Agent {
         }
     }
 
-    /// Goes on with another configuration. Streams notice nothing of it but what changed in the
-    /// secrets that they wait for.
-    fn reload(&mut self, config: Config) {
-        let mut old: Vec<_> = std::mem::take(&mut self.roots);
-        for settings in &config.roots {
-            let kept = old.iter().position(|root| *root.path == *settings.path);
-            self.roots
-                .push(match kept.map(|index| old.swap_remove(index)) {
-                    Some(root) => root.with(settings.clone(), &self.watch),
-                    None => RootState::new(settings.clone()),
-                });
-        }
-        old.iter().for_each(|root| self.forget(&root.path));
-        let delay = config.removal_delay;
-        self.folders
-            .values_mut()
-            .for_each(|folder| folder.set_removal_delay(delay));
-        self.catalog.configure(&config);
-        self.board.configure(&config);
-        self.config = config;
-        self.renumber();
-        self.watch.mark_all();
-        self.look_at_roots();
-    }
-
-    /// Drops a root that is no longer configured, with its folders.
-    fn forget(&mut self, root: &Arc<Path>) {
-        self.watch.forget(&Owner::Root(root.clone()));
-        self.expiry.retain(|key| key.root != *root);
-        self.deferred.retain(|owner| owner.root() != root);
-        let (watch, board) = (&self.watch, &self.board);
-        self.folders.retain(|key, _| {
-            let stays = key.root != *root;
-            if !stays {
-                board.strike(key);
-                watch.forget(&Owner::Folder(key.clone()));
-            }
-            stays
-        });
-    }
-
-    /// Publishes all folders under the present order of the roots, and sets the timer anew.
-    fn renumber(&mut self) {
-        let ranks: HashMap<_, _> = self
-            .roots
-            .iter()
-            .enumerate()
-            .map(|(rank, root)| (root.path.clone(), rank))
-            .collect();
-        let parts = self.folders.iter().filter_map(|(key, folder)| {
-            Some((
-                key.name.clone(),
-                *ranks.get(&key.root)?,
-                folder.parts().clone(),
-            ))
-        });
-        self.catalog.replace(parts);
-        let deadlines = self.folders.iter();
-        self.deadlines = deadlines
-            .filter_map(|(key, folder)| Some((folder.deadline()?, key.clone())))
-            .collect();
-    }
-
     fn rank(&self, path: &Path) -> Option<usize> {
         self.roots.iter().position(|root| *root.path == *path)
     }
@@ -465,50 +356,6 @@ impl Agent {
     fn root_paths(&self) -> Vec<Arc<Path>> {
         self.roots.iter().map(|root| root.path.clone()).collect()
     }
-}
-
-impl RootState {
-    fn new(settings: Root) -> Self {
-        Self {
-            path: settings.path.as_path().into(),
-            settings,
-            folders: BTreeSet::new(),
-            listed: false,
-            under_way: 0,
-            slots: Arc::new(Semaphore::new(READS_PER_ROOT)),
-        }
-    }
-
-    /// The same root with other settings.
-    fn with(self, settings: Root, watch: &Watch<Owner>) -> Self {
-        if settings.poll_interval != self.settings.poll_interval {
-            let folders = self.folders.iter();
-            let folders = folders.map(|name| Owner::Folder(key(&self.path, name.clone())));
-            for owner in folders.chain([Owner::Root(self.path.clone())]) {
-                watch.set_interval(&owner, settings.poll_interval);
-            }
-        }
-        Self { settings, ..self }
-    }
-}
-
-fn key(root: &Arc<Path>, name: Arc<str>) -> Key {
-    Key {
-        root: root.clone(),
-        name,
-    }
-}
-
-/// Reads, and counts how long that took.
-fn measured<T>(metrics: &Metrics, owner: &Owner, read: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let found = read();
-    let what = match owner {
-        Owner::Root(_) => Read::Root,
-        Owner::Folder(_) => Read::Folder,
-    };
-    metrics.read(what, start.elapsed());
-    found
 }
 
 async fn sleep(wait: Option<Duration>) {

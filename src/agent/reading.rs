@@ -53,6 +53,14 @@ impl Owner {
 }
 
 impl Key {
+    /// The folder `name` of a root.
+    pub(crate) fn new(root: &Arc<Path>, name: Arc<str>) -> Self {
+        Self {
+            root: root.clone(),
+            name,
+        }
+    }
+
     /// The path of the folder.
     pub(crate) fn path(&self) -> PathBuf {
         self.root.join(&*self.name)
