@@ -346,9 +346,13 @@ proptest! {
             bytes[at] = byte;
         }
         let list = names.iter().map(|name| file(name, &bytes)).collect();
-        if let Ok(credential) = read(list) {
-            let pair = credential.pair.unwrap();
-            prop_assert!(!String::from_utf8_lossy(&pair.chain).contains("PRIVATE KEY"));
+        if let Ok(Credential { pair, bundle, .. }) = read(list) {
+            prop_assert!(pair.is_some() || bundle.is_some());
+            let chain = pair.map(|pair| pair.chain).unwrap_or_default();
+            let trust = bundle.map(|bundle| bundle.trusted_ca).unwrap_or_default();
+            for public in [chain, trust] {
+                prop_assert!(!String::from_utf8_lossy(&public).contains("PRIVATE KEY"));
+            }
         }
     }
 }

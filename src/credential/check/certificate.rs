@@ -76,7 +76,7 @@ pub(super) fn check_dates(
         let what = format!("expired on {}", date(end));
         (Reason::Expired, what, "renew it")
     } else if system_time(begin) > findings.now {
-        let what = format!("is not yet valid: its time begins on {}", date(begin));
+        let what = format!("is not yet valid: it is valid only from {}", date(begin));
         let remedy = "check the clocks of this machine and of the CA";
         (Reason::NotYetValid, what, remedy)
     } else if left.is_ok_and(|left| left <= findings.soon) {
