@@ -23,6 +23,7 @@ mod mirror;
 mod package;
 mod rotation;
 mod soak;
+mod starting_order;
 mod systemd;
 mod tools;
 mod util;

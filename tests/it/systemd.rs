@@ -248,6 +248,90 @@ fn the_sandbox_leaves_nothing_to_write_and_nowhere_to_go() {
 }
 
 #[test]
+fn a_configuration_that_is_refused_is_not_tried_again() {
+    let Some(machine) = machine() else { return };
+    machine.write("etc/sds-agent/sds-agent.toml", "credentails = []\n");
+    assert!(
+        !machine
+            .try_run("systemctl start sds-agent")
+            .status
+            .success()
+    );
+    assert_eq!(machine.property("ActiveState"), "failed");
+    assert_eq!(machine.property("NRestarts"), "0");
+    assert!(
+        machine.journal().contains("sds-agent.toml:1:1"),
+        "{}",
+        machine.journal()
+    );
+}
+
+#[test]
+fn an_envoy_that_is_there_first_starts_the_agent_by_its_socket() {
+    let Some(envoy) = require(&ENVOY) else { return };
+    let Some(machine) = machine() else { return };
+    let ca = Ca::new("systemd");
+    write_pair(&machine, "www", &ca.server(&["www.test"]));
+    machine.run("systemctl start sds-agent.socket");
+    for protocol in Protocol::BOTH {
+        machine.run("systemctl stop sds-agent.service");
+        let hosts = [Host::new("www.test", "www")];
+        let envoy = Envoy::start(&envoy, &machine.socket(), protocol, &hosts);
+        let https = envoy.https("www.test").ca(ca.pem());
+        eventually_true("a handshake", || https.get().is_ok());
+        assert_eq!(machine.property("ActiveState"), "active");
+        envoy.assert_no_rejection();
+    }
+}
+
+#[test]
+fn members_of_the_agents_group_may_connect_and_rules_know_their_groups() {
+    let Some(machine) = machine() else { return };
+    write_pair(&machine, "www", &pair("www"));
+    machine.write(
+        "etc/sds-agent/sds-agent.toml",
+        "[[access]]\nsecrets = [\"www\"]\ngroups = [\"edge\"]\n",
+    );
+    machine.run(
+        "groupadd -f edge
+         for user in envoy other stranger; do id $user 2>/dev/null || useradd -r -U $user; done
+         usermod -aG sds-agent,edge envoy
+         usermod -aG sds-agent other",
+    );
+    machine.run("systemctl start sds-agent");
+    let get = |user: &str| {
+        let output = machine.try_run(&format!(
+            "setpriv --reuid {user} --regid {user} --init-groups sds-agent get www"
+        ));
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (served, why) = get("envoy");
+    assert!(served, "{why}");
+    let (served, why) = get("other");
+    assert!(!served && why.contains("www"), "{why}");
+    let (served, why) = get("stranger");
+    assert!(
+        !served && why.to_lowercase().contains("permission denied"),
+        "{why}"
+    );
+    let journal = machine.journal();
+    assert!(
+        journal.contains("user envoy, process sds-agent"),
+        "{journal}"
+    );
+    assert!(
+        journal.contains("user other, process sds-agent"),
+        "{journal}"
+    );
+    // Nobody but root looks into the agent's memory, its own user included.
+    let own = "setpriv --reuid sds-agent --regid sds-agent --init-groups cat /proc/$(systemctl show -P MainPID sds-agent)/maps";
+    assert!(!machine.try_run(own).status.success());
+}
+
+#[test]
 fn certbots_folders_can_be_read_with_the_drop_in() {
     let Some(machine) = machine() else { return };
     let www = pair("www");

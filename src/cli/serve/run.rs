@@ -90,7 +90,7 @@ async fn serve(
     mut signals: Signals,
 ) -> anyhow::Result<()> {
     let (commands, inbox) = mpsc::channel(1);
-    let pulse = shared.heart.part("reader");
+    let pulse = shared.heart.part("watcher");
     let mut agent = tokio::spawn(async move { agent.run(inbox, pulse).await });
     info!(
         socket = %listener.path().display(),
@@ -101,7 +101,7 @@ async fn serve(
     let mut server = tokio::spawn(shared.server(listener));
     let _watchdog = shared.watchdog();
     shared.health.enter(Phase::Serving);
-    systemd::ready("serving");
+    systemd::ready(&status(&shared.store));
 
     let mut running = shared.config.clone();
     loop {
@@ -111,7 +111,7 @@ async fn serve(
                 Told::Reload => {
                     running = reload(running, source, levels, &commands).await;
                     enforce(&shared.access, &shared.store, &running).await;
-                    systemd::ready("serving");
+                    systemd::ready(&status(&shared.store));
                 }
             },
             // Without one of them the agent would look alive and serve nothing new.
@@ -156,6 +156,11 @@ impl Shared {
             tokio::join!(store_moves, systemd::feed_watchdog(&heart));
         }))
     }
+}
+
+/// What `systemctl status` shows, as of the start or the last reload.
+fn status(store: &Store) -> String {
+    format!("serving {} secrets", store.secrets().len())
 }
 
 /// Takes over the socket that systemd holds, or makes it.

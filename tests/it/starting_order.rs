@@ -1,0 +1,53 @@
+//! Envoy first, or the agent first: both end in service. `systemd.rs` has the same with a socket that
+//! systemd holds.
+
+use std::time::Instant;
+
+use crate::util::{Bed, Envoy, Host, Protocol, eventually_true, require, tools};
+
+#[test]
+fn an_envoy_that_is_there_first_is_served_when_the_agent_comes() {
+    let Some(program) = require(&tools::ENVOY) else {
+        return;
+    };
+    for protocol in Protocol::BOTH {
+        let bed = Bed::new();
+        bed.pair("site");
+        let hosts = [Host::new("site.test", "site")];
+        let envoy = Envoy::start(&program, &bed.socket(), protocol, &hosts);
+        eventually_true("an attempt to reach the agent", || {
+            envoy.stat("cluster.sds_agent.upstream_cx_connect_fail") > 1
+        });
+        let _agent = bed.agent();
+        let both_up = Instant::now();
+        let https = envoy.https("site.test").ca(bed.ca.pem());
+        eventually_true("a handshake", || https.get().is_ok());
+        eprintln!(
+            "{protocol:?}: served {:?} after both were up",
+            both_up.elapsed()
+        );
+        envoy.assert_no_rejection();
+    }
+}
+
+#[test]
+fn an_agent_that_is_there_first_serves_the_envoy_that_comes() {
+    let Some(program) = require(&tools::ENVOY) else {
+        return;
+    };
+    for protocol in Protocol::BOTH {
+        let bed = Bed::new();
+        bed.pair("site");
+        let _agent = bed.agent();
+        let hosts = [Host::new("site.test", "site")];
+        let envoy = Envoy::start(&program, &bed.socket(), protocol, &hosts);
+        let both_up = Instant::now();
+        let https = envoy.https("site.test").ca(bed.ca.pem());
+        eventually_true("a handshake", || https.get().is_ok());
+        eprintln!(
+            "{protocol:?}: served {:?} after both were up",
+            both_up.elapsed()
+        );
+        envoy.assert_no_rejection();
+    }
+}
