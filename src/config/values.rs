@@ -129,9 +129,9 @@ impl LogFilter {
     }
 
     /// The filter for a `tracing` subscriber. The audit is not a matter of levels: it is left out
-    /// only where the filter names it.
+    /// only where the filter names it. That a watch went with its folder, `notify` need not say.
     pub fn to_filter(&self) -> EnvFilter {
-        EnvFilter::new(format!("audit=info,{}", self.0))
+        EnvFilter::new(format!("audit=info,notify=error,{}", self.0))
     }
 }
 

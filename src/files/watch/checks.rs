@@ -53,6 +53,10 @@ fn check<K: Clone + Eq + Hash + Send + 'static>(
         let mut looks = Looks::default();
         for check in checks {
             let changed = check.stamps.changed_since(&mut looks);
+            if changed {
+                // Its event may be on the way.
+                inner.fence();
+            }
             inner.lock().checked(check, changed);
         }
     }

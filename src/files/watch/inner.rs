@@ -120,7 +120,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
     }
 
     /// Waits until every event so far has been heard of, and tells whether it has.
-    fn fence(&self) -> bool {
+    pub(super) fn fence(&self) -> bool {
         let mut table = self.lock();
         if !table.placer.watching || table.placer.missing {
             return true;

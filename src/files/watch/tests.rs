@@ -12,6 +12,7 @@ use super::*;
 use crate::config::Limits;
 use crate::files::read::read;
 
+mod model;
 mod tools;
 
 /// No word within this time is a word lost.
