@@ -12,6 +12,7 @@ use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
 use self::lines::{BEGIN, DASHES, END, Line, Lines};
+use self::raw::MARK;
 pub use self::raw::{instead, join, mentions_key, rewrite, without_marks};
 
 /// One PEM block.
@@ -93,10 +94,14 @@ pub fn blocks(bytes: &[u8]) -> Result<Vec<Block<'_>>, Flaw> {
     Ok(blocks)
 }
 
-/// Looks at the BEGIN lines of `bytes` alone.
+/// Looks at the BEGIN lines of `bytes` alone, those behind a byte-order mark included.
 pub fn glance(bytes: &[u8]) -> Glance {
     let mut seen = Glance::default();
-    for label in Lines::new(bytes).filter_map(|line| line.label()) {
+    for line in Lines::new(bytes) {
+        let text = line.text.strip_prefix(MARK).unwrap_or(line.text);
+        let Some(label) = (Line { text, ..line }).label() else {
+            continue;
+        };
         seen.any = true;
         seen.certificate |= label.ends_with(b"CERTIFICATE");
         seen.key |= label.ends_with(b"PRIVATE KEY");

@@ -185,6 +185,20 @@ fn one_pem_with_both_never_sends_the_key_with_the_chain() {
 }
 
 #[test]
+fn one_pem_with_both_may_have_a_byte_order_mark() {
+    let root = ca("root");
+    let (cert, key) = leaf(&root, "a.example");
+    for text in [
+        format!("\u{feff}{cert}{key}"),
+        format!("{key}\u{feff}{cert}"),
+    ] {
+        let credential = good(&[("site.pem", &text), ("ca.pem", &root.pem)]);
+        assert_eq!(credential.pair.as_ref().unwrap().chain, cert.as_bytes());
+        assert_eq!(warned(&credential), [Reason::Tidied]);
+    }
+}
+
+#[test]
 fn a_key_in_the_chains_or_the_bundles_file_stays_there() {
     let root = ca("root");
     let (cert, key) = leaf(&root, "a.example");

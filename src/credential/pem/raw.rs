@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::lines::BEGIN;
 
 /// The byte-order mark that Windows editors put at the start of a file.
-const MARK: &[u8] = b"\xef\xbb\xbf";
+pub(super) const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// `bytes` without the byte-order marks at its start and before blocks, or `None` when there is none:
 /// BoringSSL does not see the block behind one.

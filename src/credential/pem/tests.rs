@@ -152,16 +152,15 @@ proptest! {
         ], 0..20),
     ) {
         let bytes = pieces.concat();
-        let seen = glance(&bytes);
+        let marks = without_marks(&bytes);
+        let seen = glance(marks.as_deref().map_or(&bytes, |clean| clean));
+        let bytes = marks.map_or(bytes, |clean| clean.to_vec());
         if let Ok(blocks) = blocks(&bytes) {
             prop_assert_eq!(seen.any, !blocks.is_empty());
             prop_assert_eq!(seen.key, blocks.iter().any(|block| block.content.is_secret()));
         }
         if seen == Glance::default() {
             prop_assert!(!instead(&bytes, "").1.is_empty());
-        }
-        if let Some(clean) = without_marks(&bytes) {
-            prop_assert!(clean.len() < bytes.len());
         }
     }
 }
