@@ -1,0 +1,26 @@
+//! Any text as a configuration: it is one, or an error that says where.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use sds_agent::config::{Config, ConfigError, Overrides};
+
+fuzz_target!(|text: &str| {
+    let path = Path::new("/etc/sds-agent/sds-agent.toml");
+    match Config::parse(path, text, &Overrides::default()) {
+        Ok(config) => {
+            // What was taken can be reloaded, onto itself without a change.
+            let (_, changes) = config.reload(config.clone());
+            assert!(changes.is_empty(), "{changes:?}");
+        }
+        Err(error) => {
+            let message = error.to_string();
+            assert!(!message.contains('\n'), "{message:?}");
+            let ConfigError::Wrong { line, .. } = error else {
+                panic!("{message}");
+            };
+            assert!(line >= 1 && line <= text.lines().count().max(1) + 1, "{message}");
+        }
+    }
+});

@@ -1,0 +1,61 @@
+//! Any files in a credential folder: what is taken can be served, and is what it says it is.
+#![no_main]
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use libfuzzer_sys::fuzz_target;
+use sds_agent::credential;
+use sds_agent::files::read::File;
+use sds_agent::secret::Secret;
+use zeroize::Zeroizing;
+
+/// Names that mean something; the rest is chance.
+const NAMES: [&str; 16] = [
+    "tls.crt", "tls.key", "ca.crt", "ca.crl", "tls.ocsp-staple", "cert", "key", "cacert",
+    "fullchain.pem", "privkey.pem", "fullchain.cer", "site.key", "site.crt", "site.pem", "ca.pem",
+    "svid_bundle.pem",
+];
+
+/// Files: a byte for the name, two for the length, the content. With content of the corpus' own
+/// between them, for no chance makes a certificate.
+fn files(mut data: &[u8]) -> Vec<File> {
+    let mut files: Vec<File> = Vec::new();
+    while let [name, high, low, rest @ ..] = data {
+        let length = usize::from(*high) << 8 | usize::from(*low);
+        let (content, after) = rest.split_at(length.min(rest.len()));
+        let name = NAMES[usize::from(*name) % NAMES.len()];
+        if !files.iter().any(|file| file.name == name) {
+            files.push(File {
+                name: name.to_owned(),
+                bytes: Zeroizing::new(content.to_vec()),
+                mode: 0o640,
+            });
+        }
+        data = after;
+    }
+    files
+}
+
+fuzz_target!(|data: &[u8]| {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let folder = Path::new("/etc/sds-agent/credentials/site");
+    match credential::from_files(folder, files(data), now, 30) {
+        Ok(credential) => {
+            assert!(credential.pair.is_some() || credential.bundle.is_some());
+            if let Some(pair) = &credential.pair {
+                assert!(!pair.chain.is_empty() && !pair.key.is_empty());
+                Secret::certificate("site".into(), pair);
+            }
+            if let Some(bundle) = &credential.bundle {
+                // Without a CA it would switch client authentication off.
+                assert!(!bundle.certificates.is_empty() && !bundle.trusted_ca.is_empty());
+                Secret::trust_bundle("site-cacert".into(), bundle);
+            }
+        }
+        Err(problems) => {
+            assert!(!problems.is_empty());
+            problems.iter().for_each(|problem| assert!(!problem.to_string().contains('\n')));
+        }
+    }
+});
