@@ -32,6 +32,7 @@ pub(crate) enum Event {
     Changed {
         /// Whether it served nothing before.
         first: bool,
+        /// What is worth a warning, and was not before.
         warnings: Vec<Problem>,
     },
     /// A problem has lasted; whether the last good parts are still served.
@@ -74,8 +75,7 @@ struct Trouble {
 impl Event {
     /// Whether its log line says that a certificate ends soon, or has ended.
     pub(crate) fn warns_of_expiry(&self) -> bool {
-        let of_expiry = |p: &Problem| matches!(p.reason(), Reason::ExpiresSoon | Reason::Expired);
-        matches!(self, Self::Changed { warnings, .. } if warnings.iter().any(of_expiry))
+        matches!(self, Self::Changed { warnings, .. } if warnings.iter().any(is_of_time))
     }
 
     /// Whether what is served is not what it was.
@@ -247,9 +247,13 @@ impl Folder {
         self.take_pair(credential.pair, now);
         self.take_bundle(credential.bundle, now);
         if !same(&old, &self.parts) {
+            let warned = std::mem::take(&mut self.warnings);
+            let warnings = credential.warnings.iter().cloned();
             events.push(Event::Changed {
                 first: old.is_empty(),
-                warnings: credential.warnings.clone(),
+                warnings: warnings
+                    .filter(|w| is_of_time(w) || !warned.contains(w))
+                    .collect(),
             });
         }
         self.warnings = credential.warnings;
@@ -291,6 +295,11 @@ impl Folder {
             .is_some_and(|trouble| now >= trouble.since + LASTING);
         lasts.then(|| self.report_now()).flatten()
     }
+}
+
+/// Whether a warning is of the end of the certificate, which each new one has anew.
+fn is_of_time(warning: &Problem) -> bool {
+    matches!(warning.reason(), Reason::ExpiresSoon | Reason::Expired)
 }
 
 fn due(since: Option<Instant>, delay: Duration, now: Instant) -> bool {

@@ -76,6 +76,28 @@ fn what_is_loaded_is_served_at_once_and_said_to_be_new() {
 }
 
 #[test]
+fn a_warning_that_stays_is_said_once() {
+    let warning = Problem::new(Reason::ChainOrder, "/c/site/tls.crt", "no issuer", "add it");
+    let warned = |content: &str| {
+        Outcome::Good(Box::new(Credential {
+            pair: Some(pair(content)),
+            bundle: None,
+            warnings: vec![warning.clone()],
+            passed_over: Vec::new(),
+        }))
+    };
+    let mut bench = Bench::new();
+    for (content, said) in [("1", 1), ("2", 0), ("3", 0)] {
+        let events = bench.observe(warned(content));
+        let [Event::Changed { warnings, .. }] = &events[..] else {
+            panic!("{events:?}");
+        };
+        assert_eq!(warnings.len(), said);
+        assert_eq!(bench.folder.warnings(), [warning.clone()]);
+    }
+}
+
+#[test]
 fn a_problem_that_passes_is_not_logged_and_takes_nothing_away() {
     let mut bench = Bench::new();
     bench.observe(good(Some("1"), None));
