@@ -62,12 +62,13 @@ fn main() -> ExitCode {
 
 struct Tour<'a> {
     stage: &'a Stage,
+    agent: PathBuf,
     ca: Ca,
     port: u16,
 }
 
 fn tour(stage: &Stage) -> Result<Tour<'_>, Failure> {
-    step("Getting the programs");
+    step("Getting the programs: the first time, this takes a minute or two");
     let programs = Programs::get(stage)?;
     println!("   Envoy      {}", programs.envoy.display());
     println!("   sds-agent  {}", programs.agent.display());
@@ -75,6 +76,7 @@ fn tour(stage: &Stage) -> Result<Tour<'_>, Failure> {
     step("Making a CA, and a folder of PEM files for each of two hosts");
     let tour = Tour {
         stage,
+        agent: programs.agent,
         ca: Ca::new("Quickstart CA"),
         port: stage::free_port(8443)?,
     };
@@ -83,7 +85,7 @@ fn tour(stage: &Stage) -> Result<Tour<'_>, Failure> {
     tour.write_credential(TWO, "first")?;
 
     step("Starting the agent and Envoy");
-    let config = tour.start(&programs)?;
+    let config = tour.start(&programs.envoy)?;
     println!("   Envoy's configuration: {}", config.display());
 
     step("Making requests");
@@ -126,16 +128,16 @@ impl Tour<'_> {
 
     /// Starts both, Envoy with the configuration that the agent's own generator writes, and returns
     /// the path of that.
-    fn start(&self, programs: &Programs) -> Result<PathBuf, Failure> {
+    fn start(&self, envoy: &Path) -> Result<PathBuf, Failure> {
         let socket = self.stage.path("sds.sock");
-        let mut agent = Command::new(&programs.agent);
+        let mut agent = Command::new(&self.agent);
         agent.arg("serve").arg("--socket").arg(&socket);
         agent
             .arg("--credentials")
             .arg(self.stage.path("credentials"));
         self.stage.start("sds-agent", &mut agent)?;
 
-        let mut generator = Command::new(&programs.agent);
+        let mut generator = Command::new(&self.agent);
         generator.args(["envoy-config", ONE, TWO, "--on-demand", "--full"]);
         generator.arg("--socket").arg(&socket);
         generator.arg(format!("--listen=127.0.0.1:{}", self.port));
@@ -143,7 +145,7 @@ impl Tour<'_> {
         let config = programs::output(&mut generator)?;
         let path = self.stage.write("envoy.yaml", &config)?;
 
-        let mut envoy = Command::new(&programs.envoy);
+        let mut envoy = Command::new(envoy);
         envoy.arg("-c").arg(&path);
         envoy.args(["--disable-hot-restart", "--log-level", "warning"]);
         self.stage.start("envoy", &mut envoy)?;
@@ -180,20 +182,29 @@ impl Tour<'_> {
         println!("\nEnvoy and the agent go on running. Try by hand, in another terminal:");
         println!("\n  # A request, and what the certificate says");
         println!("  {}", self.curl(ONE));
-        println!("\n  # Rotate it: one command, and the next handshake has the new one");
+        // Pasted at once, a request would overtake the agent.
         println!(
-            "  cp {0}/{ONE}/* {1}/{ONE}/",
+            "\n  # Rotate it: one command, and a moment later every handshake has the new one"
+        );
+        println!(
+            "  cp {0}/{ONE}/* {1}/{ONE}/ && sleep 1",
             spare.display(),
             credentials.display()
         );
         println!("  {}", self.curl(ONE));
         println!("\n  # Add a host");
         println!(
-            "  cp -r {0}/{FOUR} {1}/",
+            "  cp -r {0}/{FOUR} {1}/ && sleep 1",
             spare.display(),
             credentials.display()
         );
         println!("  {}", self.curl(FOUR));
+        println!("\n  # What is served, to whom, until when");
+        println!(
+            "  {} status --socket {}",
+            self.agent.display(),
+            self.stage.path("admin.sock").display()
+        );
         println!("\n  # What the agent and Envoy say");
         println!("  tail -f {}", self.stage.path("sds-agent.log").display());
         println!("  tail -f {}", self.stage.path("envoy.log").display());

@@ -21,6 +21,7 @@ mod limits;
 #[cfg(feature = "mirror")]
 mod mirror;
 mod package;
+mod quickstart;
 mod rotation;
 mod soak;
 mod starting_order;
