@@ -8,9 +8,19 @@ use serde_json::json;
 use super::Output;
 use super::secrets::ask;
 use crate::util::kube::{self, ControlPlane, Mirror, Namespace, secret};
+use crate::util::tools::{Tool, require};
 
 const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
 const OTHER: [(&str, &str); 2] = [("cert", "C2"), ("key", "K2")];
+
+const ROOT: Tool = Tool {
+    name: "the rights of root",
+    how: "run it as root",
+    find: |_| match rustix::process::geteuid().is_root() {
+        true => Ok("/".into()),
+        false => Err("mounting takes them".into()),
+    },
+};
 
 /// Applies examples/kubernetes/rbac.yaml to the namespace.
 fn grant(cluster: &ControlPlane, namespace: &Namespace<'_>, output: &Output) {
@@ -142,6 +152,45 @@ fn a_token_that_is_refused_is_read_again_until_it_is_taken() {
     let token = namespace.kubectl(&["create", "token", "sds-mirror"]);
     fs::write(output.beside("token"), token).unwrap();
     output.wait_for_content("a", &PAIR);
+}
+
+/// In a pod the account's files are in a fixed place: here in a file system of the mirror's own.
+#[test]
+fn in_a_pod_the_account_of_the_pod_is_used() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    if require(&ROOT).is_none() {
+        return;
+    }
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    grant(cluster, &namespace, &output);
+    namespace.create_generic("a", &PAIR);
+    let token = namespace.kubectl(&["create", "token", "sds-mirror"]);
+    fs::write(output.beside("token"), token).unwrap();
+    const POD: &str = r#"
+        account=/run/secrets/kubernetes.io/serviceaccount
+        mount -t tmpfs tmpfs /run && mkdir -p "$account" &&
+        cp "$1" "$account/token" && cp "$2" "$account/ca.crt" && echo ns >"$account/namespace" &&
+        shift 2 && exec "$@""#;
+    let mirror = Mirror::without_access(&[&namespace.name], &output.path());
+    let port = cluster.url().rsplit(':').next().unwrap().to_owned();
+    let ended = Command::new("unshare")
+        .args(["--mount", "sh", "-c", POD, "pod"])
+        .arg(output.beside("token"))
+        .arg(cluster.ca_file())
+        .arg(mirror.get_program())
+        .args(mirror.get_args())
+        .arg("--once")
+        .env("HOME", "/nonexistent")
+        .env_remove("KUBECONFIG")
+        .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        .env("KUBERNETES_SERVICE_PORT", port)
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    assert!(output.holds("a", &PAIR));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use rustix::process::Signal;
 
 use super::Output;
 use crate::util::kube::{self as control_plane, ControlPlane, Mirror, secret};
@@ -26,12 +27,25 @@ fn five_thousand_secrets_are_mirrored_and_each_change_follows() {
     ];
     create(cluster, &namespace.name, &pair);
 
+    // Killed in the middle, and told to end in the middle: what is there is there as a whole.
+    for signal in [Signal::KILL, Signal::TERM] {
+        let before = output.names().len();
+        let mut mirror = Mirror::start(&namespace, &output.path());
+        eventually_true("some folders", || output.names().len() >= before + 500);
+        mirror.signal(signal);
+        assert_eq!(mirror.wait().success(), signal == Signal::TERM);
+        let names = output.names();
+        assert!(names.len() < SECRETS, "it was too fast for this");
+        assert!(names.iter().all(|name| output.holds(name, &pair)));
+    }
+
     let mut mirror = Mirror::start(&namespace, &output.path());
     eventually_true("all folders", || {
         assert!(mirror.is_running());
         output.names().len() == SECRETS
     });
-    assert!(output.holds("s-0", &pair) && output.holds(&format!("s-{}", SECRETS - 1), &pair));
+    let names = output.names();
+    assert!(names.iter().all(|name| output.holds(name, &pair)));
     let changed = [("cert", "C"), ("key", "K")];
     namespace.create_generic("one-more", &changed);
     output.wait_for_content("one-more", &changed);

@@ -396,9 +396,16 @@ fn a_configuration_file_says_the_same_and_an_unknown_key_is_an_error() {
         command.arg("--config").arg(&config).env_remove("RUST_LOG");
         command.output().unwrap()
     };
-    let ended = run(&text);
+    let ended = run(&format!("{text}log_format = \"json\"\n"));
     assert!(ended.status.success(), "{}", log(&ended));
     assert_eq!(output.names(), ["x-a"]);
+    for line in log(&ended).lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            line["level"].is_string() && line["message"].is_string(),
+            "{line}"
+        );
+    }
 
     let ended = run(&format!("{text}fieldselector = \"a=b\"\n"));
     assert_eq!(ended.status.code(), Some(2));

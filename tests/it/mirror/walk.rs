@@ -89,6 +89,15 @@ fn walk(protocol: Protocol) {
 
     // The CA split off into a Secret of its own.
     namespace.create_generic(TRUST, &[("cacert", clients.pem())]);
+    let without = r#"{"data": {"ca.crt": null}}"#;
+    namespace.kubectl(&["patch", "secret", CREDENTIAL, "--patch", without]);
+    let pair = [
+        ("tls.crt", identity.chain.as_str()),
+        ("tls.key", identity.key.as_str()),
+    ];
+    output.wait_for_content(CREDENTIAL, &pair);
+    wait_until_served(&https.clone().identity(&client));
+    assert!(https.get().is_err());
     namespace.delete(CREDENTIAL);
     create(CREDENTIAL, &identity);
     output.wait_for(&[SECOND_CREDENTIAL, CREDENTIAL, TRUST]);
