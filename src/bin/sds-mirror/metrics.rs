@@ -83,11 +83,12 @@ impl Metrics {
             writes: Family::default(),
             removals: Family::default(),
         };
-        metrics.register();
+        metrics.register_source();
+        metrics.register_disk();
         metrics
     }
 
-    fn register(&mut self) {
+    fn register_source(&mut self) {
         let registry = &mut self.registry;
         registry.register(
             "sync_timestamp_seconds",
@@ -109,6 +110,10 @@ impl Metrics {
             "Secrets that the API server told of, by what became of them",
             self.secrets.clone(),
         );
+    }
+
+    fn register_disk(&mut self) {
+        let registry = &mut self.registry;
         registry.register(
             "folders",
             "Folders that the mirror made",

@@ -145,12 +145,13 @@ pub(crate) fn plan(said: &Said, present: &BTreeMap<String, Present>, policy: &Po
         }
     }
     for (namespace, folders) in missing {
-        let folders = folders.into_iter().cloned();
-        if is_mass(folders.len(), count(present, namespace)) && !policy.allow_mass_removal {
-            plan.keep
-                .extend(folders.map(|folder| (folder, Keep::MassRemoval)));
-        } else {
-            plan.remove.extend(folders);
+        let is_held = is_mass(folders.len(), count(present, namespace));
+        for folder in folders.into_iter().cloned() {
+            if is_held && !policy.allow_mass_removal {
+                plan.keep.insert(folder, Keep::MassRemoval);
+            } else {
+                plan.remove.push(folder);
+            }
         }
     }
     plan.remove.sort();
@@ -174,43 +175,52 @@ fn grant(
 ) -> (BTreeMap<Id, String>, BTreeMap<Id, Conflict>) {
     let (mut granted, mut conflicts) = (BTreeMap::new(), BTreeMap::new());
     for (folder, claimants) in claims(said) {
-        let holder = match present.get(folder) {
-            Some(Present::Foreign) => {
-                for id in claimants {
-                    let folder = folder.clone();
-                    conflicts.insert(id.clone(), Conflict::Foreign { folder });
-                }
-                continue;
-            }
-            Some(Present::Ours { id, uid }) => Some((id, uid)),
-            None => None,
-        };
-        let mut rivals = claimants.clone();
-        if let Some((id, uid)) = holder
-            && !claimants.contains(&id)
-            && !matches!(fate(said, policy, false, id, uid), Fate::Go | Fate::Missing)
-        {
-            rivals.push(id);
-        }
-        let winner = match rivals.as_slice() {
-            [alone] => Some(*alone),
+        let holder = present.get(folder);
+        let rivals = rivals(said, policy, &claimants, holder);
+        let winner = match (holder, rivals.as_slice()) {
+            (Some(Present::Foreign), _) => None,
+            (_, [alone]) => Some(*alone),
             // Nobody gets a name that two want, but who has it goes on having it.
-            _ => holder.map(|(id, _)| id),
+            _ => holder.and_then(Present::owner),
         };
         for id in claimants {
             if Some(id) == winner {
                 granted.insert(id.clone(), folder.clone());
             } else {
-                let others = rivals.iter().filter(|other| **other != id);
-                let clash = Conflict::Clash {
-                    folder: folder.clone(),
-                    others: others.map(|other| (*other).clone()).collect(),
-                };
-                conflicts.insert(id.clone(), clash);
+                conflicts.insert(id.clone(), conflict(folder, id, holder, &rivals));
             }
         }
     }
     (granted, conflicts)
+}
+
+/// Those who want a folder, and who has it, unless that one is gone.
+fn rivals<'a>(
+    said: &Said,
+    policy: &Policy,
+    claimants: &[&'a Id],
+    holder: Option<&'a Present>,
+) -> Vec<&'a Id> {
+    let mut rivals = claimants.to_vec();
+    if let Some(Present::Ours { id, uid }) = holder
+        && !claimants.contains(&id)
+        && !matches!(fate(said, policy, false, id, uid), Fate::Go | Fate::Missing)
+    {
+        rivals.push(id);
+    }
+    rivals
+}
+
+fn conflict(folder: &str, id: &Id, holder: Option<&Present>, rivals: &[&Id]) -> Conflict {
+    let folder = folder.to_owned();
+    if holder == Some(&Present::Foreign) {
+        return Conflict::Foreign { folder };
+    }
+    let others = rivals.iter().filter(|other| **other != id);
+    Conflict::Clash {
+        folder,
+        others: others.map(|other| (*other).clone()).collect(),
+    }
 }
 
 /// The Secrets that want each folder.

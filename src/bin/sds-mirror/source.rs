@@ -131,41 +131,53 @@ impl Source {
         let mut stream = watcher(api, self.config()).boxed();
         let mut listing = BTreeMap::new();
         loop {
-            let event = match stream.try_next().await {
-                Ok(Some(event)) => event,
+            match stream.try_next().await {
+                Ok(Some(event)) => {
+                    if let Some(event) = self.event(event, &mut listing, client).await {
+                        self.send(events, event).await?;
+                    }
+                }
                 Ok(None) => return Ok(()),
                 Err(error) => {
-                    let must_begin_anew = is_gone_at_start(&error);
                     let failure = failure(&error);
                     let pause = pauses.after(failure.kind, asked_for(&error));
                     self.send(events, Event::Failed(failure, pause)).await?;
                     tokio::time::sleep(pause).await;
-                    if must_begin_anew {
+                    if is_gone_at_start(&error) {
                         return Ok(());
                     }
-                    continue;
                 }
-            };
-            let event = match event {
-                // What came of a list that was broken off is forgotten.
-                WatcherEvent::Init => {
-                    listing.clear();
-                    continue;
-                }
-                WatcherEvent::InitApply(secret) => {
-                    let selected = select(secret, &self.template);
-                    listing.insert(selected.id.clone(), selected);
-                    continue;
-                }
-                WatcherEvent::InitDone => Event::Listed {
-                    secrets: std::mem::take(&mut listing),
-                    cluster_uid: cluster_uid(client).await,
-                },
-                WatcherEvent::Apply(secret) => Event::Applied(select(secret, &self.template)),
-                WatcherEvent::Delete(secret) => Event::Deleted(select(secret, &self.template).id),
-            };
-            self.send(events, event).await?;
+            }
         }
+    }
+
+    async fn event(
+        &self,
+        event: WatcherEvent<Secret>,
+        listing: &mut BTreeMap<Id, Selected>,
+        client: &Client,
+    ) -> Option<Event> {
+        match event {
+            // What came of a list that was broken off is forgotten.
+            WatcherEvent::Init => listing.clear(),
+            WatcherEvent::InitApply(secret) => {
+                let selected = select(secret, &self.template);
+                listing.insert(selected.id.clone(), selected);
+            }
+            WatcherEvent::InitDone => {
+                return Some(Event::Listed {
+                    secrets: std::mem::take(listing),
+                    cluster_uid: cluster_uid(client).await,
+                });
+            }
+            WatcherEvent::Apply(secret) => {
+                return Some(Event::Applied(select(secret, &self.template)));
+            }
+            WatcherEvent::Delete(secret) => {
+                return Some(Event::Deleted(select(secret, &self.template).id));
+            }
+        }
+        None
     }
 
     fn config(&self) -> watcher::Config {

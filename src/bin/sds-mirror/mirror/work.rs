@@ -134,32 +134,34 @@ impl Mirror {
             if shutdown.is_cancelled() {
                 break;
             }
-            let (output, name) = (Arc::clone(&self.output), folder.clone());
-            let result = tokio::task::spawn_blocking(move || output.remove(&name)).await;
-            let error = match result {
-                Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(error) => Some(error.to_string()),
-            };
-            self.status.metrics.removed(error.is_none());
-            match error {
-                None => {
-                    info!(folder, "removed");
-                    self.present.remove(folder);
-                    self.notes.write.remove(folder);
-                }
-                Some(error) => {
-                    all_worked = false;
-                    let text = format!("can't be removed: {error}; it is tried again");
-                    self.notes.write.insert(folder.clone(), text);
-                }
-            }
+            all_worked &= self.remove_one(folder).await;
         }
         Removed {
             all_worked,
             // What failed stands first the next time: it must not be tried again at once.
             more: all_worked && folders.len() > BATCH,
         }
+    }
+
+    async fn remove_one(&mut self, folder: &String) -> bool {
+        let (output, name) = (Arc::clone(&self.output), folder.clone());
+        let result = tokio::task::spawn_blocking(move || output.remove(&name)).await;
+        let error = match result {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        let is_done = error.is_none();
+        self.status.metrics.removed(is_done);
+        if let Some(error) = error {
+            let text = format!("can't be removed: {error}; it is tried again");
+            self.notes.write.insert(folder.clone(), text);
+        } else {
+            info!(folder, "removed");
+            self.present.remove(folder);
+            self.notes.write.remove(folder);
+        }
+        is_done
     }
 }
 
