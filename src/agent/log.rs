@@ -87,7 +87,8 @@ pub(crate) fn remind(reminder: &Reminder, now: SystemTime) {
         Part::Authority => "a CA certificate",
     };
     let days = |time: Duration| time.as_secs() / (24 * 3600);
-    let when = match end.duration_since(now) {
+    let half_a_day = Duration::from_secs(12 * 3600);
+    let when = match end.duration_since(now).map(|left| left + half_a_day) {
         Ok(left) if days(left) == 0 => "expires within a day".to_owned(),
         Ok(left) => format!("expires in {}", counted(days(left))),
         Err(past) if days(past.duration()) == 0 => "has expired".to_owned(),

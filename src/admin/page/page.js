@@ -270,5 +270,11 @@ byId("pause").addEventListener("click", () => {
   if (paused) { clearTimeout(timer); timer = null; } else { go(); refresh(); }
   byId("pause").setAttribute("aria-pressed", String(paused));
 });
+// A link may bring a search along: #search=WORDS.
+function fromLink() {
+  byId("search").value = new URLSearchParams(location.hash.slice(1)).get("search") ?? "";
+}
+window.addEventListener("hashchange", () => { fromLink(); shown = PAGE; draw(); });
+fromLink();
 take(state);
 go();

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::admin;
 use super::agent::{Agent, Builder, socket_folder};
 use super::folders::Root;
 use super::pki::{Ca, Identity};
 use super::sds::Sds;
+use super::wait::eventually_true;
 
 /// A root, an authority, and the place of a socket.
 pub(crate) struct Bed {
@@ -34,10 +36,31 @@ impl Bed {
         self.sockets.path().join("sds.sock")
     }
 
+    /// The agent's admin socket.
+    pub(crate) fn admin(&self) -> PathBuf {
+        self.sockets.path().join("admin.sock")
+    }
+
     /// Starts an agent for the root, and waits until it takes connections.
     #[track_caller]
     pub(crate) fn agent(&self) -> Agent {
         self.builder().start()
+    }
+
+    /// As [`agent`](Self::agent), and waits until everything in the root has been read.
+    #[track_caller]
+    pub(crate) fn ready_agent(&self) -> Agent {
+        self.ready(self.builder())
+    }
+
+    /// Starts an agent, and waits until everything in its roots has been read.
+    #[track_caller]
+    pub(crate) fn ready(&self, builder: Builder) -> Agent {
+        let agent = builder.start();
+        eventually_true("the agent's readiness", || {
+            admin::get(&self.admin(), "/readyz").status == 200
+        });
+        agent
     }
 
     /// An agent for the root, to be started.
@@ -73,7 +96,12 @@ impl Bed {
 /// Asserts that no piece of a private key stands in the agent's output: no line of its PEM.
 #[track_caller]
 pub(crate) fn assert_no_key_in_log(agent: &Agent, identities: &[&Identity]) {
-    let log = agent.lines().join("\n");
+    assert_no_key_in(&agent.lines().join("\n"), identities);
+}
+
+/// Asserts that no piece of a private key stands in `log`: no line of its PEM.
+#[track_caller]
+pub(crate) fn assert_no_key_in(log: &str, identities: &[&Identity]) {
     assert!(
         !log.contains("PRIVATE KEY"),
         "a key's PEM in the log:\n{log}"

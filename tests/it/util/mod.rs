@@ -3,6 +3,7 @@
 //! Everything blocks, and every wait has a bound; see [`wait::eventually`].
 #![allow(dead_code, unused_imports, reason = "helpers for every test to come")]
 
+pub(crate) mod admin;
 pub(crate) mod agent;
 pub(crate) mod bed;
 pub(crate) mod envoy;

@@ -33,6 +33,13 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         .unwrap()
 });
 
+/// Waits for what a client of some [`Channel`] does; fails the test after [`BOUND`].
+#[track_caller]
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let bounded = async { tokio::time::timeout(BOUND, future).await };
+    RUNTIME.block_on(bounded).expect("no answer in time")
+}
+
 /// A client with a connection of its own; any number of streams.
 #[derive(Clone)]
 pub(crate) struct Sds {
@@ -91,6 +98,11 @@ impl Sds {
             client: client.max_decoding_message_size(64 << 20),
             node: "test-node".into(),
         })
+    }
+
+    /// Its connection, for clients of other services.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// The node id of the streams to come.

@@ -1,0 +1,104 @@
+//! `sds-agent get`: what Envoy would get.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::util::agent::PROGRAM;
+use crate::util::{Bed, Identity};
+
+fn get(bed: &Bed, arguments: &[&str]) -> Output {
+    Command::new(PROGRAM)
+        .arg("get")
+        .arg("--socket")
+        .arg(bed.socket())
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn stdout(bed: &Bed, arguments: &[&str]) -> String {
+    let output = get(bed, arguments);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A key's file has the public half too, which the certificate shows.
+#[track_caller]
+fn assert_no_private_part_in(text: &str, identity: &Identity) {
+    assert!(!text.contains("PRIVATE KEY"), "{text}");
+    // The bytes 48 to 66 of a PKCS #8 file of a P-256 key are in the middle of the private half.
+    let second = identity.key.lines().nth(2).unwrap();
+    assert!(!text.contains(&second[..24]), "{text}");
+}
+
+#[test]
+fn a_pair_is_shown_without_its_key_unless_that_is_asked_for() {
+    let bed = Bed::new();
+    let identity = bed.pair("site");
+    let _agent = bed.ready_agent();
+    let shown = stdout(&bed, &["site"]);
+    assert!(shown.contains(&identity.chain), "{shown}");
+    let key = format!("<private key, P-256, {} bytes>\n", identity.key.len());
+    assert!(shown.contains(&key), "{shown}");
+    assert_no_private_part_in(&shown, &identity);
+
+    let revealed = stdout(&bed, &["site", "--reveal-key"]);
+    assert!(revealed.contains(&identity.key), "{revealed}");
+}
+
+#[test]
+fn json_has_the_same() {
+    let bed = Bed::new();
+    let identity = bed.pair("site");
+    let _agent = bed.ready_agent();
+    let json = stdout(&bed, &["site", "--output", "json"]);
+    assert_no_private_part_in(&json, &identity);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["name"], "site");
+    assert_eq!(json["kind"], "certificate");
+    assert_eq!(json["certificate_chain"], identity.chain.as_str());
+    assert!(json["version"].is_string());
+    let revealed = stdout(&bed, &["site", "--output", "json", "--reveal-key"]);
+    let revealed: Value = serde_json::from_str(&revealed).unwrap();
+    assert_eq!(revealed["private_key"], identity.key.as_str());
+}
+
+#[test]
+fn a_bundle_goes_by_its_own_name() {
+    let bed = Bed::new();
+    bed.pair("site");
+    bed.root.write("site", &[("cacert", bed.ca.pem())]);
+    let _agent = bed.ready_agent();
+    let shown = stdout(&bed, &["site-cacert"]);
+    assert!(shown.contains("trust bundle"), "{shown}");
+    assert!(shown.contains(bed.ca.pem().trim_end()), "{shown}");
+}
+
+#[test]
+fn an_unknown_name_is_code_1_and_no_agent_code_2() {
+    let bed = Bed::new();
+    let output = get(&bed, &["site"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let _agent = bed.ready_agent();
+    let output = get(&bed, &["no\nsuch"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("no secret `no\\nsuch`"), "{told}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn what_is_no_sds_socket_is_told() {
+    let bed = Bed::new();
+    let _agent = bed.ready_agent();
+    let output = Command::new(PROGRAM)
+        .args(["get", "site", "--socket"])
+        .arg(bed.admin())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains(bed.admin().to_str().unwrap()), "{told}");
+}

@@ -1,0 +1,205 @@
+//! The page on the admin port, in a real browser.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use crate::util::admin::{self, free_address, send};
+use crate::util::bed::assert_no_key_in;
+use crate::util::tools::{self, Tool};
+use crate::util::{Agent, Bed, eventually, require};
+
+const CHROMIUM: Tool = tools::program("chromium", "Debian: apt-get install chromium");
+
+/// An agent with an admin port.
+#[track_caller]
+fn start(bed: &Bed) -> (Agent, SocketAddr) {
+    let address = free_address();
+    let agent = bed.ready(bed.builder().arg(format!("--admin-tcp={address}")));
+    (agent, address)
+}
+
+fn get(address: SocketAddr, path: &str) -> admin::Answer {
+    send(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n"),
+    )
+}
+
+/// What the page at `url` is after its script has run.
+#[track_caller]
+fn dump(chromium: &std::path::Path, bed: &Bed, url: &str) -> String {
+    let profile = tempfile::tempdir_in(bed.scratch("")).unwrap();
+    let mut command = Command::new(chromium);
+    command.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--enable-logging=stderr",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+    ]);
+    command.arg(format!("--user-data-dir={}", profile.path().display()));
+    let output = command.arg(url).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let complaints: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("CONSOLE"))
+        .collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Only what the script has made, not the data that it was made of.
+fn drawn(dom: &str) -> &str {
+    dom.split("<script").next().unwrap()
+}
+
+#[test]
+fn without_a_port_there_is_no_page() {
+    let bed = Bed::new();
+    let _agent = bed.ready_agent();
+    let answer = admin::get(&bed.admin(), "/");
+    assert!(!answer.body.contains("<html"), "{answer:?}");
+}
+
+#[test]
+fn the_page_loads_nothing_and_holds_no_key() {
+    let bed = Bed::new();
+    let identity = bed.pair("site");
+    let (agent, address) = start(&bed);
+    let page = get(address, "/");
+    assert_eq!(page.status, 200);
+    assert!(page.head.contains("default-src 'none'"), "{}", page.head);
+    assert!(!page.head.contains("unsafe"), "{}", page.head);
+    assert!(!page.body.contains("https://") && !page.body.contains("http://"));
+    assert_no_key_in(&page.body, &[&identity]);
+    for path in ["/status", "/metrics", "/livez", "/readyz"] {
+        let answer = get(address, path);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_no_key_in(&answer.body, &[&identity]);
+    }
+    assert!(agent.terminate().success());
+}
+
+#[test]
+fn another_host_and_another_method_are_refused() {
+    let bed = Bed::new();
+    let (_agent, address) = start(&bed);
+    let answer = send(address, "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    assert_eq!(answer.status, 421, "{answer:?}");
+    let answer = send(
+        address,
+        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+    );
+    assert_eq!(answer.status, 405, "{answer:?}");
+}
+
+#[test]
+fn a_port_of_another_interface_and_one_that_is_taken_are_errors() {
+    let bed = Bed::new();
+    let mut agent = bed
+        .builder()
+        .arg("--admin-tcp=0.0.0.0:1")
+        .start_without_waiting();
+    assert!(!agent.wait().success());
+    agent.wait_for_line(&["loopback"]);
+    let holder = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = holder.local_addr().unwrap();
+    let mut agent = bed
+        .builder()
+        .arg(format!("--admin-tcp={address}"))
+        .start_without_waiting();
+    assert!(!agent.wait().success());
+    agent.wait_for_line(&["admin.tcp", &address.to_string()]);
+}
+
+#[test]
+fn a_browser_shows_the_state_with_trouble_on_top() {
+    let Some(chromium) = require(&CHROMIUM) else {
+        return;
+    };
+    let bed = Bed::new();
+    for name in ["alpha", "beta", "omega"] {
+        bed.pair(name);
+    }
+    bed.pair_without_host("<img src=x onerror=alert(1)>");
+    bed.pair_without_host(
+        "</script><script>document.title='broken into'</script>"
+            .replace('/', "_")
+            .as_str(),
+    );
+    let (agent, address) = start(&bed);
+    let mut stream = bed.client().node("<b>edge</b>").sotw();
+    stream.subscribe(&["omega"]);
+    let response = stream.recv();
+    stream.nack(&response, "<i>no</i>");
+    admin::secret(&bed.admin(), "omega", |omega| omega["state"] == "nacked");
+    let dom = dump(&chromium, &bed, &format!("http://{address}/"));
+    let shown = drawn(&dom);
+    let at = |text: &str| {
+        shown
+            .find(text)
+            .unwrap_or_else(|| panic!("no {text} in {shown}"))
+    };
+    let rows = at("id=\"rows\"");
+    let row = |name: &str| rows + shown[rows..].find(&format!(">{name}</button>")).unwrap();
+    assert!(
+        row("omega") < row("alpha") && row("alpha") < row("beta"),
+        "{shown}"
+    );
+    at("1, 1 refused it");
+    at("&lt;img src=x onerror=alert(1)&gt;");
+    assert!(
+        dom.contains("<title>sds-agent</title>"),
+        "a name has become a script"
+    );
+    for markup in ["<img", "<b>", "<i>"] {
+        assert!(!shown.contains(markup), "{markup} in {shown}");
+    }
+    // The timeline counts every secret once.
+    let counts: usize = shown
+        .split("<strong>")
+        .skip(1)
+        .map(|rest| rest.split('<').next().unwrap().parse::<usize>().unwrap())
+        .sum();
+    assert_eq!(counts, 5, "{shown}");
+    drop(agent);
+}
+
+#[test]
+fn five_thousand_credentials_are_searched() {
+    let Some(chromium) = require(&CHROMIUM) else {
+        return;
+    };
+    let bed = Bed::new();
+    let identity = bed.ca.server(&["site.test"]);
+    for number in 0..5000 {
+        bed.root.write_pair(&format!("host-{number:04}"), &identity);
+    }
+    let (_agent, address) = start(&bed);
+    eventually("all credentials", || {
+        let state = admin::status(&bed.admin());
+        (state["secrets"].as_array().unwrap().len() == 5000).then_some(())
+    });
+    let dom = dump(&chromium, &bed, &format!("http://{address}/"));
+    assert!(
+        drawn(&dom).contains("5000 of 5000, 200 shown"),
+        "{}",
+        &drawn(&dom)[..3000]
+    );
+    // A link to a search is one, too.
+    let dom = dump(
+        &chromium,
+        &bed,
+        &format!("http://{address}/#search=host-4321"),
+    );
+    let shown = drawn(&dom);
+    assert!(shown.contains("1 of 5000"), "{}", &shown[..3000]);
+    assert!(shown.contains(">host-4321</button>"), "{}", &shown[..3000]);
+}

@@ -1,0 +1,347 @@
+//! What `sds-agent status` and `/status` say of a running agent.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::util::admin::{self, secret, status};
+use crate::util::agent::PROGRAM;
+use crate::util::bed::assert_no_key_in;
+use crate::util::{Bed, eventually_true};
+
+fn run(socket: &Path, arguments: &[&str]) -> Output {
+    Command::new(PROGRAM)
+        .arg("status")
+        .arg("--socket")
+        .arg(socket)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// The table.
+#[track_caller]
+fn table(bed: &Bed) -> String {
+    let output = run(&bed.admin(), &[]);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The row of a secret.
+#[track_caller]
+fn row(table: &str, name: &str) -> usize {
+    let cell = format!(" {name} ");
+    let rows = table.lines().skip_while(|line| !line.contains("STATE"));
+    let mut rows = rows.enumerate();
+    rows.find(|(_, line)| line.contains(&cell))
+        .unwrap_or_else(|| panic!("no row of {name} in\n{table}"))
+        .0
+}
+
+#[test]
+fn a_secret_is_shown_with_all_that_is_known_of_it() {
+    let bed = Bed::new();
+    let identity = bed.pair("site");
+    bed.root.write("site", &[("cacert", bed.ca.pem())]);
+    let agent = bed.ready_agent();
+    let mut stream = bed.client().node("edge-1").delta();
+    stream.subscribe(&["site"]);
+    let served = stream.secret();
+
+    let site = secret(&bed.admin(), "site", |site| {
+        site["subscribers"][0]["answer"] == "ack"
+    });
+    assert_eq!(site["kind"], "certificate");
+    assert_eq!(site["version"], served.version.as_str());
+    assert_eq!(site["names"], serde_json::json!(["site.test"]));
+    assert_eq!(site["issuer"], "CN=Test CA");
+    assert_eq!(site["key_type"], "P-256");
+    assert_eq!(site["credential"], "site");
+    let folder = bed.root.credential("site");
+    assert_eq!(site["folder"], folder.to_str().unwrap());
+    assert_eq!(site["files"], serde_json::json!(["cert", "key"]));
+    for time in ["since", "not_after", "not_before"] {
+        humantime::parse_rfc3339(site[time].as_str().unwrap()).unwrap();
+    }
+    let client = &site["subscribers"][0];
+    assert_eq!(client["node"], "edge-1");
+    assert_eq!(client["protocol"], "delta");
+    assert_eq!(client["pid"], std::process::id());
+    assert_eq!(client["version"], served.version.as_str());
+    assert!(client["process"].is_string() && client["sent"].is_string());
+
+    let bundle = secret(&bed.admin(), "site-cacert", |_| true);
+    assert_eq!(bundle["kind"], "trust_bundle");
+    assert_eq!(bundle["credential"], "site");
+    assert_eq!(bundle["subjects"], serde_json::json!(["CN=Test CA"]));
+    let state = status(&bed.admin());
+    assert_eq!(state["agent"]["ready"], true);
+    assert_eq!(state["agent"]["streams"]["delta"], 1);
+    assert_eq!(state["roots"][0]["present"], true);
+    assert!(state["watch"]["directories"].as_u64().unwrap() > 0);
+    assert_no_key_in(&state.to_string(), &[&identity]);
+    drop(agent);
+}
+
+#[test]
+fn a_refusal_is_shown_in_the_clients_words_and_on_top() {
+    let bed = Bed::new();
+    for name in ["a", "b", "z"] {
+        bed.pair(name);
+    }
+    let _agent = bed.ready_agent();
+    let mut stream = bed.client().node("edge-7").sotw();
+    stream.subscribe(&["z"]);
+    let response = stream.recv();
+    stream.nack(&response, "Failed to load \u{1b}[31mcertificate");
+    let z = secret(&bed.admin(), "z", |z| z["state"] == "nacked");
+    let client = &z["subscribers"][0];
+    assert_eq!(client["answer"], "nack");
+    assert_eq!(client["error"], "Failed to load \u{1b}[31mcertificate");
+    assert!(client["answered"].is_string());
+
+    let table = table(&bed);
+    assert!(row(&table, "z") < row(&table, "a"), "{table}");
+    assert!(table.contains("refused by edge-7"), "{table}");
+    assert!(
+        table.contains("Failed to load \\u{1b}[31mcertificate"),
+        "{table}"
+    );
+    assert!(!table.contains('\u{1b}'), "no colours in a pipe: {table:?}");
+}
+
+#[test]
+fn a_problem_is_shown_while_the_last_good_one_stays_and_goes_when_it_is_over() {
+    let bed = Bed::new();
+    for name in ["a", "site"] {
+        bed.pair(name);
+    }
+    let _agent = bed.ready_agent();
+    let before = secret(&bed.admin(), "site", |site| site["state"] == "warning");
+    bed.root.write("site", &[("key", "not a key")]);
+    bed.root
+        .write("broken", &[("cert", "nothing"), ("key", "nothing")]);
+    let site = secret(&bed.admin(), "site", |site| site["state"] == "last_good");
+    assert_eq!(site["version"], before["version"]);
+    assert_eq!(site["since"], before["since"]);
+    let key = bed.root.credential("site").join("key");
+    assert_eq!(site["problems"][0]["path"], key.to_str().unwrap());
+    assert!(site["problems"][0]["remedy"].is_string());
+    eventually_true("the broken folder", || {
+        let state = status(&bed.admin());
+        let mut folders = state["folders"].as_array().unwrap().iter();
+        folders.any(|folder| folder["name"] == "broken" && folder["state"] == "rejected")
+    });
+    let table = table(&bed);
+    assert!(row(&table, "broken") < row(&table, "site"), "{table}");
+    assert!(row(&table, "site") < row(&table, "a"), "{table}");
+    assert!(
+        table.contains(&format!("error: {}: ", key.display())),
+        "{table}"
+    );
+
+    bed.pair("site");
+    let after = secret(&bed.admin(), "site", |site| site["state"] == "warning");
+    assert_ne!(after["version"], before["version"]);
+    assert_eq!(after["problems"], serde_json::json!([]));
+}
+
+#[test]
+fn names_that_do_not_exist_are_counted_and_a_bounded_number_is_listed() {
+    let bed = Bed::new();
+    let _agent = bed.ready_agent();
+    let mut stream = bed.client().delta();
+    let names: Vec<_> = (0..500).map(|number| format!("host-{number:03}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    stream.subscribe(&names);
+    assert_eq!(stream.removed().len(), 500);
+    let state = status(&bed.admin());
+    assert_eq!(state["waiting"]["total"], 500);
+    assert_eq!(state["waiting"]["names"].as_array().unwrap().len(), 100);
+    assert_eq!(state["waiting"]["names"][0]["name"], "host-000");
+    let table = table(&bed);
+    assert!(
+        table.contains("waiting") && table.contains("490 more"),
+        "{table}"
+    );
+}
+
+#[test]
+fn the_state_of_a_root_that_does_not_exist_is_said() {
+    let bed = Bed::new();
+    let missing = bed.scratch("missing");
+    let _agent = bed.ready(bed.builder().credentials(&missing));
+    let state = status(&bed.admin());
+    assert_eq!(state["roots"][1]["present"], false);
+    assert_eq!(state["roots"][1]["path"], missing.to_str().unwrap());
+    let table = table(&bed);
+    let line = format!("the root {} does not exist", missing.display());
+    assert!(table.contains(&line), "{table}");
+}
+
+#[test]
+fn json_is_the_state_and_a_hidden_folder_is_told_apart() {
+    let bed = Bed::new();
+    let second = crate::util::Root::new();
+    bed.pair("site");
+    second.write_pair("site", &bed.ca.server(&["other.test"]));
+    let _agent = bed.ready(bed.builder().credentials(&second.path()));
+    let output = run(&bed.admin(), &["--output", "json"]);
+    assert!(output.status.success());
+    let state: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let folder = &state["folders"][0];
+    assert_eq!(folder["state"], "hidden", "{state:#}");
+    assert_eq!(folder["root"], second.path().to_str().unwrap());
+    assert_eq!(state["secrets"][0]["names"][0], "site.test");
+
+    bed.root.remove("site");
+    let site = secret(&bed.admin(), "site", |site| {
+        site["names"][0] == "other.test"
+    });
+    assert_eq!(site["root"], second.path().to_str().unwrap());
+}
+
+#[test]
+fn an_agent_that_is_not_there_is_told_with_code_2() {
+    let bed = Bed::new();
+    let output = run(&bed.admin(), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains(bed.admin().to_str().unwrap()), "{told}");
+    assert!(told.contains("is the agent running?"), "{told}");
+
+    bed.pair("site");
+    let mut agent = bed.ready_agent();
+    // Not the admin socket.
+    let output = run(&bed.socket(), &[]);
+    assert_eq!(output.status.code(), Some(2));
+    agent.kill();
+    let output = run(&bed.admin(), &["--watch"]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("the agent has ended"), "{told}");
+}
+
+#[test]
+fn watch_goes_on_through_a_restart_and_ends_quietly() {
+    use std::io::{BufRead, BufReader};
+    let bed = Bed::new();
+    bed.pair("site");
+    let agent = bed.ready_agent();
+    let mut watch = Command::new(PROGRAM)
+        .args(["status", "--watch", "--output", "json", "--socket"])
+        .arg(bed.admin())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next = |wanted: &dyn Fn(&Value) -> bool| loop {
+        let line = lines.next().expect("the watch has ended").unwrap();
+        if let Ok(state) = serde_json::from_str::<Value>(&line)
+            && wanted(&state)
+        {
+            return state;
+        }
+    };
+    let first = next(&|_| true)["agent"]["pid"].clone();
+    assert!(agent.terminate().success());
+    let _agent = bed.ready_agent();
+    next(&|state| state["agent"]["pid"] != first);
+    drop(lines);
+    // Nobody reads any more: a quiet end.
+    let output = watch.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn watch_on_a_terminal_draws_anew_and_leaves_it_as_it_was() {
+    let Some(script) = crate::util::require(&crate::util::tools::program(
+        "script",
+        "Debian: apt-get install bsdutils",
+    )) else {
+        return;
+    };
+    let bed = Bed::new();
+    bed.pair("site");
+    let _agent = bed.ready_agent();
+    let typescript = bed.scratch("typescript");
+    let watched = format!(
+        "exec timeout --signal=INT 3 {PROGRAM} status --watch --socket {}",
+        bed.admin().display()
+    );
+    let status = Command::new(script)
+        .args(["-q", "-e", "-c", &watched])
+        .arg(&typescript)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .env_remove("NO_COLOR")
+        .status()
+        .unwrap();
+    let drawn = String::from_utf8_lossy(&std::fs::read(&typescript).unwrap()).into_owned();
+    // timeout says 124 when it had to end the program, which ended by itself then.
+    assert!(
+        matches!(status.code(), Some(0 | 124)),
+        "{status:?} {drawn:?}"
+    );
+    let frames = drawn.matches("\u{1b}[H").count();
+    assert!(frames >= 2, "{frames} frames: {drawn:?}");
+    assert!(drawn.contains("site"), "{drawn:?}");
+    let (enter, leave) = ("\u{1b}[?1049h", "\u{1b}[?1049l");
+    assert!(drawn.contains(enter) && drawn.contains(leave), "{drawn:?}");
+    assert!(
+        drawn.contains("\u{1b}[?25h"),
+        "the cursor is back: {drawn:?}"
+    );
+}
+
+#[test]
+fn the_admin_socket_has_mode_0660_and_goes_with_the_agent() {
+    use std::os::unix::fs::PermissionsExt;
+    let bed = Bed::new();
+    let agent = bed.ready_agent();
+    let mode = std::fs::metadata(bed.admin()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    assert!(agent.terminate().success());
+    assert!(!bed.admin().exists());
+}
+
+#[test]
+fn the_admin_socket_answers_get_alone_and_many_at_once() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let _agent = bed.ready_agent();
+    let index = admin::get(&bed.admin(), "/");
+    assert_eq!(index.status, 200);
+    assert!(index.body.contains("/metrics"), "{index:?}");
+    assert_eq!(admin::get(&bed.admin(), "/nothing").status, 404);
+    // More than are answered at a time, most of which say nothing.
+    let silent: Vec<_> = (0..40)
+        .map(|_| std::os::unix::net::UnixStream::connect(bed.admin()).unwrap())
+        .collect();
+    std::thread::scope(|scope| {
+        for _ in 0..20 {
+            scope.spawn(|| assert_eq!(admin::get(&bed.admin(), "/status").status, 200));
+        }
+    });
+    drop(silent);
+}
+
+#[test]
+fn a_second_agent_with_a_socket_beside_serves_without_an_admin_socket() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let _first = bed.ready_agent();
+    let socket = bed.scratch("second.sock");
+    let second = crate::util::Agent::builder(&socket)
+        .credentials(&bed.root.path())
+        .start();
+    second.wait_for_line(&["ERROR", "admin.sock", "--admin-socket"]);
+    let mut stream = second.client().sotw();
+    stream.subscribe(&["site"]);
+    stream.secret();
+    let pid = status(&bed.admin())["agent"]["pid"].as_i64();
+    assert_ne!(pid, Some(second.pid().as_raw_nonzero().get().into()));
+}

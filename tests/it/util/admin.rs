@@ -1,0 +1,101 @@
+//! The agent's admin socket and port, asked as `curl` would.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::wait::{BOUND, eventually};
+
+/// An answer: its head, and its body.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// Asks on the admin socket for `path`, with a new connection.
+#[track_caller]
+pub(crate) fn get(socket: &Path, path: &str) -> Answer {
+    let stream = eventually("a connection to the admin socket", || {
+        UnixStream::connect(socket).ok()
+    });
+    stream.set_read_timeout(Some(BOUND)).unwrap();
+    exchange(
+        stream,
+        &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    )
+}
+
+/// Sends a request to the admin port, as it is.
+#[track_caller]
+pub(crate) fn send(address: SocketAddr, request: &str) -> Answer {
+    let stream = eventually("a connection to the admin port", || {
+        TcpStream::connect(address).ok()
+    });
+    stream.set_read_timeout(Some(BOUND)).unwrap();
+    exchange(stream, request)
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> Answer {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    Answer {
+        status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
+}
+
+/// The state, as JSON.
+#[track_caller]
+pub(crate) fn status(socket: &Path) -> Value {
+    let answer = get(socket, "/status");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    serde_json::from_str(&answer.body).unwrap()
+}
+
+/// What the state says of a secret, once there is one for which `good` holds.
+#[track_caller]
+pub(crate) fn secret(socket: &Path, name: &str, good: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        eventually(&format!("the state of {name}"), || {
+            last = status(socket);
+            let secrets = last["secrets"].as_array().unwrap();
+            let secret = secrets.iter().find(|secret| secret["name"] == name)?;
+            good(secret).then(|| secret.clone())
+        })
+    }));
+    found.unwrap_or_else(|_| panic!("this state of {name} was not waited for: {last:#}"))
+}
+
+/// The value of a metric: its name with its labels, as the text has it.
+#[track_caller]
+pub(crate) fn metric(socket: &Path, series: &str) -> Option<f64> {
+    let text = get(socket, "/metrics").body;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
+}
+
+/// Waits until a metric has a value for which `good` holds.
+#[track_caller]
+pub(crate) fn metric_becomes(socket: &Path, series: &str, good: impl Fn(f64) -> bool) -> f64 {
+    eventually(&format!("the metric {series}"), || {
+        metric(socket, series).filter(|value| good(*value))
+    })
+}
+
+/// A loopback address with a port that nobody has.
+pub(crate) fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap()
+}
