@@ -5,13 +5,14 @@
 //! on its path, and they come out of [`Watch::changed`], once each, when they are to be read again.
 //!
 //! Three threads beside the readers: that of `notify` takes the events, one places the watches, and
-//! while something is looked at by `stat` alone, one does that. All they share is the [`table`].
+//! while something is looked at by `stat` alone, one does that. All they share is one table.
 
 mod checks;
 mod events;
 mod index;
 mod inner;
 mod notifier;
+mod owner;
 mod pending;
 mod placer;
 mod polled;

@@ -24,7 +24,7 @@ pub(super) struct Inner<K> {
     pub(super) work: Condvar,
     /// Tells readers that a watch was decided, or a fence passed, or a read ended.
     pub(super) placed: Condvar,
-    /// Tells [`Watch::changed`] to look again.
+    /// Tells whoever waits for owners that are due to look again.
     pub(super) wake: Notify,
 }
 

@@ -100,8 +100,7 @@ impl Notifier {
                 Some(result)
             }
             Err(_) => {
-                // Its `drop` would panic too.
-                std::mem::forget(watcher);
+                end(watcher);
                 None
             }
         }
@@ -111,11 +110,15 @@ impl Notifier {
 impl Drop for Notifier {
     fn drop(&mut self) {
         if let Some(watcher) = self.watcher.take() {
-            // Sends the order to end, which panics when the thread has just died.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(watcher)));
+            end(watcher);
         }
         self.released.store(true, Ordering::Release);
     }
+}
+
+/// Sends the order to end, which panics when the thread has died already.
+fn end(watcher: INotifyWatcher) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(watcher)));
 }
 
 fn why_refused(path: &Path, error: &notify::Error) -> Placed {

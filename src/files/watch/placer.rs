@@ -15,6 +15,36 @@ use crate::files::read::FileId;
 /// Refused watches are tried again this often: somebody may have raised the limit.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// What the thread that places watches is told, and tells.
+#[derive(Default)]
+pub(super) struct PlacerState {
+    /// Counts the watchers; what comes from an earlier one is void.
+    pub(super) generation: u64,
+    /// When a new watcher is to take over, if one is.
+    pub(super) rebuild_at: Option<Instant>,
+    /// Whether there is a watcher.
+    pub(super) watching: bool,
+    /// Whether there is no thread at all.
+    pub(super) missing: bool,
+    /// Fences asked for, and passed.
+    pub(super) fence_wanted: u64,
+    pub(super) fence_passed: u64,
+    /// When refused watches are tried again.
+    pub(super) retry_at: Option<Instant>,
+    /// Whether the limit on watches is reached; no other is tried until then.
+    pub(super) limited: bool,
+    pub(super) tickets: u64,
+}
+
+impl PlacerState {
+    pub(super) fn new() -> Self {
+        Self {
+            rebuild_at: Some(Instant::now()),
+            ..Self::default()
+        }
+    }
+}
+
 /// What there is to do.
 enum Job {
     /// A watcher of this generation takes over.

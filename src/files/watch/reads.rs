@@ -11,7 +11,7 @@ use super::table::Table;
 use super::watched::{FolderId, Need, OwnerId, Placement};
 use crate::files::read::Stamps;
 
-/// Reads in a row that raced with a change of folders before the next one waits a little.
+/// Reads in a row during which something changed, before the next one waits a little.
 const RACES: u32 = 3;
 
 /// What a read has come to.
@@ -35,12 +35,14 @@ impl<K: Clone + Eq + Hash> Table<K> {
     /// A read of `id` begins: what happens from now on calls for another one. Tells what it is good
     /// for use in spite of.
     pub(super) fn begin_read(&mut self, id: OwnerId, now: Instant) -> Excuse {
+        self.reads += 1;
+        let serial = self.reads;
         let Some(owner) = self.owner_mut(id) else {
             return Excuse::Nothing;
         };
         owner.reading = true;
         owner.forgotten = false;
-        owner.serial += 1;
+        owner.serial = serial;
         owner.pending.begin(now)
     }
 
@@ -53,14 +55,14 @@ impl<K: Clone + Eq + Hash> Table<K> {
             owner.pending.suspect(file, when);
         }
         let usable = read.heard_all && owner.pending.is_usable(read.excuse, now);
+        let (raced, refused) = self.placements(&read.needs);
         if usable {
             owner.pending.settle(read.began);
-        } else {
-            owner.pending.mark(now);
         }
-        let (raced, refused) = self.placements(&read.needs);
-        owner.races = if raced { owner.races + 1 } else { 0 };
-        if raced {
+        if usable && !raced {
+            owner.races = 0;
+        } else {
+            owner.races += 1;
             owner.pending.mark(now + back_off(owner.races));
         }
         let passing = read.stamps.unsure().then_some(Polled::PassingFailure);
@@ -120,10 +122,10 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 }
 
-/// How long the next read waits after this many in a row that raced with a change of folders.
+/// How long the next read waits after this many in a row during which something changed.
 fn back_off(races: u32) -> Duration {
     match races.checked_sub(RACES + 1) {
         None => Duration::ZERO,
-        Some(more) => Duration::from_millis(10 << more.min(7)),
+        Some(more) => Duration::from_millis(10 << more.min(4)),
     }
 }

@@ -12,7 +12,7 @@ use super::watched::{FolderId, Need, OwnerId, Placement};
 use super::{Inner, Polled};
 use crate::files::read::{Arm, Dir, FileId, Interest, Seen, Stamps};
 
-/// A watch is placed in microseconds. Where the kernel takes longer than this, the read goes on
+/// A watch is placed in microseconds. Where all those of a read take longer than this, it goes on
 /// without, and is repeated.
 const PLACING: Duration = Duration::from_secs(2);
 
@@ -25,6 +25,8 @@ pub(super) struct Session<'a, K> {
     owner: OwnerId,
     excuse: Excuse,
     began: Instant,
+    /// How much longer it may wait for watches.
+    patience: Duration,
     needs: HashSet<(FolderId, Need)>,
     /// Folders of which nothing was heard before this time, or nothing is.
     unheard: HashMap<FileId, Option<Instant>>,
@@ -47,6 +49,7 @@ impl<'a, K> Session<'a, K> {
             owner,
             excuse,
             began,
+            patience: PLACING,
             needs: HashSet::new(),
             unheard: HashMap::new(),
             suspects: Vec::new(),
@@ -117,7 +120,8 @@ impl<K: Clone + Eq + Hash + Send + 'static> Arm for Session<'_, K> {
         }
         let decided = matches!(folder.placement, Placement::Live(_) | Placement::Refused(_));
         if !decided && !table.index.share(id, now) {
-            table = self.inner.place(table, id, now + PLACING);
+            table = self.inner.place(table, id, now + self.patience);
+            self.patience = self.patience.saturating_sub(now.elapsed());
         }
         self.suspect(&table, dir, id, now);
     }

@@ -3,15 +3,15 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Settings;
 use super::index::Index;
+use super::owner::Owner;
 use super::pending::{Change, FileKey, Pending};
+use super::placer::PlacerState;
 use super::polled::Tally;
 use super::watched::{FolderId, Need, OwnerId, Placement};
-use super::{Polled, Settings};
-use crate::files::read::Stamps;
 
 /// After an overflow everything is read again, but under a storm of them no more often than this.
 const ANEW_INTERVAL: Duration = Duration::from_millis(200);
@@ -43,31 +43,12 @@ pub(super) struct Table<K> {
     /// What was renamed into place, and when.
     arrived: VecDeque<(PathBuf, Instant)>,
     last_anew: Option<Instant>,
+    /// Counts the reads of all owners.
+    pub(super) reads: u64,
     pub(super) counters: Counters,
     pub(super) tally: Tally,
     /// Whether the last handle is gone.
     pub(super) closed: bool,
-}
-
-/// What the thread that places watches is told, and tells.
-#[derive(Default)]
-pub(super) struct PlacerState {
-    /// Counts the watchers; what comes from an earlier one is void.
-    pub(super) generation: u64,
-    /// When a new watcher is to take over, if one is.
-    pub(super) rebuild_at: Option<Instant>,
-    /// Whether there is a watcher.
-    pub(super) watching: bool,
-    /// Whether there is no thread at all.
-    pub(super) missing: bool,
-    /// Fences asked for, and passed.
-    pub(super) fence_wanted: u64,
-    pub(super) fence_passed: u64,
-    /// When refused watches are tried again.
-    pub(super) retry_at: Option<Instant>,
-    /// Whether the limit on watches is reached; no other is tried until then.
-    pub(super) limited: bool,
-    pub(super) tickets: u64,
 }
 
 /// Times that something happened.
@@ -77,28 +58,6 @@ pub(super) struct Counters {
     pub(super) refusals: u64,
     pub(super) rebuilds: u64,
     pub(super) missed: u64,
-}
-
-/// A root or credential folder.
-pub(super) struct Owner<K> {
-    key: K,
-    pub(super) needs: Vec<(FolderId, Need)>,
-    pub(super) stamps: Arc<Stamps>,
-    pub(super) pending: Pending,
-    pub(super) reading: bool,
-    /// Forgotten while it was being read.
-    pub(super) forgotten: bool,
-    /// Counts its reads.
-    pub(super) serial: u64,
-    /// When it is looked at by `stat` alone, if that is planned.
-    pub(super) check_at: Option<Instant>,
-    /// How often, when not as usual.
-    pub(super) interval: Option<Duration>,
-    pub(super) polled: Option<Polled>,
-    /// The device that may keep a look at it waiting.
-    pub(super) device: Option<u64>,
-    /// Reads in a row that raced with a change of folders.
-    pub(super) races: u32,
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
@@ -114,12 +73,10 @@ impl<K: Clone + Eq + Hash> Table<K> {
             to_check: HashMap::new(),
             checking: HashSet::new(),
             queue: VecDeque::new(),
-            placer: PlacerState {
-                rebuild_at: Some(Instant::now()),
-                ..PlacerState::default()
-            },
+            placer: PlacerState::new(),
             arrived: VecDeque::new(),
             last_anew: None,
+            reads: 0,
             counters: Counters::default(),
             tally: Tally::default(),
             closed: false,
@@ -156,25 +113,11 @@ impl<K: Clone + Eq + Hash> Table<K> {
         if let Some(id) = self.find(key) {
             return id;
         }
-        let owner = Owner {
-            key: key.clone(),
-            needs: Vec::new(),
-            stamps: Arc::default(),
-            pending: Pending::default(),
-            reading: false,
-            forgotten: false,
-            serial: 0,
-            check_at: None,
-            interval: None,
-            polled: None,
-            device: None,
-            races: 0,
-        };
         let id = self.free.pop().unwrap_or_else(|| {
             self.owners.push(None);
             OwnerId::try_from(self.owners.len() - 1).unwrap_or(OwnerId::MAX)
         });
-        self.owners[id as usize] = Some(owner);
+        self.owners[id as usize] = Some(Owner::new(key.clone()));
         self.keys.insert(key.clone(), id);
         id
     }
@@ -193,7 +136,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         let Some(owner) = self.owners.get_mut(id as usize).and_then(Option::take) else {
             return;
         };
-        self.keys.remove(&owner.key);
+        self.keys.remove(owner.key());
         self.pending.remove(&id);
         if let Some(at) = owner.check_at {
             self.schedule.remove(&(at, id));
@@ -271,7 +214,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
             }
             if owner.pending.deadline().is_some_and(|at| at <= now) {
                 owner.pending.hand_over(now);
-                due.push(owner.key.clone());
+                due.push(owner.key().clone());
             }
             let deadline = owner.pending.deadline();
             next = [next, deadline].into_iter().flatten().min();
@@ -325,11 +268,5 @@ impl<K: Clone + Eq + Hash> Table<K> {
     pub(super) fn has_arrived(&self, path: &Path, now: Instant) -> bool {
         let mut lately = self.arrived.iter().filter(|(_, at)| *at + ARRIVED > now);
         lately.any(|(arrived, _)| path.starts_with(arrived))
-    }
-}
-
-impl<K> Owner<K> {
-    pub(super) fn key(&self) -> &K {
-        &self.key
     }
 }
