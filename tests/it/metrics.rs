@@ -230,6 +230,32 @@ fn rules_and_dashboard_ask_for_metrics_that_there_are() {
     }
 }
 
+#[test]
+fn every_metric_is_documented() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let _agent = bed.ready_agent();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/monitoring.md");
+    let documented = names(&std::fs::read_to_string(docs).unwrap());
+    let text = get(&bed.admin(), "/metrics").body;
+    let there = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let there: BTreeSet<_> = there
+        .map(|rest| rest.split(' ').next().unwrap().to_owned())
+        .collect();
+    let own: BTreeSet<_> = there
+        .into_iter()
+        .filter(|name| name.starts_with("sds_agent_"))
+        .collect();
+    // Only once something was rejected is there a series of it.
+    let unseen = BTreeSet::from(["sds_agent_credential_rejections_total".to_owned()]);
+    let expected: BTreeSet<_> = own.union(&unseen).cloned().collect();
+    let documented: BTreeSet<_> = documented
+        .into_iter()
+        .filter(|name| name.starts_with("sds_agent_"))
+        .collect();
+    assert_eq!(documented, expected);
+}
+
 /// The agent's metrics that a text names.
 fn names(text: &str) -> BTreeSet<String> {
     text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'))

@@ -345,3 +345,42 @@ fn a_second_agent_with_a_socket_beside_serves_without_an_admin_socket() {
     let pid = status(&bed.admin())["agent"]["pid"].as_i64();
     assert_ne!(pid, Some(second.pid().as_raw_nonzero().get().into()));
 }
+
+#[test]
+fn every_key_of_the_json_is_documented() {
+    let bed = Bed::new();
+    bed.pair("site");
+    bed.root
+        .write("broken", &[("cert", "nothing"), ("key", "nothing")]);
+    let _agent = bed.ready_agent();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site", "ghost"]);
+    stream.changes();
+    secret(&bed.admin(), "site", |site| {
+        site["subscribers"][0]["answer"] == "ack"
+    });
+    let mut keys = std::collections::BTreeSet::new();
+    collect(&status(&bed.admin()), &mut keys);
+    assert!(keys.len() > 60, "{keys:?}");
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/status.md");
+    let docs = std::fs::read_to_string(docs).unwrap();
+    for key in keys {
+        assert!(
+            docs.contains(&format!("`{key}`")),
+            "{key} is not in docs/status.md"
+        );
+    }
+}
+
+fn collect(value: &Value, keys: &mut std::collections::BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                keys.insert(key.clone());
+                collect(value, keys);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect(item, keys)),
+        _ => {}
+    }
+}
