@@ -230,10 +230,7 @@ impl Agent {
         let Some(rank) = self.rank(path) else {
             return;
         };
-        let unknown = listing
-            .problems
-            .iter()
-            .any(|problem| problem.path() == &**path);
+        let complete = listing.complete;
         self.problems.listed(path, &listing, &self.metrics);
         self.board.listed(path, &listing);
         let present: BTreeSet<Arc<str>> = listing
@@ -256,12 +253,12 @@ impl Agent {
             .cloned()
             .collect();
         root.folders = present;
-        if unknown {
-            root.folders.extend(missing);
-        } else {
+        if complete {
             for name in missing {
                 self.observe(&Key::new(path, name), Outcome::Gone, noticed);
             }
+        } else {
+            root.folders.extend(missing);
         }
         for name in new {
             self.look(Owner::Folder(Key::new(path, name)), noticed);

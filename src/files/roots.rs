@@ -115,6 +115,7 @@ impl List<'_> {
             }
         }
         if too_many {
+            self.complete = false;
             self.problem(Problem::new(
                 Reason::TooLarge,
                 self.root,

@@ -110,11 +110,12 @@ fn of_too_many_the_first_by_name_are_listed() {
         fs::create_dir(dir.path().join(format!("{i:02}"))).unwrap();
     }
     let listing = super::list(dir.path(), 50, &mut Unwatched);
-    assert!(listing.folders.len() == 50 && listing.problems.is_empty());
+    assert!(listing.folders.len() == 50 && listing.problems.is_empty() && listing.complete);
     let listing = super::list(dir.path(), 10, &mut Unwatched);
     let expected: Vec<String> = (0..10).map(|i| format!("{i:02}")).collect();
     assert_eq!(names(&listing), expected);
     assert_eq!(listing.problems[0].reason(), Reason::TooLarge);
+    assert!(!listing.complete);
 }
 
 #[test]
