@@ -93,7 +93,7 @@ fn a_warning_that_stays_is_said_once() {
             panic!("{events:?}");
         };
         assert_eq!(warnings.len(), said);
-        assert_eq!(bench.folder.warnings(), [warning.clone()]);
+        assert_eq!(bench.folder.warnings(), std::slice::from_ref(&warning));
     }
 }
 
