@@ -68,32 +68,20 @@ fn agent(registry: &mut Registry, state: &State) {
 
 fn certificates(registry: &mut Registry, state: &State) {
     let (ends, valid, nacked) = (Gauges::default(), Gauges::default(), Gauges::default());
-    let secrets = Gauges::default();
-    for kind in ["certificate", "trust_bundle"] {
-        let of_kind = state.secrets.iter().filter(|s| s.kind == kind);
-        set(
-            &secrets,
-            [("kind", kind.to_owned())],
-            of_kind.count() as u64,
-        );
-    }
     for secret in &state.secrets {
         if let Some(end) = secret.not_after {
             set(&ends, labels(secret), seconds(end));
         }
-        set(
-            &valid,
-            labels(secret),
-            u64::from(is_valid(secret, state.agent.now)),
-        );
-        let refused = secret.subscribers.iter();
-        let refused = refused.filter(|s| s.answer == Answer::Nack).count() as u64;
-        set(&nacked, labels(secret), refused);
+        let is_valid = is_valid(secret, state.agent.now);
+        set(&valid, labels(secret), u64::from(is_valid));
+        let clients = secret.subscribers.iter();
+        let refused = clients.filter(|client| client.answer == Answer::Nack);
+        set(&nacked, labels(secret), refused.count() as u64);
     }
-    registry.register("secrets", "Secrets that are served", secrets);
+    registry.register("secrets", "Secrets that are served", kinds(state));
     registry.register_with_unit(
         "certificate_not_after_timestamp",
-        "When the leaf, or the first CA certificate of a trust bundle, ends, in seconds since 1970",
+        "When the leaf, or the next CA certificate of a trust bundle, ends, in seconds since 1970",
         Unit::Seconds,
         ends,
     );
@@ -107,6 +95,16 @@ fn certificates(registry: &mut Registry, state: &State) {
         "Streams whose client refused what it was sent last",
         nacked,
     );
+}
+
+/// How many secrets there are of each kind.
+fn kinds(state: &State) -> Gauges<1> {
+    let counts = Gauges::default();
+    for kind in ["certificate", "trust_bundle"] {
+        let of_kind = state.secrets.iter().filter(|s| s.kind == kind).count();
+        set(&counts, [("kind", kind.to_owned())], of_kind as u64);
+    }
+    counts
 }
 
 fn folders(registry: &mut Registry, state: &State) {

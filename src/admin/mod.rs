@@ -7,6 +7,7 @@ mod metrics;
 mod page;
 mod pages;
 pub mod process;
+mod shown;
 pub mod state;
 mod survey;
 

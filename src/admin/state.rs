@@ -63,7 +63,9 @@ pub struct Streams {
 }
 
 /// The worst that is to be said of a secret or a folder. The order is that of urgency.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// What is in the folder can't be served, and nothing is.
@@ -81,6 +83,7 @@ pub enum Condition {
     /// It is served with a warning.
     Warning,
     /// All is well.
+    #[default]
     Ok,
     /// A folder of the same name in an earlier root is served in its place.
     Hidden,
@@ -89,7 +92,7 @@ pub enum Condition {
 }
 
 /// A secret that is served.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Secret {
     /// Its name.
     pub name: String,
@@ -268,6 +271,13 @@ pub struct PolledPath {
 /// A point in time: RFC 3339 in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(SystemTime);
+
+impl Default for Time {
+    /// The beginning of 1970.
+    fn default() -> Self {
+        Self(SystemTime::UNIX_EPOCH)
+    }
+}
 
 impl Waiting {
     /// How many names are listed: clients choose them, so there may be any number.

@@ -1,19 +1,17 @@
 //! The agent's parts → the [`State`] that is shown.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::health::Health;
+use super::shown::{self, Dates, problems, text};
 use super::state::{
-    Agent, Answer, Condition, Folder, PolledPath, Problem, Root, Secret, State, Streams,
-    Subscriber, Waiting, WaitingName, Watch,
+    Agent, PolledPath, Root, State, Streams, Subscriber, Waiting, WaitingName, Watch,
 };
 use crate::agent::board::{Board, Report};
-use crate::credential::CertificateFacts;
-use crate::problem;
-use crate::sds::ledger::{self, Account, Delivery, Ledger, Protocol};
+use crate::sds::ledger::{Account, Ledger, Protocol};
 use crate::secret::{self, Kind};
 use crate::store::Store;
 
@@ -44,32 +42,29 @@ pub struct Sources {
 impl Sources {
     /// The state at this moment. Takes time in proportion to what there is.
     pub fn survey(&self) -> State {
-        let now = SystemTime::now();
+        let dates = Dates {
+            now: SystemTime::now(),
+            warn: DAY * self.board.warn_days(),
+        };
         let reports = self.board.reports();
         let accounts = self.ledger.accounts();
         let (mut subscribers, waiting) = self.subscriptions(&accounts);
         let folders = Folders::new(&reports);
-        let warn = DAY * self.board.warn_days();
         let mut secrets: Vec<_> = self
             .store
             .secrets()
             .iter()
             .map(|secret| {
                 let subscribers = subscribers.remove(secret.name()).unwrap_or_default();
-                let mut shown = of_secret(secret, folders.of(secret), subscribers, now);
-                shown.state = condition(&shown, now, warn);
-                shown
+                shown::secret(secret, folders.of(secret), subscribers, dates)
             })
             .collect();
         secrets.sort_unstable_by(|a, b| (a.state, &a.name).cmp(&(b.state, &b.name)));
+        let unserved = reports.iter().filter(|r| r.hidden || !serves(r));
         State {
-            agent: self.agent(now, &accounts),
+            agent: self.agent(dates.now, &accounts),
             secrets,
-            folders: reports
-                .iter()
-                .filter(|r| r.hidden || !serves(r))
-                .map(unserved)
-                .collect(),
+            folders: unserved.map(shown::folder).collect(),
             waiting,
             roots: self.roots(),
             watch: self.watch(),
@@ -114,7 +109,7 @@ impl Sources {
                     Some(secret) => subscribers
                         .entry(secret.name().clone())
                         .or_default()
-                        .push(subscriber(account, delivery)),
+                        .push(shown::subscriber(account, delivery)),
                     None => *absent.entry(name).or_default() += 1,
                 }
             }
@@ -191,151 +186,4 @@ impl<'a> Folders<'a> {
 
 fn serves(report: &Report) -> bool {
     report.pair.is_some() || report.bundle.is_some()
-}
-
-fn of_secret(
-    secret: &secret::Secret,
-    report: Option<&Report>,
-    subscribers: Vec<Subscriber>,
-    now: SystemTime,
-) -> Secret {
-    let is_pair = secret.kind() == Kind::Certificate;
-    let pair = report.and_then(|r| r.pair.as_ref()).filter(|_| is_pair);
-    let bundle = report.and_then(|r| r.bundle.as_ref()).filter(|_| !is_pair);
-    let facts: Vec<&CertificateFacts> = match (pair, bundle) {
-        (Some(pair), _) => vec![&pair.leaf],
-        (_, Some(bundle)) => bundle.certificates.iter().collect(),
-        _ => Vec::new(),
-    };
-    let leaf = pair.map(|pair| &pair.leaf);
-    let mut files: Vec<_> = match (pair, bundle) {
-        (Some(pair), _) => pair.files.to_vec(),
-        (_, Some(bundle)) => bundle.files.clone(),
-        _ => Vec::new(),
-    };
-    files.dedup();
-    Secret {
-        name: secret.name().to_string(),
-        kind: secret.kind().as_str().to_owned(),
-        state: Condition::Ok,
-        version: secret.version().to_string(),
-        since: secret.since().into(),
-        not_after: end(&facts, now).or(secret.not_after()).map(Into::into),
-        not_before: facts.iter().map(|f| f.not_before).min().map(Into::into),
-        credential: report.map(|report| report.name.to_string()),
-        root: report.map(|report| text(&report.root)),
-        folder: report.map(|report| text(&report.root.join(&*report.name))),
-        files,
-        names: leaf.map(|leaf| leaf.names.clone()).unwrap_or_default(),
-        subjects: facts.iter().map(|f| f.subject.clone()).collect(),
-        issuer: leaf.map(|leaf| leaf.issuer.clone()),
-        serial: leaf.map(|leaf| leaf.serial.clone()),
-        key_type: pair.map(|pair| pair.key_type.clone()),
-        problems: report.map(|r| problems(&r.problems)).unwrap_or_default(),
-        warnings: report.map(|r| problems(&r.warnings)).unwrap_or_default(),
-        subscribers,
-    }
-}
-
-/// The first end that is still to come, or the last one that was: a CA that has ended beside good ones
-/// is no reason to hurry.
-fn end(facts: &[&CertificateFacts], now: SystemTime) -> Option<SystemTime> {
-    let ends = || facts.iter().map(|facts| facts.not_after);
-    ends().filter(|end| *end >= now).min().or(ends().max())
-}
-
-/// The worst that is to be said of a secret, by the dates that hold now: a warning of the check is as
-/// old as the last read.
-fn condition(secret: &Secret, now: SystemTime, warn: Duration) -> Condition {
-    let end = secret.not_after.map(super::state::Time::get);
-    let start = secret.not_before.map(super::state::Time::get);
-    let nacked = |s: &Subscriber| s.answer == Answer::Nack;
-    if !secret.problems.is_empty() {
-        Condition::LastGood
-    } else if secret.subscribers.iter().any(nacked) {
-        Condition::Nacked
-    } else if end.is_some_and(|end| end < now) {
-        Condition::Expired
-    } else if start.is_some_and(|start| start > now) {
-        Condition::NotYetValid
-    } else if end.is_some_and(|end| end.duration_since(now).is_ok_and(|left| left <= warn)) {
-        Condition::ExpiresSoon
-    } else if secret.warnings.iter().any(|w| !is_of_time(w)) {
-        Condition::Warning
-    } else {
-        Condition::Ok
-    }
-}
-
-fn is_of_time(warning: &Problem) -> bool {
-    [
-        problem::Reason::Expired,
-        problem::Reason::NotYetValid,
-        problem::Reason::ExpiresSoon,
-    ]
-    .iter()
-    .any(|reason| reason.as_str() == warning.reason)
-}
-
-fn unserved(report: &Report) -> Folder {
-    Folder {
-        name: report.name.to_string(),
-        state: if report.hidden {
-            Condition::Hidden
-        } else if report.problems.iter().all(on_purpose) {
-            Condition::PassedOver
-        } else {
-            Condition::Rejected
-        },
-        root: text(&report.root),
-        folder: text(&report.root.join(&*report.name)),
-        problems: problems(&report.problems),
-    }
-}
-
-/// Whether a problem is a rule that the folder falls under, rather than a fault.
-fn on_purpose(problem: &problem::Problem) -> bool {
-    problem.reason() == problem::Reason::Name
-}
-
-fn subscriber(account: &Account, delivery: Delivery) -> Subscriber {
-    let peer = account.peer();
-    let (answer, answered, error) = match delivery.answer {
-        ledger::Answer::None => (Answer::None, None, None),
-        ledger::Answer::Ack(at) => (Answer::Ack, Some(at), None),
-        ledger::Answer::Nack(at, words) => (Answer::Nack, Some(at), Some(words.to_string())),
-    };
-    Subscriber {
-        protocol: account.protocol().as_str().to_owned(),
-        node: account.node_id().to_owned(),
-        cluster: account.cluster().to_owned(),
-        uid: peer.uid,
-        user: peer.user.as_deref().map(str::to_owned),
-        pid: peer.pid,
-        process: peer.process.as_deref().map(str::to_owned),
-        since: account.since().into(),
-        version: delivery.version.as_deref().map(str::to_owned),
-        sent: delivery.sent.map(Into::into),
-        answer,
-        answered: answered.map(Into::into),
-        error,
-    }
-}
-
-fn problems(problems: &[problem::Problem]) -> Vec<Problem> {
-    problems
-        .iter()
-        .map(|problem| Problem {
-            reason: problem.reason().as_str().to_owned(),
-            path: text(problem.path()),
-            what: problem.what().to_owned(),
-            remedy: problem.remedy().to_owned(),
-        })
-        .collect()
-}
-
-/// A path as it can be found from everywhere.
-fn text(path: &Path) -> String {
-    let absolute = std::path::absolute(path);
-    absolute.as_deref().unwrap_or(path).display().to_string()
 }

@@ -1,6 +1,8 @@
 //! `sds-agent status`: what the running agent serves, to whom, until when.
 
+mod clients;
 mod table;
+mod times;
 mod watch;
 
 use std::path::{Path, PathBuf};

@@ -384,3 +384,27 @@ fn collect(value: &Value, keys: &mut std::collections::BTreeSet<String>) {
         _ => {}
     }
 }
+
+#[test]
+fn a_real_envoy_is_shown_as_itself() {
+    use crate::util::{Envoy, Host, Protocol, tools};
+    let Some(program) = crate::util::require(&tools::ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    bed.pair("site");
+    let _agent = bed.ready_agent();
+    let hosts = [Host::new("site.test", "site")];
+    let envoy = Envoy::start(&program, &bed.socket(), Protocol::Delta, &hosts);
+    let site = secret(&bed.admin(), "site", |site| {
+        site["subscribers"][0]["answer"] == "ack"
+    });
+    let client = &site["subscribers"][0];
+    let pid = envoy.pid().as_raw_nonzero().get();
+    assert_eq!(client["pid"], pid, "{client:#}");
+    assert_eq!(client["version"], site["version"]);
+    let process = client["process"].as_str().unwrap();
+    let row = format!("{process} {pid}, delta): ACK");
+    let table = table(&bed);
+    assert!(table.contains(&row), "no {row} in {table}");
+}

@@ -4,24 +4,20 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
-use sds_agent::admin::state::{
-    Answer, Condition, Folder, Problem, Secret, State, Subscriber, Time, Waiting,
-};
+use sds_agent::admin::state::{Condition, Folder, Problem, Secret, State, Waiting, Watch};
 
+use super::clients;
+use super::times::{span, when};
 use crate::cli::output::shown;
 
 const HEADER: [&str; 7] = [
     "STATE", "SECRET", "KIND", "EXPIRES", "VERSION", "SINCE", "CLIENTS",
 ];
 
-/// More clients of one secret than this are counted instead of told.
-const CLIENTS: usize = 8;
 /// More names that do not exist than this are counted instead of told.
 const WAITING: usize = 10;
 /// More problems than this are counted instead of told.
 const PROBLEMS: usize = 40;
-/// As much of a version as tells two apart.
-const VERSION: usize = 8;
 
 /// Everything.
 pub(super) fn of(state: &State, colour: bool) -> String {
@@ -47,33 +43,35 @@ fn head(text: &mut String, state: &State) {
         shown(&agent.version),
         agent.pid,
         span(Duration::from_secs(agent.uptime_seconds)),
-        counted(state.secrets.len(), "secret", "secrets"),
-        counted(streams as usize, "stream", "streams"),
+        counted(state.secrets.len() as u64, "secret", "secrets"),
+        counted(streams, "stream", "streams"),
     );
     for wait in &agent.waiting_for {
         let _ = writeln!(text, "not ready: {}", shown(wait));
     }
-    for root in &state.roots {
-        if root.present == Some(false) {
-            let path = shown(&root.path);
-            let _ = writeln!(
-                text,
-                "warning: the root {path} does not exist; it is served as soon as it does"
-            );
-        }
-    }
-    for (reason, count) in &state.watch.polled {
-        let reason = shown(&reason.replace('_', " "));
-        let folders = counted(*count as usize, "folder is", "folders are");
-        let remedy = state.watch.polled_paths.iter();
-        let remedy = remedy.map(|path| shown(&path.remedy)).next();
+    for root in state.roots.iter().filter(|r| r.present == Some(false)) {
+        let path = shown(&root.path);
         let _ = writeln!(
             text,
-            "warning: {folders} polled instead of watched ({reason}): {}",
-            remedy.unwrap_or_default()
+            "warning: the root {path} does not exist; it is served as soon as it does"
         );
     }
+    polled(text, &state.watch);
     text.push('\n');
+}
+
+fn polled(text: &mut String, watch: &Watch) {
+    for (reason, count) in &watch.polled {
+        let mut paths = watch.polled_paths.iter();
+        let remedy = paths.find(|path| path.reason == *reason);
+        let _ = writeln!(
+            text,
+            "warning: {} polled instead of watched ({}): {}",
+            counted(*count, "folder is", "folders are"),
+            shown(&reason.replace('_', " ")),
+            remedy.map_or_else(String::new, |path| shown(&path.remedy))
+        );
+    }
 }
 
 /// What is wrong, with its remedy, in the order of the table.
@@ -83,40 +81,30 @@ fn trouble(text: &mut String, state: &State) {
             Condition::PassedOver => "passed over",
             _ => "error",
         };
-        folder
-            .problems
-            .iter()
-            .map(move |problem| told(word, problem))
+        all_told(word, &folder.problems)
     });
     let of_secrets = state.secrets.iter().flat_map(|secret| {
-        let problems = secret.problems.iter().map(|problem| told("error", problem));
-        let nacks = secret
-            .subscribers
-            .iter()
-            .filter_map(|client| nack(secret, client));
-        let warnings = secret
-            .warnings
-            .iter()
-            .map(|problem| told("warning", problem));
-        problems.chain(nacks).chain(warnings)
+        let clients = secret.subscribers.iter();
+        let nacks = clients.filter_map(|client| clients::nack(secret, client));
+        all_told("error", &secret.problems)
+            .chain(nacks)
+            .chain(all_told("warning", &secret.warnings))
     });
-    let of_roots = state.roots.iter().flat_map(|root| {
-        root.problems
-            .iter()
-            .map(|problem| told("passed over", problem))
-    });
+    let roots = state.roots.iter();
+    let of_roots = roots.flat_map(|root| all_told("passed over", &root.problems));
     let all: Vec<_> = of_folders.chain(of_secrets).chain(of_roots).collect();
     text.extend(all.iter().take(PROBLEMS).map(String::as_str));
     if all.len() > PROBLEMS {
-        let _ = writeln!(
-            text,
-            "and {} more; --output json has them all",
-            all.len() - PROBLEMS
-        );
+        let more = all.len() - PROBLEMS;
+        let _ = writeln!(text, "and {more} more; --output json has them all");
     }
     if !all.is_empty() {
         text.push('\n');
     }
+}
+
+fn all_told<'a>(word: &'a str, problems: &'a [Problem]) -> impl Iterator<Item = String> + 'a {
+    problems.iter().map(move |problem| told(word, problem))
 }
 
 fn told(word: &str, problem: &Problem) -> String {
@@ -126,16 +114,6 @@ fn told(word: &str, problem: &Problem) -> String {
         shown(&problem.what),
         shown(&problem.remedy)
     )
-}
-
-fn nack(secret: &Secret, client: &Subscriber) -> Option<String> {
-    let words = client.error.as_ref()?;
-    Some(format!(
-        "error: {}: refused by {}: {}\n",
-        shown(&secret.name),
-        who(client),
-        shown(words)
-    ))
 }
 
 /// Urgency, name, and the cells.
@@ -159,9 +137,9 @@ fn of_secret(secret: &Secret, now: SystemTime) -> Row {
         Cell::new(shown(&secret.name)),
         Cell::new(secret.kind.replace('_', " ")),
         Cell::new(secret.not_after.map_or("-".into(), |end| when(end, now))),
-        Cell::new(secret.version.get(..VERSION).unwrap_or(&secret.version)),
+        Cell::new(clients::short(&secret.version)),
         Cell::new(when(secret.since, now)),
-        Cell::new(clients(secret, now)),
+        Cell::new(clients::all(secret, now)),
     ];
     (secret.state, secret.name.clone(), cells)
 }
@@ -174,7 +152,7 @@ fn of_folder(folder: &Folder) -> Row {
 fn of_waiting(waiting: &Waiting) -> impl Iterator<Item = Row> {
     let state = || Cell::new("waiting").fg(Color::Yellow);
     let named = waiting.names.iter().take(WAITING).map(move |waiting| {
-        let streams = counted(waiting.streams, "stream waits", "streams wait");
+        let streams = counted(waiting.streams as u64, "stream waits", "streams wait");
         (waiting.name.clone(), streams)
     });
     let more = waiting
@@ -217,55 +195,6 @@ fn condition(condition: Condition) -> Cell {
     Cell::new(word).fg(colour)
 }
 
-/// The streams that wait for a secret, those that refused it first.
-fn clients(secret: &Secret, now: SystemTime) -> String {
-    let mut clients: Vec<_> = secret.subscribers.iter().collect();
-    clients.sort_by_key(|client| client.answer != Answer::Nack);
-    let mut lines: Vec<_> = clients
-        .iter()
-        .take(CLIENTS)
-        .map(|client| format!("{}: {}", who(client), answer(secret, client, now)))
-        .collect();
-    if clients.len() > CLIENTS {
-        lines.push(format!("and {} more", clients.len() - CLIENTS));
-    }
-    lines.join("\n")
-}
-
-/// As `edge-1 (envoy, envoy 4711, delta)`: node id, user, process, protocol.
-fn who(client: &Subscriber) -> String {
-    let user = client
-        .user
-        .as_deref()
-        .map_or_else(|| format!("uid {}", client.uid), shown);
-    let process = match (&client.process, client.pid) {
-        (Some(name), Some(pid)) => format!(", {} {pid}", shown(name)),
-        (None, Some(pid)) => format!(", process {pid}"),
-        _ => String::new(),
-    };
-    format!(
-        "{} ({user}{process}, {})",
-        shown(&client.node),
-        shown(&client.protocol)
-    )
-}
-
-fn answer(secret: &Secret, client: &Subscriber, now: SystemTime) -> String {
-    let Some(sent) = client.sent.filter(|_| client.version.is_some()) else {
-        return "nothing sent".to_owned();
-    };
-    let old = client.version.as_deref().filter(|v| *v != secret.version);
-    let old = old.map_or_else(String::new, |version| {
-        format!(" of {}", version.get(..VERSION).unwrap_or(version))
-    });
-    let sent = when(sent, now);
-    match client.answer {
-        Answer::Ack => format!("ACK{old}, sent {sent}"),
-        Answer::Nack => format!("NACK{old}, sent {sent}"),
-        Answer::None => format!("no answer{old}, sent {sent}"),
-    }
-}
-
 fn table(rows: Vec<Row>, colour: bool) -> String {
     let mut table = Table::new();
     table
@@ -286,25 +215,6 @@ fn table(rows: Vec<Row>, colour: bool) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-fn counted(count: usize, one: &str, many: &str) -> String {
+fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
-}
-
-/// As `in 12 days` or `3 h ago`.
-fn when(time: Time, now: SystemTime) -> String {
-    match time.get().duration_since(now) {
-        Ok(left) => format!("in {}", span(left)),
-        Err(past) => format!("{} ago", span(past.duration())),
-    }
-}
-
-/// A length of time in its largest unit.
-fn span(span: Duration) -> String {
-    let seconds = span.as_secs();
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }
