@@ -2,7 +2,7 @@
 //! nobody else notices.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use sds_agent::proto::core::Node;
 use sds_agent::proto::discovery::DiscoveryRequest;
 use tonic::Code;
 
-use crate::util::{Agent, BOUND, Bed, Identity, Sds};
+use crate::util::{Agent, BOUND, Bed, Identity, Sds, eventually};
 
 /// An agent with these limits, on a bed with one pair, `site`.
 fn start(limits: &str) -> (Bed, Agent, Identity) {
@@ -33,12 +33,27 @@ fn assert_serves_site(client: &Sds) {
     stream.secret();
 }
 
+/// Waits until the metrics say that the limit was hit.
+#[track_caller]
+fn assert_counted(bed: &Bed, limit: &str) {
+    let counter = format!("sds_agent_limit_reached_total{{limit=\"{limit}\"}} ");
+    eventually(&format!("a count of {limit}"), || {
+        let mut admin = UnixStream::connect(bed.socket().with_file_name("admin.sock")).unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        admin.write_all(request).unwrap();
+        let mut page = String::new();
+        admin.read_to_string(&mut page).unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix(&counter))?;
+        (line.parse::<u64>().unwrap() > 0).then_some(())
+    });
+}
+
 /// Whether the agent ends the connection.
 fn is_refused(socket: &Path) -> bool {
     let mut connection = UnixStream::connect(socket).unwrap();
     connection.set_read_timeout(Some(BOUND)).unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    let _ = std::io::Write::write_all(&mut connection, preface);
+    let _ = connection.write_all(preface);
     !matches!(connection.read(&mut [0; 1]), Ok(1))
 }
 
@@ -53,12 +68,13 @@ fn connections() {
     assert_serves_site(&first);
     // A place that is free again is given again.
     drop(second);
-    assert_serves_site(&crate::util::eventually("a free place", || {
+    assert_serves_site(&eventually("a free place", || {
         if is_refused(&bed.socket()) {
             return None;
         }
         Some(bed.client())
     }));
+    assert_counted(&bed, "connections");
 }
 
 #[test]
@@ -78,6 +94,7 @@ fn streams_per_connection() {
     assert_serves_site(&bed.client());
     drop(streams);
     third.secret();
+    assert_counted(&bed, "streams_per_connection");
 }
 
 #[test]
@@ -111,6 +128,7 @@ fn names_per_stream() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     agent.wait_for_line(&["stream ended", "3"]);
     assert_serves_site(&client);
+    assert_counted(&bed, "names_per_stream");
 }
 
 #[test]
@@ -145,6 +163,7 @@ fn request_bytes() {
     assert_eq!(stream.stream.end(), Code::ResourceExhausted);
     agent.wait_for_line(&["stream ended", "larger than"]);
     assert_serves_site(&client);
+    assert_counted(&bed, "request_bytes");
 }
 
 #[test]
@@ -161,6 +180,7 @@ fn files() {
     let changes = stream.changes();
     assert_eq!(changes.removed, ["four"]);
     assert_eq!(changes.secrets.len(), 1);
+    assert_counted(&bed, "files");
 }
 
 #[test]
@@ -186,6 +206,7 @@ fn file_bytes() {
     let changes = stream.changes();
     assert_eq!(changes.removed, ["over"]);
     assert_eq!(changes.secrets.len(), 1);
+    assert_counted(&bed, "file_bytes");
 }
 
 #[test]
@@ -203,6 +224,7 @@ fn credentials() {
     // Room for it.
     bed.root.remove("second");
     eventually_served(&mut stream);
+    assert_counted(&bed, "credentials");
 }
 
 /// The third one comes when the second has gone; the order of both messages is open.
