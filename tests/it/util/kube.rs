@@ -165,7 +165,8 @@ impl ControlPlane {
         let number = self.namespaces.fetch_add(1, Ordering::Relaxed);
         let namespace = Namespace {
             cluster: self,
-            name: format!("test-{number}"),
+            // The port: no other control plane has this name either.
+            name: format!("test-{}-{number}", self.port),
         };
         run(self
             .kubectl()
@@ -350,8 +351,8 @@ impl DerefMut for Mirror {
     }
 }
 
-/// A server that ends with the test, also when that is killed: a shell waits for the end of its
-/// input, which this process holds.
+/// A server that ends with the test process, whatever ends that, and its folder with it: a shell
+/// waits for the end of its input, which this process holds.
 struct Guarded {
     shell: Child,
     _input: ChildStdin,
@@ -361,11 +362,13 @@ struct Guarded {
 
 impl Guarded {
     fn spawn(folder: &Path, name: &str, command: &Command) -> Self {
-        const GUARD: &str = r#"log=$1 pid=$2; shift 2
+        const GUARD: &str = r#"log=$1 pid=$2 folder=$3; shift 3
             "$@" </dev/null >"$log" 2>&1 &
             echo $! >"$pid.new" && mv "$pid.new" "$pid"
             cat >/dev/null
-            kill -9 $! 2>/dev/null"#;
+            kill -9 $! 2>/dev/null
+            wait
+            rm -rf "$folder""#;
         let log = folder.join(format!("{name}.log"));
         let pid = folder.join(format!("{name}.pid"));
         let _ = fs::remove_file(&pid);
@@ -373,6 +376,7 @@ impl Guarded {
             .args(["-c", GUARD, "guard"])
             .arg(&log)
             .arg(&pid)
+            .arg(folder)
             .arg(command.get_program())
             .args(command.get_args())
             .stdin(Stdio::piped())
