@@ -1,4 +1,5 @@
-//! The state for people: the agent in a line, what is wrong, then a table with trouble on top.
+//! The state for people: the agent in a line, what is wrong, a table with trouble on top, and last what
+//! could be better.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
@@ -16,19 +17,23 @@ const HEADER: [&str; 7] = [
 
 /// More names that do not exist than this are counted instead of told.
 const WAITING: usize = 10;
-/// More problems than this are counted instead of told.
+/// More problems, or warnings, than this are counted instead of told.
 const PROBLEMS: usize = 40;
 
 /// Everything.
 pub(super) fn of(state: &State, colour: bool) -> String {
     let mut text = String::new();
     head(&mut text, state);
-    trouble(&mut text, state);
     let rows = rows(state);
-    if rows.is_empty() {
-        text.push_str("no secrets\n");
-    } else {
-        text.push_str(&table(rows, colour));
+    let table = match rows.is_empty() {
+        true => "no secrets\n".to_owned(),
+        false => table(rows, colour),
+    };
+    for section in [bounded(&errors(state)), table, bounded(&warnings(state))] {
+        if !section.is_empty() {
+            text.push('\n');
+            text.push_str(&section);
+        }
     }
     text
 }
@@ -57,7 +62,6 @@ fn head(text: &mut String, state: &State) {
         );
     }
     polled(text, &state.watch);
-    text.push('\n');
 }
 
 fn polled(text: &mut String, watch: &Watch) {
@@ -75,32 +79,42 @@ fn polled(text: &mut String, watch: &Watch) {
 }
 
 /// What is wrong, with its remedy, in the order of the table.
-fn trouble(text: &mut String, state: &State) {
+fn errors(state: &State) -> Vec<String> {
     let of_folders = state.folders.iter().flat_map(|folder| {
-        let word = match folder.state {
-            Condition::PassedOver => "passed over",
-            _ => "error",
+        let problems = match folder.state {
+            Condition::PassedOver => &[][..],
+            _ => &folder.problems,
         };
-        all_told(word, &folder.problems)
+        all_told("error", problems)
     });
     let of_secrets = state.secrets.iter().flat_map(|secret| {
         let clients = secret.subscribers.iter();
         let nacks = clients.filter_map(|client| clients::nack(secret, client));
-        all_told("error", &secret.problems)
-            .chain(nacks)
-            .chain(all_told("warning", &secret.warnings))
+        all_told("error", &secret.problems).chain(nacks)
     });
-    let roots = state.roots.iter();
-    let of_roots = roots.flat_map(|root| all_told("passed over", &root.problems));
-    let all: Vec<_> = of_folders.chain(of_secrets).chain(of_roots).collect();
-    text.extend(all.iter().take(PROBLEMS).map(String::as_str));
-    if all.len() > PROBLEMS {
-        let more = all.len() - PROBLEMS;
+    of_folders.chain(of_secrets).collect()
+}
+
+/// What could be better, and what is not served on purpose.
+fn warnings(state: &State) -> Vec<String> {
+    let of_secrets = state.secrets.iter();
+    let of_secrets = of_secrets.flat_map(|secret| all_told("warning", &secret.warnings));
+    let passed_over = state.folders.iter();
+    let passed_over = passed_over.filter(|folder| folder.state == Condition::PassedOver);
+    let problems = passed_over.map(|folder| &folder.problems);
+    let problems = problems.chain(state.roots.iter().map(|root| &root.problems));
+    let passed_over = problems.flat_map(|problems| all_told("passed over", problems));
+    of_secrets.chain(passed_over).collect()
+}
+
+/// As many lines as can be read, and how many more there are.
+fn bounded(lines: &[String]) -> String {
+    let mut text = lines.iter().take(PROBLEMS).cloned().collect::<String>();
+    if lines.len() > PROBLEMS {
+        let more = lines.len() - PROBLEMS;
         let _ = writeln!(text, "and {more} more; --output json has them all");
     }
-    if !all.is_empty() {
-        text.push('\n');
-    }
+    text
 }
 
 fn all_told<'a>(word: &'a str, problems: &'a [Problem]) -> impl Iterator<Item = String> + 'a {
