@@ -5,8 +5,6 @@
 //! - A rule gives the secrets whose names match one of its `secrets`, to a peer that is one of its
 //!   `users` or in one of its `groups` (everyone, where a rule has neither), and whose node id
 //!   matches one of its `nodes` (any, where it has none).
-//! - What counts is the secret's own name: a host name that is answered by a certificate that
-//!   covers it stands for the name of that certificate's secret.
 //! - In `secrets` and `nodes`, `*` stands for any number of any characters; case counts.
 //! - Users and groups are what the kernel and the user database say. A node id is what the client
 //!   says of itself: it tells the Envoys of one user apart, it does not keep one user from another.

@@ -10,6 +10,7 @@ mod bad_input;
 mod check;
 mod cli;
 mod config;
+mod confinement;
 mod credential;
 mod docs;
 mod envoy_config;
