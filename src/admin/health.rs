@@ -73,3 +73,44 @@ impl Health {
         waits
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Agent;
+    use crate::config::{Config, Root};
+
+    fn health(heart: &Arc<Heart>) -> Health {
+        let config = Config {
+            roots: vec![Root::new("/nonexistent/\nroot")],
+            ..Config::default()
+        };
+        let agent = Agent::new(config, Arc::default(), Arc::default());
+        Health::new(agent.board(), heart.clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_does_not_move_is_named() {
+        let heart = Arc::new(Heart::default());
+        let health = health(&heart);
+        assert_eq!(health.alive().await, Ok(()));
+        let _stuck = heart.part("reader");
+        assert_eq!(health.alive().await, Err(Silent("reader")));
+    }
+
+    #[tokio::test]
+    async fn what_it_waits_for_is_one_line_each() {
+        let health = health(&Arc::default());
+        health.enter(Phase::Serving);
+        assert_eq!(
+            health.waits_for(),
+            ["the root /nonexistent/\\nroot is being read"]
+        );
+        health
+            .board
+            .read(std::path::Path::new("/nonexistent/\nroot"));
+        assert!(health.waits_for().is_empty());
+        health.enter(Phase::Stopping);
+        assert_eq!(health.waits_for(), ["the agent is stopping"]);
+    }
+}

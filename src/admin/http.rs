@@ -39,8 +39,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const TEXT: &str = "text/plain; charset=utf-8";
 /// JSON.
 pub const JSON: &str = "application/json";
-/// Metrics as `prometheus-client` encodes them.
-pub const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// An answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -149,7 +149,7 @@ impl Board {
     }
 
     /// Notes that a root and all folders in it have been read.
-    pub(super) fn read(&self, root: &Path) {
+    pub(crate) fn read(&self, root: &Path) {
         self.note_root(root, |report| report.read = true);
     }
 
