@@ -12,41 +12,63 @@ const ROTATIONS: usize = 500;
 /// Whether a rotation costs more where there are more credentials.
 pub(crate) fn of_a_rotation() {
     title("Processor time of a rotation, and its delivery, with more and more credentials");
+    let credentials = [10, 5_000];
     for way in [Way::Rename, Way::Kubelet] {
-        let measured = [10, 5_000].map(|credentials| {
+        let beds = credentials.map(|credentials| {
             let bed = Bed::new();
             for number in 1..credentials {
                 bed.pair(&format!("other-{number}"));
             }
-            let cost = Rotating::start(&bed, way).measure();
-            line(&format!("{}, {credentials} credentials", way.name()), &cost);
-            cost
+            bed
         });
-        line(
-            &format!("{}, ratio", way.name()),
-            measured[1].ratio(&measured[0]),
-        );
+        let rotating = beds.each_ref().map(|bed| Rotating::start(bed, way));
+        tell(rotating, |place| {
+            format!("{}, {} credentials", way.name(), credentials[place])
+        });
     }
 }
 
 /// Whether a rotation costs more where there are streams that did not subscribe to it.
 pub(crate) fn of_a_rotation_beside_other_streams() {
     title("Processor time of a rotation, and its delivery, beside streams of another credential");
-    let measured = [0, 1_000].map(|streams| {
-        let bed = Bed::new();
+    let streams = [0, 1_000];
+    let beds = streams.map(|_| Bed::new());
+    let rotating = beds.each_ref().map(|bed| {
         bed.pair("other");
-        let rotating = Rotating::start(&bed, Way::Rename);
-        let client = bed.client();
-        let mut others: Vec<_> = (0..streams).map(|_| client.delta()).collect();
-        for stream in &mut others {
-            stream.subscribe(&["other"]);
-            stream.secret();
+        Rotating::start(bed, Way::Rename)
+    });
+    let others = beds.each_ref().map(Bed::client);
+    let mut others: Vec<_> = (0..streams[1]).map(|_| others[1].delta()).collect();
+    for stream in &mut others {
+        stream.subscribe(&["other"]);
+        stream.secret();
+    }
+    tell(rotating, |place| {
+        format!("{} other streams", streams[place])
+    });
+}
+
+/// Measures both, in turns so that whatever else the machine does slows both, and tells.
+fn tell(mut rotating: [Rotating<'_>; 2], name: impl Fn(usize) -> String) {
+    let before = rotating.each_ref().map(|one| processor_time(&one.agent));
+    let mut times = [Vec::new(), Vec::new()];
+    for generation in 1..=ROTATIONS {
+        for (one, times) in rotating.iter_mut().zip(&mut times) {
+            times.push(one.rotate(generation));
         }
-        let cost = rotating.measure();
-        line(&format!("{streams} other streams"), &cost);
+    }
+    let mut place = 0;
+    let costs = times.map(|times| {
+        let spent = processor_time(&rotating[place].agent).saturating_sub(before[place]);
+        let cost = Cost {
+            processor: spent.as_secs_f64() * 1e6 / ROTATIONS as f64,
+            delivery: Durations::new(times),
+        };
+        line(&name(place), &cost);
+        place += 1;
         cost
     });
-    line("ratio", measured[1].ratio(&measured[0]));
+    line("ratio", costs[1].ratio(&costs[0]));
 }
 
 /// An agent that serves a pair, and a stream that takes it.
@@ -79,22 +101,14 @@ impl<'a> Rotating<'a> {
         }
     }
 
-    fn measure(mut self) -> Cost {
-        let before = processor_time(&self.agent);
-        let mut times = Vec::new();
-        for generation in 1..=ROTATIONS {
-            let identity = self.bed.ca.server(&["site.test"]);
-            let start = Instant::now();
-            self.way
-                .write(&self.bed.root, "site", generation, &identity);
-            self.stream.secret();
-            times.push(start.elapsed());
-        }
-        let spent = processor_time(&self.agent) - before;
-        Cost {
-            processor: spent.as_secs_f64() * 1e6 / ROTATIONS as f64,
-            delivery: Durations::new(times),
-        }
+    /// Replaces the pair, and returns how long it took to arrive.
+    fn rotate(&mut self, generation: usize) -> Duration {
+        let identity = self.bed.ca.server(&["site.test"]);
+        let start = Instant::now();
+        self.way
+            .write(&self.bed.root, "site", generation, &identity);
+        self.stream.secret();
+        start.elapsed()
     }
 }
 
