@@ -1,6 +1,8 @@
 //! Sockets that systemd made and hands over (`sds-agent.socket`), by the `LISTEN_FDS` protocol.
 
+use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -48,7 +50,7 @@ pub(super) fn local_path(listener: &UnixListener) -> PathBuf {
     let address = address.and_then(SocketAddrUnix::try_from);
     let path = address.ok().and_then(|a| {
         a.path()
-            .map(|p| PathBuf::from(String::from_utf8_lossy(p.to_bytes()).as_ref()))
+            .map(|p| PathBuf::from(OsStr::from_bytes(p.to_bytes())))
     });
     path.unwrap_or_else(|| PathBuf::from("(unnamed)"))
 }
