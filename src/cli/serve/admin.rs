@@ -23,7 +23,7 @@ pub(super) async fn start(
     shared: &Shared,
     agent: &Agent,
     source: &Source,
-    socket: &Path,
+    envoy: &Listener,
 ) -> anyhow::Result<TaskTracker> {
     let sources = Sources {
         board: agent.board(),
@@ -32,10 +32,10 @@ pub(super) async fn start(
         health: shared.health.clone(),
         started: (SystemTime::now(), Instant::now()),
         config: source.file().map(Path::to_owned),
-        socket: socket.to_owned(),
+        socket: envoy.path().to_owned(),
     };
     let tasks = TaskTracker::new();
-    if let Some(listener) = listen(shared)? {
+    if let Some(listener) = listen(shared, envoy)? {
         let pages = AdminPages::new(sources.clone(), shared.metrics.clone());
         tasks.spawn(http::serve_unix(
             listener,
@@ -60,15 +60,19 @@ pub(super) async fn start(
     Ok(tasks)
 }
 
-fn listen(shared: &Shared) -> anyhow::Result<Option<Listener>> {
+fn listen(shared: &Shared, envoy: &Listener) -> anyhow::Result<Option<Listener>> {
     let Some(path) = &shared.config.admin.socket else {
         return Ok(None);
     };
-    let listen = ListenConfig::resolve(&shared.config.listen)?;
+    // Where systemd gave the socket for Envoy its group, the agent has no right to do so.
+    let group = match envoy.is_adopted() {
+        true => None,
+        false => ListenConfig::resolve(&shared.config.listen)?.group,
+    };
     let config = ListenConfig {
         path: path.clone(),
         mode: MODE,
-        group: listen.group,
+        group,
     };
     match Listener::bind(&config) {
         Ok(listener) => Ok(Some(listener)),

@@ -46,7 +46,7 @@ pub(super) async fn run(
     let listener = listen(&config, &mut activation)?;
     let (shared, mut agent) = Shared::new(config);
     // Before anything is read, so that it can be asked what the agent waits for.
-    let admin = admin::start(&shared, &agent, source, listener.path()).await?;
+    let admin = admin::start(&shared, &agent, source, &listener).await?;
     let loaded = tokio::select! {
         () = agent.load() => true,
         () = signals.stop() => false,
