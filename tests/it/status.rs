@@ -408,3 +408,39 @@ fn a_real_envoy_is_shown_as_itself() {
     let table = table(&bed);
     assert!(table.contains(&row), "no {row} in {table}");
 }
+
+#[test]
+fn the_hardened_unit_answers_too_and_on_a_port_with_its_drop_in() {
+    use crate::systemd::{pair, write_pair};
+    use crate::util::{require, tools};
+    let Some(_) = require(&tools::program("curl", "Debian: apt-get install curl")) else {
+        return;
+    };
+    let Some(machine) = crate::util::machine::machine() else {
+        return;
+    };
+    write_pair(&machine, "www", &pair("www.test"));
+    let dropin = include_str!("../../systemd/examples/tcp.conf");
+    machine.write("etc/systemd/system/sds-agent.service.d/tcp.conf", dropin);
+    machine.write(
+        "etc/sds-agent/sds-agent.toml",
+        "[admin]\ntcp = \"127.0.0.1:9902\"\n",
+    );
+    // By its socket, as it is meant to run.
+    machine.run("systemctl daemon-reload; systemctl start sds-agent.socket sds-agent");
+    let table = machine.run("sds-agent status");
+    assert!(row(&table, "www") > 0, "{table}");
+    let shown = machine.run("sds-agent get www");
+    assert!(shown.contains("<private key, P-256, "), "{shown}");
+    let metrics = machine.run("curl -sS http://127.0.0.1:9902/metrics");
+    for series in [
+        "sds_agent_ready 1",
+        "process_open_fds ",
+        "process_cpu_seconds_total ",
+    ] {
+        let there = metrics.lines().any(|line| line.starts_with(series));
+        assert!(there, "no {series} in {metrics}");
+    }
+    let page = machine.run("curl -sS http://127.0.0.1:9902/");
+    assert!(page.contains("<title>sds-agent</title>"), "{page}");
+}
