@@ -107,18 +107,18 @@ impl Expiry {
     /// How long until [`Self::remind`] may have something to say.
     pub(crate) fn wait(&self, now: SystemTime) -> Option<Duration> {
         let (due, _) = self.due.first()?;
+        if self.was_set_back(now) {
+            return Some(Duration::ZERO);
+        }
         Some(due.duration_since(now).unwrap_or_default().min(LOOK))
     }
 
     /// The reminders that are due.
     pub(crate) fn remind(&mut self, now: SystemTime) -> Vec<Reminder> {
-        let back = self
-            .last_look
-            .replace(now)
-            .is_some_and(|last| last.duration_since(now).is_ok_and(|back| back > ADJUSTMENT));
-        if back {
+        if self.was_set_back(now) {
             self.set_back(now);
         }
+        self.last_look = Some(now);
         let mut reminders = Vec::new();
         while let Some((due, id)) = self.due.first().cloned()
             && due <= now
@@ -176,6 +176,11 @@ impl Expiry {
             self.due.remove(&(old.due, id.clone()));
         }
         self.due.insert((due, id));
+    }
+
+    fn was_set_back(&self, now: SystemTime) -> bool {
+        let last = self.last_look;
+        last.is_some_and(|last| last.duration_since(now).is_ok_and(|back| back > ADJUSTMENT))
     }
 
     /// The clock was set back: what lies ahead again is told again.
@@ -316,5 +321,9 @@ mod tests {
         let soon = at(-30.0) - Duration::from_secs(5);
         assert_eq!(expiry.wait(soon), Some(Duration::from_secs(5)));
         assert_eq!(expiry.wait(at(-20.0)), Some(Duration::ZERO));
+        let mut expiry = expiry;
+        expiry.remind(at(-20.0));
+        assert_eq!(expiry.wait(at(-20.0)), Some(LOOK));
+        assert_eq!(expiry.wait(at(-21.0)), Some(Duration::ZERO));
     }
 }

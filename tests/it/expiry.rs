@@ -2,7 +2,8 @@
 
 use time::{Duration, OffsetDateTime};
 
-use crate::util::{Bed, Identity};
+use crate::util::tools::LIBFAKETIME;
+use crate::util::{Bed, Identity, eventually_true, require};
 
 const DAY: Duration = Duration::days(1);
 
@@ -73,4 +74,60 @@ fn one_that_is_not_warned_of_when_it_is_loaded_is_told_of_all_the_same() {
     );
     let agent = bed.ready(bed.builder().arg("--warn-days=0"));
     agent.wait_for_line(&["WARN", "the certificate expires in 5 days", "site"]);
+}
+
+#[test]
+fn across_clocks_that_are_set_each_day_is_told_once() {
+    let Some(library) = require(&LIBFAKETIME) else {
+        return;
+    };
+    let bed = Bed::new();
+    let clock = bed.scratch("clock");
+    let set = |offset: &str| std::fs::write(&clock, offset).unwrap();
+    set("+0");
+    let now = OffsetDateTime::now_utc();
+    ending(&bed, "site", now + DAY * 40);
+    bed.pair("other");
+    let builder = bed.builder();
+    let agent = bed.ready(
+        builder
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME_TIMESTAMP_FILE", &clock)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    );
+    let lines = |words: &str| {
+        agent
+            .lines_with(&["WARN", words, "credential=\"site\""])
+            .len()
+    };
+    for (offset, words) in [
+        ("+11d", "expires in 29 days"),
+        ("+34d", "expires in 6 days"),
+        ("+944h", "expires in 1 day"),
+        ("+961h", "has expired"),
+        ("+41d", "expired 1 day ago"),
+        ("+45d", "expired 5 days ago"),
+    ] {
+        assert_eq!(lines(words), 0);
+        set(offset);
+        // Whatever happens, the agent looks at the clock; by itself it does each minute.
+        bed.pair("other");
+        agent.wait_for_line(&["WARN", words, "credential=\"site\""]);
+    }
+    // Set right by a little, and then by weeks: what lies ahead again is told again, once.
+    let before = agent.lines_with(&["expire", "credential=\"site\""]).len();
+    for offset in ["+1079h", "+45d", "+20d", "+20d"] {
+        set(offset);
+        let seen = agent.lines_with(&["rotated", "other"]).len();
+        bed.pair("other");
+        eventually_true("a look at the clock", || {
+            agent.lines_with(&["rotated", "other"]).len() > seen
+        });
+    }
+    let after = agent.lines_with(&["expire", "credential=\"site\""]).len();
+    assert_eq!(after, before, "{:#?}", agent.lines());
+    set("+34d");
+    bed.pair("other");
+    eventually_true("the reminder", || lines("expires in 6 days") == 2);
 }
