@@ -20,7 +20,10 @@ fuzz_target!(|text: &str| {
             let ConfigError::Wrong { line, .. } = error else {
                 panic!("{message}");
             };
-            assert!(line >= 1 && line <= text.lines().count().max(1) + 1, "{message}");
+            assert!(
+                line >= 1 && line <= text.lines().count().max(1) + 1,
+                "{message}"
+            );
         }
     }
 });

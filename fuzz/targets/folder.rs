@@ -12,8 +12,21 @@ use zeroize::Zeroizing;
 
 /// Names that mean something; the rest is chance.
 const NAMES: [&str; 16] = [
-    "tls.crt", "tls.key", "ca.crt", "ca.crl", "tls.ocsp-staple", "cert", "key", "cacert",
-    "fullchain.pem", "privkey.pem", "fullchain.cer", "site.key", "site.crt", "site.pem", "ca.pem",
+    "tls.crt",
+    "tls.key",
+    "ca.crt",
+    "ca.crl",
+    "tls.ocsp-staple",
+    "cert",
+    "key",
+    "cacert",
+    "fullchain.pem",
+    "privkey.pem",
+    "fullchain.cer",
+    "site.key",
+    "site.crt",
+    "site.pem",
+    "ca.pem",
     "svid_bundle.pem",
 ];
 
@@ -55,7 +68,9 @@ fuzz_target!(|data: &[u8]| {
         }
         Err(problems) => {
             assert!(!problems.is_empty());
-            problems.iter().for_each(|problem| assert!(!problem.to_string().contains('\n')));
+            problems
+                .iter()
+                .for_each(|problem| assert!(!problem.to_string().contains('\n')));
         }
     }
 });
