@@ -14,6 +14,7 @@ mod cost;
 mod delivery;
 mod envoy;
 mod stats;
+#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
 #[path = "../../tests/it/util/mod.rs"]
 mod util;
 

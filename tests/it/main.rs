@@ -34,6 +34,7 @@ mod starting_order;
 mod status;
 mod systemd;
 mod tools;
+#[allow(dead_code, reason = "benches/ and some features use more of it")]
 mod util;
 mod walk;
 mod wire;

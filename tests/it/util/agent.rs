@@ -45,10 +45,6 @@ impl Agent {
         }
     }
 
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
-    }
-
     /// A client of its socket.
     pub(crate) fn client(&self) -> Sds {
         Sds::connect(&self.socket)

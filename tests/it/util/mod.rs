@@ -1,7 +1,6 @@
 //! What the tests are made of: processes, certificates, clients, and waiting for a condition.
 //!
 //! Everything blocks, and every wait has a bound; see [`wait::eventually`].
-#![allow(dead_code, unused_imports, reason = "helpers for every test to come")]
 
 pub(crate) mod admin;
 pub(crate) mod agent;
