@@ -25,6 +25,7 @@ mod limits;
 mod metrics;
 #[cfg(feature = "mirror")]
 mod mirror;
+mod notify;
 mod package;
 mod page;
 mod quickstart;

@@ -160,7 +160,7 @@ impl Shared {
 
 /// What `systemctl status` shows, as of the start or the last reload.
 fn status(store: &Store) -> String {
-    format!("serving {} secrets", store.secrets().len())
+    format!("serving; secrets: {}", store.secrets().len())
 }
 
 /// Takes over the socket that systemd holds, or makes it.
