@@ -35,8 +35,8 @@ const SUPERVISOR: &str = r#"
     rm -rf "$1"
 "#;
 
-/// How long a machine may take to boot, and to wait for another test's to end.
-const BOOT: std::time::Duration = std::time::Duration::from_secs(300);
+/// How long a machine may take to boot, and to wait until all tests of another run have ended.
+const BOOT: std::time::Duration = std::time::Duration::from_secs(1200);
 
 static MACHINE: LazyLock<Mutex<Machine>> = LazyLock::new(|| Mutex::new(Machine::boot()));
 
