@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use sds_agent::admin::health::{Health, Phase};
 use sds_agent::agent::{Agent, Command};
-use sds_agent::config::Config;
+use sds_agent::config::{Changes, Config};
 use sds_agent::listen::{Activation, ListenConfig, Listener};
 use sds_agent::metrics::Metrics;
 use sds_agent::sds::access::{Access, Rules};
@@ -109,8 +109,7 @@ async fn serve(
             told = signals.next() => match told {
                 Told::Stop => break,
                 Told::Reload => {
-                    running = reload(running, source, levels, &commands).await;
-                    enforce(&shared.access, &shared.store, &running).await;
+                    running = shared.reload(running, source, levels, &commands).await;
                     systemd::ready(&status(&shared.store));
                 }
             },
@@ -156,6 +155,48 @@ impl Shared {
             tokio::join!(store_moves, systemd::feed_watchdog(&heart));
         }))
     }
+
+    /// Reads the configuration again and puts it in force, and says so then. A bad one is refused, and
+    /// the old one stays.
+    async fn reload(
+        &self,
+        running: Config,
+        source: &Source,
+        levels: &Levels,
+        commands: &mpsc::Sender<Command>,
+    ) -> Config {
+        systemd::reloading();
+        let (config, changes) = match source.load() {
+            Ok(new) => {
+                let (config, changes) = running.reload(new);
+                (config, Some(changes))
+            }
+            Err(error) => {
+                error!("the new configuration is refused, and the old one stays: {error}");
+                (running, None)
+            }
+        };
+        let command = Command::Reload(Box::new(config.clone()));
+        if commands.send(command).await.is_err() {
+            error!("the agent's task has ended");
+        }
+        enforce(&self.access, &self.store, &config).await;
+        if let Some(changes) = changes {
+            tell(&changes);
+        }
+        // Last, so that a quieter log still says so.
+        levels.set(&config.log.level);
+        config
+    }
+}
+
+/// Says what a reload has changed.
+fn tell(changes: &Changes) {
+    info!("reloaded: {changes}");
+    if !changes.needs_restart.is_empty() {
+        let keys = changes.needs_restart.join(" ");
+        warn!("these keys stay as they were until a restart: {keys}");
+    }
 }
 
 /// What `systemctl status` shows, as of the start or the last reload.
@@ -178,40 +219,6 @@ fn listen(config: &Config, activation: &mut Activation) -> anyhow::Result<Listen
         );
     }
     Ok(listener)
-}
-
-/// Reads the configuration again. A bad one is refused, and the old one stays.
-async fn reload(
-    running: Config,
-    source: &Source,
-    levels: &Levels,
-    commands: &mpsc::Sender<Command>,
-) -> Config {
-    systemd::reloading();
-    let config = match source.load() {
-        Ok(new) => {
-            let (config, changes) = running.reload(new);
-            info!("reloaded: {changes}");
-            if !changes.needs_restart.is_empty() {
-                let keys = changes.needs_restart.join(" ");
-                warn!("these keys stay as they were until a restart: {keys}");
-            }
-            config
-        }
-        Err(error) => {
-            error!("the new configuration is refused, and the old one stays: {error}");
-            running
-        }
-    };
-    levels.set(&config.log.level);
-    if commands
-        .send(Command::Reload(Box::new(config.clone())))
-        .await
-        .is_err()
-    {
-        error!("the agent's task has ended");
-    }
-    config
 }
 
 /// Puts the rules of who may have what in force, for open streams too.
