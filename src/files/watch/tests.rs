@@ -434,7 +434,14 @@ fn without_inotify_everything_is_polled() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
     let watch = Watch::start(quick());
-    watch.handle.inner.lock().placer.missing = true;
+    {
+        // The thread ends: it must not place a watch after all.
+        let inner = &watch.handle.inner;
+        let mut table = inner.lock();
+        table.placer.missing = true;
+        table.closed = true;
+        inner.work.notify_one();
+    }
     let mut follower = Follower::with(&folder, quick());
     follower.watch = watch;
     follower.read();
