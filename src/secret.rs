@@ -50,7 +50,7 @@ impl Secret {
             name,
             Kind::Certificate,
             Field(2, body),
-            Some(pair.leaf.not_after),
+            Some(pair.facts.leaf.not_after),
         )
     }
 
@@ -60,7 +60,12 @@ impl Secret {
         if let Some(crl) = &bundle.crl {
             fields.push(Field(7, inline_bytes(crl)));
         }
-        let ends = bundle.certificates.iter().map(|ca| ca.not_after).min();
+        let ends = bundle
+            .facts
+            .certificates
+            .iter()
+            .map(|ca| ca.not_after)
+            .min();
         Self::new(
             name,
             Kind::TrustBundle,
@@ -170,7 +175,7 @@ pub(crate) mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::credential::CertificateFacts;
+    use crate::credential::{BundleFacts, CertificateFacts, PairFacts};
     use crate::proto::core::{DataSource, data_source::Specifier};
     use crate::proto::tls;
 
@@ -184,9 +189,12 @@ pub(crate) mod tests {
         Pair {
             chain: format!("chain {content}").into_bytes(),
             key: Zeroizing::new(format!("key {content}").into_bytes()),
-            key_type: "P-256".into(),
-            leaf: facts(),
-            files: ["tls.crt".into(), "tls.key".into()],
+            facts: PairFacts {
+                leaf: facts(),
+                key_type: "P-256".into(),
+                must_staple: false,
+                files: vec!["tls.crt".into(), "tls.key".into()],
+            },
         }
     }
 
@@ -195,8 +203,10 @@ pub(crate) mod tests {
         Bundle {
             trusted_ca: format!("ca {content}").into_bytes(),
             crl: None,
-            certificates: vec![facts()],
-            files: vec!["ca.crt".into()],
+            facts: BundleFacts {
+                certificates: vec![facts()],
+                files: vec!["ca.crt".into()],
+            },
         }
     }
 
@@ -248,8 +258,7 @@ pub(crate) mod tests {
         let bundle = Bundle {
             trusted_ca: b"ca".to_vec(),
             crl: Some(b"crl".to_vec()),
-            certificates: vec![facts()],
-            files: vec!["ca.crt".into(), "ca.crl".into()],
+            ..bundle("ca")
         };
         let secret = Secret::trust_bundle("site-cacert".into(), &bundle);
         let expected = tls::Secret {

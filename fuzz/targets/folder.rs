@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use libfuzzer_sys::fuzz_target;
 use sds_agent::credential;
 use sds_agent::files::read::File;
+use sds_agent::problem::Problem;
 use sds_agent::secret::Secret;
 use zeroize::Zeroizing;
 
@@ -55,22 +56,26 @@ fuzz_target!(|data: &[u8]| {
     let folder = Path::new("/etc/sds-agent/credentials/site");
     match credential::from_files(folder, files(data), now, 30) {
         Ok(credential) => {
-            assert!(credential.pair.is_some() || credential.bundle.is_some());
-            if let Some(pair) = &credential.pair {
+            if let Some(pair) = &credential.pair.part {
                 assert!(!pair.chain.is_empty() && !pair.key.is_empty());
                 Secret::certificate("site".into(), pair);
             }
-            if let Some(bundle) = &credential.bundle {
+            if let Some(bundle) = &credential.bundle.part {
                 // Without a CA it would switch client authentication off.
-                assert!(!bundle.certificates.is_empty() && !bundle.trusted_ca.is_empty());
+                assert!(!bundle.facts.certificates.is_empty() && !bundle.trusted_ca.is_empty());
                 Secret::trust_bundle("site-cacert".into(), bundle);
             }
+            assert_readable(credential.problems());
         }
         Err(problems) => {
             assert!(!problems.is_empty());
-            problems
-                .iter()
-                .for_each(|problem| assert!(!problem.to_string().contains('\n')));
+            assert_readable(&problems);
         }
     }
 });
+
+fn assert_readable<'a>(problems: impl IntoIterator<Item = &'a Problem>) {
+    for problem in problems {
+        assert!(!problem.to_string().contains('\n'));
+    }
+}

@@ -34,15 +34,15 @@ impl<'a> Part<'a> {
 
     fn facts(self) -> &'a [CertificateFacts] {
         match self {
-            Self::Pair(pair) => std::slice::from_ref(&pair.leaf),
-            Self::Bundle(bundle) => &bundle.certificates,
+            Self::Pair(pair) => std::slice::from_ref(&pair.facts.leaf),
+            Self::Bundle(bundle) => &bundle.facts.certificates,
         }
     }
 
     fn files(self) -> Vec<String> {
         let mut files = match self {
-            Self::Pair(pair) => pair.files.to_vec(),
-            Self::Bundle(bundle) => bundle.files.clone(),
+            Self::Pair(pair) => pair.facts.files.clone(),
+            Self::Bundle(bundle) => bundle.facts.files.clone(),
         };
         files.dedup();
         files
@@ -94,7 +94,7 @@ fn from_folder(bare: Secret, report: &Report, part: Option<Part<'_>>) -> Secret 
         Some(Part::Pair(pair)) => Some(pair),
         _ => None,
     };
-    let leaf = pair.map(|pair| &pair.leaf);
+    let leaf = pair.map(|pair| &pair.facts.leaf);
     let facts = part.map_or(&[][..], Part::facts);
     Secret {
         credential: Some(report.name.to_string()),
@@ -105,7 +105,7 @@ fn from_folder(bare: Secret, report: &Report, part: Option<Part<'_>>) -> Secret 
         subjects: facts.iter().map(|facts| facts.subject.clone()).collect(),
         issuer: leaf.map(|leaf| leaf.issuer.clone()),
         serial: leaf.map(|leaf| leaf.serial.clone()),
-        key_type: pair.map(|pair| pair.key_type.clone()),
+        key_type: pair.map(|pair| pair.facts.key_type.clone()),
         problems: problems(&report.problems),
         warnings: problems(&report.warnings),
         ..bare

@@ -86,14 +86,17 @@ impl Stage {
 impl Expiry {
     /// Makes `parts` what a folder serves. `warned` when its log line says already that it ends soon.
     pub(crate) fn set(&mut self, key: &Key, parts: &Parts, warned: bool, now: SystemTime) {
-        let leaf = parts.pair.iter().map(|pair| pair.leaf.not_after);
+        let leaf = parts.pair.iter().map(|pair| pair.facts.leaf.not_after);
         self.set_part(
             (key.clone(), Part::Certificate),
             leaf.collect(),
             warned,
             now,
         );
-        let authorities = parts.bundle.iter().flat_map(|bundle| &bundle.certificates);
+        let authorities = parts
+            .bundle
+            .iter()
+            .flat_map(|bundle| &bundle.facts.certificates);
         let ends = authorities.map(|authority| authority.not_after).collect();
         self.set_part((key.clone(), Part::Authority), ends, false, now);
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::credential::{Bundle, Credential, Pair};
+use crate::credential::{Bundle, Pair};
 use crate::problem::{Problem, Reason};
 
 /// How long a folder must hold a trust bundle and no pair before the bundle is announced under the
@@ -21,8 +21,16 @@ pub(crate) enum Outcome {
     Gone,
     /// It can't be read, or what is in it can't be served.
     Bad(Vec<Problem>),
-    /// A credential.
-    Good(Box<Credential>),
+    /// All parts are good.
+    Good(Box<Whole>),
+}
+
+/// The parts of a credential none of which is rejected.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) pair: Option<Pair>,
+    pub(crate) bundle: Option<Bundle>,
+    pub(crate) warnings: Vec<Problem>,
 }
 
 /// What became of a folder.
@@ -234,7 +242,7 @@ impl Folder {
         }
     }
 
-    fn accept(&mut self, credential: Credential, now: Instant) -> Vec<Event> {
+    fn accept(&mut self, credential: Whole, now: Instant) -> Vec<Event> {
         if credential.pair.is_none() && self.parts.pair.is_some() {
             self.reject(vec![pair_is_gone(&self.path)], now);
             return Vec::new();

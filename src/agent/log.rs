@@ -130,7 +130,7 @@ pub(crate) fn count(folder: &Path, event: &Event, metrics: &Metrics) {
 }
 
 fn changed(key: &Key, parts: &Parts, first: bool, warnings: &[Problem]) {
-    let leaf = parts.pair.as_ref().map(|pair| &pair.leaf);
+    let leaf = parts.pair.as_ref().map(|pair| &pair.facts.leaf);
     let bundle = parts.bundle.as_ref();
     info!(
         credential = &*key.name,
@@ -138,7 +138,7 @@ fn changed(key: &Key, parts: &Parts, first: bool, warnings: &[Problem]) {
         names = leaf.map(|leaf| leaf.names.join(" ")),
         serial = leaf.map(|leaf| leaf.serial.as_str()),
         not_after = leaf.map(|leaf| time(leaf.not_after)),
-        cas = bundle.map(|bundle| bundle.certificates.len()),
+        cas = bundle.map(|bundle| bundle.facts.certificates.len()),
         "{}",
         if first { "loaded" } else { "rotated" }
     );

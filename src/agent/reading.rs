@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::folder::Outcome;
+use super::folder::{Outcome, Whole};
 use crate::config::{Limits, Root};
 use crate::credential;
 use crate::files::read::{self, Reading};
@@ -111,8 +111,21 @@ impl Look {
         }
         let now = SystemTime::now();
         match credential::from_reading(&self.root, folder, reading, now, self.warn_days) {
-            Ok(credential) => Outcome::Good(Box::new(credential)),
+            Ok(credential) => whole(credential),
             Err(problems) => Outcome::Bad(problems),
         }
     }
+}
+
+fn whole(credential: credential::Credential) -> Outcome {
+    let (pair, bundle) = (credential.pair, credential.bundle);
+    let problems = [pair.problems, bundle.problems].concat();
+    if !problems.is_empty() {
+        return Outcome::Bad(problems);
+    }
+    Outcome::Good(Box::new(Whole {
+        pair: pair.part,
+        bundle: bundle.part,
+        warnings: [pair.warnings, bundle.warnings].concat(),
+    }))
 }

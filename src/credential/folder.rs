@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use super::{Credential, from_files, layout};
+use super::{Credential, Pair, Verdict, from_files, layout};
 use crate::config::Root;
 use crate::files::read::Reading;
 use crate::problem::{Problem, Reason};
@@ -36,9 +36,9 @@ pub fn from_reading(
     if !problems.is_empty() {
         return Err(problems);
     }
-    let credential = from_files(folder, reading.files, now, warn_days)?;
+    let mut credential = from_files(folder, reading.files, now, warn_days)?;
     if root.strict_permissions {
-        return strictly(credential);
+        credential.pair = strictly(credential.pair);
     }
     Ok(credential)
 }
@@ -50,19 +50,14 @@ fn matters(folder: &Path, problem: &Problem, names: &[&str]) -> bool {
     problem.path() == folder || name.is_some_and(|name| layout::needs(name, names))
 }
 
-/// Refuses a key that others can read, rather than warn of it.
-fn strictly(credential: Credential) -> Result<Credential, Vec<Problem>> {
-    let loose: Vec<Problem> = credential
-        .warnings
-        .iter()
-        .filter(|warning| warning.reason() == Reason::LooseMode)
-        .cloned()
-        .collect();
-    if loose.is_empty() {
-        Ok(credential)
-    } else {
-        Err(loose)
-    }
+/// Rejects a pair whose key others can read, rather than warn of it.
+fn strictly(mut pair: Verdict<Pair>) -> Verdict<Pair> {
+    let is_loose = |warning: &Problem| warning.reason() == Reason::LooseMode;
+    let (loose, others) = pair.warnings.into_iter().partition(is_loose);
+    pair.warnings = others;
+    pair.problems.append(&mut { loose });
+    pair.part = pair.part.filter(|_| pair.problems.is_empty());
+    pair
 }
 
 fn token(folder: &Path) -> Problem {
@@ -124,7 +119,7 @@ mod tests {
         let mut root = Root::new("/c");
         assert_eq!(verdict(&root, &names, None).unwrap_err(), [Reason::Name]);
         root.skip_token_folders = false;
-        assert_eq!(verdict(&root, &names, None).unwrap().passed_over, ["token"]);
+        assert_eq!(verdict(&root, &names, None).unwrap().skipped, ["token"]);
     }
 
     #[test]
@@ -135,9 +130,8 @@ mod tests {
             file.mode = 0o644;
         }
         let credential = crate::credential::tests::read(list).unwrap();
-        assert_eq!(
-            strictly(credential).unwrap_err()[0].reason(),
-            Reason::LooseMode
-        );
+        let pair = strictly(credential.pair);
+        assert!(pair.part.is_none());
+        assert_eq!(pair.problems[0].reason(), Reason::LooseMode);
     }
 }

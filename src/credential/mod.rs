@@ -5,59 +5,55 @@ mod facts;
 mod folder;
 pub mod key;
 pub mod layout;
+mod part;
 pub mod pem;
 mod strict;
 
-use std::fmt;
 use std::path::Path;
 use std::time::SystemTime;
-
-use zeroize::Zeroizing;
 
 use self::check::Findings;
 pub use self::folder::from_reading;
 use self::layout::Layout;
+pub use self::part::{
+    Bundle, BundleFacts, Generic, Pair, PairFacts, Staple, StapleFacts, TicketKeys, Verdict,
+};
 use crate::files::read::File;
 use crate::problem::{Problem, Reason};
 
-/// What the files of a credential folder amount to: at least one part, each one acceptable to Envoy.
-#[derive(Debug)]
+/// What the files of a credential folder amount to. Each part is judged by itself.
+#[derive(Debug, Default)]
 pub struct Credential {
     /// The certificate chain with its key.
-    pub pair: Option<Pair>,
-    /// The CAs that clients, or upstreams, are checked against.
-    pub bundle: Option<Bundle>,
-    /// What is worth a warning, though it is served.
-    pub warnings: Vec<Problem>,
+    pub pair: Verdict<Pair>,
+    /// The CAs that clients, or upstreams, are verified against.
+    pub bundle: Verdict<Bundle>,
+    /// The OCSP response that goes with the pair.
+    pub staple: Verdict<Staple>,
+    /// TLS session ticket keys.
+    pub ticket_keys: Verdict<TicketKeys>,
+    /// A generic secret.
+    pub generic: Verdict<Generic>,
     /// The names of the files that are no part of it.
-    pub passed_over: Vec<String>,
+    pub skipped: Vec<String>,
 }
 
-/// A certificate chain, leaf first, and the leaf's private key, both PEM, as the files have them.
-pub struct Pair {
-    /// The chain: certificates only, the leaf first.
-    pub chain: Vec<u8>,
-    /// The private key.
-    pub key: Zeroizing<Vec<u8>>,
-    /// The type of the key, as `P-256` or `RSA 2048`.
-    pub key_type: String,
-    /// What the leaf says.
-    pub leaf: CertificateFacts,
-    /// The names of the files that it came from: chain, then key. The same twice when one file holds both.
-    pub files: [String; 2],
-}
+impl Credential {
+    /// Why parts of it are rejected.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        let of_pair = self.pair.problems.iter().chain(&self.staple.problems);
+        let of_others = self.ticket_keys.problems.iter();
+        let of_others = of_others.chain(&self.generic.problems);
+        of_pair.chain(&self.bundle.problems).chain(of_others)
+    }
 
-/// A trust bundle: PEM, as the files have it.
-#[derive(Debug)]
-pub struct Bundle {
-    /// The CA certificates.
-    pub trusted_ca: Vec<u8>,
-    /// The revocation lists, one an issuer.
-    pub crl: Option<Vec<u8>>,
-    /// What the CA certificates say, in their order.
-    pub certificates: Vec<CertificateFacts>,
-    /// The names of the files that it came from: the bundle, and the revocation list if any.
-    pub files: Vec<String>,
+    /// What is served with a warning.
+    pub fn warnings(&self) -> impl Iterator<Item = &Problem> {
+        let of_pair = self.pair.warnings.iter().chain(&self.staple.warnings);
+        let of_others = self.ticket_keys.warnings.iter();
+        let of_others = of_others.chain(&self.generic.warnings);
+        of_pair.chain(&self.bundle.warnings).chain(of_others)
+    }
 }
 
 /// What a certificate says of itself.
@@ -81,43 +77,41 @@ pub struct CertificateFacts {
 /// a certificate that ends within `warn_days` is warned of.
 ///
 /// # Errors
-/// All that Envoy would reject, and all that it would accept to its users' harm.
+/// The files of the folder can't be told apart: no part can be judged.
 pub fn from_files(
     folder: &Path,
     files: Vec<File>,
     now: SystemTime,
     warn_days: u32,
 ) -> Result<Credential, Vec<Problem>> {
-    let mut findings = Findings::new(folder, now, warn_days);
+    let findings = || Findings::new(folder, now, warn_days);
+    let (mut of_pair, mut of_bundle) = (findings(), findings());
     let mut files = files;
     files.sort_by(|a, b| a.name.cmp(&b.name));
-    let layout = laid_out(folder, &files, &mut findings).map_err(|problem| vec![problem])?;
-    for (_, file) in files
-        .iter_mut()
-        .enumerate()
-        .filter(|(at, _)| layout.uses(*at))
-    {
-        tidy(file, &mut findings);
+    let layout = laid_out(folder, &files, &mut of_bundle).map_err(|problem| vec![problem])?;
+    for (at, file) in files.iter_mut().enumerate() {
+        if layout.pair.is_some_and(|pair| pair.contains(&at)) {
+            tidy(file, &mut of_pair);
+        } else if layout.uses(at) {
+            tidy(file, &mut of_bundle);
+        }
     }
     let bundle = layout.trust.and_then(|trust| {
         let crl = layout.crl.map(|crl| &files[crl]);
-        check::bundle(&files[trust], crl, &mut findings)
+        check::bundle(&files[trust], crl, &mut of_bundle)
     });
     let pair = layout.pair.and_then(|[chain, key]| {
-        check::pair(&files[chain], &files[key], bundle.as_ref(), &mut findings)
+        check::pair(&files[chain], &files[key], bundle.as_ref(), &mut of_pair)
     });
-    if !findings.errors.is_empty() {
-        return Err(findings.errors);
-    }
     let files = files.into_iter().enumerate();
     Ok(Credential {
-        pair,
-        bundle,
-        warnings: findings.warnings,
-        passed_over: files
+        pair: of_pair.verdict(pair),
+        bundle: of_bundle.verdict(bundle),
+        skipped: files
             .filter(|(at, _)| !layout.uses(*at))
             .map(|(_, file)| file.name)
             .collect(),
+        ..Credential::default()
     })
 }
 
@@ -152,15 +146,3 @@ fn tidy(file: &mut File, findings: &mut Findings<'_>) {
 
 #[cfg(test)]
 mod tests;
-
-impl fmt::Debug for Pair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pair")
-            .field("leaf", &self.leaf)
-            .field(
-                "key",
-                &format_args!("<private key, {}, {} bytes>", self.key_type, self.key.len()),
-            )
-            .finish_non_exhaustive()
-    }
-}

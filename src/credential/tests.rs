@@ -83,8 +83,15 @@ pub(super) fn file(name: &str, bytes: &[u8]) -> File {
     }
 }
 
+/// A credential none of whose parts is rejected, or what is wrong with them.
 pub(super) fn read(files: Vec<File>) -> Result<Credential, Vec<Problem>> {
-    from_files(Path::new("/c/a"), files, SystemTime::now(), 30)
+    let credential = from_files(Path::new("/c/a"), files, SystemTime::now(), 30)?;
+    let problems: Vec<Problem> = credential.problems().cloned().collect();
+    if problems.is_empty() {
+        Ok(credential)
+    } else {
+        Err(problems)
+    }
 }
 
 pub(super) fn good(list: &[(&str, &str)]) -> Credential {
@@ -107,7 +114,7 @@ pub(super) fn rejected(files: Vec<File>) -> Vec<Reason> {
 }
 
 pub(super) fn warned(credential: &Credential) -> Vec<Reason> {
-    credential.warnings.iter().map(Problem::reason).collect()
+    credential.warnings().map(Problem::reason).collect()
 }
 
 #[test]
@@ -121,18 +128,18 @@ fn the_very_bytes_of_a_good_pair_and_its_bundle_are_kept() {
         ("ca.crt", &root.pem),
         ("README", "what this is"),
     ]);
-    let pair = credential.pair.as_ref().unwrap();
+    let pair = credential.pair.part.as_ref().unwrap();
     assert_eq!(pair.chain, chain.as_bytes());
     assert_eq!(&**pair.key, key.as_bytes());
-    assert_eq!(pair.key_type, "P-256");
-    assert_eq!(pair.leaf.names, ["a.example"]);
-    assert_eq!(pair.leaf.subject, "CN=a.example");
-    assert_eq!(pair.leaf.issuer, "CN=root");
-    assert_eq!(pair.files, ["tls.crt", "tls.key"]);
-    let bundle = credential.bundle.as_ref().unwrap();
+    assert_eq!(pair.facts.key_type, "P-256");
+    assert_eq!(pair.facts.leaf.names, ["a.example"]);
+    assert_eq!(pair.facts.leaf.subject, "CN=a.example");
+    assert_eq!(pair.facts.leaf.issuer, "CN=root");
+    assert_eq!(pair.facts.files, ["tls.crt", "tls.key"]);
+    let bundle = credential.bundle.part.as_ref().unwrap();
     assert_eq!(bundle.trusted_ca, root.pem.as_bytes());
-    assert_eq!(bundle.files, ["ca.crt"]);
-    assert_eq!(credential.passed_over, ["README"]);
+    assert_eq!(bundle.facts.files, ["ca.crt"]);
+    assert_eq!(credential.skipped, ["README"]);
     assert_eq!(warned(&credential), []);
 }
 
@@ -145,7 +152,7 @@ fn the_keys_certificate_is_put_first_with_a_warning() {
         ("tls.crt", &format!("{}{}{cert}", root.pem, middle.pem)),
         ("tls.key", &key),
     ]);
-    let chain = credential.pair.as_ref().unwrap().chain.clone();
+    let chain = credential.pair.part.as_ref().unwrap().chain.clone();
     assert_eq!(
         String::from_utf8(chain).unwrap(),
         format!("{cert}{}{}", root.pem, middle.pem)
@@ -174,7 +181,7 @@ fn one_pem_with_both_never_sends_the_key_with_the_chain() {
         ("cert.pem", format!("{cert}{key}{}", root.pem)),
     ] {
         let credential = good(&[(name, &text)]);
-        let pair = credential.pair.as_ref().unwrap();
+        let pair = credential.pair.part.as_ref().unwrap();
         assert_eq!(
             String::from_utf8_lossy(&pair.chain),
             format!("{cert}{}", root.pem)
@@ -193,7 +200,10 @@ fn one_pem_with_both_may_have_a_byte_order_mark() {
         format!("{key}\u{feff}{cert}"),
     ] {
         let credential = good(&[("site.pem", &text), ("ca.pem", &root.pem)]);
-        assert_eq!(credential.pair.as_ref().unwrap().chain, cert.as_bytes());
+        assert_eq!(
+            credential.pair.part.as_ref().unwrap().chain,
+            cert.as_bytes()
+        );
         assert_eq!(warned(&credential), [Reason::Tidied]);
     }
 }
@@ -209,9 +219,9 @@ fn a_key_in_the_chains_or_the_bundles_file_stays_there() {
             ("tls.key", &key),
             ("ca.crt", &format!("{hidden}{}", root.pem)),
         ]);
-        let pair = credential.pair.as_ref().unwrap();
+        let pair = credential.pair.part.as_ref().unwrap();
         assert_eq!(pair.chain, cert.as_bytes());
-        let bundle = credential.bundle.as_ref().unwrap();
+        let bundle = credential.bundle.part.as_ref().unwrap();
         assert_eq!(bundle.trusted_ca, root.pem.as_bytes());
         assert_eq!(warned(&credential), [Reason::Tidied, Reason::Tidied]);
     }
@@ -263,7 +273,7 @@ fn a_revocation_list_without_a_bundle_is_passed_over() {
     let chain = format!("{cert}{}", root.pem);
     let credential = good(&[("tls.crt", &chain), ("tls.key", &key), ("ca.crl", "hello")]);
     assert_eq!(warned(&credential), [Reason::Incomplete]);
-    assert_eq!(credential.passed_over, ["ca.crl"]);
+    assert_eq!(credential.skipped, ["ca.crl"]);
 }
 
 #[test]
@@ -273,7 +283,7 @@ fn the_problems_of_all_parts_are_told_at_once() {
     let problems = bad(&[("tls.crt", &cert[..90]), ("tls.key", ""), ("ca.crt", &cert)]);
     assert_eq!(
         problems,
-        [Reason::BadTrustBundle, Reason::BadPem, Reason::BadPem]
+        [Reason::BadPem, Reason::BadPem, Reason::BadTrustBundle]
     );
 }
 
@@ -305,11 +315,11 @@ fn names_from_a_certificate_forge_no_line() {
             .push(DnType::OrganizationName, "\x1b[2J\r");
     });
     let credential = good(&[("tls.crt", &cert), ("tls.key", &key)]);
-    let leaf = &credential.pair.as_ref().unwrap().leaf;
+    let leaf = &credential.pair.part.as_ref().unwrap().facts.leaf;
     for text in [
         &leaf.subject,
         &leaf.issuer,
-        &credential.warnings[0].to_string(),
+        &credential.warnings().next().unwrap().to_string(),
     ] {
         assert!(!text.contains(char::is_control), "{text:?}");
     }
@@ -335,7 +345,7 @@ proptest! {
         let list = files(&[("tls.crt", &text(order)), ("tls.key", &PKI["key"])]);
         match read(list) {
             Ok(credential) => {
-                let chain = credential.pair.unwrap().chain;
+                let chain = credential.pair.part.unwrap().chain;
                 let mut expected = vec!["cert"];
                 expected.extend(order.iter().filter(|name| !["cert", "key", "other"].contains(name)));
                 prop_assert_eq!(String::from_utf8(chain).unwrap(), text(&expected));
@@ -361,6 +371,7 @@ proptest! {
         }
         let list = names.iter().map(|name| file(name, &bytes)).collect();
         if let Ok(Credential { pair, bundle, .. }) = read(list) {
+            let (pair, bundle) = (pair.part, bundle.part);
             prop_assert!(pair.is_some() || bundle.is_some());
             let chain = pair.map(|pair| pair.chain).unwrap_or_default();
             let trust = bundle.map(|bundle| bundle.trusted_ca).unwrap_or_default();

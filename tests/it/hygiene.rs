@@ -105,7 +105,7 @@ fn debug_output_of_every_type_that_holds_a_key_is_redacted() {
     ];
     let credential = credential::from_files(Path::new("/c"), files, SystemTime::now(), 30).unwrap();
     assert_redacted("Credential", &credential, &identity);
-    let pair = credential.pair.as_ref().unwrap();
+    let pair = credential.pair.part.as_ref().unwrap();
     assert_redacted("Pair", pair, &identity);
     assert_redacted(
         "Secret",

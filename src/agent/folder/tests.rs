@@ -6,11 +6,10 @@ use crate::secret::tests::{bundle, pair};
 const DELAY: Duration = Duration::from_secs(5);
 
 fn good(pair_content: Option<&str>, bundle_content: Option<&str>) -> Outcome {
-    Outcome::Good(Box::new(Credential {
+    Outcome::Good(Box::new(Whole {
         pair: pair_content.map(pair),
         bundle: bundle_content.map(bundle),
         warnings: Vec::new(),
-        passed_over: Vec::new(),
     }))
 }
 
@@ -79,11 +78,10 @@ fn what_is_loaded_is_served_at_once_and_said_to_be_new() {
 fn a_warning_that_stays_is_said_once() {
     let warning = Problem::new(Reason::ChainOrder, "/c/site/tls.crt", "no issuer", "add it");
     let warned = |content: &str| {
-        Outcome::Good(Box::new(Credential {
+        Outcome::Good(Box::new(Whole {
             pair: Some(pair(content)),
             bundle: None,
             warnings: vec![warning.clone()],
-            passed_over: Vec::new(),
         }))
     };
     let mut bench = Bench::new();

@@ -19,7 +19,9 @@ pub(crate) fn objection(folder: &Path, files: &Files) -> Option<String> {
             mode: 0o640,
         })
         .collect();
-    let problems = from_files(folder, files, SystemTime::now(), 0).err()?;
-    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    Some(texts.join("; "))
+    let texts: Vec<String> = match from_files(folder, files, SystemTime::now(), 0) {
+        Ok(credential) => credential.problems().map(ToString::to_string).collect(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    };
+    (!texts.is_empty()).then(|| texts.join("; "))
 }

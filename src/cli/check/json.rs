@@ -82,26 +82,27 @@ pub(super) fn report(survey: &Survey) -> String {
 
 fn credential(entry: &Entry, now: SystemTime) -> JsonCredential<'_> {
     let served: Option<&Credential> = entry.verdict.as_ref().ok();
-    let pair = served.and_then(|credential| credential.pair.as_ref());
-    let bundle = served.and_then(|credential| credential.bundle.as_ref());
+    let pair = served.and_then(|credential| credential.pair.part.as_ref());
+    let bundle = served.and_then(|credential| credential.bundle.part.as_ref());
     JsonCredential {
         name: &entry.name,
         path: path(&entry.path),
         state: entry.state,
         pair: pair.map(|pair: &Pair| JsonPair {
-            files: &pair.files,
-            key_type: &pair.key_type,
-            leaf: certificate(&pair.leaf, now),
+            files: &pair.facts.files,
+            key_type: &pair.facts.key_type,
+            leaf: certificate(&pair.facts.leaf, now),
         }),
         bundle: bundle.map(|bundle: &Bundle| JsonBundle {
-            files: &bundle.files,
+            files: &bundle.facts.files,
             certificates: bundle
+                .facts
                 .certificates
                 .iter()
                 .map(|ca| certificate(ca, now))
                 .collect(),
         }),
-        passed_over: served.map_or(&[], |credential| &credential.passed_over),
+        passed_over: served.map_or(&[], |credential| &credential.skipped),
         problems: problems(entry.problems()),
         warnings: problems(entry.warnings()),
     }

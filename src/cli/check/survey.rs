@@ -30,6 +30,7 @@ pub(super) struct Entry {
     pub(super) name: String,
     pub(super) path: PathBuf,
     pub(super) verdict: Result<Credential, Vec<Problem>>,
+    warnings: Vec<Problem>,
     pub(super) state: State,
     /// It is in a folder of such folders, where names compete.
     in_root: bool,
@@ -153,7 +154,7 @@ impl Survey {
         // It may have gone since its root was listed.
         if reading.present {
             let verdict = from_reading(root, &path, reading, self.now, config.warn_days);
-            self.entry(name, path, verdict, in_root);
+            self.entry(name, path, verdict.and_then(whole), in_root);
         }
     }
 
@@ -168,6 +169,10 @@ impl Survey {
         self.entries.push(Entry {
             name,
             path,
+            warnings: match &verdict {
+                Ok(credential) => credential.warnings().cloned().collect(),
+                Err(_) => Vec::new(),
+            },
             verdict,
             state,
             in_root,
@@ -182,8 +187,8 @@ impl Survey {
                 served.insert(entry.name.clone(), entry.path.clone());
                 continue;
             };
-            if let Ok(credential) = &mut entry.verdict {
-                credential.warnings.push(Problem::new(
+            if entry.verdict.is_ok() {
+                entry.warnings.push(Problem::new(
                     Reason::Name,
                     &entry.path,
                     format!("{} has the same name and comes first", winner.display()),
@@ -203,9 +208,17 @@ impl Entry {
 
     /// What does not.
     pub(super) fn warnings(&self) -> &[Problem] {
-        self.verdict
-            .as_ref()
-            .map_or(&[], |credential| &credential.warnings)
+        &self.warnings
+    }
+}
+
+/// The credential, when none of its parts is rejected.
+fn whole(credential: Credential) -> Result<Credential, Vec<Problem>> {
+    let problems: Vec<Problem> = credential.problems().cloned().collect();
+    if problems.is_empty() {
+        Ok(credential)
+    } else {
+        Err(problems)
     }
 }
 
@@ -220,7 +233,7 @@ fn state(path: &Path, verdict: &Result<Credential, Vec<Problem>>, now: SystemTim
         }
         Err(_) => State::Broken,
         Ok(credential) if is_due(path, credential, now) => State::Expiring,
-        Ok(credential) if credential.warnings.is_empty() => State::Good,
+        Ok(credential) if credential.warnings().next().is_none() => State::Good,
         Ok(_) => State::Warning,
     }
 }
@@ -228,20 +241,15 @@ fn state(path: &Path, verdict: &Result<Credential, Vec<Problem>>, now: SystemTim
 /// Whether a certificate of the chain is out of date, or anything soon will be. A CA that has expired
 /// beside good ones is no reason to hurry.
 fn is_due(path: &Path, credential: &Credential, now: SystemTime) -> bool {
-    let chain = credential
-        .pair
-        .as_ref()
-        .map(|pair| path.join(&pair.files[0]));
-    let early = |pair: &sds_agent::credential::Pair| pair.leaf.not_before > now;
-    credential.pair.as_ref().is_some_and(early)
-        || credential
-            .warnings
-            .iter()
-            .any(|warning| match warning.reason() {
-                Reason::ExpiresSoon => true,
-                Reason::Expired => chain.as_deref() == Some(warning.path()),
-                _ => false,
-            })
+    let pair = credential.pair.part.as_ref();
+    let chain = pair.map(|pair| path.join(&pair.facts.files[0]));
+    let early = |pair: &sds_agent::credential::Pair| pair.facts.leaf.not_before > now;
+    pair.is_some_and(early)
+        || credential.warnings().any(|warning| match warning.reason() {
+            Reason::ExpiresSoon => true,
+            Reason::Expired => chain.as_deref() == Some(warning.path()),
+            _ => false,
+        })
 }
 
 /// Whether `folder` is a credential folder rather than a folder of such: it holds a file that may be a

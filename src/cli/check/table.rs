@@ -85,17 +85,17 @@ fn row(entry: &Entry, survey: &Survey) -> Vec<Cell> {
     let cells = match &entry.verdict {
         Err(_) => vec![dash(); HEADER.len() - 2],
         Ok(credential @ Credential { pair, bundle, .. }) => {
-            let details = match (pair, bundle) {
+            let details = match (&pair.part, &bundle.part) {
                 (Some(pair), _) => of_pair(pair, survey),
                 (None, Some(bundle)) => of_bundle(bundle, survey),
                 (None, None) => [dash(), dash(), dash(), dash()],
             };
-            let kind = match (pair, bundle) {
+            let kind = match (&pair.part, &bundle.part) {
                 (Some(_), Some(_)) => "pair, bundle",
                 (Some(_), None) => "pair",
                 (None, _) => "bundle",
             };
-            let files = [files(credential), listed(&credential.passed_over)];
+            let files = [files(credential), listed(&credential.skipped)];
             [kind.to_owned()]
                 .into_iter()
                 .chain(details)
@@ -113,21 +113,22 @@ fn row(entry: &Entry, survey: &Survey) -> Vec<Cell> {
 /// Names, issuer, key and expiry.
 fn of_pair(pair: &Pair, survey: &Survey) -> [String; 4] {
     [
-        listed(&pair.leaf.names),
-        shown(&pair.leaf.issuer),
-        pair.key_type.clone(),
-        remaining(pair.leaf.not_after, survey.now),
+        listed(&pair.facts.leaf.names),
+        shown(&pair.facts.leaf.issuer),
+        pair.facts.key_type.clone(),
+        remaining(pair.facts.leaf.not_after, survey.now),
     ]
 }
 
 /// The same of a bundle: its CAs, and when the first of them that has not expired will.
 fn of_bundle(bundle: &Bundle, survey: &Survey) -> [String; 4] {
     let subjects: Vec<String> = bundle
+        .facts
         .certificates
         .iter()
         .map(|ca| ca.subject.clone())
         .collect();
-    let ends = bundle.certificates.iter().map(|ca| ca.not_after);
+    let ends = bundle.facts.certificates.iter().map(|ca| ca.not_after);
     let next = ends.filter(|end| *end >= survey.now).min();
     [
         format!("clients of {}", listed(&subjects)),
@@ -138,11 +139,16 @@ fn of_bundle(bundle: &Bundle, survey: &Survey) -> [String; 4] {
 }
 
 fn files(credential: &Credential) -> String {
-    let pair = credential.pair.iter().flat_map(|pair| pair.files.iter());
+    let pair = credential
+        .pair
+        .part
+        .iter()
+        .flat_map(|pair| pair.facts.files.iter());
     let bundle = credential
         .bundle
+        .part
         .iter()
-        .flat_map(|bundle| bundle.files.iter());
+        .flat_map(|bundle| bundle.facts.files.iter());
     let mut files: Vec<String> = pair.chain(bundle).cloned().collect();
     files.dedup();
     listed(&files)

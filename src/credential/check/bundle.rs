@@ -11,7 +11,7 @@ use super::crl::{check_lists, lists};
 use super::findings::Findings;
 use crate::credential::facts::{called, system_time};
 use crate::credential::pem::{self, Block, Content};
-use crate::credential::{Bundle, CertificateFacts};
+use crate::credential::{Bundle, BundleFacts, CertificateFacts};
 use crate::files::read::File;
 use crate::problem::Reason;
 
@@ -46,15 +46,17 @@ pub(crate) fn bundle(
     Some(Bundle {
         trusted_ca: served(trust, &blocks, &hidden, findings),
         crl: crl_blocks.map(|(file, blocks)| served(file, &blocks, &[], findings)),
-        certificates: certificates
-            .iter()
-            .map(|ca| CertificateFacts::of(&ca.x509))
-            .collect(),
-        files: [Some(trust), crl]
-            .iter()
-            .flatten()
-            .map(|file| file.name.clone())
-            .collect(),
+        facts: BundleFacts {
+            certificates: certificates
+                .iter()
+                .map(|ca| CertificateFacts::of(&ca.x509))
+                .collect(),
+            files: [Some(trust), crl]
+                .iter()
+                .flatten()
+                .map(|file| file.name.clone())
+                .collect(),
+        },
     })
 }
 

@@ -12,7 +12,7 @@ use crate::credential::facts::called;
 use crate::credential::key::{KeyType, Loaded};
 use crate::credential::pem::{self, Block, Content};
 use crate::credential::strict;
-use crate::credential::{Bundle, CertificateFacts, Pair};
+use crate::credential::{Bundle, CertificateFacts, Pair, PairFacts};
 use crate::files::read::File;
 use crate::problem::Reason;
 
@@ -53,13 +53,18 @@ pub(crate) fn pair(
         check_signature(&chain.name, x509, findings);
     }
     check_mode(key, findings);
+    let mut files = vec![chain.name.clone(), key.name.clone()];
+    files.dedup();
     let alone = place == 0 && chain_blocks.as_ref()?.len() == certificates.len();
     Some(Pair {
         chain: served_chain(chain, key, alone, &certificates, findings),
         key: served_key(key, key_blocks?, key_text),
-        key_type: KeyType::of_public(leaf.public_key()).to_string(),
-        leaf: CertificateFacts::of(leaf),
-        files: [chain.name.clone(), key.name.clone()],
+        facts: PairFacts {
+            leaf: CertificateFacts::of(leaf),
+            key_type: KeyType::of_public(leaf.public_key()).to_string(),
+            must_staple: false,
+            files,
+        },
     })
 }
 

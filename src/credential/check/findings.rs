@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use crate::credential::Verdict;
 use crate::credential::pem::{self, Block, Flaw};
 use crate::files::read::File;
 use crate::problem::{Problem, Reason};
@@ -29,6 +30,15 @@ impl<'a> Findings<'a> {
             soon: Duration::from_secs(u64::from(warn_days) * 86_400),
             errors: Vec::new(),
             warnings: Vec::new(),
+        }
+    }
+
+    /// The verdict on `part`, which is served when nothing keeps it from being served.
+    pub(crate) fn verdict<T>(self, part: Option<T>) -> Verdict<T> {
+        Verdict {
+            part: part.filter(|_| self.errors.is_empty()),
+            problems: self.errors,
+            warnings: self.warnings,
         }
     }
 

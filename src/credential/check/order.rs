@@ -88,8 +88,13 @@ fn open_end(chain: &[Certificate<'_>], bundle: Option<&Bundle>) -> Option<String
         return None;
     };
     let issuer = distinguished(leaf.issuer());
-    let known =
-        bundle.is_some_and(|bundle| bundle.certificates.iter().any(|ca| ca.subject == issuer));
+    let known = bundle.is_some_and(|bundle| {
+        bundle
+            .facts
+            .certificates
+            .iter()
+            .any(|ca| ca.subject == issuer)
+    });
     (!known && !is_issuer(leaf, leaf)).then(|| {
         format!("the issuer of {}, {issuer}, is missing from the chain, which clients need unless they trust it itself", called(leaf))
     })

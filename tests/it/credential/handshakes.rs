@@ -51,7 +51,7 @@ fn envoy_lets_in_whom_the_check_says() {
             "{}: {verdict:?}",
             situation.name
         );
-        let files = match verdict.map(|credential| credential.bundle) {
+        let files = match verdict.map(|credential| credential.bundle.part) {
             Ok(Some(bundle)) => [Some(bundle.trusted_ca), bundle.crl],
             _ => {
                 let mut files = situation.files.iter().map(|(_, bytes)| bytes.clone());

@@ -13,7 +13,8 @@ use sds_agent::problem::{Problem, Reason};
 
 use self::cases::{Case, Verdict};
 
-/// What the agent makes of `files`.
+/// What the agent makes of `files`: a credential none of whose parts is rejected, or what is wrong
+/// with them.
 fn check(files: &[(String, Vec<u8>)]) -> Result<Credential, Vec<Problem>> {
     let files = files
         .iter()
@@ -23,7 +24,13 @@ fn check(files: &[(String, Vec<u8>)]) -> Result<Credential, Vec<Problem>> {
             mode: 0o640,
         })
         .collect();
-    from_files(Path::new("/c/a"), files, SystemTime::now(), 30)
+    let credential = from_files(Path::new("/c/a"), files, SystemTime::now(), 30)?;
+    let problems: Vec<Problem> = credential.problems().cloned().collect();
+    if problems.is_empty() {
+        Ok(credential)
+    } else {
+        Err(problems)
+    }
 }
 
 /// The folder of files that only OpenSSL can make.
@@ -31,8 +38,8 @@ fn odd() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/credential")
 }
 
-fn reasons(problems: &[Problem]) -> Vec<Reason> {
-    problems.iter().map(Problem::reason).collect()
+fn reasons<'a>(problems: impl IntoIterator<Item = &'a Problem>) -> Vec<Reason> {
+    problems.into_iter().map(Problem::reason).collect()
 }
 
 #[test]
@@ -46,14 +53,16 @@ fn every_case_gets_its_verdict() {
     {
         let got = check(&files);
         let right = match (&got, &verdict) {
-            (Ok(credential), Verdict::Good(warnings)) => reasons(&credential.warnings) == *warnings,
+            (Ok(credential), Verdict::Good(warnings)) => {
+                reasons(credential.warnings()) == *warnings
+            }
             (Err(problems), Verdict::Bad(reason) | Verdict::Stricter(reason)) => {
                 reasons(problems) == [*reason]
             }
             _ => false,
         };
         if !right {
-            let got = got.map(|credential| credential.warnings);
+            let got = got.map(|credential| credential.warnings().cloned().collect::<Vec<_>>());
             wrong.push(format!("{name}: expected {verdict:?}, got {got:#?}"));
         }
     }
@@ -64,7 +73,7 @@ fn every_case_gets_its_verdict() {
 fn no_message_holds_a_line_of_a_file() {
     for Case { name, files, .. } in cases::all() {
         let problems = match check(&files) {
-            Ok(credential) => credential.warnings,
+            Ok(credential) => credential.warnings().cloned().collect(),
             Err(problems) => problems,
         };
         let said: String = problems

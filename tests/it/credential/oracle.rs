@@ -203,11 +203,11 @@ fn written(folder: &Path, credential: &Credential) -> Value {
         fs::write(folder.join(name), bytes).unwrap();
         names.push(name);
     };
-    if let Some(pair) = &credential.pair {
+    if let Some(pair) = &credential.pair.part {
         write("tls.crt", &pair.chain);
         write("tls.key", &pair.key);
     }
-    if let Some(bundle) = &credential.bundle {
+    if let Some(bundle) = &credential.bundle.part {
         write("ca.crt", &bundle.trusted_ca);
         if let Some(crl) = &bundle.crl {
             write("ca.crl", crl);

@@ -1,0 +1,169 @@
+//! The parts that a credential can have, and the verdict on the files of each.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use zeroize::Zeroizing;
+
+use super::CertificateFacts;
+use crate::problem::Problem;
+
+/// What the files of one part amount to. Neither a part nor a problem: there is no file for it.
+#[derive(Debug)]
+pub struct Verdict<T> {
+    /// The part, when Envoy accepts it.
+    pub part: Option<T>,
+    /// Why the files for this part are rejected. There is no part then.
+    pub problems: Vec<Problem>,
+    /// Conditions that are served and worth a warning.
+    pub warnings: Vec<Problem>,
+}
+
+impl<T> Verdict<T> {
+    /// Whether there is no file for this part.
+    pub fn is_absent(&self) -> bool {
+        self.part.is_none() && self.problems.is_empty()
+    }
+}
+
+impl<T> Default for Verdict<T> {
+    /// Absent.
+    fn default() -> Self {
+        Self {
+            part: None,
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// A certificate chain, leaf first, and the leaf's private key, both PEM, as the files have them.
+pub struct Pair {
+    /// The chain: certificates only, the leaf first.
+    pub chain: Vec<u8>,
+    /// The private key, not encrypted.
+    pub key: Zeroizing<Vec<u8>>,
+    /// What is shown of it.
+    pub facts: PairFacts,
+}
+
+/// What is shown of a certificate pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairFacts {
+    /// The leaf certificate.
+    pub leaf: CertificateFacts,
+    /// The type of the key, such as `P-256` or `RSA 2048`.
+    pub key_type: String,
+    /// Whether the leaf requires an OCSP staple ("must-staple", RFC 7633).
+    pub must_staple: bool,
+    /// The names of the files that it came from, each once: chain, then key.
+    pub files: Vec<String>,
+}
+
+/// A trust bundle: PEM, as the files have it.
+pub struct Bundle {
+    /// The CA certificates.
+    pub trusted_ca: Vec<u8>,
+    /// The revocation lists, one per issuer.
+    pub crl: Option<Vec<u8>>,
+    /// What is shown of it.
+    pub facts: BundleFacts,
+}
+
+/// What is shown of a trust bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleFacts {
+    /// The CA certificates, in their order.
+    pub certificates: Vec<CertificateFacts>,
+    /// The names of the files that it came from: the bundle, and the revocation list if any.
+    pub files: Vec<String>,
+}
+
+/// An OCSP response for the leaf of the pair beside it.
+pub struct Staple {
+    /// The response, DER.
+    pub response: Vec<u8>,
+    /// What is shown of it.
+    pub facts: StapleFacts,
+}
+
+/// What is shown of an OCSP staple.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StapleFacts {
+    /// The issuer of the certificate that it is about, as [`CertificateFacts::issuer`] has it.
+    pub issuer: String,
+    /// The serial number of the certificate that it is about, as [`CertificateFacts::serial`] has it.
+    pub serial: String,
+    /// When the responder knew the status to be correct.
+    pub this_update: SystemTime,
+    /// When newer information will be available: clients refuse the staple from then on.
+    pub next_update: Option<SystemTime>,
+    /// The name of the file.
+    pub files: Vec<String>,
+}
+
+impl StapleFacts {
+    /// Whether it is about that certificate.
+    pub fn is_about(&self, leaf: &CertificateFacts) -> bool {
+        self.serial == leaf.serial && self.issuer == leaf.issuer
+    }
+}
+
+/// TLS session ticket keys of 80 bytes each. The first one encrypts, all of them decrypt.
+pub struct TicketKeys {
+    /// The keys, in the order in which Envoy gets them.
+    pub keys: Vec<Zeroizing<Vec<u8>>>,
+    /// The names of the files that they came from, in that order.
+    pub files: Vec<String>,
+}
+
+/// A generic secret: bytes that Envoy uses as they are, such as a token.
+pub struct Generic {
+    /// The bytes.
+    pub secret: Zeroizing<Vec<u8>>,
+    /// The name of the file.
+    pub files: Vec<String>,
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key_type = &self.facts.key_type;
+        let key = format_args!("<private key, {key_type}, {} bytes>", self.key.len());
+        f.debug_struct("Pair")
+            .field("facts", &self.facts)
+            .field("key", &key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bundle")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Staple {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Staple")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketKeys")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Generic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generic")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
