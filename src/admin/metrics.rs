@@ -16,15 +16,6 @@ use super::{exposition, process};
 use crate::files::watch::Polled;
 use crate::metrics::Metrics;
 
-/// Why something may be polled: each has a series of its own from the beginning.
-const POLLED: [Polled; 5] = [
-    Polled::PassingFailure,
-    Polled::RemoteFileSystem,
-    Polled::Refused,
-    Polled::WatchLimit,
-    Polled::NoInotify,
-];
-
 type Labels<const N: usize> = [(&'static str, String); N];
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 
@@ -172,7 +163,7 @@ fn watch(registry: &mut Registry, watch: &Watch) {
         registry.register(name, help, ConstCounter::new(value));
     }
     let reasons = Gauges::default();
-    for reason in POLLED {
+    for reason in Polled::ALL {
         let count = watch.polled.get(reason.as_str()).copied();
         let labels = [("reason", reason.as_str().to_owned())];
         set(&reasons, labels, count.unwrap_or_default());

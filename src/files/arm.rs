@@ -1,6 +1,7 @@
-//! What a read tells whoever keeps watch for it.
+//! What a read reports to whoever keeps watch for it.
 
 use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -18,11 +19,13 @@ pub struct FileId {
 /// A folder that a walk holds open.
 #[derive(Clone, Copy, Debug)]
 pub struct Dir<'a> {
+    /// The folder itself.
+    pub fd: BorrowedFd<'a>,
     /// Its path without links.
     pub path: &'a Path,
-    /// Which folder it is, so that a watch on another one that has taken its path is noticed.
+    /// Which folder it is, whatever its path.
     pub id: FileId,
-    /// Whether its file system may change without a word to this machine's kernel (NFS and such).
+    /// Whether its file system may change without this machine's kernel knowing (NFS and such).
     pub remote: bool,
     /// Whether its files were complete before it could be reached: what `..data` leads to.
     pub complete: bool,
@@ -31,15 +34,17 @@ pub struct Dir<'a> {
 /// What in a folder matters to a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest<'a> {
-    /// This one name.
+    /// What this one name stands for.
     Name(&'a OsStr),
-    /// Which names there are; the content behind them is of no matter.
+    /// This one name, and the content of the file that it stands for.
+    Content(&'a OsStr),
+    /// Which names there are, but not what is behind them.
     Names,
-    /// Everything in it.
+    /// Everything in it, but names that begin with `..`.
     All,
 }
 
-/// Told of every folder right before something is looked up in it, so that a watch is in place
+/// Called for every folder right before something is looked up in it, so that a watch is in place
 /// before the read that depends on it.
 pub trait Arm {
     /// `interest` in `dir` is about to be looked up.
@@ -56,8 +61,8 @@ pub struct Seen<'a> {
     pub name: &'a OsStr,
     /// When its content last changed.
     pub modified: SystemTime,
-    /// Whether it can be written under another name than this, of which the folder that this one is
-    /// in would not be told: it has several hard links, or is mounted here.
+    /// Whether it can be written under another name, which the folder that this one is in would not
+    /// report: it has several hard links, or is mounted here.
     pub shared: bool,
 }
 

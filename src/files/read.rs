@@ -219,6 +219,8 @@ impl<'a> Read<'a> {
         if kind != FileType::RegularFile {
             return self.not_a_file(path, kind);
         }
+        let folder = leaf.folder.as_dir();
+        self.walk.arm.arm(folder, Interest::Content(&leaf.name));
         match slurp(leaf, self.limits.file_bytes) {
             Ok(Slurped::Whole {
                 bytes,
@@ -230,7 +232,7 @@ impl<'a> Read<'a> {
                     modified: modified(&stat),
                     shared,
                 };
-                self.walk.arm.saw(leaf.folder.as_dir(), seen);
+                self.walk.arm.saw(folder, seen);
                 self.files.push(File {
                     name: name.to_owned(),
                     bytes,

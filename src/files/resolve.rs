@@ -50,6 +50,7 @@ impl Folder {
 
     pub(super) fn as_dir(&self) -> Dir<'_> {
         Dir {
+            fd: self.fd.as_fd(),
             path: &self.path,
             id: self.id,
             remote: self.remote,

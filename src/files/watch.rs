@@ -2,41 +2,42 @@
 //!
 //! Owners (roots, credential folders) read through [`Watch::read`], which puts a watch on each
 //! folder right before something is looked up in it. An event is mapped to the owners that depend
-//! on its path, and they come out of [`Watch::changed`], once each, when they are to be read again.
+//! on the folder and the name, and [`Watch::changed`] returns each of them once when it is to be
+//! read again.
 //!
-//! Three threads beside the readers: that of `notify` takes the events, one places the watches, and
-//! while something is looked at by `stat` alone, one does that. All they share is one table.
+//! There is one inotify instance and one lock. Events are taken from the kernel under that lock, by
+//! whoever needs to know all that has happened so far: the task that waits for changes, and each
+//! read when it ends.
 
 mod checks;
 mod events;
-mod index;
-mod inner;
-mod notifier;
-mod owner;
+mod folders;
+mod kernel;
 mod pending;
-mod placer;
 mod polled;
-mod reads;
 mod session;
 mod table;
 #[cfg(test)]
 mod tests;
-mod watched;
 
+use std::future::pending as never;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::inner::{Inner, Reading};
+use tokio::sync::Notify;
+
 pub use self::polled::Polled;
+use self::session::Session;
+use self::table::Table;
 use super::read::{Arm, Stamps};
 
-/// How often what is looked at.
+/// How often files are checked by `stat` alone.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Everything is looked at again this often, by `stat` alone.
+    /// Everything is checked this often.
     pub check_interval: Duration,
-    /// What can't be watched is looked at again this often, by `stat` alone.
+    /// What can't be watched is checked this often.
     pub poll_interval: Duration,
 }
 
@@ -58,47 +59,35 @@ pub struct State<K> {
     pub overflows: u64,
     /// Times that the kernel refused a watch.
     pub refusals: u64,
-    /// Times that watching began anew: after an overflow, an error, or on request.
+    /// Times that all watches were placed anew: after an overflow, an error, or on request.
     pub rebuilds: u64,
-    /// Times that a look by `stat` found a change that no event had told of.
+    /// Times that a check by `stat` found a change that no event had reported.
     pub missed: u64,
     /// The owners that are polled, and why.
     pub polled: Vec<(K, Polled)>,
 }
 
-/// A cheap handle on the watch of all folders that owners depend on. The last one ends it.
+/// A cheap handle on the watch of all folders that owners depend on. Dropping the last one ends it.
 pub struct Watch<K: Clone + Eq + Hash + Send + 'static> {
-    handle: Arc<Handle<K>>,
+    inner: Arc<Inner<K>>,
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static> Clone for Watch<K> {
     fn clone(&self) -> Self {
         Self {
-            handle: Arc::clone(&self.handle),
+            inner: Arc::clone(&self.inner),
         }
     }
-}
-
-struct Handle<K: Clone + Eq + Hash + Send + 'static> {
-    inner: Arc<Inner<K>>,
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     /// Starts watching. What can't be watched is polled.
     pub fn start(settings: Settings) -> Self {
-        let inner = Arc::new(Inner::new(settings));
-        let spawned = std::thread::Builder::new()
-            .name("files-watch".into())
-            .spawn({
-                let inner = Arc::clone(&inner);
-                move || placer::run(&inner)
-            });
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "nothing can be watched; raise the limit on threads");
-            inner.lock().placer.missing = true;
-        }
         Self {
-            handle: Arc::new(Handle { inner }),
+            inner: Arc::new(Inner {
+                table: Mutex::new(Table::new(settings)),
+                wake: Notify::new(),
+            }),
         }
     }
 
@@ -106,81 +95,74 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     /// something up there, and returns what it found with the stamps of all that it looked at.
     /// From then on, a change of any of it makes the owner due.
     ///
-    /// `None` when what was read must not be used, because a file is being written: the owner is
-    /// due again as soon as the file is whole (or some seconds later, whatever it is then).
+    /// `None` when what was read must not be used, because a file is being written or another read
+    /// of the same owner is under way. The owner is due again as soon as the file is complete (or
+    /// after some seconds in any case), or the other read has ended.
     ///
     /// Blocks: call it on a thread made for that, for as many owners at a time as you like.
     pub fn read<T>(&self, owner: &K, read: impl FnOnce(&mut dyn Arm) -> (T, Stamps)) -> Option<T> {
-        let inner = &self.handle.inner;
-        let mut reading = Reading::begin(inner, owner);
-        let (found, stamps) = read(reading.arm());
-        reading.end(stamps).then_some(found)
+        let mut session = Session::begin(&self.inner, owner)?;
+        let (found, stamps) = read(&mut session);
+        session.end(stamps).then_some(found)
     }
 
-    /// Nothing that `owner` depended on matters to it any more.
+    /// Stops watching for `owner`.
     pub fn forget(&self, owner: &K) {
-        let inner = &self.handle.inner;
-        inner.lock().forget(owner);
-        inner.work.notify_one();
+        self.inner.with(|table| table.forget(owner));
     }
 
-    /// Has `owner` looked at by `stat` alone this often, whatever the settings say.
+    /// Has `owner` checked by `stat` alone this often, whatever the settings say.
     pub fn set_interval(&self, owner: &K, interval: Option<Duration>) {
-        let inner = &self.handle.inner;
-        let mut table = inner.lock();
-        let id = table.enter(owner);
-        if let Some(owner) = table.owner_mut(id) {
-            owner.interval = interval;
-        }
-        table.plan_check(id, Instant::now());
-        inner.wake.notify_one();
+        self.inner.with(|table| {
+            let id = table.enter(owner);
+            if let Some(owner) = table.owner_mut(id) {
+                owner.interval = interval;
+            }
+            table.plan_check(id, Instant::now());
+        });
     }
 
     /// Waits until owners are due, and returns them, each once. Nothing is lost when the future
-    /// is dropped. One caller at a time. Looks by `stat` alone happen only while it is awaited.
+    /// is dropped. One caller at a time, in a Tokio runtime with I/O and time enabled. Checks by
+    /// `stat` alone happen only while it is awaited.
     pub async fn changed(&self) -> Vec<K> {
-        let inner = &self.handle.inner;
         loop {
             let now = Instant::now();
-            checks::start(inner, now);
-            let (due, next) = inner.lock().look(now);
+            checks::start(&self.inner, now);
+            let (due, next) = {
+                let mut table = self.inner.lock();
+                table.drain();
+                (table.take_due(now), table.next_deadline())
+            };
             if !due.is_empty() {
                 return due;
             }
-            let wake = inner.wake.notified();
-            match next {
-                Some(at) => {
-                    let _ = tokio::time::timeout_at(at.into(), wake).await;
-                }
-                None => wake.await,
+            tokio::select! {
+                () = self.inner.wake.notified() => {}
+                () = self.inner.events() => {}
+                () = sleep_until(next) => {}
             }
         }
     }
 
     /// Makes `owner` due.
     pub fn mark(&self, owner: &K) {
-        let inner = &self.handle.inner;
-        let mut table = inner.lock();
-        let id = table.enter(owner);
-        if table.mark(&[id], Instant::now()) {
-            inner.wake.notify_one();
-        }
+        self.inner.with(|table| {
+            let id = table.enter(owner);
+            table.mark(&[id], Instant::now());
+        });
     }
 
-    /// Begins all watching anew and makes every owner due.
+    /// Has all watches placed anew, and makes every owner due.
     pub fn mark_all(&self) {
-        let inner = &self.handle.inner;
-        inner.begin_anew(&mut inner.lock());
+        self.inner.with(|table| table.begin_anew(Instant::now()));
     }
 
     /// What the watch is doing.
     pub fn state(&self) -> State<K> {
-        let table = self.handle.inner.lock();
-        let folders = table.index.folders();
+        let table = self.inner.lock();
         State {
-            directories: folders
-                .filter(|(_, folder)| folder.placement.is_live())
-                .count(),
+            directories: table.folders.live(),
             overflows: table.counters.overflows,
             refusals: table.counters.refusals,
             rebuilds: table.counters.rebuilds,
@@ -193,9 +175,51 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     }
 }
 
-impl<K: Clone + Eq + Hash + Send + 'static> Drop for Handle<K> {
-    fn drop(&mut self) {
-        self.inner.lock().closed = true;
-        self.inner.work.notify_all();
+/// What the handles of a watch share.
+struct Inner<K> {
+    table: Mutex<Table<K>>,
+    /// Wakes the task that waits for changes.
+    wake: Notify,
+}
+
+impl<K: Clone + Eq + Hash> Inner<K> {
+    fn lock(&self) -> MutexGuard<'_, Table<K>> {
+        // No change of the table is left half done where something can panic.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the table, and wakes the waiting task if there is something to do sooner than before.
+    fn with<T>(&self, change: impl FnOnce(&mut Table<K>) -> T) -> T {
+        let mut table = self.lock();
+        let before = table.next_deadline();
+        let result = change(&mut table);
+        let after = table.next_deadline();
+        drop(table);
+        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
+            self.wake.notify_one();
+        }
+        result
+    }
+
+    /// Waits until the kernel has events, and takes them.
+    async fn events(&self) {
+        let readiness = self.lock().readiness();
+        let Some(readiness) = readiness else {
+            return never().await;
+        };
+        // Fails only when the runtime is shutting down.
+        let Ok(mut guard) = readiness.readable().await else {
+            return never().await;
+        };
+        if self.lock().drain() {
+            guard.clear_ready();
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => never().await,
     }
 }

@@ -279,6 +279,7 @@ fn every_folder_on_the_way_is_announced_before_it_is_looked_at() {
         fn arm(&mut self, dir: Dir<'_>, interest: Interest<'_>) {
             let what = match interest {
                 Interest::Name(name) => name.to_string_lossy().into_owned(),
+                Interest::Content(name) => format!("content of {}", name.to_string_lossy()),
                 Interest::Names => "names".into(),
                 Interest::All => "all".into(),
             };
@@ -312,6 +313,7 @@ fn every_folder_on_the_way_is_announced_before_it_is_looked_at() {
         ("live", "crt"),
         ("", "archive"),
         ("archive", "crt1"),
+        ("archive", "content of crt1"),
         ("archive", "saw crt1"),
         ("live", "key"),
         ("", "missing"),

@@ -1,63 +1,97 @@
-//! Looks by `stat` alone, for what no event tells of.
+//! What is done from time to time though no event asks for it: checks by `stat` alone, and another
+//! try at watches that were refused.
 //!
-//! Each device has a thread of its own while it is looked at: one that hangs (a dead NFS server)
-//! keeps nobody else waiting, and not the end of the program either.
+//! Each device has a thread of its own while it is checked: one that hangs (a dead NFS server) keeps
+//! nobody else waiting, and not the end of the program either.
 
 use std::hash::Hash;
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
+
+use super::folders::{FolderId, OwnerId, Placement};
 use super::table::Table;
-use super::watched::{FolderId, OwnerId};
 use super::{Inner, Settings};
-use crate::files::read::Stamps;
+use crate::files::read::{FileId, Stamps};
 use crate::files::stamps::Looks;
 
-/// Devices that are looked at at a time. All but hanging ones are done in milliseconds.
+/// Devices that are checked at a time. All but hanging ones are done in milliseconds.
 const MAX_CHECKING: usize = 32;
 
 /// Owners that share one look at the folders above them: as many as take some milliseconds.
 const AT_ONCE: usize = 256;
 
-/// An owner to look at: its stamps, and the number of the read that they are of.
+/// An owner to check: its stamps, and the number of the read that they are of.
 struct Check {
     owner: OwnerId,
     serial: u64,
     stamps: Arc<Stamps>,
 }
 
-/// Starts the looks whose time has come.
+/// Starts what is due.
 pub(super) fn start<K: Clone + Eq + Hash + Send + 'static>(inner: &Arc<Inner<K>>, now: Instant) {
     let batches = inner.lock().take_checks(now);
     for (device, checks) in batches {
-        let inner = Arc::clone(inner);
-        let thread = thread::Builder::new().name("files-check".into());
-        let spawned = thread.spawn({
-            let inner = Arc::clone(&inner);
-            move || check(&inner, device, checks)
-        });
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "files could not be looked at again; raise the limit on threads");
+        if !spawn(inner, move |inner| check(inner, device, checks)) {
             inner.lock().abandon(device, now);
         }
     }
+    let refused = inner.lock().begin_retry(now);
+    if !refused.is_empty() && !spawn(inner, |inner| retry(inner, refused)) {
+        inner.lock().retry_later(now);
+    }
 }
 
-fn check<K: Clone + Eq + Hash + Send + 'static>(
-    inner: &Inner<K>,
-    device: Option<u64>,
-    checks: Vec<Check>,
-) {
+/// Runs `work` on a thread of its own, if there can be one.
+fn spawn<K: Clone + Eq + Hash + Send + 'static>(
+    inner: &Arc<Inner<K>>,
+    work: impl FnOnce(&Inner<K>) + Send + 'static,
+) -> bool {
+    let inner = Arc::clone(inner);
+    let thread = thread::Builder::new().name("files-check".into());
+    let spawned = thread.spawn(move || work(&inner));
+    if let Err(error) = &spawned {
+        tracing::warn!(%error, "files could not be checked; raise the limit on threads");
+    }
+    spawned.is_ok()
+}
+
+/// Tries again to watch the folders at these paths.
+fn retry<K: Clone + Eq + Hash>(inner: &Inner<K>, refused: Vec<(FolderId, Arc<Path>)>) {
+    for (id, path) in refused {
+        // The lock is not held here: a file system may have been mounted meanwhile that hangs.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let found = openat(CWD, &*path, flags, Mode::empty());
+        let found = found.and_then(|dir| Ok((FileId::of(&fstat(&dir)?), dir)));
+        inner.with(|table| {
+            let now = Instant::now();
+            let scope = table.folders.get(id).map(|folder| (folder.file, folder.scope));
+            match (found, scope) {
+                (Ok((found, dir)), Some((file, scope))) if found == file => {
+                    table.place(id, dir.as_fd(), scope, now);
+                }
+                _ => table.retry_later(now),
+            }
+        });
+    }
+}
+
+fn check<K: Clone + Eq + Hash>(inner: &Inner<K>, device: Option<u64>, checks: Vec<Check>) {
     for checks in checks.chunks(AT_ONCE) {
         let mut looks = Looks::default();
         for check in checks {
             let changed = check.stamps.changed_since(&mut looks);
-            if changed {
-                // Its event may be on the way.
-                inner.fence();
-            }
-            inner.lock().checked(check, changed);
+            inner.with(|table| {
+                if changed {
+                    // The kernel may have reported it already.
+                    table.drain();
+                }
+                table.checked(check, changed);
+            });
         }
     }
     inner.lock().checking.remove(&device);
@@ -65,7 +99,7 @@ fn check<K: Clone + Eq + Hash + Send + 'static>(
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
-    /// Plans the next look at `id`.
+    /// Plans the next check of `id`.
     pub(super) fn plan_check(&mut self, id: OwnerId, now: Instant) {
         let Settings {
             check_interval,
@@ -86,7 +120,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         self.schedule.insert((at, id));
     }
 
-    /// The owners whose time has come and whose device nobody is looking at.
+    /// The owners whose time has come and whose device is not being checked.
     fn take_checks(&mut self, now: Instant) -> Vec<(Option<u64>, Vec<Check>)> {
         while let Some((at, id)) = self.schedule.first().copied()
             && at <= now
@@ -128,13 +162,13 @@ impl<K: Clone + Eq + Hash> Table<K> {
         let Some(owner) = self.owner_mut(check.owner) else {
             return;
         };
-        // One that is read meanwhile plans its own next look.
+        // One that is read meanwhile plans its own next check.
         if owner.reading || owner.serial != check.serial {
             return;
         }
-        let told = owner.pending.deadline().is_some();
+        let reported = owner.pending.deadline().is_some();
         let watched = owner.polled.is_none();
-        if changed && !told && watched {
+        if changed && !reported && watched {
             // An event is missing. Whatever swallowed it (a mount over a watched folder, say) may
             // swallow the next one.
             self.counters.missed += 1;
@@ -145,7 +179,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         self.plan_check(check.owner, now);
     }
 
-    /// The look at `device` can't be had now.
+    /// `device` can't be checked now.
     fn abandon(&mut self, device: Option<u64>, now: Instant) {
         self.checking.remove(&device);
         let owners: Vec<OwnerId> = self.unplanned(device);
@@ -154,7 +188,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         }
     }
 
-    /// The owners on `device` that no look is planned for.
+    /// The owners on `device` that no check is planned for.
     fn unplanned(&self, device: Option<u64>) -> Vec<OwnerId> {
         let unplanned = self.ids().filter(|id| {
             let owner = self.owner(*id);
@@ -163,15 +197,16 @@ impl<K: Clone + Eq + Hash> Table<K> {
         unplanned.collect()
     }
 
-    /// Owners whose watches can't be relied on are due, with all who share them.
-    pub(super) fn distrust(&mut self, id: OwnerId, now: Instant) {
-        let folders: Vec<FolderId> = self
-            .owner(id)
-            .map(|owner| owner.needs.iter().map(|(folder, _)| *folder).collect())
-            .unwrap_or_default();
+    /// The watches that an owner depends on can't be relied on: all who share them are due, and their
+    /// reads place the watches anew.
+    fn distrust(&mut self, id: OwnerId, now: Instant) {
+        let needs = self.owner(id).map(|owner| owner.needs.clone());
         let mut owners = vec![id];
-        for folder in folders {
-            self.index.kill(folder, &mut owners);
+        for (folder, _) in needs.unwrap_or_default() {
+            if let Some(folder) = self.folders.get_mut(folder) {
+                folder.placement = Placement::Unplaced;
+            }
+            self.folders.everyone(folder, &mut owners);
         }
         owners.sort_unstable();
         owners.dedup();

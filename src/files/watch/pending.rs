@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A file that has been silent for this long is taken for whole, though it was not closed.
+/// A file that has not changed for this long is taken for complete, though it was not closed.
 pub(super) const QUIET: Duration = Duration::from_millis(100);
 
 /// An owner waits no longer than this for files that are being written: one that is written for
@@ -19,15 +19,15 @@ pub(super) struct Pending {
     due: Option<Instant>,
     /// The files that are being written, and when each was last changed.
     writing: Vec<(FileKey, Instant)>,
-    /// Since when no read has been good for use.
+    /// Since when no read could be used.
     since: Option<Instant>,
     /// Whether the content of a file changed since the last read began.
     torn: bool,
-    /// Whether the owner has been told of, and not read since.
+    /// Whether the owner was returned as due and has not been read since.
     handed_over: bool,
 }
 
-/// What a read is good for use in spite of.
+/// Conditions under which a read may still be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Excuse {
     Nothing,
@@ -106,14 +106,14 @@ impl Pending {
         Some(patience.map_or(settled, |end| settled.min(end.max(self.due.unwrap_or(end)))))
     }
 
-    /// The owner has been told of; what happens from now on calls for another read.
+    /// The owner was returned as due; what happens from now on calls for another read.
     pub(super) fn hand_over(&mut self, now: Instant) {
         self.due = None;
         self.writing.retain(|(_, last)| *last + QUIET > now);
         self.handed_over = true;
     }
 
-    /// A read begins. Tells what it is good for use in spite of.
+    /// A read begins. Returns the conditions under which it may be used.
     pub(super) fn begin(&mut self, now: Instant) -> Excuse {
         self.hand_over(now);
         self.handed_over = false;
@@ -126,7 +126,7 @@ impl Pending {
         }
     }
 
-    /// Whether the read that is under way is good for use.
+    /// Whether the read that is under way may be used.
     pub(super) fn is_usable(&self, excuse: Excuse, now: Instant) -> bool {
         let writing = self.writing.iter().any(|(_, last)| *last + QUIET > now);
         match excuse {
@@ -136,7 +136,7 @@ impl Pending {
         }
     }
 
-    /// The read that began at `began` was good for use.
+    /// The read that began at `began` is used.
     pub(super) fn settle(&mut self, began: Instant) {
         let quiet = self.due.is_none() && self.writing.is_empty();
         self.since = (!quiet).then_some(began);

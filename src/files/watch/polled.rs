@@ -1,4 +1,4 @@
-//! Why owners are polled, and a word in the log when that begins or ends.
+//! Why owners are polled, and the log lines when that begins or ends.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,6 +21,16 @@ pub enum Polled {
 }
 
 impl Polled {
+    /// Every reason, for whoever lists them.
+    pub const ALL: [Self; 6] = [
+        Self::PassingFailure,
+        Self::SharedFile,
+        Self::RemoteFileSystem,
+        Self::Refused,
+        Self::WatchLimit,
+        Self::NoInotify,
+    ];
+
     /// The reason as a metric label and JSON value, in snake case.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,7 +93,7 @@ impl Tally {
             if *count == 0 {
                 tracing::info!(
                     reason = why.as_str(),
-                    "no folder is polled for this reason any more"
+                    "polling ended: no folder is polled for this reason any more"
                 );
             }
         }

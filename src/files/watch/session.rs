@@ -1,152 +1,284 @@
-//! One read: places a watch before each look, and keeps what the read depended on.
+//! One read: places a watch before each look, keeps what the read depended on, and judges whether
+//! what it found may be used.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::hash::Hash;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::events::file_key;
+use super::folders::{FolderId, OwnerId, Placement, What};
+use super::kernel::Scope;
 use super::pending::{Excuse, FileKey, QUIET};
-use super::reads::Ended;
 use super::table::Table;
-use super::watched::{FolderId, Need, OwnerId, Placement};
 use super::{Inner, Polled};
 use crate::files::read::{Arm, Dir, FileId, Interest, Seen, Stamps};
 
-/// A watch is placed in microseconds. Where all those of a read take longer than this, it goes on
-/// without, and is repeated.
-const PLACING: Duration = Duration::from_secs(2);
+/// Reads in a row during which something changed, before the next one waits a little.
+const RACES: u32 = 3;
 
-/// How long a word of an event takes to get here at most, on a machine that is not overloaded.
-const LAG: Duration = Duration::from_millis(50);
-
-/// One read for one owner.
-pub(super) struct Session<'a, K> {
+/// One read for one owner. One that ends in a panic must not leave its owner as being read for ever.
+pub(super) struct Session<'a, K: Clone + Eq + Hash> {
     inner: &'a Inner<K>,
     owner: OwnerId,
+    read: Read,
+    ended: bool,
+}
+
+/// What a read depends on, and what may be wrong with it.
+struct Read {
     excuse: Excuse,
     began: Instant,
-    /// How much longer it may wait for watches.
-    patience: Duration,
-    needs: HashSet<(FolderId, Need)>,
-    /// Folders of which nothing was heard before this time, or nothing is.
-    unheard: HashMap<FileId, Option<Instant>>,
+    folders: Vec<Armed>,
+    /// Files that may be being written, and when they last changed.
     suspects: Vec<(FileKey, Instant)>,
-    /// Whether a file changed so lately that somebody may be writing it.
-    recent: bool,
+    /// The device that may keep a check waiting.
     device: Option<u64>,
-    /// Whether a file can be changed without a word to the folder that it is in.
+    /// Whether a file can be changed without an event in the folder that it is in.
     shared: bool,
 }
 
-impl<'a, K> Session<'a, K> {
-    pub(super) fn new(
-        inner: &'a Inner<K>,
-        (owner, excuse): (OwnerId, Excuse),
-        began: Instant,
-    ) -> Self {
-        Self {
+/// A folder that the read depends on.
+struct Armed {
+    file: FileId,
+    id: FolderId,
+    scope: Scope,
+    needs: Vec<What>,
+    /// Since when everything in it is reported, if it is.
+    reported_since: Option<Instant>,
+    /// Whether its files were complete before it could be reached.
+    complete: bool,
+}
+
+impl Armed {
+    fn covers(&self, scope: Scope, what: What) -> bool {
+        self.scope >= scope && (self.needs.contains(&what) || self.needs.contains(&What::ALL))
+    }
+}
+
+impl Read {
+    /// Everything it depends on, in order.
+    fn needs(&self) -> Vec<(FolderId, What)> {
+        let folders = self.folders.iter();
+        let needs = folders.flat_map(|armed| armed.needs.iter().map(|what| (armed.id, *what)));
+        let mut needs: Vec<_> = needs.collect();
+        needs.sort_unstable();
+        needs
+    }
+}
+
+impl<'a, K: Clone + Eq + Hash> Session<'a, K> {
+    /// Begins a read for `owner`, unless one is under way.
+    pub(super) fn begin(inner: &'a Inner<K>, owner: &K) -> Option<Self> {
+        let began = Instant::now();
+        let (owner, excuse) = inner.with(|table| table.begin_read(owner, began))?;
+        Some(Self {
             inner,
             owner,
-            excuse,
-            began,
-            patience: PLACING,
-            needs: HashSet::new(),
-            unheard: HashMap::new(),
-            suspects: Vec::new(),
-            recent: false,
-            device: None,
-            shared: false,
-        }
+            read: Read {
+                excuse,
+                began,
+                folders: Vec::new(),
+                suspects: Vec::new(),
+                device: None,
+                shared: false,
+            },
+            ended: false,
+        })
     }
 
-    /// Whether somebody may be writing a file without a word of it having got here.
-    pub(super) fn may_lag(&self) -> bool {
-        self.recent && self.excuse < Excuse::Tearing
+    /// Ends the read, and tells whether what it found may be used.
+    pub(super) fn end(mut self, stamps: Stamps) -> bool {
+        self.ended = true;
+        self.inner.with(|table| {
+            // What happened until the files were read must be known.
+            table.drain();
+            table.end_read(self.owner, &self.read, stamps, Instant::now())
+        })
     }
+}
 
-    pub(super) fn take_needs(&mut self) -> HashSet<(FolderId, Need)> {
-        std::mem::take(&mut self.needs)
-    }
-
-    pub(super) fn end(&mut self, stamps: Stamps, heard_all: bool) -> Ended {
-        Ended {
-            began: self.began,
-            needs: self.take_needs(),
-            stamps,
-            suspects: std::mem::take(&mut self.suspects),
-            excuse: self.excuse,
-            heard_all,
-            device: self.device,
-            shared: self.shared,
+impl<K: Clone + Eq + Hash> Drop for Session<'_, K> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let needs = self.read.needs();
+            self.inner.with(|table| table.abort_read(self.owner, needs));
         }
     }
 }
 
-impl<K: Clone + Eq + Hash + Send + 'static> Session<'_, K> {
-    /// Keeps what is not known of the folder: what went on in it before it was watched.
-    fn suspect(&mut self, table: &Table<K>, dir: Dir<'_>, id: FolderId, now: Instant) {
-        let placement = table.index.folder(id).map(|folder| folder.placement);
-        let since = match placement {
-            Some(Placement::Live(since)) if since + QUIET <= now => return,
-            Some(Placement::Live(since)) => Some(since),
-            _ => None,
-        };
-        if !dir.complete && !table.has_arrived(dir.path, now) {
-            self.unheard.insert(dir.id, since);
-        }
-    }
-}
-
-impl<K: Clone + Eq + Hash + Send + 'static> Arm for Session<'_, K> {
+impl<K: Clone + Eq + Hash> Arm for Session<'_, K> {
     fn arm(&mut self, dir: Dir<'_>, interest: Interest<'_>) {
-        let now = Instant::now();
-        let mut owners = Vec::new();
-        let mut table = self.inner.lock();
-        let id = table.index.enter(dir, &mut owners);
-        if table.mark(&owners, now) {
-            self.inner.wake.notify_one();
-        }
-        let need = (id, Need::from(interest));
-        let Some(folder) = table.index.folder_mut(id) else {
+        let (scope, what) = (Scope::from(interest), What::from(interest));
+        let known = self.read.folders.iter().position(|a| a.file == dir.id);
+        if known.is_some_and(|at| self.read.folders[at].covers(scope, what)) {
             return;
-        };
-        if !self.needs.contains(&need) {
-            folder.add(&need.1, self.owner);
-            self.needs.insert(need);
         }
         if dir.remote {
-            folder.placement = Placement::Refused(Polled::RemoteFileSystem);
-            self.device = Some(dir.id.device);
+            self.read.device = Some(dir.id.device);
         }
-        let decided = matches!(folder.placement, Placement::Live(_) | Placement::Refused(_));
-        if !decided && !table.index.share(id, now) {
-            table = self.inner.place(table, id, now + self.patience);
-            self.patience = self.patience.saturating_sub(now.elapsed());
+        let first = known.is_none();
+        let mut armed = match known {
+            Some(at) => self.read.folders.swap_remove(at),
+            None => Armed {
+                file: dir.id,
+                id: 0,
+                scope,
+                needs: Vec::new(),
+                reported_since: None,
+                complete: false,
+            },
+        };
+        armed.scope = armed.scope.max(scope);
+        if !armed.needs.contains(&what) {
+            armed.needs.push(what);
         }
-        self.suspect(&table, dir, id, now);
+        self.inner.with(|table| {
+            if first {
+                // The folder that is known by this number may be gone, and this be another one.
+                table.drain();
+            }
+            table.arm(&mut armed, &dir, what, self.owner);
+        });
+        self.read.folders.push(armed);
     }
 
     fn saw(&mut self, dir: Dir<'_>, file: Seen<'_>) {
-        self.shared |= file.shared;
+        self.read.shared |= file.shared;
         // A time in the future is a clock's fault and tells nothing.
-        let Ok(age) = SystemTime::now().duration_since(file.modified) else {
+        let age = SystemTime::now().duration_since(file.modified);
+        let Some(age) = age.ok().filter(|age| *age < QUIET) else {
             return;
         };
-        self.recent |= age < QUIET + LAG;
-        let Some(when) = Instant::now().checked_sub(age).filter(|_| age < QUIET) else {
+        let Some(when) = Instant::now().checked_sub(age) else {
             return;
         };
-        if let Some(since) = self.unheard.get(&dir.id)
-            && since.is_none_or(|since| when <= since)
-        {
-            self.suspects
-                .push((file_key(&dir.path.join(file.name)), when));
+        let armed = self.read.folders.iter().find(|a| a.file == dir.id);
+        let unreported = armed.is_none_or(|armed| {
+            !armed.complete && armed.reported_since.is_none_or(|since| when <= since)
+        });
+        if unreported {
+            let suspect = (file_key(dir.id, file.name), when);
+            self.read.suspects.push(suspect);
         }
     }
 }
 
-pub(super) fn file_key(path: &Path) -> FileKey {
-    let mut hasher = DefaultHasher::new();
-    path.as_os_str().hash(&mut hasher);
-    hasher.finish()
+impl<K: Clone + Eq + Hash> Table<K> {
+    /// A read begins: what happens from now on calls for another one. `None` while another read of
+    /// the same owner is under way; then the owner is due again after that.
+    fn begin_read(&mut self, key: &K, now: Instant) -> Option<(OwnerId, Excuse)> {
+        let id = self.enter(key);
+        let serial = self.next_read();
+        let owner = self.owner_mut(id)?;
+        if owner.reading {
+            owner.pending.mark(now);
+            return None;
+        }
+        owner.reading = true;
+        owner.forgotten = false;
+        owner.serial = serial;
+        let excuse = owner.pending.begin(now);
+        self.plan_read(id);
+        Some((id, excuse))
+    }
+
+    /// Watches a folder for the read of `owner`, which is about to look at `what` in it.
+    fn arm(&mut self, armed: &mut Armed, dir: &Dir<'_>, what: What, owner: OwnerId) {
+        let now = Instant::now();
+        armed.id = self.folders.enter(dir);
+        self.folders.add_need(armed.id, what, owner);
+        if dir.remote {
+            self.refuse(armed.id, Polled::RemoteFileSystem);
+        } else {
+            self.place(armed.id, dir.fd, armed.scope, now);
+        }
+        armed.complete = dir.complete || self.has_arrived(dir.path, now);
+        armed.reported_since = match self.folders.get(armed.id).map(|folder| folder.placement) {
+            Some(Placement::Live(since)) => Some(since),
+            _ => None,
+        };
+    }
+
+    /// A read has ended. Tells whether what it found may be used.
+    fn end_read(&mut self, id: OwnerId, read: &Read, stamps: Stamps, now: Instant) -> bool {
+        let (raced, refused) = self.placements(read);
+        let passing = stamps.unsure().then_some(Polled::PassingFailure);
+        let shared = read.shared.then_some(Polled::SharedFile);
+        let polled = [refused, passing, shared].into_iter().max().flatten();
+        let needs = read.needs();
+        let Some(owner) = self.owner_mut(id) else {
+            return false;
+        };
+        for (file, when) in &read.suspects {
+            owner.pending.suspect(*file, *when);
+        }
+        let usable = owner.pending.is_usable(read.excuse, now);
+        if usable {
+            owner.pending.settle(read.began);
+        }
+        if usable && !raced {
+            owner.races = 0;
+        } else {
+            owner.races += 1;
+            owner.pending.mark(now + back_off(owner.races));
+        }
+        let polled_before = std::mem::replace(&mut owner.polled, polled);
+        owner.device = read.device;
+        owner.stamps = stamps.into();
+        owner.reading = false;
+        let forgotten = owner.forgotten;
+        let before = std::mem::replace(&mut owner.needs, needs.clone().into());
+        let every = self.settings.poll_interval;
+        self.tally.change(polled_before, polled, every);
+        for (folder, what) in before {
+            if needs.binary_search(&(folder, what)).is_err() {
+                self.drop_need(folder, what, id);
+            }
+        }
+        self.plan_read(id);
+        self.plan_check(id, now);
+        if forgotten {
+            self.remove(id);
+        }
+        usable && !forgotten
+    }
+
+    /// A read ended in a panic: it is as if it had not been.
+    fn abort_read(&mut self, id: OwnerId, mut needs: Vec<(FolderId, What)>) {
+        let Some(owner) = self.owner_mut(id) else {
+            return;
+        };
+        owner.reading = false;
+        owner.pending.mark(Instant::now());
+        needs.extend(&owner.needs);
+        needs.sort_unstable();
+        needs.dedup();
+        owner.needs = needs.into();
+        let forgotten = owner.forgotten;
+        self.plan_read(id);
+        if forgotten {
+            self.remove(id);
+        }
+    }
+
+    /// Whether the watch on one of the folders is gone again, and why one can't be had.
+    fn placements(&self, read: &Read) -> (bool, Option<Polled>) {
+        let mut raced = false;
+        let mut refused = None;
+        for armed in &read.folders {
+            match self.folders.get(armed.id).map(|folder| folder.placement) {
+                Some(Placement::Live(_)) => {}
+                Some(Placement::Refused(why)) => refused = refused.max(Some(why)),
+                _ => raced = true,
+            }
+        }
+        (raced, refused)
+    }
+}
+
+/// How long the next read waits after this many in a row during which something changed.
+fn back_off(races: u32) -> Duration {
+    match races.checked_sub(RACES + 1) {
+        None => Duration::ZERO,
+        Some(more) => Duration::from_millis(10 << more.min(4)),
+    }
 }

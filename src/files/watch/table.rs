@@ -1,22 +1,30 @@
-//! Everything that the watch knows, behind one lock that is never held for long.
+//! Everything that the watch knows: the owners, when each is to be read, and the folders that they
+//! depend on. It is behind one lock, which is never held while anything blocks.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Settings;
-use super::index::Index;
-use super::owner::Owner;
-use super::pending::{Change, FileKey, Pending};
-use super::placer::PlacerState;
+use slab::Slab;
+use tokio::io::unix::AsyncFd;
+
+use super::folders::{FolderId, Folders, OwnerId, Placement, What};
+use super::kernel::{Inotify, Scope};
+use super::pending::Pending;
 use super::polled::Tally;
-use super::watched::{FolderId, Need, OwnerId, Placement};
+use super::{Polled, Settings};
+use crate::files::read::Stamps;
 
 /// After an overflow everything is read again, but under a storm of them no more often than this.
 const ANEW_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Paths that were renamed into place lately: enough for what one look at a root may find.
+/// Refused watches are tried again this often: somebody may have raised the limit.
+const RETRY: Duration = Duration::from_secs(30);
+
+/// Paths remembered as renamed into place lately: enough for what one read of a root may find.
 const MAX_ARRIVED: usize = 256;
 
 /// How long a path counts as having been renamed into place lately.
@@ -26,29 +34,28 @@ const ARRIVED: Duration = Duration::from_secs(2);
 pub(super) struct Table<K> {
     pub(super) settings: Settings,
     keys: HashMap<K, OwnerId>,
-    pub(super) owners: Vec<Option<Owner<K>>>,
-    free: Vec<OwnerId>,
-    pub(super) index: Index,
-    /// The owners that may have a deadline.
-    pub(super) pending: BTreeSet<OwnerId>,
-    /// When which owner is looked at by `stat` alone.
+    owners: Slab<Owner<K>>,
+    pub(super) folders: Folders,
+    /// When which owner is due.
+    due: BTreeSet<(Instant, OwnerId)>,
+    /// When which owner is checked by `stat` alone.
     pub(super) schedule: BTreeSet<(Instant, OwnerId)>,
-    /// Owners whose time for a look has come, by the device that may keep it waiting.
+    /// Owners whose time for a check has come, by the device that may keep it waiting.
     pub(super) to_check: HashMap<Option<u64>, Vec<OwnerId>>,
-    /// Devices that a look is under way on.
+    /// Devices that a check is under way on.
     pub(super) checking: HashSet<Option<u64>>,
-    /// Folders whose watch is to be placed, or taken away.
-    pub(super) queue: VecDeque<FolderId>,
-    pub(super) placer: PlacerState,
+    pub(super) inotify: Option<Inotify>,
+    /// Whether the limit on watches is reached; no other is tried until `retry_at`.
+    pub(super) limited: bool,
+    /// When refused watches are tried again.
+    pub(super) retry_at: Option<Instant>,
     /// What was renamed into place, and when.
     arrived: VecDeque<(PathBuf, Instant)>,
     last_anew: Option<Instant>,
     /// Counts the reads of all owners.
-    pub(super) reads: u64,
+    reads: u64,
     pub(super) counters: Counters,
     pub(super) tally: Tally,
-    /// Whether the last handle is gone.
-    pub(super) closed: bool,
 }
 
 /// Times that something happened.
@@ -60,42 +67,91 @@ pub(super) struct Counters {
     pub(super) missed: u64,
 }
 
+/// A root or credential folder.
+pub(super) struct Owner<K> {
+    key: K,
+    /// In order.
+    pub(super) needs: Box<[(FolderId, What)]>,
+    pub(super) stamps: Arc<Stamps>,
+    pub(super) pending: Pending,
+    /// When it is due, as [`Table::due`] has it.
+    due_at: Option<Instant>,
+    pub(super) reading: bool,
+    /// Forgotten while it was being read.
+    pub(super) forgotten: bool,
+    /// The number of its last read, among all reads.
+    pub(super) serial: u64,
+    /// When it is checked by `stat` alone, if that is planned.
+    pub(super) check_at: Option<Instant>,
+    /// How often it is checked, when not as usual.
+    pub(super) interval: Option<Duration>,
+    pub(super) polled: Option<Polled>,
+    /// The device that may keep a check of it waiting.
+    pub(super) device: Option<u64>,
+    /// Reads in a row during which something changed.
+    pub(super) races: u32,
+}
+
+impl<K> Owner<K> {
+    fn new(key: K) -> Self {
+        Self {
+            key,
+            needs: Box::default(),
+            stamps: Arc::default(),
+            pending: Pending::default(),
+            due_at: None,
+            reading: false,
+            forgotten: false,
+            serial: 0,
+            check_at: None,
+            interval: None,
+            polled: None,
+            device: None,
+            races: 0,
+        }
+    }
+
+    pub(super) fn key(&self) -> &K {
+        &self.key
+    }
+}
+
 impl<K: Clone + Eq + Hash> Table<K> {
     pub(super) fn new(settings: Settings) -> Self {
-        Self {
+        let mut table = Self {
             settings,
             keys: HashMap::new(),
-            owners: Vec::new(),
-            free: Vec::new(),
-            index: Index::default(),
-            pending: BTreeSet::new(),
+            owners: Slab::new(),
+            folders: Folders::default(),
+            due: BTreeSet::new(),
             schedule: BTreeSet::new(),
             to_check: HashMap::new(),
             checking: HashSet::new(),
-            queue: VecDeque::new(),
-            placer: PlacerState::new(),
+            inotify: None,
+            limited: false,
+            retry_at: None,
             arrived: VecDeque::new(),
             last_anew: None,
             reads: 0,
             counters: Counters::default(),
             tally: Tally::default(),
-            closed: false,
+        };
+        if let Err(error) = table.open_inotify() {
+            let remedy = Polled::NoInotify.remedy();
+            tracing::warn!(%error, "nothing can be watched, and everything is polled: {remedy}");
         }
-    }
-
-    pub(super) fn find(&self, key: &K) -> Option<OwnerId> {
-        self.keys.get(key).copied()
+        table
     }
 
     pub(super) fn owner(&self, id: OwnerId) -> Option<&Owner<K>> {
-        self.owners.get(id as usize)?.as_ref()
+        self.owners.get(id)
     }
 
     pub(super) fn owner_mut(&mut self, id: OwnerId) -> Option<&mut Owner<K>> {
-        self.owners.get_mut(id as usize)?.as_mut()
+        self.owners.get_mut(id)
     }
 
-    /// Whether something that the owner depends on could not be looked at for want of a permission.
+    /// Whether a missing permission hid something that the owner depends on.
     pub(super) fn is_denied(&self, id: OwnerId) -> bool {
         self.owner(id).is_some_and(|owner| owner.stamps.denied())
     }
@@ -105,25 +161,21 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     pub(super) fn owners(&self) -> impl Iterator<Item = &Owner<K>> {
-        self.owners.iter().flatten()
+        self.owners.iter().map(|(_, owner)| owner)
     }
 
     /// The owner of this key, new if need be.
     pub(super) fn enter(&mut self, key: &K) -> OwnerId {
-        if let Some(id) = self.find(key) {
-            return id;
+        if let Some(id) = self.keys.get(key) {
+            return *id;
         }
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.owners.push(None);
-            OwnerId::try_from(self.owners.len() - 1).unwrap_or(OwnerId::MAX)
-        });
-        self.owners[id as usize] = Some(Owner::new(key.clone()));
+        let id = self.owners.insert(Owner::new(key.clone()));
         self.keys.insert(key.clone(), id);
         id
     }
 
     pub(super) fn forget(&mut self, key: &K) {
-        let Some(id) = self.find(key) else {
+        let Some(id) = self.keys.get(key).copied() else {
             return;
         };
         match self.owner_mut(id) {
@@ -133,135 +185,227 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     pub(super) fn remove(&mut self, id: OwnerId) {
-        let Some(owner) = self.owners.get_mut(id as usize).and_then(Option::take) else {
+        let Some(owner) = self.owners.try_remove(id) else {
             return;
         };
-        self.keys.remove(owner.key());
-        self.pending.remove(&id);
+        self.keys.remove(&owner.key);
+        if let Some(at) = owner.due_at {
+            self.due.remove(&(at, id));
+        }
         if let Some(at) = owner.check_at {
             self.schedule.remove(&(at, id));
         }
         let every = self.settings.poll_interval;
         self.tally.change(owner.polled, None, every);
-        for (folder, need) in owner.needs {
-            self.drop_need(folder, &need, id);
-        }
-        self.free.push(id);
-    }
-
-    pub(super) fn drop_need(&mut self, id: FolderId, need: &Need, owner: OwnerId) {
-        if let Some(folder) = self.index.folder_mut(id) {
-            folder.drop_need(need, owner);
-            if !folder.is_needed() {
-                self.enqueue(id);
-            }
+        for (folder, what) in owner.needs {
+            self.drop_need(folder, what, id);
         }
     }
 
-    /// Has the watch on `folder` placed, or taken away when nobody depends on it.
-    pub(super) fn enqueue(&mut self, id: FolderId) {
-        if let Some(folder) = self.index.folder_mut(id)
-            && !folder.queued
-        {
-            folder.queued = true;
-            self.queue.push_back(id);
+    pub(super) fn drop_need(&mut self, id: FolderId, what: What, owner: OwnerId) {
+        let watch = self.folders.drop_need(id, what, owner);
+        if let (Some(watch), Some(inotify)) = (watch, &self.inotify) {
+            inotify.remove(watch);
         }
     }
 
-    /// Notes a change of a file for those concerned. Tells whether one of them is to be read sooner
-    /// than before.
-    pub(super) fn note(
-        &mut self,
-        owners: &[OwnerId],
-        change: Change,
-        file: FileKey,
-        now: Instant,
-    ) -> bool {
-        self.each_pending(owners, |pending| pending.note(change, file, now))
+    /// The number of a read that begins now.
+    pub(super) fn next_read(&mut self) -> u64 {
+        self.reads += 1;
+        self.reads
     }
 
     /// Makes owners due, but not before `when`.
-    pub(super) fn mark(&mut self, owners: &[OwnerId], when: Instant) -> bool {
-        self.each_pending(owners, |pending| pending.mark(when))
+    pub(super) fn mark(&mut self, owners: &[OwnerId], when: Instant) {
+        for id in owners {
+            self.update(*id, |pending| pending.mark(when));
+        }
     }
 
-    fn each_pending(&mut self, owners: &[OwnerId], change: impl Fn(&mut Pending)) -> bool {
-        let mut sooner = false;
-        for id in owners {
-            if let Some(owner) = self.owners.get_mut(*id as usize).and_then(Option::as_mut) {
-                let before = owner.pending.deadline();
-                change(&mut owner.pending);
-                let after = owner.pending.deadline();
-                sooner |= before.is_none_or(|before| after.is_some_and(|after| after < before));
-                self.pending.insert(*id);
+    /// Changes what is pending for an owner, and plans its next read.
+    pub(super) fn update(&mut self, id: OwnerId, change: impl FnOnce(&mut Pending)) {
+        let Some(owner) = self.owners.get_mut(id) else {
+            return;
+        };
+        change(&mut owner.pending);
+        self.plan_read(id);
+    }
+
+    /// Plans the next read of an owner. One that is being read is due after that read at the earliest.
+    pub(super) fn plan_read(&mut self, id: OwnerId) {
+        let Some(owner) = self.owners.get_mut(id) else {
+            return;
+        };
+        let at = match owner.reading {
+            true => None,
+            false => owner.pending.deadline(),
+        };
+        let before = std::mem::replace(&mut owner.due_at, at);
+        if before == at {
+            return;
+        }
+        if let Some(before) = before {
+            self.due.remove(&(before, id));
+        }
+        if let Some(at) = at {
+            self.due.insert((at, id));
+        }
+    }
+
+    /// The owners that are due, each once.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<K> {
+        let mut due = Vec::new();
+        let mut waiting = Vec::new();
+        while let Some((at, id)) = self.due.first().copied()
+            && at <= now
+        {
+            self.due.pop_first();
+            if let Some(owner) = self.owners.get_mut(id) {
+                owner.due_at = None;
+                owner.pending.hand_over(now);
+                due.push(owner.key.clone());
+                waiting.push(id);
             }
         }
-        sooner
+        // A file that is still being written makes its owner due once more.
+        for id in waiting {
+            self.plan_read(id);
+        }
+        due
     }
 
-    /// The owners that are due, and when the next one will be.
-    fn take_due(&mut self, now: Instant) -> (Vec<K>, Option<Instant>) {
-        let mut due = Vec::new();
-        let mut next: Option<Instant> = None;
-        let owners = &mut self.owners;
-        self.pending.retain(|id| {
-            let Some(owner) = owners.get_mut(*id as usize).and_then(Option::as_mut) else {
-                return false;
-            };
-            // One that is being read comes back when that read is done.
-            if owner.reading {
-                return true;
-            }
-            if owner.pending.deadline().is_some_and(|at| at <= now) {
-                owner.pending.hand_over(now);
-                due.push(owner.key().clone());
-            }
-            let deadline = owner.pending.deadline();
-            next = [next, deadline].into_iter().flatten().min();
-            deadline.is_some()
-        });
-        (due, next)
-    }
-
-    /// The owners that are due, and when to look again.
-    pub(super) fn look(&mut self, now: Instant) -> (Vec<K>, Option<Instant>) {
-        let (due, next) = self.take_due(now);
+    /// When there is something to do next, if nothing changes.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let due = self.due.first().map(|(at, _)| *at);
         let check = self.schedule.first().map(|(at, _)| *at);
-        (due, [next, check].into_iter().flatten().min())
+        [due, check, self.retry_at].into_iter().flatten().min()
     }
 
-    /// Nothing that was watched can be relied on: all watching begins anew, and all is read again.
+    /// Nothing that was reported can be relied on: all watches are placed anew by the reads that
+    /// follow, and everything is read again.
     pub(super) fn begin_anew(&mut self, now: Instant) {
-        self.placer.generation += 1;
-        self.placer.limited = false;
-        let folders: Vec<FolderId> = self.index.folders().map(|(id, _)| id).collect();
-        for id in folders {
-            self.index.kill(id, &mut Vec::new());
-            let Some(folder) = self.index.folder_mut(id) else {
-                continue;
-            };
-            folder.known = false;
-            // The watches are placed while the first owners are being read.
-            if folder.is_needed() && !folder.remote {
-                folder.placement = Placement::Queued;
-                self.enqueue(id);
-            }
+        self.counters.rebuilds += 1;
+        self.limited = false;
+        self.folders.unplace_all();
+        if self.inotify.is_none() {
+            // A failure is logged when it begins, and shown as the reason for polling.
+            let _ = self.open_inotify();
         }
         let earliest = self.last_anew.map(|last| last + ANEW_INTERVAL);
         let when = earliest.map_or(now, |earliest| earliest.max(now));
         self.last_anew = Some(when);
-        self.placer.rebuild_at = Some(when);
         let owners: Vec<OwnerId> = self.ids().collect();
         self.mark(&owners, when);
     }
 
+    /// What tells a task that the kernel has events.
+    pub(super) fn readiness(&mut self) -> Option<Arc<AsyncFd<Arc<OwnedFd>>>> {
+        match self.inotify.as_mut()?.readiness() {
+            Ok(readiness) => Some(readiness),
+            Err(error) => {
+                tracing::warn!(%error, "file events can't be waited for, and everything is polled");
+                self.inotify = None;
+                self.retry_at = Some(Instant::now() + RETRY);
+                self.begin_anew(Instant::now());
+                None
+            }
+        }
+    }
+
+    fn open_inotify(&mut self) -> std::io::Result<()> {
+        match Inotify::open() {
+            Ok(inotify) => {
+                self.inotify = Some(inotify);
+                Ok(())
+            }
+            Err(error) => {
+                self.retry_at = Some(Instant::now() + RETRY);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Has the folder `id`, which `dir` holds open, watched for what `scope` asks for.
+    pub(super) fn place(
+        &mut self,
+        id: FolderId,
+        dir: BorrowedFd<'_>,
+        scope: Scope,
+        now: Instant,
+    ) {
+        let Some(folder) = self.folders.get(id) else {
+            return;
+        };
+        if folder.is_live() && folder.scope >= scope {
+            return;
+        }
+        let was_refused = folder.is_refused_for_now();
+        let scope = scope.max(folder.scope);
+        let placed = match &self.inotify {
+            None => Err(Polled::NoInotify),
+            Some(_) if self.limited && folder.watch.is_none() => Err(Polled::WatchLimit),
+            Some(inotify) => inotify.place(dir, scope),
+        };
+        match placed {
+            Ok(watch) => {
+                let mut owners = Vec::new();
+                if let Some(stale) = self.folders.set_live(id, watch, scope, now) {
+                    self.folders.everyone(stale, &mut owners);
+                }
+                // What happened until now was not reported.
+                if was_refused {
+                    self.folders.everyone(id, &mut owners);
+                }
+                self.mark(&owners, now);
+            }
+            Err(why) => {
+                self.limited |= why == Polled::WatchLimit;
+                self.counters.refusals += 1;
+                self.retry_at.get_or_insert(now + RETRY);
+                self.refuse(id, why);
+            }
+        }
+    }
+
+    /// The folder `id` can't be watched.
+    pub(super) fn refuse(&mut self, id: FolderId, why: Polled) {
+        if let Some(folder) = self.folders.get_mut(id) {
+            folder.placement = Placement::Refused(why);
+        }
+    }
+
+    /// Begins to try again what was refused, and returns the folders to try.
+    pub(super) fn begin_retry(&mut self, now: Instant) -> Vec<(FolderId, Arc<Path>)> {
+        if self.retry_at.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        self.retry_at = None;
+        self.limited = false;
+        if self.inotify.is_none() {
+            if self.open_inotify().is_ok() {
+                self.begin_anew(now);
+            }
+            return Vec::new();
+        }
+        let folders = self.folders.iter();
+        let refused = folders.filter(|(_, folder)| folder.is_refused_for_now());
+        refused
+            .map(|(id, folder)| (id, Arc::clone(&folder.path)))
+            .collect()
+    }
+
+    /// Refused watches that could not be tried again are tried later.
+    pub(super) fn retry_later(&mut self, now: Instant) {
+        self.retry_at.get_or_insert(now + RETRY);
+    }
+
     /// `path` was renamed into place.
-    pub(super) fn note_arrival(&mut self, path: &Path, now: Instant) {
+    pub(super) fn note_arrival(&mut self, path: PathBuf, now: Instant) {
         self.arrived.retain(|(_, at)| *at + ARRIVED > now);
         if self.arrived.len() >= MAX_ARRIVED {
             self.arrived.pop_front();
         }
-        self.arrived.push_back((path.to_owned(), now));
+        self.arrived.push_back((path, now));
     }
 
     /// Whether the folder at `path` was renamed into place lately, with all that is in it.

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::events::Loss;
+use super::kernel::Inotify;
 use super::*;
 use crate::config::Limits;
 use crate::files::read::read;
@@ -42,7 +42,7 @@ impl Follower {
     fn with(folder: impl Into<PathBuf>, settings: Settings) -> Self {
         let mut follower = Self {
             runtime: tokio::runtime::Builder::new_current_thread()
-                .enable_time()
+                .enable_all()
                 .build()
                 .unwrap(),
             watch: Watch::start(settings),
@@ -337,6 +337,72 @@ fn forgotten_owners_are_silent_and_leave_no_watch() {
 }
 
 #[test]
+fn what_strangers_do_beside_the_way_is_not_even_reported() {
+    use std::io::{Read, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("root/host");
+    write(&folder, &A);
+    let stranger = dir.path().join("stranger");
+    fs::write(&stranger, "x").unwrap();
+    let mut follower = Follower::new(&folder);
+    follower.until(&A);
+    follower.settle();
+    let reported = || follower.watch.inner.lock().inotify.as_ref().unwrap().queued();
+    for _ in 0..1000 {
+        let mut text = String::new();
+        fs::File::open(&stranger).unwrap().read_to_string(&mut text).unwrap();
+        fs::read(folder.join("tls.crt")).unwrap();
+        fs::read_dir(dir.path()).unwrap().for_each(drop);
+    }
+    let mut file = fs::File::options().append(true).open(&stranger).unwrap();
+    file.write_all(b"y").unwrap();
+    drop(file);
+    assert_eq!(reported(), 0);
+    fs::write(folder.join("tls.crt"), "certificate b").unwrap();
+    assert_ne!(reported(), 0);
+    follower.until(&[B[0], A[1]]);
+}
+
+#[test]
+fn a_link_to_a_file_that_comes_later_is_read_when_that_file_is_complete() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let [folder, archive] = ["live", "archive"].map(|name| dir.path().join(name));
+    fs::create_dir(&folder).unwrap();
+    fs::create_dir(&archive).unwrap();
+    symlink("../archive/tls.crt", folder.join("tls.crt")).unwrap();
+    let mut follower = Follower::new(&folder);
+    follower.until(&[]);
+    follower.settle();
+    follower.seen.clear();
+    let mut file = fs::File::create(archive.join("tls.crt")).unwrap();
+    for piece in ["certificate a", " and", " its", " issuer"] {
+        file.write_all(piece.as_bytes()).unwrap();
+        follower.step(Duration::from_millis(20));
+    }
+    drop(file);
+    let whole = [("tls.crt", "certificate a and its issuer")];
+    follower.until(&whole);
+    assert_eq!(follower.seen, [Some(pairs(&whole))]);
+}
+
+#[test]
+fn a_second_read_of_one_owner_waits_for_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &A);
+    let mut follower = Follower::new(dir.path());
+    follower.until(&A);
+    follower.settle();
+    let (watch, folder) = (follower.watch.clone(), follower.folder.clone());
+    let both = watch.read(&folder, |_| {
+        assert!(read_files(&watch, &folder).is_none());
+        ((), Stamps::default())
+    });
+    assert!(both.is_some());
+    assert!(follower.step(LOST));
+}
+
+#[test]
 fn marks_are_due_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut follower = Follower::new(dir.path());
@@ -362,7 +428,7 @@ fn an_overflow_of_the_queue_loses_nothing() {
     let limit: usize = limit.trim().parse().unwrap();
     {
         // While nobody takes events, more come than the queue holds, and the last one is a change.
-        let held = follower.watch.handle.inner.lock();
+        let held = follower.watch.inner.lock();
         for round in 0..=limit {
             fs::write(dir.path().join("other"), round.to_string()).unwrap();
             fs::remove_file(dir.path().join("other")).unwrap();
@@ -376,23 +442,6 @@ fn an_overflow_of_the_queue_loses_nothing() {
     follower.settle();
     write(&folder, &A);
     follower.until(&A);
-}
-
-#[test]
-fn a_thread_that_dies_is_replaced() {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("host");
-    write(&folder, &A);
-    let mut follower = Follower::new(&folder);
-    follower.until(&A);
-    follower.settle();
-    let inner = &follower.watch.handle.inner;
-    let generation = inner.lock().placer.generation;
-    inner.lost(generation, Loss::Ended);
-    assert!(follower.step(LOST));
-    follower.settle();
-    fs::write(folder.join("tls.crt"), "certificate b").unwrap();
-    follower.until(&[B[0], A[1]]);
 }
 
 #[test]
@@ -422,8 +471,8 @@ fn what_no_event_tells_of_is_found_by_the_next_look() {
     follower.until(&A);
     follower.settle();
     follower.assert_idle();
-    // Without its watches.
-    follower.watch.handle.inner.lock().placer.generation += 1;
+    // Another instance has none of its watches.
+    follower.watch.inner.lock().inotify = Some(Inotify::open().unwrap());
     write(&folder, &B);
     follower.until(&B);
     assert!(follower.watch.state().missed >= 1);
@@ -434,14 +483,7 @@ fn without_inotify_everything_is_polled() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
     let watch = Watch::start(quick());
-    {
-        // The thread ends: it must not place a watch after all.
-        let inner = &watch.handle.inner;
-        let mut table = inner.lock();
-        table.placer.missing = true;
-        table.closed = true;
-        inner.work.notify_one();
-    }
+    watch.inner.lock().inotify = None;
     let mut follower = Follower::with(&folder, quick());
     follower.watch = watch;
     follower.read();
@@ -469,8 +511,8 @@ fn refused_watches_are_polled_and_had_later() {
     write(&folder, &A);
     let mut follower = Follower::with(dir.path().join("none"), quick());
     follower.watch.forget(&follower.folder.clone());
-    // As if the kernel had said so.
-    follower.watch.handle.inner.lock().placer.limited = true;
+    // As if the kernel had refused one.
+    follower.watch.inner.lock().limited = true;
     follower.folder.clone_from(&folder);
     follower.read();
     follower.until(&A);
@@ -479,11 +521,8 @@ fn refused_watches_are_polled_and_had_later() {
     assert!(follower.watch.state().refusals > 0);
     write(&folder, &B);
     follower.until(&B);
-    {
-        let inner = &follower.watch.handle.inner;
-        inner.lock().placer.retry_at = Some(Instant::now());
-        inner.work.notify_one();
-    }
+    let now = Some(Instant::now());
+    follower.watch.inner.with(|table| table.retry_at = now);
     while !follower.watch.state().polled.is_empty() {
         assert!(follower.step(LOST));
     }
@@ -518,14 +557,10 @@ fn a_file_system_that_reports_no_changes_is_polled_and_not_watched() {
     let follower = Follower::new(&folder);
     let polled = [(folder.clone(), Polled::RemoteFileSystem)];
     assert_eq!(follower.watch.state().polled, polled);
-    let table = follower.watch.handle.inner.lock();
-    let (_, proc) = table
-        .index
-        .folders()
-        .find(|(_, folder)| folder.remote)
-        .unwrap();
-    assert_eq!(&*proc.path, Path::new("/proc"));
-    assert!(!proc.known);
+    let table = follower.watch.inner.lock();
+    let mut folders = table.folders.iter();
+    let proc = folders.find(|(_, folder)| *folder.path == *Path::new("/proc"));
+    assert_eq!(proc.unwrap().1.watch, None);
 }
 
 #[test]
@@ -596,7 +631,7 @@ fn many_owners_read_at_the_same_time() {
     });
     assert!(watch.state().directories > 300);
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
+        .enable_all()
         .build()
         .unwrap();
     let mut left: std::collections::BTreeSet<PathBuf> = folders.iter().cloned().collect();

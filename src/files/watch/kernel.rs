@@ -1,0 +1,132 @@
+//! The kernel's side of the watch: inotify, asked for exactly what matters.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::inotify::{self, CreateFlags, Event, Reader, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::Polled;
+
+/// A watch, by the number that the kernel gave it. Numbers are not reused.
+pub(super) type WatchId = i32;
+
+/// Bytes of events taken at a time.
+const BUFFER: usize = 16 * 1024;
+
+/// Events taken in one go: more than the queue holds unless its limit was raised a lot. Whoever
+/// writes faster than they are taken must not keep the lock for ever.
+const MAX_EVENTS: usize = 1 << 17;
+
+/// How much of what happens in a folder is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Scope {
+    /// Which names there are, and their permissions.
+    Names,
+    /// That the content of files changes, too.
+    Content,
+}
+
+impl Scope {
+    /// Never opens and reads: anybody causes those, at any rate.
+    fn flags(self) -> WatchFlags {
+        let names = WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::MOVED_TO
+            | WatchFlags::ATTRIB
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::ONLYDIR
+            | WatchFlags::EXCL_UNLINK;
+        match self {
+            Self::Names => names,
+            Self::Content => names | WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE,
+        }
+    }
+}
+
+/// An inotify instance.
+pub(super) struct Inotify {
+    fd: Arc<OwnedFd>,
+    readiness: Option<Arc<AsyncFd<Arc<OwnedFd>>>>,
+}
+
+impl Inotify {
+    pub(super) fn open() -> Result<Self, Errno> {
+        let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+        Ok(Self {
+            fd: Arc::new(fd),
+            readiness: None,
+        })
+    }
+
+    /// Places a watch on the open folder `dir`, or widens the one that it has. The kernel has one
+    /// watch for each folder, by whatever path it was found.
+    pub(super) fn place(&self, dir: BorrowedFd<'_>, scope: Scope) -> Result<WatchId, Polled> {
+        let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
+        inotify::add_watch(&self.fd, path, scope.flags()).map_err(|error| match error {
+            Errno::NOSPC => Polled::WatchLimit,
+            error => {
+                tracing::debug!(error = %std::io::Error::from(error), "a folder can't be watched");
+                Polled::Refused
+            }
+        })
+    }
+
+    pub(super) fn remove(&self, watch: WatchId) {
+        // Fails when the folder has been deleted, and the watch with it.
+        let _ = inotify::remove_watch(&self.fd, watch);
+    }
+
+    /// What tells a task that there are events. Must be called in a Tokio runtime.
+    #[expect(
+        deprecated,
+        reason = "an `OwnedFd` meets all that its unsafe successor asks for"
+    )]
+    pub(super) fn readiness(&mut self) -> std::io::Result<Arc<AsyncFd<Arc<OwnedFd>>>> {
+        if let Some(readiness) = &self.readiness {
+            return Ok(Arc::clone(readiness));
+        }
+        let readiness = AsyncFd::with_interest(Arc::clone(&self.fd), Interest::READABLE)?;
+        Ok(Arc::clone(self.readiness.insert(Arc::new(readiness))))
+    }
+
+    /// Bytes of events that nobody has taken yet.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.fd).unwrap()
+    }
+
+    /// What takes events from this instance.
+    pub(super) fn queue(&self) -> Queue {
+        Queue(Arc::clone(&self.fd))
+    }
+}
+
+/// The events of an instance.
+pub(super) struct Queue(Arc<OwnedFd>);
+
+impl Queue {
+    /// Gives `handle` all events up to now. False when some may be left.
+    pub(super) fn drain(&self, mut handle: impl FnMut(&Event<'_>)) -> Result<bool, Errno> {
+        let mut buffer = [MaybeUninit::uninit(); BUFFER];
+        let mut reader = Reader::new(&*self.0, &mut buffer);
+        for _ in 0..MAX_EVENTS {
+            match reader.next() {
+                Ok(event) => handle(&event),
+                Err(Errno::AGAIN) => return Ok(true),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // What is left in the buffer is lost to everyone else.
+        while !reader.is_buffer_empty() {
+            handle(&reader.next()?);
+        }
+        Ok(false)
+    }
+}
