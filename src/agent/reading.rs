@@ -82,12 +82,11 @@ impl Look {
 
     fn list(&self, owner: &Owner, root: &Path) -> Option<Listing> {
         self.watch.read(owner, |arm| {
-            let list = if self.root.confine {
-                roots::list_confined
-            } else {
-                roots::list
+            let options = roots::Options {
+                max_folders: self.limits.credentials,
+                confine: self.root.confine,
             };
-            let mut listing = list(root, self.limits.credentials, arm);
+            let mut listing = roots::list(root, options, arm);
             let stamps = std::mem::take(&mut listing.stamps);
             (listing, stamps)
         })
@@ -95,11 +94,12 @@ impl Look {
 
     fn read(&self, owner: &Owner, folder: &Path) -> Option<Reading> {
         self.watch.read(owner, |arm| {
-            let mut reading = if self.root.confine {
-                read::read_confined(&self.root.path, folder, &self.limits, arm)
-            } else {
-                read::read(folder, &self.limits, arm)
+            let options = read::Options {
+                limits: &self.limits,
+                confine: self.root.confine.then_some(&*self.root.path),
+                parts: credential::parts_among,
             };
+            let mut reading = read::read(folder, options, arm);
             let stamps = std::mem::take(&mut reading.stamps);
             (reading, stamps)
         })

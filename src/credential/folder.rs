@@ -43,6 +43,16 @@ pub fn from_reading(
     Ok(credential)
 }
 
+/// The places of those of `names` that matter to [`from_reading`], in a folder with too many files to
+/// read them all.
+pub fn parts_among(names: &[&str]) -> Vec<usize> {
+    let token = names.iter().position(|name| *name == TOKEN);
+    layout::parts_among(names)
+        .into_iter()
+        .chain(token)
+        .collect()
+}
+
 /// Whether a problem of a read is one of the credential that the files `names` make, not one of
 /// some other file beside them.
 fn matters(folder: &Path, problem: &Problem, names: &[&str]) -> bool {

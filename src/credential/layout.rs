@@ -121,6 +121,22 @@ pub fn needs(name: &str, names: &[&str]) -> bool {
     }
 }
 
+/// The places of those of `names` that could be a part of the credential that they make: what is left
+/// behind beside a complete pair could not.
+pub(super) fn parts_among(names: &[&str]) -> Vec<usize> {
+    let mut rows = PAIRS.iter().map(|row| complete(*row, names));
+    match rows.find(|found| !found.is_empty()) {
+        Some(found) => {
+            let pairs = found.into_iter().flatten();
+            pairs
+                .chain(first(&TRUST, names))
+                .chain(first(&CRL, names))
+                .collect()
+        }
+        None => (0..names.len()).filter(|at| takes(names[*at])).collect(),
+    }
+}
+
 /// The pair of the first row that is complete.
 fn pair(folder: &Path, names: &[&str], looks: &[Glance]) -> Result<Option<[usize; 2]>, Problem> {
     for row in PAIRS {

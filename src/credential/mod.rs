@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use self::check::Findings;
-pub use self::folder::from_reading;
+pub use self::folder::{from_reading, parts_among};
 use self::layout::Layout;
 pub use self::part::{
     Bundle, BundleFacts, Generic, Pair, PairFacts, Staple, StapleFacts, TicketKeys, Verdict,

@@ -1,4 +1,4 @@
-//! Opening a folder and listing it, and what to say when a walk led nowhere.
+//! Opening a folder and listing it, and the problem to report when a walk led nowhere.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -28,11 +28,14 @@ pub(super) fn open_folder(
     root: Option<&Path>,
     path: &Path,
 ) -> Result<Rc<Folder>, NoFolder> {
-    let found = match root.and_then(|root| Some((root, path.strip_prefix(root).ok()?))) {
-        Some((root, rest)) => match walk.find(root) {
-            Ok(Found::Folder(root)) => {
-                walk.confine(&root);
-                walk.follow(root, rest, 0)
+    let found = match root {
+        Some(root) => match walk.find(root) {
+            Ok(Found::Folder(folder)) => {
+                walk.confine();
+                match path.strip_prefix(root) {
+                    Ok(rest) => walk.follow(folder, rest, 0),
+                    Err(_) => Err(Failure::Outside(path.to_owned())),
+                }
             }
             found => found,
         },
@@ -96,6 +99,12 @@ pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
             path,
             "its links lead in a circle",
             "correct the link, or take it away",
+        ),
+        Failure::TooDeep => Problem::new(
+            Reason::BrokenLink,
+            path,
+            "it leads through too many folders below each other for a confined root",
+            "keep the file in the folder itself",
         ),
         Failure::Outside(to) => Problem::new(
             Reason::BrokenLink,

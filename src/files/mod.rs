@@ -3,9 +3,15 @@
 mod arm;
 mod filesystem;
 mod folder;
+mod ownership;
 pub mod read;
 mod resolve;
 pub mod roots;
 mod slurp;
 mod stamps;
 pub mod watch;
+
+/// kubelet's way of writing, which the tests of the whole agent imitate too.
+#[cfg(test)]
+#[path = "../../tests/it/util/kubelet.rs"]
+mod kubelet;

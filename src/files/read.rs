@@ -1,5 +1,6 @@
 //! One consistent, bounded read of a folder, and the folders that it depended on.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::rc::Rc;
@@ -10,6 +11,7 @@ use zeroize::Zeroizing;
 
 pub use super::arm::{Arm, Dir, FileId, Interest, Seen, Unwatched};
 use super::folder::{NoFolder, list, open_folder, problem};
+use super::ownership::Owner;
 use super::resolve::{Entry, Failure, Folder, Found, Leaf, Link, Walk};
 use super::slurp::{Slurped, slurp};
 pub use super::stamps::Stamps;
@@ -23,9 +25,22 @@ const DATA: &str = "..data";
 /// minute; this many is for a writer that does nothing else.
 const ATTEMPTS: u32 = 40;
 
-/// Names that are passed over and still looked at: more of them, and the folder is not one for
-/// credentials. The kubelet leaves a handful.
-const MAX_PASSED_OVER: usize = 4096;
+/// Names that are listed in a folder. Tools that leave old files behind leave thousands; with more
+/// than this, the folder is not one for credentials.
+const MAX_NAMES: usize = 16_384;
+
+/// How a folder is read.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// What a folder may cost.
+    pub limits: &'a Limits,
+    /// The root that the folder is in, where no link may lead out of it, and no file be read that
+    /// the owner of the folder could not read himself.
+    pub confine: Option<&'a Path>,
+    /// Which of these names, by their places, could be part of a credential. Where a folder holds
+    /// more files than the limit, those alone count and are read.
+    pub parts: fn(&[&str]) -> Vec<usize>,
+}
 
 /// A regular file, read whole. Its bytes are wiped when dropped.
 pub struct File {
@@ -52,26 +67,16 @@ pub struct Reading {
 /// Reads the credential folder at `folder` once. Where it has a link `..data`, that is what leads to
 /// the files: all of one generation, even when the link is switched meanwhile.
 ///
-/// Never blocks on what it finds there, and is bounded by `limits`, whatever it finds.
-pub fn read(folder: &Path, limits: &Limits, arm: &mut dyn Arm) -> Reading {
-    read_below(None, folder, limits, arm)
-}
-
-/// Reads the credential folder at `folder` as [`read`] does, and follows no link to a place outside
-/// `root`, which it is in.
-pub fn read_confined(root: &Path, folder: &Path, limits: &Limits, arm: &mut dyn Arm) -> Reading {
-    read_below(Some(root), folder, limits, arm)
-}
-
-fn read_below(root: Option<&Path>, folder: &Path, limits: &Limits, arm: &mut dyn Arm) -> Reading {
+/// Never blocks on what it finds there, and is bounded by the limits, whatever it finds.
+pub fn read(folder: &Path, options: Options<'_>, arm: &mut dyn Arm) -> Reading {
     for _ in 0..ATTEMPTS {
-        let mut read = Read::new(folder, limits, &mut *arm);
-        let present = read.run(root);
+        let mut read = Read::new(folder, options, &mut *arm);
+        let present = read.run();
         if !read.raced {
             return read.finish(present);
         }
     }
-    let mut read = Read::new(folder, limits, arm);
+    let mut read = Read::new(folder, options, arm);
     read.walk.stamps.unsure();
     read.problem(
         Reason::Unreadable,
@@ -86,19 +91,22 @@ fn read_below(root: Option<&Path>, folder: &Path, limits: &Limits, arm: &mut dyn
 struct Read<'a> {
     walk: Walk<'a>,
     folder: &'a Path,
-    limits: &'a Limits,
+    options: Options<'a>,
+    /// The owner of the folder, where the read is confined.
+    owner: Option<Owner>,
     files: Vec<File>,
     problems: Vec<Problem>,
-    /// Whether something changed on the way, so that what was found may never have stood there.
+    /// Whether something changed on the way, so that what was found may never have been there.
     raced: bool,
 }
 
 impl<'a> Read<'a> {
-    fn new(folder: &'a Path, limits: &'a Limits, arm: &'a mut dyn Arm) -> Self {
+    fn new(folder: &'a Path, options: Options<'a>, arm: &'a mut dyn Arm) -> Self {
         Self {
             walk: Walk::new(arm),
             folder,
-            limits,
+            options,
+            owner: None,
             files: Vec::new(),
             problems: Vec::new(),
             raced: false,
@@ -115,10 +123,16 @@ impl<'a> Read<'a> {
     }
 
     /// Reads all there is, and tells whether the folder is there.
-    fn run(&mut self, root: Option<&Path>) -> bool {
-        match open_folder(&mut self.walk, root, self.folder) {
+    fn run(&mut self) -> bool {
+        match open_folder(&mut self.walk, self.options.confine, self.folder) {
             Ok(folder) => {
-                self.files_of(&folder);
+                match self.owner_of(&folder) {
+                    Ok(owner) => {
+                        self.owner = owner;
+                        self.files_of(&folder);
+                    }
+                    Err(error) => self.failed(self.folder, Failure::System(error)),
+                }
                 true
             }
             Err(NoFolder::Absent) => false,
@@ -131,6 +145,13 @@ impl<'a> Read<'a> {
                 true
             }
         }
+    }
+
+    /// The owner of the folder, where that matters.
+    fn owner_of(&self, folder: &Folder) -> Result<Option<Owner>, Errno> {
+        let confined = self.options.confine.is_some();
+        let owner = confined.then(|| Owner::of(folder, self.walk.linked_by));
+        owner.transpose()
     }
 
     fn files_of(&mut self, folder: &Rc<Folder>) {
@@ -170,9 +191,9 @@ impl<'a> Read<'a> {
     fn every_file(&mut self, folder: &Rc<Folder>) {
         self.walk.arm.arm(folder.as_dir(), Interest::All);
         let names = match self.names(folder) {
-            Ok(Some(names)) => names,
-            Ok(None) => {
-                let what = format!("it holds more than {} files", self.limits.files);
+            Ok(Ok(names)) => names,
+            Ok(Err(limit)) => {
+                let what = format!("it holds more than {limit} files");
                 let remedy = "keep one credential in a folder, and nothing else";
                 return self.problem(Reason::TooLarge, self.folder, what, remedy);
             }
@@ -195,23 +216,37 @@ impl<'a> Read<'a> {
         }
     }
 
-    /// The names in `folder` that matter, in order, or `None` when there are too many.
-    fn names(&mut self, folder: &Folder) -> Result<Option<Vec<OsString>>, Errno> {
+    /// The names in `folder` that matter, in order, or the limit that they exceed.
+    fn names(&mut self, folder: &Folder) -> Result<Result<Vec<OsString>, usize>, Errno> {
         let mut names = Vec::new();
-        let mut passed_over = 0;
-        for entry in list(&mut self.walk, folder)? {
+        for (count, entry) in list(&mut self.walk, folder)?.enumerate() {
             let (name, _) = entry?;
-            if name.as_encoded_bytes().starts_with(b"..") {
-                passed_over += 1;
-            } else {
-                names.push(name);
+            if count == MAX_NAMES {
+                return Ok(Err(MAX_NAMES));
             }
-            if names.len() > self.limits.files || passed_over > MAX_PASSED_OVER {
-                return Ok(None);
+            if !name.as_encoded_bytes().starts_with(b"..") {
+                names.push(name);
             }
         }
         names.sort_unstable();
-        Ok(Some(names))
+        let limit = self.options.limits.files;
+        if names.len() > limit {
+            names = self.parts(&names);
+        }
+        Ok(if names.len() > limit {
+            Err(limit)
+        } else {
+            Ok(names)
+        })
+    }
+
+    /// Those of the names that could be part of a credential.
+    fn parts(&self, names: &[OsString]) -> Vec<OsString> {
+        let texts: Vec<&str> = names.iter().filter_map(|name| name.to_str()).collect();
+        let parts = (self.options.parts)(&texts).into_iter();
+        let parts = parts.filter_map(|at| texts.get(at));
+        let parts: BTreeSet<&str> = parts.copied().collect();
+        parts.into_iter().map(OsString::from).collect()
     }
 
     fn file(&mut self, name: &str, path: &Path, leaf: &Leaf) {
@@ -221,7 +256,7 @@ impl<'a> Read<'a> {
         }
         let folder = leaf.folder.as_dir();
         self.walk.arm.arm(folder, Interest::Content(&leaf.name));
-        match slurp(leaf, self.limits.file_bytes) {
+        match slurp(leaf, self.options.limits.file_bytes) {
             Ok(Slurped::Whole {
                 bytes,
                 stat,
@@ -233,6 +268,9 @@ impl<'a> Read<'a> {
                     shared,
                 };
                 self.walk.arm.saw(folder, seen);
+                if let Some(problem) = self.not_his(path, leaf, &stat) {
+                    return self.problems.push(problem);
+                }
                 self.files.push(File {
                     name: name.to_owned(),
                     bytes,
@@ -240,13 +278,35 @@ impl<'a> Read<'a> {
                 });
             }
             Ok(Slurped::TooLarge) => {
-                let what = format!("it is larger than {} bytes", self.limits.file_bytes);
+                let limit = self.options.limits.file_bytes;
+                let what = format!("it is larger than {limit} bytes");
                 let remedy = "put nothing but the credential's files here";
                 self.problem(Reason::TooLarge, path, what, remedy);
             }
             Ok(Slurped::Raced) => self.raced = true,
             Err(Errno::STALE) => self.raced = true,
             Err(error) => self.failed(path, Failure::System(error)),
+        }
+    }
+
+    /// What is wrong with a file that the owner of the folder must not have by way of the agent.
+    fn not_his(&self, path: &Path, leaf: &Leaf, stat: &Stat) -> Option<Problem> {
+        let owner = self.owner.as_ref()?;
+        match owner.may_have(leaf, stat) {
+            Ok(true) => None,
+            Ok(false) => Some(Problem::new(
+                Reason::Unreadable,
+                path,
+                format!(
+                    "it is not read in a confined root: it belongs to the user {}, and the owner of \
+                     the folder, the user {}, could not read it",
+                    stat.st_uid,
+                    owner.uid()
+                ),
+                "put a file of the folder's owner or of root there, and no link, or switch \
+                 `confine` off",
+            )),
+            Err(error) => Some(problem(path, Failure::System(error))),
         }
     }
 

@@ -18,6 +18,9 @@ use super::stamps::{Collector, Depth};
 /// Links that a walk follows: as many as Linux does, see path_resolution(7).
 const MAX_LINKS: u32 = 40;
 
+/// Folders that a confined walk may be below its root: each one is held open.
+const MAX_DEPTH: usize = 32;
+
 /// Why a walk led nowhere.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -27,6 +30,8 @@ pub(super) enum Failure {
     Dangling(PathBuf),
     /// More links than [`MAX_LINKS`].
     Circle,
+    /// More folders below each other than [`MAX_DEPTH`].
+    TooDeep,
     /// It leads out of the folder that it is confined to, to here.
     Outside(PathBuf),
     /// The system says no.
@@ -37,6 +42,8 @@ pub(super) enum Failure {
 pub(super) struct Folder {
     pub(super) fd: OwnedFd,
     pub(super) path: PathBuf,
+    /// In a confined walk, the folder that it was found in, up to the one that no walk leaves.
+    pub(super) above: Option<Rc<Self>>,
     id: FileId,
     remote: bool,
     complete: Cell<bool>,
@@ -89,8 +96,10 @@ pub(super) enum Found {
 pub(super) struct Walk<'a> {
     pub(super) arm: &'a mut dyn Arm,
     pub(super) stamps: Collector,
-    /// Once known, no walk may leave this folder.
-    confined_to: Option<PathBuf>,
+    /// Whether no walk may leave the folder that it starts from.
+    confined: bool,
+    /// The owner of the last link that a confined walk followed, root's links left out.
+    pub(super) linked_by: Option<u32>,
     /// Device → the kind of its file system, for the devices met so far.
     devices: Vec<(u64, Kind)>,
 }
@@ -100,7 +109,8 @@ impl<'a> Walk<'a> {
         Self {
             arm,
             stamps: Collector::default(),
-            confined_to: None,
+            confined: false,
+            linked_by: None,
             devices: Vec::new(),
         }
     }
@@ -113,9 +123,12 @@ impl<'a> Walk<'a> {
         self.follow(top, &path, 0)
     }
 
-    /// From now on no walk leaves `folder`.
-    pub(super) fn confine(&mut self, folder: &Folder) {
-        self.confined_to = Some(folder.path.clone());
+    /// From now on no walk leaves the folder that it starts from, or that was found from there.
+    ///
+    /// `..` is not looked up then, but is the folder that the walk came from: a folder that somebody
+    /// moves meanwhile leads nowhere else.
+    pub(super) fn confine(&mut self) {
+        self.confined = true;
     }
 
     /// Follows `path` from `folder`, after `links` links that led here.
@@ -133,6 +146,7 @@ impl<'a> Walk<'a> {
             let is_own = steps.len() < own;
             own = own.min(steps.len());
             folder = match step {
+                Step::Top if self.confined => return Err(Failure::Outside(PathBuf::from("/"))),
                 Step::Top => self.top()?,
                 Step::Up => self.parent(&folder)?,
                 Step::Down(name) => match self.look(&folder, &name) {
@@ -140,6 +154,7 @@ impl<'a> Walk<'a> {
                     Ok(Entry::Link(_)) if links == MAX_LINKS => return Err(Failure::Circle),
                     Ok(Entry::Link(link)) => {
                         links += 1;
+                        self.note_link(&link);
                         push_steps(&mut steps, &link.target);
                         folder
                     }
@@ -174,7 +189,8 @@ impl<'a> Walk<'a> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         if kind == FileType::Directory {
             self.stamps.add(Depth::Identity, &path, Ok(&stat));
-            return Ok(Entry::Folder(self.enter(fd, path, &stat)?));
+            let above = self.confined.then(|| Rc::clone(folder));
+            return Ok(Entry::Folder(self.enter(fd, path, above, &stat)?));
         }
         self.stamps.add(Depth::Content, &path, Ok(&stat));
         if kind == FileType::Symlink {
@@ -189,13 +205,24 @@ impl<'a> Walk<'a> {
         }))
     }
 
+    /// Keeps whose link was followed.
+    pub(super) fn note_link(&mut self, link: &Link) {
+        if self.confined && link.stat.st_uid != 0 {
+            self.linked_by = Some(link.stat.st_uid);
+        }
+    }
+
     fn top(&mut self) -> Result<Rc<Folder>, Failure> {
         self.open_folder(CWD, "/", PathBuf::from("/"))
     }
 
     fn parent(&mut self, folder: &Folder) -> Result<Rc<Folder>, Failure> {
         let path = folder.path.parent().unwrap_or(&folder.path).to_owned();
-        self.open_folder(folder.fd.as_fd(), "..", path)
+        match &folder.above {
+            Some(above) => Ok(Rc::clone(above)),
+            None if self.confined => Err(Failure::Outside(path)),
+            None => self.open_folder(folder.fd.as_fd(), "..", path),
+        }
     }
 
     fn open_folder(
@@ -207,20 +234,26 @@ impl<'a> Walk<'a> {
         let (fd, stat) = open(from, OsStr::new(name), OFlags::PATH | OFlags::DIRECTORY)
             .and_then(with_stat)
             .map_err(Failure::System)?;
-        self.enter(fd, path, &stat)
+        self.enter(fd, path, None, &stat)
     }
 
-    fn enter(&mut self, fd: OwnedFd, path: PathBuf, stat: &Stat) -> Result<Rc<Folder>, Failure> {
-        if let Some(bound) = &self.confined_to
-            && !path.starts_with(bound)
-        {
-            return Err(Failure::Outside(path));
+    fn enter(
+        &mut self,
+        fd: OwnedFd,
+        path: PathBuf,
+        above: Option<Rc<Folder>>,
+        stat: &Stat,
+    ) -> Result<Rc<Folder>, Failure> {
+        let way = std::iter::successors(above.as_deref(), |folder| folder.above.as_deref());
+        if way.count() > MAX_DEPTH {
+            return Err(Failure::TooDeep);
         }
         let id = FileId::of(stat);
         let kind = self.kind(&fd, id.device).map_err(Failure::System)?;
         Ok(Rc::new(Folder {
             fd,
             path,
+            above,
             id,
             remote: kind.is_remote(),
             complete: Cell::new(false),

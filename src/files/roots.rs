@@ -35,23 +35,22 @@ pub struct Listing {
     pub stamps: Stamps,
 }
 
-/// Lists the credential folders of the root at `root`. Of more than `max_folders`, the first ones
-/// by name.
-pub fn list(root: &Path, max_folders: usize, arm: &mut dyn Arm) -> Listing {
-    list_below(root, None, max_folders, arm)
+/// How a root is listed.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Of more folders than this, the first ones by name are listed.
+    pub max_folders: usize,
+    /// Whether folders that a link leads to outside of the root are left out.
+    pub confine: bool,
 }
 
-/// Lists the credential folders of the root at `root` as [`list`] does, without those that a link
-/// leads to outside of it.
-pub fn list_confined(root: &Path, max_folders: usize, arm: &mut dyn Arm) -> Listing {
-    list_below(root, Some(root), max_folders, arm)
-}
-
-fn list_below(root: &Path, bound: Option<&Path>, max_folders: usize, arm: &mut dyn Arm) -> Listing {
+/// Lists the credential folders of the root at `root`.
+pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
+    let bound = options.confine.then_some(root);
     let mut list = List {
         walk: Walk::new(arm),
         root,
-        max_folders,
+        max_folders: options.max_folders,
         folders: BTreeMap::new(),
         problems: Vec::new(),
         complete: true,

@@ -1,13 +1,14 @@
 //! Roots that keep reads to themselves, and roots that refuse keys that others can read.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 
 use rustix::process::Signal;
 
 use crate::util::folders::write_files;
-use crate::util::{Agent, Bed, Identity};
+use crate::util::users::ROOT;
+use crate::util::{Agent, Bed, Identity, require};
 
 /// An agent whose root has these settings.
 fn start(bed: &Bed, settings: &str) -> Agent {
@@ -85,6 +86,103 @@ fn confined_reads_follow_no_link_out_of_the_root() {
     fs::write(&config, format!("credentials = [{:?}]\n", bed.root.path())).unwrap();
     agent.signal(Signal::HUP);
     for name in out {
+        agent.wait_for_line(&["loaded", name]);
+    }
+}
+
+/// Users who own a folder each; `DAEMON` is in the user database, with a group of that number.
+const ALICE: u32 = 12_345;
+const BOB: u32 = 12_346;
+const DAEMON: u32 = 1;
+
+#[test]
+fn a_user_gets_no_key_by_way_of_a_confined_root_that_he_could_not_read() {
+    if require(&ROOT).is_none() {
+        return;
+    }
+    let bed = Bed::new();
+    let pair = bed.ca.server(&["site.test"]);
+    // A folder with the key that the case makes, and a certificate of the folder's owner.
+    let folder = |name: &str, owner: u32| {
+        let folder = bed.root.credential(name);
+        write_files(&folder, &[("cert", &pair.chain)]);
+        chown(folder.join("cert"), Some(owner), None).unwrap();
+        chown(&folder, Some(owner), None).unwrap();
+        folder
+    };
+    let key = |path: &Path, owner: u32, group: u32, mode: u32| {
+        fs::write(path, &pair.key).unwrap();
+        chown(path, Some(owner), Some(group)).unwrap();
+        fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let outside = bed.root.beside("root-key");
+    key(&outside, 0, 0, 0o600);
+
+    // Bob's folders, one closed and one open, with keys that he, the public, or root own.
+    for (name, mode) in [("bob", 0o700), ("bob-open", 0o755)] {
+        let bob = folder(name, BOB);
+        key(&bob.join("key"), BOB, BOB, 0o600);
+        key(&bob.join("public"), BOB, BOB, 0o644);
+        key(&bob.join("daemons"), BOB, DAEMON, 0o640);
+        key(&bob.join("roots"), 0, BOB, 0o640);
+        fs::set_permissions(&bob, PermissionsExt::from_mode(mode)).unwrap();
+    }
+
+    let own = folder("own", ALICE).join("key");
+    key(&own, ALICE, ALICE, 0o600);
+    key(&folder("put-by-root", ALICE).join("key"), 0, 0, 0o600);
+    key(&folder("put-by-bob", ALICE).join("key"), BOB, BOB, 0o600);
+    fs::hard_link(&outside, folder("hard-link-roots", ALICE).join("key")).unwrap();
+    let bobs = bed.root.credential("bob").join("key");
+    fs::hard_link(bobs, folder("hard-link-bobs", ALICE).join("key")).unwrap();
+    for (name, owner, target) in [
+        ("linked", ALICE, "../bob-open/key"),
+        ("linked-roots", ALICE, "../bob-open/roots"),
+        ("linked-closed", ALICE, "../bob/public"),
+        ("linked-public", ALICE, "../bob-open/public"),
+        ("linked-daemons", ALICE, "../bob-open/daemons"),
+        ("daemon-linked", DAEMON, "../bob-open/daemons"),
+        ("root-linked", 0, "../bob/key"),
+    ] {
+        symlink(target, folder(name, owner).join("key")).unwrap();
+    }
+    // A link in the root itself, to the folder of another user.
+    for (name, owner) in [("folder-alices", ALICE), ("folder-bobs", BOB)] {
+        let link = bed.root.credential(name);
+        symlink("bob-open", &link).unwrap();
+        lchown(&link, Some(owner), None).unwrap();
+    }
+
+    let agent = start(&bed, "confine = true");
+    let served = [
+        "bob",
+        "bob-open",
+        "daemon-linked",
+        "folder-bobs",
+        "linked-public",
+        "own",
+        "put-by-root",
+        "root-linked",
+    ];
+    let refused = [
+        "folder-alices",
+        "hard-link-bobs",
+        "hard-link-roots",
+        "linked",
+        "linked-closed",
+        "linked-daemons",
+        "linked-roots",
+        "put-by-bob",
+    ];
+    assert_serves(&bed, &served.map(|name| (name, &pair)), &refused);
+    for name in refused {
+        agent.wait_for_line(&[name, "could not read it"]);
+    }
+    // Without the setting, everything that the agent can read is served.
+    let config = bed.scratch("sds-agent.toml");
+    fs::write(&config, format!("credentials = [{:?}]\n", bed.root.path())).unwrap();
+    agent.signal(Signal::HUP);
+    for name in refused {
         agent.wait_for_line(&["loaded", name]);
     }
 }

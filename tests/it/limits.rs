@@ -167,7 +167,9 @@ fn files() {
     let files = [("cert", &*site.chain), ("key", &*site.key), ("note", "1")];
     bed.root.write("three", &files);
     agent.wait_for_line(&["loaded", "three"]);
-    bed.root.write("four", &[("another", "2")]);
+    // What is no part of a credential does not count, however much there is.
+    bed.root.write("three", &[("note-2", "2"), ("note-3", "3")]);
+    bed.root.write("four", &[("ca.crt", "3"), ("ca.crl", "4")]);
     bed.root.write("four", &files);
     agent.wait_for_line(&["four", "3"]);
     let mut stream = bed.client().delta();

@@ -1,5 +1,8 @@
 //! Five ways of replacing a pair: every rotation arrives, and nothing but whole generations.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+
 use crate::util::sds::Served;
 use crate::util::{Bed, Envoy, Host, Identity, Protocol, Way, eventually_true, require, tools};
 
@@ -100,4 +103,36 @@ fn assert_generation(generation: usize, due: &Identity, served: &Served) {
         "generation {generation} was due:\n{}\nand there came:\n{served:?}",
         due.chain
     );
+}
+
+/// dehydrated keeps every file that it has ever written, and switches links.
+#[test]
+fn files_that_a_tool_leaves_behind_do_not_end_a_renewal() {
+    const OLD: usize = 1000;
+    let bed = Bed::new();
+    let folder = bed.root.credential("site");
+    fs::create_dir_all(&folder).unwrap();
+    let renew = |generation: usize| {
+        let identity = bed.ca.server(&["site.test"]);
+        for (kind, content) in [("privkey", &identity.key), ("fullchain", &identity.chain)] {
+            let file = format!("{kind}-{generation}.pem");
+            fs::write(folder.join(&file), content).unwrap();
+            symlink(&file, folder.join("new")).unwrap();
+            fs::rename(folder.join("new"), folder.join(format!("{kind}.pem"))).unwrap();
+        }
+        identity
+    };
+    for generation in 0..OLD {
+        for kind in ["cert", "chain", "fullchain", "privkey"] {
+            fs::write(folder.join(format!("{kind}-{generation}.pem")), "old").unwrap();
+        }
+    }
+    let first = renew(OLD);
+    let agent = bed.agent();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    assert!(stream.secret().is_pair(&first.chain, &first.key));
+    let second = renew(OLD + 1);
+    while !stream.secret().is_pair(&second.chain, &second.key) {}
+    assert!(agent.lines_with(&["more than"]).is_empty());
 }

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use sds_agent::config::{Config, Root};
-use sds_agent::credential::{Credential, from_reading, layout};
-use sds_agent::files::read::{Unwatched, read, read_confined};
-use sds_agent::files::roots::{list, list_confined};
+use sds_agent::credential::{Credential, from_reading, layout, parts_among};
+use sds_agent::files::read::{self, Unwatched, read};
+use sds_agent::files::roots::{self, list};
 use sds_agent::problem::{Problem, Reason};
 
 use crate::cli::output::COULD_NOT;
@@ -115,8 +115,11 @@ impl Survey {
     }
 
     fn root(&mut self, root: &Root, config: &Config) {
-        let list = if root.confine { list_confined } else { list };
-        let listing = list(&root.path, config.limits.credentials, &mut Unwatched);
+        let options = roots::Options {
+            max_folders: config.limits.credentials,
+            confine: root.confine,
+        };
+        let listing = list(&root.path, options, &mut Unwatched);
         if !listing.present && listing.problems.is_empty() {
             self.failures.push(Problem::new(
                 Reason::Unreadable,
@@ -146,11 +149,12 @@ impl Survey {
     }
 
     fn folder(&mut self, name: String, path: PathBuf, root: &Root, config: &Config, in_root: bool) {
-        let reading = if root.confine {
-            read_confined(&root.path, &path, &config.limits, &mut Unwatched)
-        } else {
-            read(&path, &config.limits, &mut Unwatched)
+        let options = read::Options {
+            limits: &config.limits,
+            confine: root.confine.then_some(&*root.path),
+            parts: parts_among,
         };
+        let reading = read(&path, options, &mut Unwatched);
         // It may have gone since its root was listed.
         if reading.present {
             let verdict = from_reading(root, &path, reading, self.now, config.warn_days);

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use rustix::fs::{CWD, Mode, mknodat};
 
 use super::*;
+use crate::files::kubelet;
 
 /// A folder for one test.
 struct Place {
@@ -36,7 +37,25 @@ impl Place {
     }
 
     fn read(&self, path: &str) -> Reading {
-        read(&self.at(path), &Limits::default(), &mut Unwatched)
+        read(&self.at(path), options(None), &mut Unwatched)
+    }
+
+    /// What a read confined to `root` finds.
+    fn read_confined(&self, path: &str) -> Reading {
+        let root = self.at("root");
+        read(&self.at(path), options(Some(&root)), &mut Unwatched)
+    }
+}
+
+fn options(confine: Option<&Path>) -> Options<'_> {
+    Options {
+        limits: &DEFAULT,
+        confine,
+        parts: |names| {
+            (0..names.len())
+                .filter(|at| !names[*at].starts_with("old"))
+                .collect()
+        },
     }
 }
 
@@ -210,6 +229,29 @@ fn a_folder_with_too_many_files_has_one_problem_and_no_file() {
 }
 
 #[test]
+fn files_that_are_left_behind_do_not_count_however_many_there_are() {
+    let place = Place::new();
+    for i in 0..10 {
+        place.write(&format!("host/{i}"), "x");
+        place.write(&format!("host/old{i}"), "x");
+    }
+    assert_eq!(place.read("host").files.len(), 20, "few files are all read");
+    for i in 10..MAX_NAMES - 10 {
+        fs::File::create(place.at(&format!("host/old{i}"))).unwrap();
+    }
+    let reading = place.read("host");
+    assert!(reading.problems.is_empty());
+    let expected: Vec<String> = (0..10).map(|i| i.to_string()).collect();
+    assert_eq!(names(&reading), expected);
+    // There is a bound all the same.
+    place.write("host/..hidden", "x");
+    let reading = place.read("host");
+    assert!(reading.present && reading.files.is_empty());
+    assert_eq!(reasons(&reading), [(Reason::TooLarge, "host")]);
+    assert!(reading.problems[0].what().contains("16384"));
+}
+
+#[test]
 fn names_that_are_no_text_are_named() {
     use std::os::unix::ffi::OsStrExt;
     let place = Place::new();
@@ -298,7 +340,7 @@ fn every_folder_on_the_way_is_announced_before_it_is_looked_at() {
     place.link("live/key", "../missing/key1");
     place.link("root", "live");
     let mut log = Log::default();
-    read(&place.at("root"), &Limits::default(), &mut log);
+    read(&place.at("root"), options(None), &mut log);
     let mut expected = Vec::new();
     let mut above = PathBuf::from("/");
     for step in top.iter().skip(1) {
@@ -339,77 +381,93 @@ fn a_confined_read_follows_no_link_out_of_its_root() {
         place.link(&format!("real/host/{name}"), target);
     }
     place.link("real/away", "../outside");
-    let confined = |folder: &str| {
-        let limits = Limits::default();
-        read_confined(
-            &place.at("root"),
-            &place.at(folder),
-            &limits,
-            &mut Unwatched,
-        )
-    };
-    let reading = confined("root/host");
+    let reading = place.read_confined("root/host");
     assert_eq!(names(&reading), ["in", "tls.crt"]);
     assert_eq!(
         reasons(&reading),
         ["out", "out-absolute", "out-and-back"].map(|name| (Reason::BrokenLink, name))
     );
-    let reading = confined("root/away");
+    let reading = place.read_confined("root/away");
     assert!(!reading.present && reading.files.is_empty() && reading.problems.len() == 1);
     assert_eq!(names(&place.read("root/host")).len(), 5);
 }
 
-/// The steps of the kubelet, any of which may be its last.
-#[derive(Clone, Debug)]
-enum Step {
-    /// Makes the next generation, up to this many of its files.
-    Make(usize),
-    Switch,
-    RemoveOld,
+/// A folder that is moved away while `..` is looked up in it leads out of the root, if `..` is
+/// what the kernel says.
+#[test]
+fn a_confined_read_stays_in_its_root_whatever_is_renamed_meanwhile() {
+    let place = Place::new();
+    place.write("outside/secret/key", "secret");
+    fs::create_dir_all(place.at("outside/x")).unwrap();
+    fs::create_dir_all(place.at("root/host/a/b")).unwrap();
+    fs::create_dir_all(place.at("root/host/secret")).unwrap();
+    place.link("root/host/key", "a/b/../../secret/key");
+    let (inside, outside) = (place.at("root/host/a/b"), place.at("outside/x/b"));
+    let leaks = |reading: &Reading| reading.files.iter().any(|f| **f.bytes == *b"secret");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                fs::rename(&inside, &outside).unwrap();
+                fs::rename(&outside, &inside).unwrap();
+            }
+        });
+        // Reads that are not confined show that the race is won often enough.
+        let start = std::time::Instant::now();
+        let mut won = 0;
+        while won < 20 && start.elapsed().as_secs() < 60 {
+            won += u32::from(leaks(&place.read("root/host")));
+            for _ in 0..10 {
+                assert!(!leaks(&place.read_confined("root/host")));
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(won, 20, "the race could not be provoked");
+    });
+}
+
+#[test]
+fn a_confined_read_holds_few_folders_open() {
+    let place = Place::new();
+    let deep = |depth: usize| format!("{}key", "d/".repeat(depth));
+    place.write(&format!("root/host/{}", deep(40)), "deep");
+    place.write(&format!("root/host/{}", deep(20)), "less deep");
+    place.link("root/host/20", &deep(20));
+    place.link("root/host/40", &deep(40));
+    let reading = place.read_confined("root/host");
+    assert_eq!(names(&reading), ["20"]);
+    let expected = [(Reason::BrokenLink, "40"), (Reason::NotAFile, "d")];
+    assert_eq!(reasons(&reading), expected);
+    assert_eq!(names(&place.read("root/host")), ["20", "40"]);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn whatever_the_kubelet_was_interrupted_in_one_whole_generation_is_read(
-        steps in prop::collection::vec(
-            prop_oneof![(0..4_usize).prop_map(Step::Make), Just(Step::Switch), Just(Step::RemoveOld)],
-            0..20,
-        )
+    fn whatever_kubelet_was_interrupted_in_one_whole_generation_is_read(
+        runs in prop::collection::vec(any::<prop::sample::Index>(), 0..8)
     ) {
         let place = Place::new();
-        let make = |n: u32, files: usize| {
-            let folder = format!("host/..{n}");
-            fs::create_dir_all(place.at(&folder)).unwrap();
-            for name in ["a", "b", "c"].iter().take(files) {
-                place.write(&format!("{folder}/{name}"), &n.to_string());
-            }
-        };
-        make(0, 3);
-        place.link("host/..data", "..0");
-        let (mut current, mut next, mut complete) = (0, 1, false);
-        for step in steps {
-            match step {
-                Step::Make(files) => {
-                    make(next, files);
-                    complete = complete || files == 3;
+        let files = |n: usize| ["a", "b", "c"].map(|name| (name, format!("file {n}")));
+        fs::create_dir(place.at("host")).unwrap();
+        kubelet::write(&place.at("host"), 0, &files(0)).unwrap();
+        let mut current = 0;
+        for (n, end) in (1..).zip(runs) {
+            let steps = kubelet::steps(&place.at("host"), n, &files(n));
+            let end = end.index(steps.len() + 1);
+            for step in steps.into_iter().take(end) {
+                step().unwrap();
+                let link = fs::read_link(place.at("host/..data")).unwrap();
+                if link.to_str().unwrap().ends_with(&format!(".{n}")) {
+                    current = n;
                 }
-                Step::Switch if complete => {
-                    place.link("host/..data_tmp", &format!("..{next}"));
-                    fs::rename(place.at("host/..data_tmp"), place.at("host/..data")).unwrap();
-                    (current, next, complete) = (next, next + 1, false);
+                let reading = place.read("host");
+                prop_assert_eq!(names(&reading), ["a", "b", "c"]);
+                let content = format!("file {current}");
+                for file in &reading.files {
+                    prop_assert_eq!(&**file.bytes, content.as_bytes());
                 }
-                Step::Switch => {}
-                Step::RemoveOld => for n in 0..current {
-                    let _ = fs::remove_dir_all(place.at(&format!("host/..{n}")));
-                }
-            }
-            let reading = place.read("host");
-            prop_assert_eq!(names(&reading), ["a", "b", "c"]);
-            let content = current.to_string();
-            for file in &reading.files {
-                prop_assert_eq!(&**file.bytes, content.as_bytes());
             }
         }
     }
@@ -442,13 +500,10 @@ fn read_while(place: &Place, write: impl Fn(u32) + Sync, check: impl Fn(&Reading
 #[test]
 fn a_swap_in_the_middle_of_a_read_mixes_no_two_generations() {
     let place = Place::new();
+    fs::create_dir(place.at("host")).unwrap();
     let swap = |n: u32| {
-        for name in ["a", "b", "c", "d"] {
-            place.write(&format!("host/..{n}/{name}"), &n.to_string());
-        }
-        place.link("host/..tmp", &format!("..{n}"));
-        fs::rename(place.at("host/..tmp"), place.at("host/..data")).unwrap();
-        let _ = fs::remove_dir_all(place.at(&format!("host/..{}", n.wrapping_sub(1))));
+        let files = ["a", "b", "c", "d"].map(|name| (name, n.to_string()));
+        kubelet::write(&place.at("host"), n, &files).unwrap();
     };
     swap(0);
     let good = read_while(&place, swap, |reading| {
@@ -492,7 +547,11 @@ fn files_that_vanish_while_they_are_read_are_absent() {
 #[test]
 fn what_can_not_be_opened_for_now_is_unsure() {
     let place = Place::new();
-    let mut read = Read::new(Path::new("/x"), &DEFAULT, Box::leak(Box::new(Unwatched)));
+    let mut read = Read::new(
+        Path::new("/x"),
+        options(None),
+        Box::leak(Box::new(Unwatched)),
+    );
     read.failed(&place.at("x"), Failure::System(Errno::MFILE));
     let reading = read.finish(true);
     assert!(reading.stamps.unsure() && reading.stamps.changed());

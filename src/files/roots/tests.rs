@@ -8,7 +8,15 @@ use super::*;
 use crate::files::read::Unwatched;
 
 fn list(root: &Path) -> Listing {
-    super::list(root, 1000, &mut Unwatched)
+    list_with(root, 1000, false)
+}
+
+fn list_with(root: &Path, max_folders: usize, confine: bool) -> Listing {
+    let options = Options {
+        max_folders,
+        confine,
+    };
+    super::list(root, options, &mut Unwatched)
 }
 
 fn names(listing: &Listing) -> Vec<&str> {
@@ -109,9 +117,9 @@ fn of_too_many_the_first_by_name_are_listed() {
     for i in 0..50 {
         fs::create_dir(dir.path().join(format!("{i:02}"))).unwrap();
     }
-    let listing = super::list(dir.path(), 50, &mut Unwatched);
+    let listing = list_with(dir.path(), 50, false);
     assert!(listing.folders.len() == 50 && listing.problems.is_empty() && listing.complete);
-    let listing = super::list(dir.path(), 10, &mut Unwatched);
+    let listing = list_with(dir.path(), 10, false);
     let expected: Vec<String> = (0..10).map(|i| format!("{i:02}")).collect();
     assert_eq!(names(&listing), expected);
     assert_eq!(listing.problems[0].reason(), Reason::TooLarge);
@@ -127,7 +135,7 @@ fn a_confined_root_has_no_folders_elsewhere() {
     symlink("../elsewhere", root.join("out")).unwrap();
     symlink("a", root.join("in")).unwrap();
     symlink("root", dir.path().join("link")).unwrap();
-    let listing = list_confined(&dir.path().join("link"), 1000, &mut Unwatched);
+    let listing = list_with(&dir.path().join("link"), 1000, true);
     assert_eq!(names(&listing), ["a", "in"]);
     assert_eq!(listing.problems.len(), 1);
     assert_eq!(names(&list(&root)), ["a", "in", "out"]);

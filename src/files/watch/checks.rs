@@ -69,7 +69,10 @@ fn retry<K: Clone + Eq + Hash>(inner: &Inner<K>, refused: Vec<(FolderId, Arc<Pat
         let found = found.and_then(|dir| Ok((FileId::of(&fstat(&dir)?), dir)));
         inner.with(|table| {
             let now = Instant::now();
-            let scope = table.folders.get(id).map(|folder| (folder.file, folder.scope));
+            let scope = table
+                .folders
+                .get(id)
+                .map(|folder| (folder.file, folder.scope));
             match (found, scope) {
                 (Ok((found, dir)), Some((file, scope))) if found == file => {
                     table.place(id, dir.as_fd(), scope, now);

@@ -278,7 +278,10 @@ mod tests {
         let id = enter(&mut folders, "/a", 5);
         folders.add_need(id, What::ALL, 1);
         folders.add_need(id, What::NAMES, 2);
-        assert_eq!(folders.set_live(id, 7, Scope::Content, Instant::now()), None);
+        assert_eq!(
+            folders.set_live(id, 7, Scope::Content, Instant::now()),
+            None
+        );
         assert_eq!(folders.drop_need(id, What::ALL, 1), None);
         assert_eq!((folders.live(), folders.watched_by(7)), (1, Some(id)));
         assert_eq!(folders.drop_need(id, What::NAMES, 2), Some(7));

@@ -326,13 +326,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     /// Has the folder `id`, which `dir` holds open, watched for what `scope` asks for.
-    pub(super) fn place(
-        &mut self,
-        id: FolderId,
-        dir: BorrowedFd<'_>,
-        scope: Scope,
-        now: Instant,
-    ) {
+    pub(super) fn place(&mut self, id: FolderId, dir: BorrowedFd<'_>, scope: Scope, now: Instant) {
         let Some(folder) = self.folders.get(id) else {
             return;
         };

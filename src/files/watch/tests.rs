@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::kernel::Inotify;
 use super::*;
 use crate::config::Limits;
-use crate::files::read::read;
+use crate::files::read::{Options, read};
 
 mod model;
 mod tools;
@@ -95,12 +95,21 @@ impl Follower {
 }
 
 fn read_files(watch: &Watch<PathBuf>, folder: &PathBuf) -> Option<Files> {
+    let limits = Limits::default();
     watch.read(folder, |arm| {
-        let reading = read(folder, &Limits::default(), arm);
+        let reading = read(folder, options(&limits), arm);
         let files = reading.files.into_iter();
         let files = files.map(|file| (file.name, String::from_utf8_lossy(&file.bytes).into()));
         (reading.present.then(|| files.collect()), reading.stamps)
     })
+}
+
+fn options(limits: &Limits) -> Options<'_> {
+    Options {
+        limits,
+        confine: None,
+        parts: |names| (0..names.len()).collect(),
+    }
 }
 
 fn pairs(files: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -347,10 +356,22 @@ fn what_strangers_do_beside_the_way_is_not_even_reported() {
     let mut follower = Follower::new(&folder);
     follower.until(&A);
     follower.settle();
-    let reported = || follower.watch.inner.lock().inotify.as_ref().unwrap().queued();
+    let reported = || {
+        follower
+            .watch
+            .inner
+            .lock()
+            .inotify
+            .as_ref()
+            .unwrap()
+            .queued()
+    };
     for _ in 0..1000 {
         let mut text = String::new();
-        fs::File::open(&stranger).unwrap().read_to_string(&mut text).unwrap();
+        fs::File::open(&stranger)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
         fs::read(folder.join("tls.crt")).unwrap();
         fs::read_dir(dir.path()).unwrap().for_each(drop);
     }

@@ -64,12 +64,23 @@ fn put(what: &str, key: &std::path::Path) {
 }
 
 #[test]
-fn more_files_than_a_credential_has_are_too_many() {
+fn more_files_than_any_folder_of_a_credential_has_are_too_many() {
     let mut spoiled = Spoiled::new(&["crowded"]);
     let folder = spoiled.bed.root.credential("crowded");
-    for number in 0..10_000 {
+    for number in 0..16_384 {
         fs::write(folder.join(format!("file-{number}")), "x").unwrap();
     }
+    spoiled.assert_last_good_stays();
+}
+
+#[test]
+fn more_parts_than_a_credential_has_are_too_many() {
+    let mut spoiled = Spoiled::new(&["crowded"]);
+    let folder = spoiled.bed.root.credential("crowded");
+    for number in 0..65 {
+        fs::write(folder.join(format!("{number}.key")), "x").unwrap();
+    }
+    fs::remove_file(folder.join("cert")).unwrap();
     spoiled.assert_last_good_stays();
 }
 

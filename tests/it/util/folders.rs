@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::kubelet;
 use super::pki::Identity;
 
 /// A root of credential folders, removed when dropped.
@@ -130,7 +131,10 @@ impl Way {
         let folder = root.credential(name);
         fs::create_dir_all(&folder).unwrap();
         match self {
-            Self::Kubelet => kubelet(&folder, generation, identity),
+            Self::Kubelet => {
+                let files = [("tls.crt", &identity.chain), ("tls.key", &identity.key)];
+                kubelet::write(&folder, generation, &files).unwrap();
+            }
             Self::Rename => {
                 write_by_rename(&folder.join("tls.key"), &identity.key);
                 write_by_rename(&folder.join("tls.crt"), &identity.chain);
@@ -144,26 +148,6 @@ impl Way {
                 copy_slowly(&folder.join("tls.key"), &identity.key);
             }
             Self::Certbot => certbot(&root.beside("archive"), &folder, name, generation, identity),
-        }
-    }
-}
-
-/// As kubelet's atomic writer does it: `NAME → ..data/NAME`, `..data → ..GENERATION`.
-fn kubelet(folder: &Path, generation: usize, identity: &Identity) {
-    let data = folder.join("..data");
-    let old = fs::read_link(&data);
-    let new = format!("..2026_01_01_00_00_00.{generation}");
-    fs::create_dir(folder.join(&new)).unwrap();
-    fs::write(folder.join(&new).join("tls.crt"), &identity.chain).unwrap();
-    fs::write(folder.join(&new).join("tls.key"), &identity.key).unwrap();
-    symlink(&new, folder.join("..data_tmp")).unwrap();
-    fs::rename(folder.join("..data_tmp"), &data).unwrap();
-    match old {
-        Ok(old) => fs::remove_dir_all(folder.join(old)).unwrap(),
-        Err(_) => {
-            for name in ["tls.crt", "tls.key"] {
-                symlink(Path::new("..data").join(name), folder.join(name)).unwrap();
-            }
         }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) mod http_server;
 pub(crate) mod https;
 #[cfg(feature = "mirror")]
 pub(crate) mod kube;
+pub(crate) mod kubelet;
 pub(crate) mod machine;
 pub(crate) mod pki;
 pub(crate) mod process;

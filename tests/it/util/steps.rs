@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::folders::Root;
+use super::kubelet;
 use super::pki::Identity;
 
 /// One system call, or a few that nobody can see apart.
@@ -50,7 +51,12 @@ impl Tool {
         let at = |file: &str| folder.join(file);
         let mut steps = Steps::default();
         match self {
-            Self::Kubelet => steps.kubelet(&folder, generation, pair),
+            Self::Kubelet => {
+                let files = [("tls.crt", &pair.chain), ("tls.key", &pair.key)];
+                for step in kubelet::steps(&folder, generation, &files) {
+                    steps.then(|| step().unwrap());
+                }
+            }
             Self::Certbot => {
                 steps.certbot(
                     &root.beside("archive").join(name),
@@ -126,30 +132,6 @@ impl Steps {
     fn link(&mut self, target: impl Into<PathBuf>, path: PathBuf) {
         let target = target.into();
         self.then(move || symlink(target, path).unwrap());
-    }
-
-    fn kubelet(&mut self, folder: &Path, generation: usize, pair: &Identity) {
-        let name = format!("..2026_01_01_00_00_00.{generation}");
-        let new = folder.join(&name);
-        let (data, temporary) = (folder.join("..data"), folder.join("..data_tmp"));
-        let old = fs::read_link(&data);
-        // What an interrupted run has left is removed first.
-        let _ = fs::remove_file(&temporary);
-        let made = new.clone();
-        self.then(move || fs::create_dir(made).unwrap());
-        self.in_place(&new.join("tls.crt"), &pair.chain);
-        self.in_place(&new.join("tls.key"), &pair.key);
-        self.link(name, temporary.clone());
-        self.rename(&temporary, &data);
-        for file in ["tls.crt", "tls.key"] {
-            if fs::symlink_metadata(folder.join(file)).is_err() {
-                self.link(Path::new("..data").join(file), folder.join(file));
-            }
-        }
-        if let Ok(old) = old {
-            let old = folder.join(old);
-            self.then(move || fs::remove_dir_all(old).unwrap());
-        }
     }
 
     fn certbot(&mut self, archive: &Path, live: &Path, generation: usize, pair: &Identity) {

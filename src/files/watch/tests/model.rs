@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use proptest::prelude::*;
 
 use super::*;
+use crate::files::kubelet;
 use crate::files::read::Unwatched;
 
 /// Something that is done to a credential folder, or above it. What can't be done is left.
@@ -79,15 +80,7 @@ fn perform(base: &Path, n: usize, deed: &Deed) -> std::io::Result<()> {
         }
         Deed::Remove(f) => fs::remove_file(file(f)),
         Deed::Mode(f, v) => fs::set_permissions(file(f), PermissionsExt::from_mode((*v).into())),
-        Deed::Swap(v) => {
-            let generation = format!("..{n}");
-            fs::create_dir(host.join(&generation))?;
-            fs::write(host.join(&generation).join("tls.key"), [*v])?;
-            let old = fs::read_link(host.join("..data"));
-            symlink(generation, host.join("..tmp"))?;
-            fs::rename(host.join("..tmp"), host.join("..data"))?;
-            old.map_or(Ok(()), |old| fs::remove_dir_all(host.join(old)))
-        }
+        Deed::Swap(v) => kubelet::write(&host, n, &[("tls.key", [*v])]),
         Deed::RemoveData => fs::remove_file(host.join("..data")),
         Deed::RemoveFolder => fs::remove_dir_all(host),
         Deed::MakeFolder => fs::create_dir_all(host),
@@ -160,7 +153,8 @@ impl Place {
 
     /// What is there.
     fn files(&self) -> Files {
-        let reading = read(&self.folder, &Limits::default(), &mut Unwatched);
+        let limits = Limits::default();
+        let reading = read(&self.folder, options(&limits), &mut Unwatched);
         let files = reading.files.into_iter();
         let files = files.map(|file| (file.name, String::from_utf8_lossy(&file.bytes).into()));
         reading.present.then(|| files.collect())

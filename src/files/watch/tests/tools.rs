@@ -2,6 +2,7 @@
 //! exactly what stands there is read, and never a part of a file.
 
 use super::*;
+use crate::files::kubelet;
 
 /// The text of a file of generation `n`: long enough to be written in pieces, and cut anywhere it
 /// is not whole.
@@ -26,12 +27,6 @@ fn generation(name: &str, content: &str) -> Option<u32> {
 /// A file whose name is not that of its text, such as certbot's.
 fn write_text(path: &Path, name: &str, n: u32) {
     fs::write(path, text(name, n)).unwrap();
-}
-
-fn switch(target: impl AsRef<Path>, link: &Path) {
-    let new = link.with_file_name("..new");
-    symlink(target, &new).unwrap();
-    fs::rename(new, link).unwrap();
 }
 
 /// 1,000 rotations in a row, none of them lost and no file seen in part. Returns what was seen.
@@ -66,20 +61,12 @@ fn a_thousand_rotations_by_the_kubelet() {
 }
 
 fn kubelet(folder: &Path, n: u32) {
-    let generation = folder.join(format!("..generation{n}"));
-    fs::create_dir(&generation).unwrap();
-    for (name, text) in pair(n) {
-        fs::write(generation.join(name), text).unwrap();
-    }
-    let before = fs::read_link(folder.join("..data"));
-    switch(format!("..generation{n}"), &folder.join("..data"));
-    if let Ok(before) = before {
-        fs::remove_dir_all(folder.join(before)).unwrap();
-    } else {
-        for name in ["tls.crt", "tls.key"] {
-            symlink(Path::new("..data").join(name), folder.join(name)).unwrap();
-        }
-    }
+    kubelet::write(folder, n, &files(n)).unwrap();
+}
+
+/// The files of generation `n`.
+fn files(n: u32) -> Vec<(String, String)> {
+    pair(n).into_iter().collect()
 }
 
 #[test]
@@ -248,19 +235,15 @@ fn the_kubelet_step_by_step() {
     follower.until_is(Some(pair(1)));
     follower.settle();
     follower.seen.clear();
-    let next = folder.join("..generation2");
-    fs::create_dir(&next).unwrap();
-    for (name, text) in pair(2) {
-        fs::write(next.join(name), text).unwrap();
+    let before = fs::read_link(folder.join("..data")).unwrap();
+    for step in kubelet::steps(&folder, 2, &files(2)) {
+        step().unwrap();
+        let switched = fs::read_link(folder.join("..data")).unwrap() != before;
+        follower.until_is(Some(pair(if switched { 2 } else { 1 })));
         follower.settle();
     }
-    symlink("..generation2", folder.join("..data_tmp")).unwrap();
-    follower.settle();
-    assert!(follower.seen.iter().all(|files| *files == Some(pair(1))));
-    fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
-    follower.until_is(Some(pair(2)));
-    fs::remove_dir_all(folder.join("..generation1")).unwrap();
     // A link for a new key is made last; the file counts as soon as it is in the generation.
-    follower.settle();
     assert_eq!(follower.files, Some(pair(2)));
+    let mut seen = follower.seen.iter();
+    assert!(seen.all(|files| [Some(pair(1)), Some(pair(2))].contains(files)));
 }
