@@ -4,6 +4,7 @@
 //!
 //! In the order of the flow; a module knows only the ones before it.
 //!
+//! - [`name`]: all rules of names: folders, secrets, hosts
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
 //! - [`metrics`]: what is counted while the agent works
 //! - [`config`]: what the agent is told to do
@@ -11,11 +12,12 @@
 //! - [`credential`]: file names and PEM bytes → a credential that Envoy accepts, or the reasons why not
 //! - [`proto`]: the xDS messages, generated from `proto/`
 //! - [`secret`]: a part of a credential → an SDS resource, encoded once, versioned, wiped when dropped
-//! - [`store`]: name → current secret, and who waits for which name
+//! - [`inventory`]: the one owner of state: roots → folders → parts, and name → secret
 //! - [`peer`]: who is at the other end of a Unix socket
 //! - [`sds`]: the protocols as state machines, and the service that drives them
 //! - [`harden`]: what keeps keys out of core dumps, other processes and the swap
 //! - [`systemd`]: ready, reload, stop, and the watchdog
+//! - [`fdstore`]: previous versions, kept beyond the end of the process
 //! - [`agent`]: wires all of the above
 //! - [`listen`]: the Unix socket
 //! - [`admin`]: metrics, health and state for operators
@@ -26,16 +28,18 @@ pub mod agent;
 pub mod config;
 pub mod credential;
 pub mod envoy_config;
+pub mod fdstore;
 pub mod files;
 pub mod harden;
+pub mod inventory;
 pub mod listen;
 pub mod metrics;
+pub mod name;
 pub mod peer;
 pub mod problem;
 pub mod proto;
 pub mod sds;
 pub mod secret;
-pub mod store;
 pub mod systemd;
 
 /// The version of this program, with the commit that it was built from where that is known.

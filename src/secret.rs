@@ -2,156 +2,354 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::credential::{Bundle, Pair};
+use crate::credential::{
+    Bundle, BundleFacts, CertificateFacts, Generic, Pair, PairFacts, Staple, StapleFacts,
+    TicketKeys,
+};
 use crate::proto::SECRET_TYPE_URL;
-use crate::proto::encode::{Field, Value, message_len};
+use crate::proto::encode::{Field, Value, head_len, message_len, write_head};
 
-/// The name of a secret. Cheap to clone: the store and every stream hold the same one.
+/// The name of a secret. Cheap to clone.
 pub type Name = Arc<str>;
 
 /// How much of the SHA-256 of a secret's content makes its version: 128 bits leave no room for an
 /// accidental collision, which would hide a rotation from a client that reconnects.
 const VERSION_BYTES: usize = 16;
 
-/// A named SDS resource, ready to be sent.
-pub struct Secret {
-    name: Name,
-    kind: Kind,
-    version: Arc<str>,
-    resource: Bytes,
-    not_after: Option<SystemTime>,
-    since: SystemTime,
-    noticed: Instant,
-}
+const SECOND: Duration = Duration::from_secs(1);
 
-/// What a secret is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What a part of a credential is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// A certificate chain and its private key.
     Certificate,
     /// CA certificates and revocation lists.
     TrustBundle,
-}
-
-impl Secret {
-    /// The secret `name` made of a certificate pair.
-    pub fn certificate(name: Name, pair: &Pair) -> Self {
-        let body = Value::Message(vec![
-            Field(1, inline_bytes(&pair.chain)),
-            Field(2, inline_bytes(&pair.key)),
-        ]);
-        Self::new(
-            name,
-            Kind::Certificate,
-            Field(2, body),
-            Some(pair.facts.leaf.not_after),
-        )
-    }
-
-    /// The secret `name` made of a trust bundle.
-    pub fn trust_bundle(name: Name, bundle: &Bundle) -> Self {
-        let mut fields = vec![Field(1, inline_bytes(&bundle.trusted_ca))];
-        if let Some(crl) = &bundle.crl {
-            fields.push(Field(7, inline_bytes(crl)));
-        }
-        let ends = bundle
-            .facts
-            .certificates
-            .iter()
-            .map(|ca| ca.not_after)
-            .min();
-        Self::new(
-            name,
-            Kind::TrustBundle,
-            Field(4, Value::Message(fields)),
-            ends,
-        )
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &Name {
-        &self.name
-    }
-
-    /// What it is made of.
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// A hash of its content: the same on every machine and after every restart, so that a client
-    /// that reconnects is told of a change, and only of a change.
-    pub fn version(&self) -> &Arc<str> {
-        &self.version
-    }
-
-    /// When the first of its certificates ends, that is the leaf or a CA.
-    pub fn not_after(&self) -> Option<SystemTime> {
-        self.not_after
-    }
-
-    /// Since when it is this version that is served.
-    pub fn since(&self) -> SystemTime {
-        self.since
-    }
-
-    /// When the change of the files that it was made of was noticed.
-    pub(crate) fn noticed_at(&self) -> Instant {
-        self.noticed
-    }
-
-    /// Remembers when the change of the files was noticed that it is made of.
-    pub(crate) fn noticed(self, noticed: Instant) -> Self {
-        Self { noticed, ..self }
-    }
-
-    /// The encoded `google.protobuf.Any` that holds the `Secret` message. All clones share one
-    /// buffer, which is wiped when the last one is dropped.
-    pub(crate) fn resource(&self) -> &Bytes {
-        &self.resource
-    }
-
-    fn new(name: Name, kind: Kind, body: Field<'_>, not_after: Option<SystemTime>) -> Self {
-        let secret = vec![Field(1, Value::Bytes(name.as_bytes())), body];
-        let any = [
-            Field(1, Value::Bytes(SECRET_TYPE_URL.as_bytes())),
-            Field(2, Value::Message(secret)),
-        ];
-        let mut encoded = Zeroizing::new(Vec::with_capacity(message_len(&any)));
-        any.iter().for_each(|field| field.write(&mut encoded));
-        let version = short_hex(&Sha256::digest(&*encoded));
-        Self {
-            name,
-            kind,
-            version: version.into(),
-            resource: Bytes::from_owner(encoded),
-            not_after,
-            since: SystemTime::now(),
-            noticed: Instant::now(),
-        }
-    }
+    /// An OCSP response, which is sent with the certificate.
+    OcspStaple,
+    /// TLS session ticket keys.
+    TicketKeys,
+    /// Bytes for Envoy to use as they are.
+    Generic,
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Certificate,
+        Self::TrustBundle,
+        Self::OcspStaple,
+        Self::TicketKeys,
+        Self::Generic,
+    ];
+
     /// The kind as a metric label and JSON value.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
             Self::TrustBundle => "trust_bundle",
+            Self::OcspStaple => "ocsp_staple",
+            Self::TicketKeys => "session_ticket_keys",
+            Self::Generic => "generic",
         }
+    }
+
+    /// The field of Envoy's `Secret` message; a staple is a field of the certificate's message.
+    fn field(self) -> u32 {
+        match self {
+            Self::Certificate | Self::OcspStaple => 2,
+            Self::TicketKeys => 3,
+            Self::TrustBundle => 4,
+            Self::Generic => 5,
+        }
+    }
+
+    /// Whether the content is to be kept from everyone but its client.
+    pub fn is_confidential(self) -> bool {
+        matches!(self, Self::Certificate | Self::TicketKeys | Self::Generic)
+    }
+}
+
+/// What may be shown of a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Facts {
+    /// Of a certificate pair.
+    Certificate(PairFacts),
+    /// Of a trust bundle.
+    TrustBundle(BundleFacts),
+    /// Of an OCSP staple.
+    OcspStaple(StapleFacts),
+    /// The files of session ticket keys, or of a generic secret.
+    Files(Vec<String>),
+}
+
+impl Facts {
+    /// The names of the files that it came from.
+    pub fn files(&self) -> &[String] {
+        match self {
+            Self::Certificate(facts) => &facts.files,
+            Self::TrustBundle(facts) => &facts.files,
+            Self::OcspStaple(facts) => &facts.files,
+            Self::Files(files) => files,
+        }
+    }
+
+    /// The certificates whose dates count: the leaf, or the CA certificates.
+    pub fn certificates(&self) -> &[CertificateFacts] {
+        match self {
+            Self::Certificate(facts) => std::slice::from_ref(&facts.leaf),
+            Self::TrustBundle(facts) => &facts.certificates,
+            Self::OcspStaple(_) | Self::Files(_) => &[],
+        }
+    }
+
+    /// The first end that is still to come, or the last one that was: a CA that has ended beside good
+    /// ones calls for nothing.
+    pub fn not_after(&self, now: SystemTime) -> Option<SystemTime> {
+        let ends = || self.certificates().iter().map(|facts| facts.not_after);
+        ends().filter(|end| *end >= now).min().or(ends().max())
+    }
+
+    /// The beginning of the leaf, or of the first CA certificate.
+    pub fn not_before(&self) -> Option<SystemTime> {
+        let certificates = self.certificates().iter();
+        certificates.map(|facts| facts.not_before).min()
+    }
+
+    /// The dates at which it becomes valid, or stops being so.
+    pub(crate) fn turning_points(&self) -> Vec<SystemTime> {
+        match self {
+            Self::OcspStaple(facts) => facts.next_update.into_iter().collect(),
+            _ => {
+                // A certificate is valid to the end of the second that it names.
+                let dates = |facts: &CertificateFacts| [facts.not_before, facts.not_after + SECOND];
+                self.certificates().iter().flat_map(dates).collect()
+            }
+        }
+    }
+
+    /// Whether a client accepts it at `now`, by its dates.
+    pub fn is_valid(&self, now: SystemTime) -> bool {
+        self.not_before().is_none_or(|start| start <= now)
+            && self.not_after(now).is_none_or(|end| end >= now)
+    }
+}
+
+/// A part of a credential: the fields of its SDS message, encoded, and what may be shown of it.
+pub struct Part {
+    kind: Kind,
+    fields: Bytes,
+    version: Arc<str>,
+    facts: Facts,
+}
+
+impl Part {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// A hash of its content.
+    pub fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    /// What may be shown of it.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The `Secret` message with this part alone, for what has to keep it outside of the process.
+    pub(crate) fn message(&self, name: &str) -> Zeroizing<Vec<u8>> {
+        let name = Field(1, Value::Bytes(name.as_bytes()));
+        let head = head_len(self.kind.field(), self.fields.len());
+        let mut message = Zeroizing::new(Vec::with_capacity(name.len() + head + self.fields.len()));
+        name.write(&mut message);
+        write_head(self.kind.field(), self.fields.len(), &mut message);
+        message.extend_from_slice(&self.fields);
+        message
+    }
+
+    fn new(kind: Kind, fields: &[Field<'_>], facts: Facts) -> Self {
+        let mut encoded = Zeroizing::new(Vec::with_capacity(message_len(fields)));
+        fields.iter().for_each(|field| field.write(&mut encoded));
+        let mut hash = Sha256::new_with_prefix(kind.as_str());
+        hash.update(&*encoded);
+        Self {
+            kind,
+            fields: Bytes::from_owner(encoded),
+            version: short_hex(&hash.finalize()).into(),
+            facts,
+        }
+    }
+}
+
+impl From<Pair> for Part {
+    fn from(pair: Pair) -> Self {
+        let fields = [
+            Field(1, inline_bytes(&pair.chain)),
+            Field(2, inline_bytes(&pair.key)),
+        ];
+        Self::new(Kind::Certificate, &fields, Facts::Certificate(pair.facts))
+    }
+}
+
+impl From<Bundle> for Part {
+    fn from(bundle: Bundle) -> Self {
+        let mut fields = vec![Field(1, inline_bytes(&bundle.trusted_ca))];
+        if let Some(crl) = &bundle.crl {
+            fields.push(Field(7, inline_bytes(crl)));
+        }
+        Self::new(Kind::TrustBundle, &fields, Facts::TrustBundle(bundle.facts))
+    }
+}
+
+impl From<Staple> for Part {
+    fn from(staple: Staple) -> Self {
+        let field = Field(4, inline_bytes(&staple.response));
+        Self::new(Kind::OcspStaple, &[field], Facts::OcspStaple(staple.facts))
+    }
+}
+
+impl From<TicketKeys> for Part {
+    fn from(keys: TicketKeys) -> Self {
+        let fields: Vec<_> = keys
+            .keys
+            .iter()
+            .map(|key| Field(1, inline_bytes(key)))
+            .collect();
+        Self::new(Kind::TicketKeys, &fields, Facts::Files(keys.files))
+    }
+}
+
+impl From<Generic> for Part {
+    fn from(generic: Generic) -> Self {
+        let field = Field(1, inline_bytes(&generic.secret));
+        Self::new(Kind::Generic, &[field], Facts::Files(generic.files))
+    }
+}
+
+/// The content of an SDS resource, which many names may share: a part, and the staple of a certificate.
+pub struct Secret {
+    part: Arc<Part>,
+    staple: Option<Arc<Part>>,
+    version: Arc<str>,
+    since: SystemTime,
+    noticed: Instant,
+}
+
+impl Secret {
+    /// The secret made of `part`, with the staple that goes with a certificate. The change of the files
+    /// was noticed at `noticed`.
+    pub fn new(part: Arc<Part>, staple: Option<Arc<Part>>, noticed: Instant) -> Self {
+        let version = match &staple {
+            None => part.version.clone(),
+            Some(staple) => {
+                let mut hash = Sha256::new_with_prefix(&*part.version);
+                hash.update(&*staple.version);
+                short_hex(&hash.finalize()).into()
+            }
+        };
+        Self {
+            part,
+            staple,
+            version,
+            since: SystemTime::now(),
+            noticed,
+        }
+    }
+
+    /// What it is made of.
+    pub fn kind(&self) -> Kind {
+        self.part.kind
+    }
+
+    /// A hash of its content: the same on every machine and after every restart, so that a client
+    /// that reconnects is sent a change, and only a change.
+    pub fn version(&self) -> &Arc<str> {
+        &self.version
+    }
+
+    /// What may be shown of it.
+    pub fn facts(&self) -> &Facts {
+        &self.part.facts
+    }
+
+    /// The part that it is made of.
+    pub fn part(&self) -> &Arc<Part> {
+        &self.part
+    }
+
+    /// The staple that is sent with a certificate.
+    pub fn staple(&self) -> Option<&Arc<Part>> {
+        self.staple.as_ref()
+    }
+
+    /// Since when this version is served.
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
+    /// When the change of the files that it was made of was noticed.
+    pub(crate) fn noticed(&self) -> Instant {
+        self.noticed
+    }
+
+    /// The bytes of the `google.protobuf.Any` that holds the `Secret` message under that name.
+    pub(crate) fn resource_len(&self, name: &str) -> usize {
+        let message = self.message_len(name);
+        Self::type_url().len() + head_len(2, message) + message
+    }
+
+    /// Appends the beginning of that `Any`, up to the fields in [`Self::fields`], which end it.
+    pub(crate) fn write_resource_head(&self, name: &str, buffer: &mut Vec<u8>) {
+        Self::type_url().write(buffer);
+        write_head(2, self.message_len(name), buffer);
+        Field(1, Value::Bytes(name.as_bytes())).write(buffer);
+        write_head(self.kind().field(), self.fields_len(), buffer);
+    }
+
+    /// The encoded content. All clones share one buffer, which is wiped when the last one is dropped.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = &Bytes> {
+        let parts = [Some(&self.part), self.staple.as_ref()];
+        parts.into_iter().flatten().map(|part| &part.fields)
+    }
+
+    fn message_len(&self, name: &str) -> usize {
+        let fields = self.fields_len();
+        Field(1, Value::Bytes(name.as_bytes())).len()
+            + head_len(self.kind().field(), fields)
+            + fields
+    }
+
+    fn fields_len(&self) -> usize {
+        self.fields().map(Bytes::len).sum()
+    }
+
+    fn type_url() -> Field<'static> {
+        Field(1, Value::Bytes(SECRET_TYPE_URL.as_bytes()))
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Part")
+            .field("kind", &self.kind)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secret")
-            .field("name", &self.name)
-            .field("kind", &self.kind)
+            .field("kind", &self.kind())
             .field("version", &self.version)
             .finish_non_exhaustive()
     }
@@ -175,13 +373,12 @@ pub(crate) mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::credential::{BundleFacts, CertificateFacts, PairFacts};
     use crate::proto::core::{DataSource, data_source::Specifier};
-    use crate::proto::tls;
+    use crate::proto::tls::{self, secret::Type};
 
     /// A certificate secret with made-up content, for tests of what comes after.
-    pub(crate) fn sample(name: &str, content: &str) -> Arc<Secret> {
-        Arc::new(Secret::certificate(name.into(), &pair(content)))
+    pub(crate) fn sample(content: &str) -> Arc<Secret> {
+        Arc::new(secret(pair(content)))
     }
 
     /// A pair with made-up content.
@@ -210,15 +407,34 @@ pub(crate) mod tests {
         }
     }
 
+    /// A staple with made-up content, about the leaf of [`pair`].
+    pub(crate) fn staple(content: &str) -> Staple {
+        Staple {
+            response: format!("staple {content}").into_bytes(),
+            facts: StapleFacts {
+                issuer: String::new(),
+                serial: String::new(),
+                this_update: SystemTime::UNIX_EPOCH,
+                next_update: None,
+                files: vec!["ocsp.der".into()],
+            },
+        }
+    }
+
     fn facts() -> CertificateFacts {
         CertificateFacts {
             subject: String::new(),
             issuer: String::new(),
             serial: String::new(),
             names: Vec::new(),
+            common_name: None,
             not_before: SystemTime::UNIX_EPOCH,
             not_after: SystemTime::UNIX_EPOCH,
         }
+    }
+
+    fn secret(part: impl Into<Part>) -> Secret {
+        Secret::new(Arc::new(part.into()), None, Instant::now())
     }
 
     fn inline(bytes: &[u8]) -> Option<DataSource> {
@@ -227,65 +443,107 @@ pub(crate) mod tests {
         })
     }
 
-    fn decode(secret: &Secret) -> tls::Secret {
-        let any = prost_types::Any::decode(secret.resource().clone()).unwrap();
+    fn encode(secret: &Secret, name: &str) -> Vec<u8> {
+        let mut any = Vec::new();
+        secret.write_resource_head(name, &mut any);
+        secret
+            .fields()
+            .for_each(|fields| any.extend_from_slice(fields));
+        assert_eq!(any.len(), secret.resource_len(name));
+        any
+    }
+
+    fn decode(secret: &Secret, name: &str) -> Option<Type> {
+        let any = prost_types::Any::decode(&*encode(secret, name)).unwrap();
         assert_eq!(any.type_url, SECRET_TYPE_URL);
+        if secret.staple().is_none() {
+            assert_eq!(any.value, *secret.part().message(name));
+        }
         let decoded = tls::Secret::decode(&*any.value).unwrap();
-        assert_eq!(
-            decoded.encode_to_vec(),
-            any.value,
-            "not what prost would write"
-        );
-        decoded
+        assert_eq!(decoded.name, name);
+        assert_eq!(decoded.encode_to_vec(), any.value, "not canonical");
+        decoded.r#type
     }
 
     #[test]
-    fn a_pair_is_a_tls_certificate() {
-        let secret = Secret::certificate("site".into(), &pair("one"));
-        let expected = tls::Secret {
-            name: "site".into(),
-            r#type: Some(tls::secret::Type::TlsCertificate(tls::TlsCertificate {
-                certificate_chain: inline(b"chain one"),
-                private_key: inline(b"key one"),
-                ..Default::default()
-            })),
-        };
-        assert_eq!(decode(&secret), expected);
-    }
-
-    #[test]
-    fn a_bundle_is_a_validation_context() {
+    fn each_kind_is_encoded_as_envoy_decodes_it() {
         let bundle = Bundle {
-            trusted_ca: b"ca".to_vec(),
             crl: Some(b"crl".to_vec()),
-            ..bundle("ca")
+            ..bundle("")
         };
-        let secret = Secret::trust_bundle("site-cacert".into(), &bundle);
-        let expected = tls::Secret {
-            name: "site-cacert".into(),
-            r#type: Some(tls::secret::Type::ValidationContext(
-                tls::CertificateValidationContext {
-                    trusted_ca: inline(b"ca"),
+        let certificate = |ocsp_staple| {
+            Type::TlsCertificate(tls::TlsCertificate {
+                certificate_chain: inline(b"chain 1"),
+                private_key: inline(b"key 1"),
+                ocsp_staple,
+                ..Default::default()
+            })
+        };
+        let stapled = Secret::new(
+            Arc::new(pair("1").into()),
+            Some(Arc::new(staple("s").into())),
+            Instant::now(),
+        );
+        let keys = TicketKeys {
+            keys: vec![Zeroizing::new(vec![1]), Zeroizing::new(vec![2])],
+            files: Vec::new(),
+        };
+        let generic = Generic {
+            secret: Zeroizing::new(b"token".to_vec()),
+            files: Vec::new(),
+        };
+        for (secret, expected) in [
+            (secret(pair("1")), certificate(None)),
+            (stapled, certificate(inline(b"staple s"))),
+            (
+                secret(bundle),
+                Type::ValidationContext(tls::CertificateValidationContext {
+                    trusted_ca: inline(b"ca "),
                     crl: inline(b"crl"),
-                },
-            )),
-        };
-        assert_eq!(decode(&secret), expected);
+                }),
+            ),
+            (
+                secret(keys),
+                Type::SessionTicketKeys(tls::TlsSessionTicketKeys {
+                    keys: [inline(&[1]), inline(&[2])].into_iter().flatten().collect(),
+                }),
+            ),
+            (
+                secret(generic),
+                Type::GenericSecret(tls::GenericSecret {
+                    secret: inline(b"token"),
+                }),
+            ),
+        ] {
+            assert_eq!(decode(&secret, "site"), Some(expected));
+        }
     }
 
     #[test]
-    fn the_version_is_that_of_the_content() {
-        let version = |content| sample("site", content).version().clone();
+    fn the_version_depends_on_the_content_alone() {
+        let version = |content| sample(content).version().clone();
         assert_eq!(version("one"), version("one"));
         assert_ne!(version("one"), version("two"));
         assert_eq!(version("one").len(), 2 * VERSION_BYTES);
+        let stapled = |content| {
+            let staple = Arc::new(Part::from(staple(content)));
+            let secret = Secret::new(Arc::new(pair("one").into()), Some(staple), Instant::now());
+            secret.version().clone()
+        };
+        assert_ne!(stapled("a"), version("one"));
+        assert_ne!(stapled("a"), stapled("b"));
     }
 
     #[test]
     fn debug_output_holds_no_key() {
-        let secret = sample("site", "one");
-        assert!(!format!("{secret:?}").contains("key one"));
-        assert!(!format!("{:?}", decode(&secret)).contains("key one"));
-        assert!(!format!("{:?}", pair("one")).contains("key one"));
+        let secret = sample("one");
+        for text in [
+            format!("{secret:?}"),
+            format!("{:?}", secret.part()),
+            format!("{:?}", decode(&secret, "site")),
+            format!("{:?}", pair("one")),
+        ] {
+            assert!(!text.contains("key one"), "{text}");
+        }
     }
 }

@@ -1,18 +1,20 @@
 //! Any bytes as the body of any call: there is an answer, and it ends.
 #![no_main]
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use libfuzzer_sys::fuzz_target;
-use sds_agent::config::Limits;
-use sds_agent::credential::Bundle;
+use sds_agent::config::{Config, Limits};
+use sds_agent::credential::{Bundle, BundleFacts, Credential, Verdict};
+use sds_agent::files::read::Stamps;
+use sds_agent::files::roots::Listing;
+use sds_agent::inventory::{Inventory, Judged, Now, Read};
 use sds_agent::peer::Peer;
-use sds_agent::sds::access::Access;
+use sds_agent::sds::hub::{Hub, Published};
 use sds_agent::sds::service::Sds;
-use sds_agent::secret::Secret;
-use sds_agent::store::Store;
 use tokio_util::sync::CancellationToken;
 
 const CALLS: [&str; 3] = ["StreamSecrets", "DeltaSecrets", "FetchSecrets"];
@@ -28,17 +30,46 @@ fn peer() -> Arc<Peer> {
     })
 }
 
-/// A store with one secret, which the seeds ask for.
-fn store() -> Arc<Store> {
-    let bundle = Bundle {
-        trusted_ca: b"a CA".to_vec(),
-        crl: None,
+/// A hub with one secret, which the seeds ask for.
+fn hub() -> Arc<Hub> {
+    let facts = BundleFacts {
         certificates: Vec::new(),
         files: Vec::new(),
     };
-    let store = Store::default();
-    store.set(Arc::new(Secret::trust_bundle("site".into(), &bundle)));
-    Arc::new(store)
+    let bundle = Bundle {
+        trusted_ca: b"a CA".to_vec(),
+        crl: None,
+        facts,
+    };
+    let mut credential = Credential {
+        bundle: Verdict {
+            part: Some(bundle),
+            ..Verdict::default()
+        },
+        ..Credential::default()
+    };
+    let config = Config::default();
+    let root: Arc<Path> = config.roots[0].path.as_path().into();
+    let listing = Listing {
+        present: true,
+        complete: true,
+        folders: vec![("site-cacert".to_owned(), root.join("site-cacert"))],
+        problems: Vec::new(),
+        stamps: Stamps::default(),
+    };
+    let now = Now::read();
+    let mut inventory = Inventory::new(&config);
+    for key in inventory.listed(&root, listing, now, now.instant) {
+        let judged = Read::Judged(Box::new(Judged::from(std::mem::take(&mut credential))));
+        inventory.observe(&key, judged, now, now.instant);
+    }
+    let hub = Hub::default();
+    let published = Published {
+        snapshot: inventory.snapshot().clone(),
+        ..Published::default()
+    };
+    hub.publish(published, &inventory.take_changes());
+    Arc::new(hub)
 }
 
 fuzz_target!(|input: (u8, &[u8])| {
@@ -54,9 +85,8 @@ fuzz_target!(|input: (u8, &[u8])| {
             ..Limits::default()
         };
         let sds = Sds::new(
-            store(),
+            hub(),
             Arc::default(),
-            Arc::new(Access::default()),
             limits,
             CancellationToken::new(),
         );

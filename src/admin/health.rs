@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use crate::agent::board::Board;
+use crate::sds::hub::Hub;
 use crate::systemd::{Heart, Silent};
 
 /// How long a part of the agent may take to answer that it moves.
@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The agent's health.
 pub struct Health {
-    board: Arc<Board>,
+    hub: Arc<Hub>,
     heart: Arc<Heart>,
     phase: AtomicU8,
 }
@@ -30,10 +30,10 @@ pub enum Phase {
 }
 
 impl Health {
-    /// Health by what `board` and `heart` know.
-    pub fn new(board: Arc<Board>, heart: Arc<Heart>) -> Self {
+    /// Health by what `hub` publishes and `heart` knows.
+    pub fn new(hub: Arc<Hub>, heart: Arc<Heart>) -> Self {
         Self {
-            board,
+            hub,
             heart,
             phase: AtomicU8::new(Phase::Loading as u8),
         }
@@ -56,10 +56,12 @@ impl Health {
     pub fn waits_for(&self) -> Vec<String> {
         let phase = self.phase.load(Ordering::Relaxed);
         let mut waits: Vec<_> = self
-            .board
+            .hub
+            .current()
+            .snapshot
             .roots()
             .iter()
-            .filter(|root| !root.read)
+            .filter(|root| !root.is_read())
             .map(|root| {
                 let path = root.path.display().to_string();
                 format!("the root {} is being read", path.escape_debug())
@@ -72,6 +74,26 @@ impl Health {
         }
         waits
     }
+
+    /// What is not served though the agent is ready, one line each: roots that could not be read since
+    /// the start.
+    pub fn degraded(&self) -> Vec<String> {
+        let published = self.hub.current();
+        let unread = published
+            .snapshot
+            .roots()
+            .iter()
+            .filter(|root| !root.listed);
+        let lines = unread.filter_map(|root| {
+            let path = root.path.display().to_string();
+            let path = path.escape_debug();
+            Some(match root.present? {
+                true => format!("the root {path} could not be read since the start"),
+                false => format!("the root {path} does not exist, and has not since the start"),
+            })
+        });
+        lines.collect()
+    }
 }
 
 #[cfg(test)]
@@ -80,19 +102,21 @@ mod tests {
     use crate::agent::Agent;
     use crate::config::{Config, Root};
 
-    fn health(heart: &Arc<Heart>) -> Health {
+    /// The health of an agent that has read nothing yet, and the agent.
+    fn health(heart: &Arc<Heart>) -> (Health, Agent) {
         let config = Config {
             roots: vec![Root::new("/nonexistent/\nroot")],
             ..Config::default()
         };
-        let agent = Agent::new(config, Arc::default(), Arc::default());
-        Health::new(agent.board(), heart.clone())
+        let hub = Arc::new(Hub::default());
+        let agent = Agent::new(config, Default::default(), hub.clone(), Arc::default());
+        (Health::new(hub, heart.clone()), agent)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_part_that_does_not_move_is_named() {
         let heart = Arc::new(Heart::default());
-        let health = health(&heart);
+        let (health, _agent) = health(&heart);
         assert_eq!(health.alive().await, Ok(()));
         let _stuck = heart.part("reader");
         assert_eq!(health.alive().await, Err(Silent("reader")));
@@ -100,16 +124,18 @@ mod tests {
 
     #[tokio::test]
     async fn what_it_waits_for_is_one_line_each() {
-        let health = health(&Arc::default());
+        let (health, mut agent) = health(&Arc::default());
         health.enter(Phase::Serving);
         assert_eq!(
             health.waits_for(),
             ["the root /nonexistent/\\nroot is being read"]
         );
-        health
-            .board
-            .read(std::path::Path::new("/nonexistent/\nroot"));
+        agent.load().await;
         assert!(health.waits_for().is_empty());
+        assert_eq!(
+            health.degraded(),
+            ["the root /nonexistent/\\nroot does not exist, and has not since the start"]
+        );
         health.enter(Phase::Stopping);
         assert_eq!(health.waits_for(), ["the agent is stopping"]);
     }

@@ -3,6 +3,7 @@
 //! The names of credentials are labels, and bounded by `limits.credentials`. What clients choose, such
 //! as node ids or names that do not exist, never is one.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::ConstCounter;
@@ -15,6 +16,7 @@ use super::state::{Answer, Condition, Folder, Secret, State, Time, Watch};
 use super::{exposition, process};
 use crate::files::watch::Polled;
 use crate::metrics::Metrics;
+use crate::secret::Kind;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
@@ -91,45 +93,55 @@ fn certificates(registry: &mut Registry, state: &State) {
 /// How many secrets there are of each kind.
 fn kinds(state: &State) -> Gauges<1> {
     let counts = Gauges::default();
-    for kind in ["certificate", "trust_bundle"] {
-        let of_kind = state.secrets.iter().filter(|s| s.kind == kind).count();
-        set(&counts, [("kind", kind.to_owned())], of_kind as u64);
+    for kind in Kind::ALL.map(Kind::as_str) {
+        let count = state.secrets.iter().filter(|s| s.kind == kind).count();
+        set(&counts, [("kind", kind.to_owned())], count as u64);
     }
     counts
 }
 
 fn folders(registry: &mut Registry, state: &State) {
-    let good = Gauges::default();
-    let note = |name: &str, root: &str, is_good: bool| {
-        let labels = [("credential", name.to_owned()), ("root", root.to_owned())];
-        set(&good, labels, u64::from(is_good));
+    // By credential and root: whether all its files are good.
+    let mut good = BTreeMap::new();
+    let mut note = |name: &str, root: &str, is_good: bool| {
+        *good
+            .entry((name.to_owned(), root.to_owned()))
+            .or_insert(true) &= is_good;
     };
     for secret in &state.secrets {
-        if let (Some(root), Some(credential)) = (&secret.root, &secret.credential) {
-            note(credential, root, secret.problems.is_empty());
-        }
+        note(&secret.credential, &secret.root, secret.problems.is_empty());
     }
     let passed_over = |folder: &&Folder| folder.state == Condition::PassedOver;
     for folder in state.folders.iter().filter(|folder| !passed_over(folder)) {
         let is_good = folder.state == Condition::Hidden && folder.problems.is_empty();
         note(&folder.name, &folder.root, is_good);
     }
+    let gauges = Gauges::default();
+    for ((name, root), is_good) in good {
+        set(
+            &gauges,
+            [("credential", name), ("root", root)],
+            u64::from(is_good),
+        );
+    }
     registry.register(
         "credential_valid",
         "Whether what is in a credential folder can be served (1), or not, be its last good content \
          served or nothing (0)",
-        good,
+        gauges,
     );
-    let present = Gauges::default();
+    let (present, listed) = (Gauges::default(), Gauges::default());
     for root in &state.roots {
-        let is_present = root.present == Some(true);
-        set(
-            &present,
-            [("root", root.path.clone())],
-            u64::from(is_present),
-        );
+        let label = || [("root", root.path.clone())];
+        set(&present, label(), u64::from(root.present == Some(true)));
+        set(&listed, label(), u64::from(root.listed));
     }
     registry.register("root_present", "Whether a root exists", present);
+    registry.register(
+        "root_listed",
+        "Whether a root could be listed completely at least once since the start (1) or not (0)",
+        listed,
+    );
 }
 
 fn watch(registry: &mut Registry, watch: &Watch) {

@@ -88,7 +88,12 @@ impl AdminPages {
     fn ready(&self) -> Page {
         let waits = self.sources.health.waits_for();
         if waits.is_empty() {
-            return Page::text(StatusCode::OK, "ready\n");
+            let degraded = self.sources.health.degraded();
+            let lines = degraded.iter().map(|line| format!("degraded: {line}\n"));
+            return Page::text(
+                StatusCode::OK,
+                format!("ready\n{}", lines.collect::<String>()),
+            );
         }
         let lines: String = waits.iter().map(|wait| format!("{wait}\n")).collect();
         Page::text(StatusCode::SERVICE_UNAVAILABLE, lines)

@@ -4,11 +4,10 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::state::{Answer, Condition, Folder, Problem, Secret, Subscriber, Time};
-use crate::agent::board::Report;
-use crate::credential::{Bundle, CertificateFacts, Pair};
+use crate::inventory::{Credential, Rejection};
 use crate::problem;
 use crate::sds::ledger::{self, Account, Delivery};
-use crate::secret::{self, Kind};
+use crate::secret::{self, Facts, Kind};
 
 /// When, and how long before its end a certificate is warned of.
 #[derive(Clone, Copy)]
@@ -17,98 +16,98 @@ pub(super) struct Dates {
     pub(super) warn: Duration,
 }
 
-/// The part of a folder that a secret was made of.
-#[derive(Clone, Copy)]
-enum Part<'a> {
-    Pair(&'a Pair),
-    Bundle(&'a Bundle),
-}
-
-impl<'a> Part<'a> {
-    fn of(report: &'a Report, kind: Kind) -> Option<Self> {
-        match kind {
-            Kind::Certificate => report.pair.as_deref().map(Self::Pair),
-            Kind::TrustBundle => report.bundle.as_deref().map(Self::Bundle),
-        }
-    }
-
-    fn facts(self) -> &'a [CertificateFacts] {
-        match self {
-            Self::Pair(pair) => std::slice::from_ref(&pair.facts.leaf),
-            Self::Bundle(bundle) => &bundle.facts.certificates,
-        }
-    }
-
-    fn files(self) -> Vec<String> {
-        let mut files = match self {
-            Self::Pair(pair) => pair.facts.files.clone(),
-            Self::Bundle(bundle) => bundle.facts.files.clone(),
-        };
-        files.dedup();
-        files
-    }
-
-    /// The first end that is still to come, or the last one that was: a CA that has ended beside good
-    /// ones is no reason to hurry.
-    fn end(self, now: SystemTime) -> Option<SystemTime> {
-        let ends = || self.facts().iter().map(|facts| facts.not_after);
-        ends().filter(|end| *end >= now).min().or(ends().max())
-    }
-
-    fn start(self) -> Option<SystemTime> {
-        self.facts().iter().map(|facts| facts.not_before).min()
-    }
-}
-
-/// A secret, the folder that it comes from, and who waits for it.
+/// A secret, the credential that it comes from, and who waits for it.
 pub(super) fn secret(
+    name: &str,
     secret: &secret::Secret,
-    report: Option<&Report>,
+    credential: &Credential,
     subscribers: Vec<Subscriber>,
     dates: Dates,
 ) -> Secret {
-    let part = report.and_then(|report| Part::of(report, secret.kind()));
-    let bare = Secret {
-        name: secret.name().to_string(),
+    let facts = secret.facts();
+    let certificates = facts.certificates();
+    let pair = match facts {
+        Facts::Certificate(pair) => Some(pair),
+        _ => None,
+    };
+    let staple = secret.staple().map(|staple| staple.facts());
+    let files = facts
+        .files()
+        .iter()
+        .chain(staple.iter().flat_map(|s| s.files()));
+    let next_update = match staple {
+        Some(Facts::OcspStaple(staple)) => staple.next_update,
+        _ => None,
+    };
+    let leaf = pair.map(|pair| &pair.leaf);
+    let kinds = [Some(secret.kind()), None];
+    let concerns = |rejection: &&Rejection| {
+        kinds.contains(&rejection.kind)
+            || (pair.is_some() && rejection.kind == Some(Kind::OcspStaple))
+    };
+    let rejections = credential.rejections.iter().filter(concerns);
+    let mut shown = Secret {
+        name: name.to_owned(),
         kind: secret.kind().as_str().to_owned(),
+        state: Condition::Ok,
         version: secret.version().to_string(),
         since: secret.since().into(),
-        not_after: part
-            .map_or(secret.not_after(), |part| part.end(dates.now))
-            .map(Into::into),
-        not_before: part.and_then(Part::start).map(Into::into),
+        not_after: facts.not_after(dates.now).map(Into::into),
+        not_before: facts.not_before().map(Into::into),
+        staple_next_update: next_update.map(Into::into),
+        credential: credential.name.to_string(),
+        root: text(&credential.root),
+        folder: text(&credential.path()),
+        files: files.cloned().collect(),
+        names: leaf.map(|leaf| leaf.names.clone()).unwrap_or_default(),
+        subjects: certificates.iter().map(|one| one.subject.clone()).collect(),
+        issuer: leaf.map(|leaf| leaf.issuer.clone()),
+        serial: leaf.map(|leaf| leaf.serial.clone()),
+        key_type: pair.map(|pair| pair.key_type.clone()),
+        problems: rejections.map(|one| problem(&one.problem)).collect(),
+        warnings: problems(&credential.warnings),
         subscribers,
-        ..Secret::default()
-    };
-    let mut shown = match report {
-        Some(report) => from_folder(bare, report, part),
-        None => bare,
     };
     shown.state = condition(&shown, dates);
     shown
 }
 
-/// Adds what the folder says.
-fn from_folder(bare: Secret, report: &Report, part: Option<Part<'_>>) -> Secret {
-    let pair = match part {
-        Some(Part::Pair(pair)) => Some(pair),
-        _ => None,
+/// What of a credential is not served: all of it, or the parts that are rejected and have no previous
+/// version.
+pub(super) fn unserved(credential: &Credential, wins: bool) -> Vec<Folder> {
+    let folder = |state, kind: Option<Kind>, problems| Folder {
+        name: credential.name.to_string(),
+        kind: kind.map(|kind| kind.as_str().to_owned()),
+        state,
+        root: text(&credential.root),
+        folder: text(&credential.path()),
+        problems,
     };
-    let leaf = pair.map(|pair| &pair.facts.leaf);
-    let facts = part.map_or(&[][..], Part::facts);
-    Secret {
-        credential: Some(report.name.to_string()),
-        root: Some(text(&report.root)),
-        folder: Some(text(&report.root.join(&*report.name))),
-        files: part.map(Part::files).unwrap_or_default(),
-        names: leaf.map(|leaf| leaf.names.clone()).unwrap_or_default(),
-        subjects: facts.iter().map(|facts| facts.subject.clone()).collect(),
-        issuer: leaf.map(|leaf| leaf.issuer.clone()),
-        serial: leaf.map(|leaf| leaf.serial.clone()),
-        key_type: pair.map(|pair| pair.facts.key_type.clone()),
-        problems: problems(&report.problems),
-        warnings: problems(&report.warnings),
-        ..bare
+    let of = |kind: Option<Kind>| -> Vec<Problem> {
+        let rejections = credential.rejections.iter();
+        let of_kind = rejections.filter(|one| kind.is_none() || one.kind == kind);
+        of_kind.map(|one| problem(&one.problem)).collect()
+    };
+    if credential.serves() && !wins {
+        return vec![folder(Condition::Hidden, None, of(None))];
+    }
+    if credential.serves() {
+        let missing = Kind::ALL
+            .into_iter()
+            .filter(|kind| *kind != Kind::OcspStaple && credential.secret(*kind).is_none());
+        return missing
+            .map(|kind| folder(Condition::Rejected, Some(kind), of(Some(kind))))
+            .filter(|folder| !folder.problems.is_empty())
+            .collect();
+    }
+    let on_purpose = |one: &Rejection| one.problem.reason() == problem::Reason::Name;
+    let state = match credential.rejections.iter().all(on_purpose) {
+        true => Condition::PassedOver,
+        false => Condition::Rejected,
+    };
+    match credential.is_empty() {
+        true => Vec::new(),
+        false => vec![folder(state, None, of(None))],
     }
 }
 
@@ -140,30 +139,13 @@ fn holds_still(warning: &Problem) -> bool {
     warning.reason != problem::Reason::NotYetValid.as_str()
 }
 
-/// A folder of which nothing is served.
-pub(super) fn folder(report: &Report) -> Folder {
-    Folder {
-        name: report.name.to_string(),
-        state: if report.hidden {
-            Condition::Hidden
-        } else if report.problems.iter().all(on_purpose) {
-            Condition::PassedOver
-        } else {
-            Condition::Rejected
-        },
-        root: text(&report.root),
-        folder: text(&report.root.join(&*report.name)),
-        problems: problems(&report.problems),
-    }
-}
-
-/// Whether a problem is a rule that the folder falls under, rather than a fault.
-fn on_purpose(problem: &problem::Problem) -> bool {
-    problem.reason() == problem::Reason::Name
-}
-
 /// A stream that waits for a secret, and what it was sent last.
-pub(super) fn subscriber(account: &Account, delivery: Delivery) -> Subscriber {
+pub(super) fn subscriber(
+    account: &Account,
+    name: &str,
+    delivery: Delivery,
+    secret: &secret::Secret,
+) -> Subscriber {
     let peer = account.peer();
     let (answer, answered, error) = match delivery.answer {
         ledger::Answer::None => (Answer::None, None, None),
@@ -179,6 +161,8 @@ pub(super) fn subscriber(account: &Account, delivery: Delivery) -> Subscriber {
         pid: peer.pid,
         process: peer.process.as_deref().map(str::to_owned),
         since: account.since().into(),
+        requested: name.to_owned(),
+        current: delivery.version.as_ref() == Some(secret.version()),
         version: delivery.version.as_deref().map(str::to_owned),
         sent: delivery.sent.map(Into::into),
         answer,
@@ -189,15 +173,16 @@ pub(super) fn subscriber(account: &Account, delivery: Delivery) -> Subscriber {
 
 /// What is wrong with files.
 pub(super) fn problems(problems: &[problem::Problem]) -> Vec<Problem> {
-    problems
-        .iter()
-        .map(|problem| Problem {
-            reason: problem.reason().as_str().to_owned(),
-            path: text(problem.path()),
-            what: problem.what().to_owned(),
-            remedy: problem.remedy().to_owned(),
-        })
-        .collect()
+    problems.iter().map(problem).collect()
+}
+
+fn problem(problem: &problem::Problem) -> Problem {
+    Problem {
+        reason: problem.reason().as_str().to_owned(),
+        path: text(problem.path()),
+        what: problem.what().to_owned(),
+        remedy: problem.remedy().to_owned(),
+    }
 }
 
 /// A path as it can be found from everywhere.

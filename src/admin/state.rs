@@ -47,6 +47,12 @@ pub struct Agent {
     pub ready: bool,
     /// What it is waiting for, where it is not ready.
     pub waiting_for: Vec<String>,
+    /// What it can't serve though it is ready: roots that could not be read since the start.
+    #[serde(default)]
+    pub degraded: Vec<String>,
+    /// The credential for hosts that none covers, if any.
+    #[serde(default)]
+    pub default_credential: Option<String>,
     /// Open streams.
     pub streams: Streams,
 }
@@ -96,7 +102,7 @@ pub enum Condition {
 pub struct Secret {
     /// Its name.
     pub name: String,
-    /// `certificate` or `trust_bundle`.
+    /// `certificate`, `trust_bundle`, `session_ticket_keys` or `generic`.
     pub kind: String,
     /// The worst that is to be said of it.
     pub state: Condition,
@@ -108,12 +114,15 @@ pub struct Secret {
     pub not_after: Option<Time>,
     /// The beginning of its leaf, or of the first of its CA certificates to begin.
     pub not_before: Option<Time>,
+    /// When the OCSP staple that is sent with it ends, if there is one and it says so.
+    #[serde(default)]
+    pub staple_next_update: Option<Time>,
     /// The credential that it comes from: the name of the folder.
-    pub credential: Option<String>,
+    pub credential: String,
     /// The root that it comes from.
-    pub root: Option<String>,
+    pub root: String,
     /// The folder that it comes from.
-    pub folder: Option<String>,
+    pub folder: String,
     /// The files in it that it comes from.
     pub files: Vec<String>,
     /// The DNS names and IP addresses that the leaf covers.
@@ -134,11 +143,14 @@ pub struct Secret {
     pub subscribers: Vec<Subscriber>,
 }
 
-/// A folder of which nothing is served.
+/// A folder of which nothing is served, or a part of one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Folder {
     /// Its name.
     pub name: String,
+    /// The kind of the part that is not served, where the rest is.
+    #[serde(default)]
+    pub kind: Option<String>,
     /// `rejected`, `hidden` or `passed_over`.
     pub state: Condition,
     /// The root that it is in.
@@ -181,6 +193,12 @@ pub struct Subscriber {
     pub process: Option<String>,
     /// Since when the stream is open.
     pub since: Time,
+    /// The name that it asked for: that of the secret, or of a host that the certificate covers.
+    #[serde(default)]
+    pub requested: String,
+    /// Whether the client has the version that is served now.
+    #[serde(default)]
+    pub current: bool,
     /// The version that it was sent last; none before the first time.
     pub version: Option<String>,
     /// When it was sent that.
@@ -232,6 +250,9 @@ pub struct Root {
     pub read: bool,
     /// Whether it exists; none while that is not known.
     pub present: Option<bool>,
+    /// Whether it could be listed completely at least once since the agent was started.
+    #[serde(default)]
+    pub listed: bool,
     /// How many credential folders it holds.
     pub folders: usize,
     /// What in it is not served, besides what is said of its folders.

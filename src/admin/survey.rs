@@ -10,23 +10,21 @@ use super::shown::{self, Dates, problems, text};
 use super::state::{
     Agent, PolledPath, Root, State, Streams, Subscriber, Waiting, WaitingName, Watch,
 };
-use crate::agent::board::{Board, Report};
+use crate::agent::WatchState;
+use crate::inventory::Snapshot;
+use crate::sds::hub::{Hub, Published};
 use crate::sds::ledger::{Account, Ledger, Protocol};
-use crate::secret::{self, Kind};
-use crate::store::Store;
+use crate::secret::{Kind, Name};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// What a trust bundle's name ends in where its folder's does not.
-const CACERT: &str = "-cacert";
 
 /// Where everything that is shown comes from.
 #[derive(Clone)]
 pub struct Sources {
-    /// The files.
-    pub board: Arc<Board>,
-    /// The secrets.
-    pub store: Arc<Store>,
+    /// The credentials, and who may have them.
+    pub hub: Arc<Hub>,
+    /// The watch of the files.
+    pub watch: WatchState,
     /// The streams.
     pub ledger: Arc<Ledger>,
     /// The health.
@@ -39,39 +37,44 @@ pub struct Sources {
     pub socket: PathBuf,
 }
 
+/// The subscribers of a credential's secrets.
+type Subscribers = HashMap<(Name, Kind), Vec<Subscriber>>;
+
 impl Sources {
     /// The state at this moment. Takes time in proportion to what there is.
     pub fn survey(&self) -> State {
+        let published = self.hub.current();
+        let snapshot = &published.snapshot;
         let dates = Dates {
             now: SystemTime::now(),
-            warn: DAY * self.board.warn_days(),
+            warn: DAY * snapshot.warn_days(),
         };
-        let reports = self.board.reports();
         let accounts = self.ledger.accounts();
-        let (mut subscribers, waiting) = self.subscriptions(&accounts);
-        let folders = Folders::new(&reports);
-        let mut secrets: Vec<_> = self
-            .store
-            .secrets()
-            .iter()
-            .map(|secret| {
-                let subscribers = subscribers.remove(secret.name()).unwrap_or_default();
-                shown::secret(secret, folders.of(secret), subscribers, dates)
-            })
-            .collect();
+        let (mut subscribers, waiting) = subscriptions(&published, &accounts, dates.now);
+        let (mut secrets, mut folders) = (Vec::new(), Vec::new());
+        for credential in snapshot.credentials() {
+            let wins = snapshot.wins(credential);
+            folders.extend(shown::unserved(credential, wins));
+            if wins {
+                secrets.extend(credential.secrets().map(|(name, secret)| {
+                    let id = (credential.name.clone(), secret.kind());
+                    let subscribers = subscribers.remove(&id).unwrap_or_default();
+                    shown::secret(&name, secret, credential, subscribers, dates)
+                }));
+            }
+        }
         secrets.sort_unstable_by(|a, b| (a.state, &a.name).cmp(&(b.state, &b.name)));
-        let unserved = reports.iter().filter(|r| r.hidden || !serves(r));
         State {
-            agent: self.agent(dates.now, &accounts),
+            agent: self.agent(snapshot, dates.now, &accounts),
             secrets,
-            folders: unserved.map(shown::folder).collect(),
+            folders,
             waiting,
-            roots: self.roots(),
+            roots: roots(snapshot),
             watch: self.watch(),
         }
     }
 
-    fn agent(&self, now: SystemTime, accounts: &[Arc<Account>]) -> Agent {
+    fn agent(&self, snapshot: &Snapshot, now: SystemTime, accounts: &[Arc<Account>]) -> Agent {
         let count = |protocol| {
             let streams = accounts.iter().filter(|a| a.protocol() == protocol);
             streams.count() as u64
@@ -85,9 +88,11 @@ impl Sources {
             now: now.into(),
             config: self.config.as_deref().map(text),
             socket: text(&self.socket),
-            warn_days: self.board.warn_days(),
+            warn_days: snapshot.warn_days(),
             ready: waiting_for.is_empty(),
             waiting_for,
+            degraded: self.health.degraded(),
+            default_credential: snapshot.default_credential().map(ToString::to_string),
             streams: Streams {
                 sotw: count(Protocol::Sotw),
                 delta: count(Protocol::Delta),
@@ -96,51 +101,8 @@ impl Sources {
         }
     }
 
-    /// Who waits for which secret, and what is waited for that does not exist.
-    fn subscriptions(
-        &self,
-        accounts: &[Arc<Account>],
-    ) -> (HashMap<secret::Name, Vec<Subscriber>>, Waiting) {
-        let mut subscribers = HashMap::<_, Vec<_>>::new();
-        let mut absent = BTreeMap::<_, usize>::new();
-        for account in accounts {
-            for (name, delivery) in account.deliveries() {
-                match self.store.get(&name) {
-                    Some(secret) => subscribers
-                        .entry(secret.name().clone())
-                        .or_default()
-                        .push(shown::subscriber(account, delivery)),
-                    None => *absent.entry(name).or_default() += 1,
-                }
-            }
-        }
-        let shown = absent.iter().take(Waiting::SHOWN);
-        let names = shown.map(|(name, streams)| WaitingName {
-            name: name.to_string(),
-            streams: *streams,
-        });
-        let waiting = Waiting {
-            total: absent.len(),
-            names: names.collect(),
-        };
-        (subscribers, waiting)
-    }
-
-    fn roots(&self) -> Vec<Root> {
-        let roots = self.board.roots().into_iter();
-        roots
-            .map(|root| Root {
-                path: text(&root.path),
-                read: root.read,
-                present: root.present,
-                folders: root.folders,
-                problems: problems(&root.problems),
-            })
-            .collect()
-    }
-
     fn watch(&self) -> Watch {
-        let state = self.board.watch();
+        let state = self.watch.read();
         let mut polled = BTreeMap::<_, u64>::new();
         for (_, why) in &state.polled {
             *polled.entry(why.as_str().to_owned()).or_default() += 1;
@@ -163,27 +125,48 @@ impl Sources {
     }
 }
 
-/// The folders that serve something, by name.
-struct Folders<'a>(HashMap<&'a str, &'a Report>);
-
-impl<'a> Folders<'a> {
-    fn new(reports: &'a [Report]) -> Self {
-        let serving = reports.iter().filter(|r| serves(r) && !r.hidden);
-        Self(serving.map(|report| (&*report.name, report)).collect())
-    }
-
-    /// The folder that a secret comes from. None in the moment in which it changes.
-    fn of(&self, secret: &secret::Secret) -> Option<&'a Report> {
-        let own = self.0.get(&**secret.name()).copied();
-        match secret.kind() {
-            Kind::Certificate => own.filter(|report| report.pair.is_some()),
-            Kind::TrustBundle => own
-                .filter(|report| report.bundle.is_some())
-                .or_else(|| self.0.get(secret.name().strip_suffix(CACERT)?).copied()),
+/// Who waits for which secret, and what is waited for that does not exist.
+fn subscriptions(
+    Published { snapshot, rules }: &Published,
+    accounts: &[Arc<Account>],
+    now: SystemTime,
+) -> (Subscribers, Waiting) {
+    let mut subscribers = Subscribers::new();
+    let mut absent = BTreeMap::<_, usize>::new();
+    for account in accounts {
+        let may = |name: &str| rules.allows(account.peer(), account.node_id(), name);
+        for (name, delivery) in account.deliveries() {
+            let Some(found) = snapshot.lookup(&name, now, &may).found() else {
+                *absent.entry(name).or_default() += 1;
+                continue;
+            };
+            let id = (found.credential, found.secret.kind());
+            let subscriber = shown::subscriber(account, &name, delivery, &found.secret);
+            subscribers.entry(id).or_default().push(subscriber);
         }
     }
+    let shown = absent.iter().take(Waiting::SHOWN);
+    let names = shown.map(|(name, streams)| WaitingName {
+        name: name.to_string(),
+        streams: *streams,
+    });
+    let waiting = Waiting {
+        total: absent.len(),
+        names: names.collect(),
+    };
+    (subscribers, waiting)
 }
 
-fn serves(report: &Report) -> bool {
-    report.pair.is_some() || report.bundle.is_some()
+fn roots(snapshot: &Snapshot) -> Vec<Root> {
+    let roots = snapshot.roots().iter();
+    roots
+        .map(|root| Root {
+            path: text(&root.path),
+            read: root.is_read(),
+            present: root.present,
+            listed: root.listed,
+            folders: root.folders(),
+            problems: problems(&root.problems),
+        })
+        .collect()
 }

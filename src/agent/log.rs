@@ -7,22 +7,24 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{info, warn};
 
-use super::expiry::{Part, Reminder};
-use super::folder::{Event, Folder, Parts};
-use super::reading::Key;
 use crate::files::roots::Listing;
+use crate::inventory::{Credential, Event, Key, Reminder, Snapshot};
 use crate::metrics::{Limit, Metrics};
 use crate::problem::{Problem, Reason};
+use crate::secret::Kind;
 
-/// What was already said of the roots, so that it is said once.
+/// How many names of a certificate a line shows.
+const NAMES_SHOWN: usize = 10;
+
+/// What was already logged of the roots, so that it is logged once.
 #[derive(Default)]
-pub(crate) struct Once {
+pub(super) struct Once {
     said: HashMap<Arc<Path>, HashSet<String>>,
 }
 
 impl Once {
     /// Logs the problems of a listing that the last one did not have.
-    pub(crate) fn listed(&mut self, root: &Arc<Path>, listing: &Listing, metrics: &Metrics) {
+    pub(super) fn listed(&mut self, root: &Arc<Path>, listing: &Listing, metrics: &Metrics) {
         let too_many = |problem: &Problem| problem.reason() == Reason::TooLarge;
         let absent = (!listing.present)
             .then(|| "the root does not exist; it is served as soon as it does".to_owned());
@@ -43,33 +45,43 @@ impl Once {
     }
 }
 
-/// Logs what became of a folder. `winner` is the root whose folder of that name is served instead.
-pub(crate) fn event(key: &Key, folder: &Folder, event: &Event, winner: Option<&Path>) {
+/// Logs what became of a folder.
+pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
     let path = key.path();
     match event {
         Event::Changed { first, warnings } => {
-            changed(key, folder.parts(), *first, warnings);
-            if let Some(winner) = winner {
+            let Some(credential) = snapshot.credential(key) else {
+                return;
+            };
+            changed(credential, *first, warnings);
+            let winner = snapshot.winner(&key.name);
+            if let Some(winner) = winner.filter(|winner| winner.root != key.root) {
                 warn!(
                     credential = &*key.name,
                     folder = %shown(&path),
                     "not served: the root {} comes first and has a folder of this name",
-                    shown(winner)
+                    shown(&winner.root)
                 );
             }
         }
-        Event::Rejected { problems, keeps } => warn!(
+        Event::Rejected {
+            kind,
+            problems,
+            keeps,
+        } => warn!(
             credential = &*key.name,
             folder = %shown(&path),
+            kind = kind.map(Kind::as_str),
             reason = problems.first().map(|problem| problem.reason().as_str()),
-            "rejected, {}: {}",
-            if *keeps { "the last good one stays" } else { "nothing is served" },
+            "rejected; {}: {}",
+            if *keeps { "still serving the previous version" } else { "nothing is served" },
             join(problems)
         ),
-        Event::Recovered => info!(
+        Event::Recovered { kind } => info!(
             credential = &*key.name,
             folder = %shown(&path),
-            "the folder is good again"
+            kind = kind.map(Kind::as_str),
+            "the files are good again"
         ),
         Event::Removed => info!(
             credential = &*key.name,
@@ -80,11 +92,11 @@ pub(crate) fn event(key: &Key, folder: &Folder, event: &Event, winner: Option<&P
 }
 
 /// Logs that a certificate is about to end, or has ended.
-pub(crate) fn remind(reminder: &Reminder, now: SystemTime) {
-    let Reminder { key, part, end } = reminder;
-    let what = match part {
-        Part::Certificate => "the certificate",
-        Part::Authority => "a CA certificate",
+pub(super) fn remind(reminder: &Reminder, now: SystemTime) {
+    let Reminder { key, kind, end } = reminder;
+    let what = match kind {
+        Kind::TrustBundle => "a CA certificate",
+        _ => "the certificate",
     };
     let days = |time: Duration| time.as_secs() / (24 * 3600);
     let half_a_day = Duration::from_secs(12 * 3600);
@@ -107,7 +119,7 @@ fn counted(days: u64) -> String {
 }
 
 /// Counts what became of a folder: each reason of a rejection once.
-pub(crate) fn count(folder: &Path, event: &Event, metrics: &Metrics) {
+pub(super) fn count(folder: &Path, event: &Event, metrics: &Metrics) {
     match event {
         Event::Changed { .. } => metrics.loaded(),
         Event::Rejected { problems, .. } => {
@@ -124,30 +136,42 @@ pub(crate) fn count(folder: &Path, event: &Event, metrics: &Metrics) {
                 });
             }
         }
-        Event::Recovered => {}
+        Event::Recovered { .. } => {}
         Event::Removed => metrics.removed(),
     }
 }
 
-fn changed(key: &Key, parts: &Parts, first: bool, warnings: &[Problem]) {
-    let leaf = parts.pair.as_ref().map(|pair| &pair.facts.leaf);
-    let bundle = parts.bundle.as_ref();
+fn changed(credential: &Credential, first: bool, warnings: &[Problem]) {
+    let facts = |kind| Some(credential.secret(kind)?.facts());
+    let leaf = facts(Kind::Certificate).and_then(|facts| facts.certificates().first());
+    let bundle = facts(Kind::TrustBundle);
+    let kinds: Vec<_> = credential.kinds().map(Kind::as_str).collect();
     info!(
-        credential = &*key.name,
-        folder = %shown(&key.path()),
-        names = leaf.map(|leaf| leaf.names.join(" ")),
+        credential = &*credential.name,
+        folder = %shown(&credential.path()),
+        kinds = kinds.join(" "),
+        names = leaf.map(|leaf| some_of(&leaf.names)),
         serial = leaf.map(|leaf| leaf.serial.as_str()),
         not_after = leaf.map(|leaf| time(leaf.not_after)),
-        cas = bundle.map(|bundle| bundle.facts.certificates.len()),
+        cas = bundle.map(|bundle| bundle.certificates().len()),
         "{}",
         if first { "loaded" } else { "rotated" }
     );
     for warning in warnings {
         warn!(
-            credential = &*key.name,
+            credential = &*credential.name,
             reason = warning.reason().as_str(),
             "served with a warning: {warning}"
         );
+    }
+}
+
+/// The names of a certificate, but not thousands of them.
+fn some_of(names: &[String]) -> String {
+    let shown = names[..names.len().min(NAMES_SHOWN)].join(" ");
+    match names.len().saturating_sub(NAMES_SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

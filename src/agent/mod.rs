@@ -1,93 +1,127 @@
-//! Wires everything together: changed folders are read, checked and published.
+//! Wires files, inventory and streams together: changed folders are read, judged, and published.
 //!
-//! One task owns all state. Reads run beside it, where they may block, and report back.
+//! One task drives the inventory. Reads run beside it, where they may block, and report back.
 
-pub mod board;
-mod catalog;
-mod expiry;
-mod folder;
 mod log;
+mod once;
 mod reading;
 mod reads;
-mod reload;
-mod root;
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
-use self::board::Board;
-use self::catalog::Catalog;
-use self::expiry::Expiry;
-use self::folder::{Event, Folder, Outcome};
-use self::reading::{Found, Key, Look, Owner};
+pub use self::once::read_once;
+use self::reading::{Found, Look, Owner};
 use self::reads::{Done, Reads};
-use self::root::Root;
 use crate::config::Config;
-use crate::files::roots::Listing;
-use crate::files::watch::{Settings, Watch};
+use crate::fdstore::{self, Keeper};
+use crate::files::watch::{Settings, State, Watch};
+use crate::inventory::{Changes, Inventory, Now};
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::sds::access::Rules;
+use crate::sds::hub::{Hub, Published};
 use crate::systemd::Pulse;
 
 /// How long the first read of all roots may take before the others are served without the rest.
 const LOADING: Duration = Duration::from_secs(30);
 
-/// Keeps the store in step with the files.
+/// Keeps what streams see in step with the files.
 pub struct Agent {
     config: Config,
     watch: Watch<Owner>,
-    catalog: Catalog,
-    board: Arc<Board>,
+    inventory: Inventory,
+    hub: Arc<Hub>,
+    rules: Arc<Rules>,
     metrics: Arc<Metrics>,
-    roots: Vec<Root>,
-    folders: HashMap<Key, Folder>,
-    /// When which folder has something to do though its files do not change.
-    deadlines: BTreeSet<(Instant, Key)>,
     reads: Reads,
     problems: log::Once,
-    expiry: Expiry,
+    keeper: Keeper,
+    /// Counts the configurations: what was read under an older one is read again.
+    epoch: u64,
+    /// The rules that come into force when the roots of their configuration have been read.
+    pending: Option<Pending>,
 }
 
-/// What a running agent is told to do.
+struct Pending {
+    rules: Arc<Rules>,
+    in_force: oneshot::Sender<()>,
+}
+
+/// A request to a running agent.
 #[derive(Debug)]
 pub enum Command {
-    /// Go on with this configuration, and open every root anew.
-    Reload(Box<Config>),
+    /// Go on with this configuration and these rules, and open every root anew. The sender is used when
+    /// all of it is in force.
+    Reload(Box<Config>, Rules, oneshot::Sender<()>),
+}
+
+/// What the watch is doing, for those who ask.
+#[derive(Clone)]
+pub struct WatchState(Watch<Owner>);
+
+impl WatchState {
+    /// The present state, with the roots and folders that are polled by their paths.
+    pub fn read(&self) -> State<PathBuf> {
+        let state = self.0.state();
+        let path = |owner| match owner {
+            Owner::Root(path) => path.to_path_buf(),
+            Owner::Folder(key) => key.path(),
+        };
+        State {
+            directories: state.directories,
+            overflows: state.overflows,
+            refusals: state.refusals,
+            rebuilds: state.rebuilds,
+            missed: state.missed,
+            polled: state
+                .polled
+                .into_iter()
+                .map(|(owner, why)| (path(owner), why))
+                .collect(),
+        }
+    }
 }
 
 impl Agent {
-    /// An agent that publishes to `store`. Nothing is read yet.
-    pub fn new(config: Config, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
-        let roots = config.roots.iter().cloned().map(Root::new).collect();
-        let mut catalog = Catalog::new(store);
-        catalog.configure(&config);
-        let watch = Watch::start(Settings::default());
-        Self {
-            board: Arc::new(Board::new(watch.clone(), &config)),
+    /// An agent that publishes to `hub`. Nothing is read yet.
+    pub fn new(config: Config, rules: Rules, hub: Arc<Hub>, metrics: Arc<Metrics>) -> Self {
+        let mut agent = Self {
+            watch: Watch::start(Settings::default()),
+            inventory: Inventory::new(&config),
             config,
-            watch,
-            catalog,
+            hub,
+            rules: Arc::new(rules),
             metrics,
-            roots,
-            folders: HashMap::new(),
-            deadlines: BTreeSet::new(),
             reads: Reads::default(),
             problems: log::Once::default(),
-            expiry: Expiry::default(),
+            keeper: Keeper::default(),
+            epoch: 0,
+            pending: None,
+        };
+        agent.publish();
+        agent
+    }
+
+    /// Serves what was kept beyond the end of the last process, until its files are good or gone.
+    pub fn restore(&mut self, stored: Vec<File>) {
+        for (key, part) in fdstore::restore(stored) {
+            self.keeper.adopt(&key, &part);
+            self.inventory.restore(&key, part, Now::read());
         }
+        self.publish();
     }
 
-    /// Where the state of every root and folder can be looked up.
-    pub fn board(&self) -> Arc<Board> {
-        self.board.clone()
+    /// Where the state of the watch can be looked up.
+    pub fn watch(&self) -> WatchState {
+        WatchState(self.watch.clone())
     }
 
-    /// Reads all roots once. A client that is answered before would be told that its secrets do not
+    /// Reads all roots once. A client that is answered before would be sent that its secrets do not
     /// exist.
     pub async fn load(&mut self) {
         self.look_at_roots();
@@ -101,39 +135,32 @@ impl Agent {
             );
         }
         // What is wrong at the start is no rotation in progress.
-        let keys: Vec<_> = self.folders.keys().cloned().collect();
-        for key in keys {
-            let folder = self.folders.get_mut(&key);
-            let deadline = folder.as_ref().and_then(|folder| folder.deadline());
-            let event = folder.and_then(Folder::report_now);
-            self.publish(&key, deadline, event.into_iter().collect(), Instant::now());
-        }
+        self.inventory.report_all(Now::read());
+        self.publish();
     }
 
-    /// Keeps the store in step until the sender of `commands` is dropped.
+    /// Keeps streams in step until the sender of `commands` is dropped.
     pub async fn run(&mut self, mut commands: mpsc::Receiver<Command>, mut pulse: Pulse) {
         let watch = self.watch.clone();
         loop {
-            let deadline = self.deadlines.first().map(|(at, _)| *at);
             tokio::select! {
-                owners = watch.changed() => {
-                    let now = Instant::now();
-                    owners.into_iter().for_each(|owner| self.look(owner, now));
-                }
+                owners = watch.changed() => self.look_at(owners),
                 Some(done) = self.reads.next() => self.done(done),
-                () = sleep_until(deadline) => self.tick(Instant::now()),
-                () = sleep(self.expiry.wait(SystemTime::now())) => self.remind(),
+                () = sleep(self.inventory.wait(Now::read())) => self.tick(),
                 () = pulse.beat() => {}
                 command = commands.recv() => match command {
-                    Some(Command::Reload(config)) => self.reload(*config),
+                    Some(Command::Reload(config, rules, in_force)) => {
+                        self.reload(*config, rules, in_force);
+                    }
                     None => return,
                 },
             }
+            self.loosen();
         }
     }
 
-    /// Waits until nothing is being read or written, and no folder that holds a bundle alone is in
-    /// the balance.
+    /// Waits until nothing is being read or written, and no folder is still waiting to see whether a
+    /// pair will follow its bundle.
     async fn settle(&mut self) {
         let watch = self.watch.clone();
         loop {
@@ -143,228 +170,176 @@ impl Agent {
             }
             if self.reads.has_deferred() {
                 let owners = watch.changed().await;
-                let now = Instant::now();
-                owners.into_iter().for_each(|owner| self.look(owner, now));
+                self.look_at(owners);
                 continue;
             }
-            let pending = self
-                .folders
-                .values()
-                .filter_map(Folder::alone_deadline)
-                .min();
-            let Some(deadline) = pending else {
+            let Some(at) = self.inventory.settles_at() else {
                 return;
             };
-            sleep_until(Some(deadline)).await;
-            self.tick(Instant::now());
+            tokio::time::sleep_until(at.into()).await;
+            self.tick();
+        }
+    }
+
+    /// Goes on with another configuration. At no moment does a client get what neither the old nor the
+    /// new one allows: what either forbids is forbidden until the new roots have been read.
+    fn reload(&mut self, config: Config, rules: Rules, in_force: oneshot::Sender<()>) {
+        self.rules = Arc::new(Rules::narrowed(&rules, &self.rules));
+        self.hub.enforce(self.rules.clone());
+        self.pending = Some(Pending {
+            rules: Arc::new(rules),
+            in_force,
+        });
+
+        self.epoch += 1;
+        for root in &self.config.roots {
+            let new = config.roots.iter().find(|new| new.path == root.path);
+            let interval = new.and_then(|new| new.poll_interval);
+            if new.is_none() {
+                let owner = Owner::Root(root.path.as_path().into());
+                self.watch.forget(&owner);
+                self.reads.forget(&owner);
+            } else if interval != root.poll_interval {
+                self.set_interval(&root.path, interval);
+            }
+        }
+        self.inventory.configure(&config, Now::read());
+        self.config = config;
+        self.publish();
+        self.watch.mark_all();
+        self.look_at_roots();
+    }
+
+    /// Puts the rules of the last reload in force, as soon as everything has been read.
+    fn loosen(&mut self) {
+        if self.pending.is_some() && self.reads.is_idle() && self.inventory.is_read() {
+            if let Some(Pending { rules, in_force }) = self.pending.take() {
+                self.rules = rules;
+                self.hub.enforce(self.rules.clone());
+                // Whoever asked for the reload need not be waiting any more.
+                let _ = in_force.send(());
+            }
+        }
+    }
+
+    fn set_interval(&self, root: &Path, interval: Option<Duration>) {
+        let root: Arc<Path> = root.into();
+        let folders = self.inventory.keys(&root).into_iter().map(Owner::Folder);
+        for owner in folders.chain([Owner::Root(root.clone())]) {
+            self.watch.set_interval(&owner, interval);
         }
     }
 
     fn look_at_roots(&mut self) {
+        let paths = self.config.roots.iter().map(|root| root.path.as_path());
+        let owners = paths.map(|path| Owner::Root(path.into())).collect();
+        self.look_at(owners);
+    }
+
+    /// Reads what may have changed just now.
+    fn look_at(&mut self, owners: Vec<Owner>) {
         let now = Instant::now();
-        for path in self.root_paths() {
-            self.look(Owner::Root(path), now);
-        }
+        owners.into_iter().for_each(|owner| self.look(owner, now));
     }
 
     /// Starts a read of `owner`, or has it read once more when one is under way. The change that
     /// makes it due was noticed at `noticed`.
     fn look(&mut self, owner: Owner, noticed: Instant) {
-        let root = self
-            .roots
-            .iter_mut()
-            .find(|root| root.path == *owner.root());
-        let Some(root) = root else {
+        let Some(settings) = self.inventory.settings(owner.root()).cloned() else {
             return self.watch.forget(&owner);
         };
-        if !self.reads.may_start(&owner, noticed) {
-            return;
+        if settings.poll_interval.is_some() {
+            self.watch.set_interval(&owner, settings.poll_interval);
         }
-        if root.settings.poll_interval.is_some() {
-            self.watch.set_interval(&owner, root.settings.poll_interval);
-        }
-        root.under_way += 1;
         let look = Look {
-            watch: self.watch.clone(),
-            root: root.settings.clone(),
+            root: settings,
             limits: self.config.limits,
             warn_days: self.config.warn_days,
+            epoch: self.epoch,
         };
-        let (slots, metrics) = (root.slots.clone(), self.metrics.clone());
-        self.reads.start(owner, noticed, look, slots, metrics);
+        let (watch, metrics) = (self.watch.clone(), self.metrics.clone());
+        self.reads.start(owner, noticed, look, watch, metrics);
     }
 
     /// Takes in what a read found.
     fn done(&mut self, done: Done) {
+        let now = Now::read();
         let Done {
             owner,
             noticed,
+            epoch,
             found,
+            again,
         } = done;
+        let mut new = Vec::new();
         match (&owner, found) {
-            (Owner::Root(path), Some(Found::Root(listing))) => self.listed(path, listing, noticed),
-            (Owner::Folder(key), Some(Found::Folder(outcome))) => {
-                self.observe(key, outcome, noticed);
+            // It was read by the settings of an older configuration.
+            _ if epoch != self.epoch => self.look(owner.clone(), noticed),
+            (Owner::Root(path), Some(Found::Root(listing))) => {
+                self.problems.listed(path, &listing, &self.metrics);
+                new = self.inventory.listed(path, listing, now, noticed);
+            }
+            (Owner::Folder(key), Some(Found::Folder(read))) => {
+                self.inventory.observe(key, read, now, noticed);
             }
             _ => {}
         }
-        self.came_back(owner.root());
-        if let Some(noticed) = self.reads.again(&owner) {
+        self.publish();
+        for key in new {
+            self.look(Owner::Folder(key), noticed);
+        }
+        if let Some(noticed) = again {
             self.look(owner, noticed);
         }
     }
 
-    /// Notes that a read of a root, or of one of its folders, has come back.
-    fn came_back(&mut self, root: &Path) {
-        let deferred = self.reads.has_deferred_in(root);
-        if let Some(root) = self.roots.iter_mut().find(|other| *other.path == *root) {
-            root.under_way = root.under_way.saturating_sub(1);
-            if root.under_way == 0 && root.listed && !deferred {
-                self.board.read(&root.path);
-            }
-        }
+    fn tick(&mut self) {
+        self.inventory.tick(Now::read());
+        self.publish();
     }
 
-    /// Takes in which folders a root holds: new ones are read, missing ones are gone.
-    fn listed(&mut self, path: &Arc<Path>, listing: Listing, noticed: Instant) {
-        let Some(rank) = self.rank(path) else {
-            return;
-        };
-        let complete = listing.complete;
-        self.problems.listed(path, &listing, &self.metrics);
-        self.board.listed(path, &listing);
-        let present: BTreeSet<Arc<str>> = listing
-            .folders
-            .into_iter()
-            .map(|(name, _)| name.into())
-            .collect();
-        let root = &mut self.roots[rank];
-        root.listed = true;
-        let before = std::mem::take(&mut root.folders);
-        // "Don't know" is not "no": a root that can't be read keeps its folders.
-        let missing = before.difference(&present).cloned().collect::<Vec<_>>();
-        let folders = &self.folders;
-        let known = |name: &Arc<str>| {
-            before.contains(name) && folders.contains_key(&Key::new(path, name.clone()))
-        };
-        let new: Vec<_> = present
-            .iter()
-            .filter(|name| !known(name))
-            .cloned()
-            .collect();
-        root.folders = present;
-        if complete {
-            for name in missing {
-                self.observe(&Key::new(path, name), Outcome::Gone, noticed);
-            }
-        } else {
-            root.folders.extend(missing);
-        }
-        for name in new {
-            self.look(Owner::Folder(Key::new(path, name)), noticed);
-        }
-    }
-
-    /// Takes in what a read of a folder found, of which a change was noticed at `noticed`.
-    fn observe(&mut self, key: &Key, outcome: Outcome, noticed: Instant) {
-        if self.rank(&key.root).is_none() {
-            return;
-        }
-        let delay = self.config.removal_delay;
-        let folder = self
-            .folders
-            .entry(key.clone())
-            .or_insert_with(|| Folder::new(key.path(), delay));
-        let deadline = folder.deadline();
-        let events = folder.observe(outcome, Instant::now());
-        self.publish(key, deadline, events, noticed);
-    }
-
-    /// Takes in that time has passed.
-    fn tick(&mut self, now: Instant) {
-        while let Some((at, key)) = self.deadlines.first().cloned()
-            && at <= now
-        {
-            self.deadlines.pop_first();
-            let Some(folder) = self.folders.get_mut(&key) else {
-                continue;
+    /// Makes streams, log and metrics follow the inventory.
+    fn publish(&mut self) {
+        let changes = self.inventory.take_changes();
+        if !changes.is_empty() {
+            let published = Published {
+                snapshot: self.inventory.snapshot().clone(),
+                rules: self.rules.clone(),
             };
-            let events = folder.tick(now);
-            self.publish(&key, None, events, now);
+            self.hub.publish(published, &changes);
         }
-    }
-
-    /// Makes the store, the log and the timer follow a folder. `deadline` is what the timer has.
-    fn publish(
-        &mut self,
-        key: &Key,
-        deadline: Option<Instant>,
-        events: Vec<Event>,
-        noticed: Instant,
-    ) {
-        let (Some(rank), Some(folder)) = (self.rank(&key.root), self.folders.get(key)) else {
-            return;
-        };
-        if let Some(at) = deadline {
-            self.deadlines.remove(&(at, key.clone()));
+        let Changes {
+            events,
+            forgotten,
+            reminders,
+            kept,
+            relist,
+            ..
+        } = changes;
+        let snapshot = self.inventory.snapshot();
+        for (key, event) in &events {
+            log::event(key, event, snapshot);
+            log::count(&key.path(), event, &self.metrics);
         }
-        if let Some(at) = folder.deadline() {
-            self.deadlines.insert((at, key.clone()));
+        for key in forgotten {
+            let owner = Owner::Folder(key);
+            self.watch.forget(&owner);
+            self.reads.forget(&owner);
         }
-        let changed = events.iter().any(Event::is_change);
-        if changed {
-            let parts = folder.parts().clone();
-            let warned = events.iter().any(Event::warns_of_expiry);
-            self.expiry.set(key, &parts, warned, SystemTime::now());
-            self.catalog.set(&key.name, rank, parts, noticed);
+        for (key, parts) in kept {
+            self.keeper.keep(&key, &parts);
         }
-        let winner = self
-            .catalog
-            .winner(&key.name)
-            .filter(|winner| *winner != rank);
-        let winner = winner.map(|rank| &*self.roots[rank].path);
-        for event in events {
-            log::event(key, folder, &event, winner);
-            log::count(&key.path(), &event, &self.metrics);
+        if relist {
+            self.look_at_roots();
         }
-        self.board.note(key, folder, changed);
-        if folder.is_over() {
-            self.board.strike(key);
-            self.folders.remove(key);
-            self.watch.forget(&Owner::Folder(key.clone()));
-        }
-    }
-
-    /// Tells of the certificates that are about to end, or have ended.
-    fn remind(&mut self) {
-        let now = SystemTime::now();
-        for reminder in self.expiry.remind(now) {
-            let rank = self.rank(&reminder.key.root);
-            if rank.is_some() && rank == self.catalog.winner(&reminder.key.name) {
-                log::remind(&reminder, now);
-            }
-        }
-    }
-
-    fn rank(&self, path: &Path) -> Option<usize> {
-        self.roots.iter().position(|root| *root.path == *path)
-    }
-
-    fn root_paths(&self) -> Vec<Arc<Path>> {
-        self.roots.iter().map(|root| root.path.clone()).collect()
+        let now = Now::read().system;
+        reminders.iter().for_each(|one| log::remind(one, now));
     }
 }
 
 async fn sleep(wait: Option<Duration>) {
     match wait {
         Some(wait) => tokio::time::sleep(wait).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
 }

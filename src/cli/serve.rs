@@ -85,6 +85,10 @@ pub(crate) struct Args {
     /// How long a folder must be gone before its secrets go too [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     removal_delay: Option<Duration>,
+
+    /// The credential that is served for hosts that none covers [default: none]
+    #[arg(long, value_name = "NAME")]
+    default_credential: Option<String>,
 }
 
 /// Where the configuration comes from, now and at each reload.
@@ -140,6 +144,7 @@ impl Args {
                 log_format: self.log_format,
                 warn_days: self.warn_days,
                 removal_delay: self.removal_delay,
+                default_credential: self.default_credential,
             },
         }
     }

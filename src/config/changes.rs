@@ -36,6 +36,8 @@ impl Config {
             log,
             limits,
             absent,
+            hosts,
+            default_credential,
             removal_delay,
             warn_days,
             lock_memory,
@@ -46,6 +48,12 @@ impl Config {
         changes.log(log, &mut new.log);
         changes.limits(limits, &mut new.limits);
         changes.takes("absent", absent, &new.absent);
+        changes.takes("hosts", hosts, &new.hosts);
+        changes.takes(
+            "default_credential",
+            default_credential,
+            &new.default_credential,
+        );
         changes.takes("removal_delay", removal_delay, &new.removal_delay);
         changes.takes("warn_days", warn_days, &new.warn_days);
         changes.keeps("lock_memory", lock_memory, &mut new.lock_memory);

@@ -26,6 +26,8 @@ pub(super) struct File {
     pub(super) warn_days: Option<Number<0, 36_500>>,
     pub(super) removal_delay: Option<Text<Duration>>,
     pub(super) absent: Option<Absent>,
+    pub(super) hosts: Option<bool>,
+    pub(super) default_credential: Option<Spanned<OrWord<Off, String>>>,
     pub(super) lock_memory: Option<bool>,
     pub(super) root: Vec<FileRoot>,
     pub(super) listen: FileListen,
@@ -43,6 +45,7 @@ pub(super) struct FileRoot {
     pub(super) confine: Option<bool>,
     pub(super) strict_permissions: Option<bool>,
     pub(super) skip_token_folders: Option<bool>,
+    pub(super) reserved_names: Option<bool>,
     pub(super) poll_interval: Option<OrWord<Auto, Text<Pause>>>,
 }
 
@@ -104,6 +107,7 @@ impl FileRoot {
             confine: None,
             strict_permissions: None,
             skip_token_folders: None,
+            reserved_names: None,
             poll_interval: None,
         }
     }
@@ -119,6 +123,7 @@ impl FileRoot {
             skip_token_folders: self
                 .skip_token_folders
                 .unwrap_or(default.skip_token_folders),
+            reserved_names: self.reserved_names.unwrap_or(default.reserved_names),
             poll_interval: self
                 .poll_interval
                 .and_then(|said| said.0)

@@ -10,11 +10,11 @@ const KEYS: [(&str, &str); 7] = [
     (
         "",
         "credentials socket admin_socket admin_tcp log_level log_format warn_days removal_delay absent \
-         lock_memory root listen access admin log limits",
+         hosts default_credential lock_memory root listen access admin log limits",
     ),
     (
         "root",
-        "path absent confine strict_permissions skip_token_folders poll_interval",
+        "path absent confine strict_permissions skip_token_folders reserved_names poll_interval",
     ),
     ("listen", "socket mode group allow_users allow_groups"),
     ("access", "secrets users groups nodes"),

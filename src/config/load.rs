@@ -15,6 +15,7 @@ use super::forms::{Off, OrWord, Text};
 use super::values::LogFilter;
 use super::{Absent, Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS};
 use super::{Listen, Log, LogFormat, Root, beside, keys};
+use crate::name::is_requestable;
 
 /// More than any configuration has: what is no file of text, such as a device, has no end.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -38,6 +39,8 @@ pub struct Overrides {
     pub warn_days: Option<u32>,
     /// How long a folder must be gone before its secrets go too.
     pub removal_delay: Option<Duration>,
+    /// The credential for hosts that none covers.
+    pub default_credential: Option<String>,
 }
 
 impl Config {
@@ -107,12 +110,30 @@ impl File {
             log: log(self.log_level, self.log_format, self.log, said)?,
             limits: self.limits.limits(),
             absent,
+            hosts: self.hosts.unwrap_or(default.hosts),
+            default_credential: default_credential(self.default_credential, said)?,
             removal_delay: removal_delay.unwrap_or(default.removal_delay),
             warn_days: warn_days.unwrap_or(default.warn_days),
             lock_memory: self.lock_memory.unwrap_or(default.lock_memory),
             listen,
         })
     }
+}
+
+fn default_credential(
+    file: Option<Spanned<OrWord<Off, String>>>,
+    said: &Overrides,
+) -> Result<Option<String>, Wrong> {
+    let Some(file) = file else {
+        return Ok(said.default_credential.clone());
+    };
+    let span = file.span();
+    let name = file.into_inner().0;
+    if name.as_deref().is_some_and(|name| !is_requestable(name)) {
+        let message = "no credential can have this name; use the name of a folder, or \"off\"";
+        return Err(Wrong::new(span, message));
+    }
+    Ok(said.default_credential.clone().or(name))
 }
 
 fn listen(

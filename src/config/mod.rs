@@ -44,6 +44,10 @@ pub struct Config {
     pub limits: Limits,
     /// The answer to a name that no root has ever had.
     pub absent: Absent,
+    /// Whether a host name stands for the credential whose certificate covers it.
+    pub hosts: bool,
+    /// The credential for hosts that none covers.
+    pub default_credential: Option<String>,
     /// How long a folder must be gone before its secrets go too.
     pub removal_delay: Duration,
     /// How long before its end a certificate is warned of, in days.
@@ -65,6 +69,8 @@ impl Default for Config {
             log: Log::default(),
             limits: Limits::default(),
             absent: Absent::default(),
+            hosts: true,
+            default_credential: None,
             removal_delay: Duration::from_secs(1),
             warn_days: 30,
             lock_memory: false,
@@ -90,6 +96,8 @@ pub struct Root {
     pub strict_permissions: bool,
     /// Whether folders with a file `token` are passed over, as Istio does with such Secrets.
     pub skip_token_folders: bool,
+    /// Whether folders whose names begin with `istio` or `prometheus` are skipped, as Istio does.
+    pub reserved_names: bool,
     /// How often it is looked at by `stat` alone. `None`: every 60 s where the kernel reports
     /// changes, and every 5 s where it can't.
     pub poll_interval: Option<Duration>,
@@ -104,6 +112,7 @@ impl Root {
             confine: false,
             strict_permissions: false,
             skip_token_folders: true,
+            reserved_names: true,
             poll_interval: None,
         }
     }

@@ -16,6 +16,7 @@ impl CertificateFacts {
             issuer: distinguished(certificate.issuer()),
             serial: hex(certificate.raw_serial()),
             names: names(certificate),
+            common_name: common_name(certificate).filter(|_| !has_alternative_names(certificate)),
             not_before: system_time(validity.not_before),
             not_after: system_time(validity.not_after),
         }
@@ -36,13 +37,19 @@ pub(crate) fn distinguished(name: &X509Name<'_>) -> String {
 /// The name that `certificate` goes by in a message: its common name, a name that it covers, or all of
 /// its subject.
 pub(crate) fn called(certificate: &X509Certificate<'_>) -> String {
-    let common = certificate
-        .subject()
-        .iter_common_name()
-        .find_map(|name| name.as_str().ok().map(printable));
-    common
+    common_name(certificate)
         .or_else(|| names(certificate).into_iter().next())
         .unwrap_or_else(|| distinguished(certificate.subject()))
+}
+
+fn common_name(certificate: &X509Certificate<'_>) -> Option<String> {
+    let mut names = certificate.subject().iter_common_name();
+    names.find_map(|name| name.as_str().ok().map(printable))
+}
+
+fn has_alternative_names(certificate: &X509Certificate<'_>) -> bool {
+    // An extension that can't be parsed is there all the same.
+    !matches!(certificate.subject_alternative_name(), Ok(None))
 }
 
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {

@@ -65,8 +65,11 @@ pub struct CertificateFacts {
     pub issuer: String,
     /// The serial number, in lower-case hexadecimal.
     pub serial: String,
-    /// The DNS names and IP addresses that it covers.
+    /// The DNS names and IP addresses among its subject alternative names.
     pub names: Vec<String>,
+    /// The subject's common name, where there are no subject alternative names: a name that the
+    /// certificate may be meant for then.
+    pub common_name: Option<String>,
     /// Valid from.
     pub not_before: SystemTime,
     /// Valid until.
@@ -145,4 +148,4 @@ fn tidy(file: &mut File, findings: &mut Findings<'_>) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,11 +11,8 @@ use rustix::io::Errno;
 use super::folder::{NoFolder, list as entries, open_folder, problem};
 use super::read::{Arm, Interest, Stamps};
 use super::resolve::{Entry, Failure, Folder, Found, Walk};
+use crate::name::{is_foreign, servable};
 use crate::problem::{Problem, Reason};
-
-/// Bytes of the longest name that is served: that of the longest Secret in Kubernetes, which is
-/// also that of the longest host name.
-const MAX_NAME: usize = 253;
 
 /// Problems that a listing tells of: whoever has more has one problem, not many.
 const MAX_PROBLEMS: usize = 64;
@@ -42,6 +39,8 @@ pub struct Options {
     pub max_folders: usize,
     /// Whether folders that a link leads to outside of the root are left out.
     pub confine: bool,
+    /// Whether names that Istio reserves are left out.
+    pub reserved_names: bool,
 }
 
 /// Lists the credential folders of the root at `root`.
@@ -51,6 +50,7 @@ pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
         walk: Walk::new(arm),
         root,
         max_folders: options.max_folders,
+        reserved_names: options.reserved_names,
         folders: BTreeMap::new(),
         problems: Vec::new(),
         complete: true,
@@ -87,6 +87,7 @@ struct List<'a> {
     walk: Walk<'a>,
     root: &'a Path,
     max_folders: usize,
+    reserved_names: bool,
     folders: BTreeMap<String, PathBuf>,
     problems: Vec<Problem>,
     complete: bool,
@@ -98,10 +99,10 @@ impl List<'_> {
         let mut too_many = false;
         for entry in entries(&mut self.walk, root)? {
             let (name, kind) = entry?;
-            if name.as_encoded_bytes().starts_with(b".") || !self.is_folder(root, &name, kind) {
+            if is_foreign(&name) || !self.is_folder(root, &name, kind) {
                 continue;
             }
-            match servable(&name) {
+            match servable(&name, self.reserved_names) {
                 Ok(name) => {
                     self.folders.insert(name.to_owned(), self.root.join(name));
                 }
@@ -151,7 +152,7 @@ impl List<'_> {
         }
     }
 
-    fn misnamed(&mut self, name: &OsString, what: &'static str) {
+    fn misnamed(&mut self, name: &OsString, what: String) {
         self.problem(Problem::new(
             Reason::Name,
             self.root.join(name),
@@ -172,26 +173,6 @@ impl List<'_> {
             self.problems.push(problem);
         }
     }
-}
-
-/// The name as it is served, or why it is not.
-fn servable(name: &OsStr) -> Result<&str, &'static str> {
-    let Some(name) = name.to_str() else {
-        return Err("it is not served: its name is not UTF-8");
-    };
-    if name.len() > MAX_NAME {
-        return Err("it is not served: its name is longer than 253 bytes");
-    }
-    if name.chars().any(char::is_control) {
-        return Err("it is not served: its name has control characters");
-    }
-    // Istio's gateways keep these names for themselves.
-    if name.starts_with("istio") || name.starts_with("prometheus") {
-        return Err(
-            "it is not served: names that begin with `istio` or `prometheus` are reserved, as with Istio",
-        );
-    }
-    Ok(name)
 }
 
 #[cfg(test)]

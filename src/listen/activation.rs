@@ -1,6 +1,8 @@
-//! Sockets that systemd made and hands over (`sds-agent.socket`), by the `LISTEN_FDS` protocol.
+//! What systemd hands over by the `LISTEN_FDS` protocol: sockets that it made (`sds-agent.socket`), and
+//! what was in its file descriptor store.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
@@ -9,26 +11,43 @@ use std::path::{Path, PathBuf};
 use listenfd::ListenFd;
 use rustix::net::{self, SocketAddrUnix};
 
-/// Sockets that the agent was started with and that nothing has taken yet.
+use crate::fdstore::Keeper;
+
+/// What the agent was started with and nothing has taken yet.
 #[derive(Debug, Default)]
 pub struct Activation {
     sockets: Vec<(PathBuf, UnixListener)>,
+    stored: Vec<File>,
 }
 
 impl Activation {
     /// Takes what the environment announces, and the announcement out of the environment. Call it
     /// once, before there are threads.
     pub fn from_env() -> Self {
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let names: Vec<_> = names.split(':').collect();
         let mut fds = ListenFd::from_env();
-        let mut sockets = Vec::new();
+        let mut activation = Self::default();
         for index in 0..fds.len() {
+            if names.get(index).is_some_and(|name| Keeper::owns(name)) {
+                activation.stored.extend(stored(&mut fds, index));
+                continue;
+            }
             match fds.take_unix_listener(index) {
-                Ok(Some(listener)) => sockets.push((local_path(&listener), listener)),
+                Ok(Some(listener)) => {
+                    let path = local_path(&listener);
+                    activation.sockets.push((path, listener));
+                }
                 Ok(None) => {}
                 Err(error) => tracing::error!("a socket from systemd is of no use: {error}"),
             }
         }
-        Self { sockets }
+        activation
+    }
+
+    /// What was in the file descriptor store.
+    pub fn take_stored(&mut self) -> Vec<File> {
+        std::mem::take(&mut self.stored)
     }
 
     /// The socket with this path, if systemd made it.
@@ -42,6 +61,16 @@ impl Activation {
     pub fn left(&self) -> impl Iterator<Item = &Path> {
         self.sockets.iter().map(|(path, _)| path.as_path())
     }
+}
+
+fn stored(fds: &mut ListenFd, index: usize) -> Option<File> {
+    let fd = fds.take_raw_fd(index).ok()??;
+    // A descriptor of our own, by a path, since a bare number is nobody's.
+    let file = File::open(format!("/proc/self/fd/{fd}"));
+    let closed = nix::unistd::close(fd);
+    file.inspect_err(|error| tracing::warn!("a previous version can't be restored: {error}"))
+        .ok()
+        .filter(|_| closed.is_ok())
 }
 
 /// The path that a socket is bound to.

@@ -12,26 +12,22 @@
 //! What a peer may not have is to it a name that does not exist.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use crate::config::{AccessRule, Account, Config, Pattern};
 use crate::peer::{self, Peer};
 
-/// The rules in force, shared by all streams.
-#[derive(Debug, Default)]
-pub struct Access {
-    rules: RwLock<Arc<Rules>>,
-}
-
 /// Rules in numbers, ready to be asked. The default gives everything to everyone.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Rules {
     /// Who may connect; everyone who can open the socket, where there is none.
     admitted: Option<Members>,
     rules: Vec<Rule>,
+    /// Other rules that have to allow it too.
+    narrowed_by: Option<Arc<Rules>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Rule {
     secrets: Vec<Pattern>,
     /// Everyone, where there is none.
@@ -39,41 +35,10 @@ struct Rule {
     nodes: Vec<Pattern>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Members {
     users: HashSet<u32>,
     groups: HashSet<u32>,
-}
-
-impl Access {
-    /// Access by these rules.
-    pub fn new(rules: Rules) -> Self {
-        Self {
-            rules: RwLock::new(Arc::new(rules)),
-        }
-    }
-
-    /// Puts other rules in force, for open streams too: wake them afterwards.
-    pub fn replace(&self, rules: Rules) {
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
-    }
-
-    /// Whether the peer may connect at all.
-    pub fn admits(&self, peer: &Peer) -> bool {
-        self.current().admits(peer)
-    }
-
-    /// Whether the peer, calling itself `node`, may have the secret `name`.
-    pub fn allows(&self, peer: &Peer, node: &str, name: &str) -> bool {
-        self.current().allows(peer, node, name)
-    }
-
-    fn current(&self) -> Arc<Rules> {
-        self.rules
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
 }
 
 impl Rules {
@@ -83,16 +48,32 @@ impl Rules {
         Self {
             admitted: Members::resolve(&config.listen.allow_users, &config.listen.allow_groups),
             rules: config.access.iter().map(Rule::resolve).collect(),
+            narrowed_by: None,
         }
     }
 
-    fn admits(&self, peer: &Peer) -> bool {
-        self.admitted.as_ref().is_none_or(|m| m.contains(peer))
+    /// What both allow: in force while a reload goes from `old` rules and roots to `new` ones.
+    pub fn narrowed(new: &Self, old: &Arc<Self>) -> Self {
+        Self {
+            narrowed_by: Some(old.clone()),
+            ..new.clone()
+        }
     }
 
-    fn allows(&self, peer: &Peer, node: &str, name: &str) -> bool {
+    /// Whether the peer may connect at all.
+    pub fn admits(&self, peer: &Peer) -> bool {
+        self.admitted.as_ref().is_none_or(|m| m.contains(peer))
+            && self.narrowed_by.as_ref().is_none_or(|old| old.admits(peer))
+    }
+
+    /// Whether the peer, calling itself `node`, may have the credential `name`.
+    pub fn allows(&self, peer: &Peer, node: &str, name: &str) -> bool {
         self.admits(peer)
             && (self.rules.is_empty() || self.rules.iter().any(|r| r.gives(peer, node, name)))
+            && self
+                .narrowed_by
+                .as_ref()
+                .is_none_or(|old| old.allows(peer, node, name))
     }
 }
 
@@ -190,14 +171,14 @@ mod tests {
 
     #[test]
     fn without_rules_everything_is_everyones() {
-        let access = Access::default();
+        let access = Rules::default();
         assert!(access.admits(&peer(1, &[1])));
         assert!(access.allows(&peer(1, &[1]), "", "a"));
     }
 
     #[test]
     fn users_or_members_of_groups_may_connect_and_nobody_else() {
-        let access = Access::new(allow(ids(&[7]), ids(&[40])));
+        let access = allow(ids(&[7]), ids(&[40]));
         for (peer, admitted) in [
             (peer(7, &[7]), true),
             (peer(8, &[8, 40]), true),
@@ -218,14 +199,14 @@ mod tests {
             groups: ids(groups),
             nodes: patterns(nodes),
         };
-        let access = Access::new(Rules::resolve(&Config {
+        let access = Rules::resolve(&Config {
             access: vec![
                 rule(&["shop-*", "api"], &[7], &[40], &[]),
                 rule(&["edge"], &[], &[], &["edge-*"]),
                 rule(&["both"], &[7], &[], &["node-a"]),
             ],
             ..Config::default()
-        }));
+        });
         for (peer, node, name, allowed) in [
             (peer(7, &[7]), "n", "shop-eu", true),
             (peer(8, &[8, 40]), "n", "api", true),
@@ -250,25 +231,34 @@ mod tests {
     #[test]
     fn a_rule_for_an_unknown_user_is_a_rule_for_nobody() {
         let unknown = vec![Account::Name("no-such-user-here".into())];
-        let access = Access::new(allow(unknown, vec![]));
+        let access = allow(unknown, vec![]);
         assert!(!access.admits(&peer(0, &[0])));
     }
 
     #[test]
     fn names_are_looked_up() {
         let root = vec![Account::Name("root".into())];
-        let access = Access::new(allow(root.clone(), root));
+        let access = allow(root.clone(), root);
         assert!(access.admits(&peer(0, &[9])));
         assert!(access.admits(&peer(4242, &[9, 0])));
         assert!(!access.admits(&peer(1, &[9])));
     }
 
     #[test]
-    fn new_rules_are_in_force_at_once() {
-        let access = Access::default();
-        access.replace(allow(ids(&[7]), vec![]));
-        assert!(!access.allows(&peer(1, &[1]), "n", "a"));
-        access.replace(Rules::default());
-        assert!(access.allows(&peer(1, &[1]), "n", "a"));
+    fn narrowed_rules_allow_what_both_allow() {
+        let only = |uid| Arc::new(allow(ids(&[uid]), vec![]));
+        let everyone = || Arc::new(Rules::default());
+        for (old, new, uid, allowed) in [
+            (only(7), everyone(), 7, true),
+            (only(7), everyone(), 8, false),
+            (everyone(), only(7), 8, false),
+            (only(7), only(8), 7, false),
+            (only(7), only(8), 8, false),
+        ] {
+            let both = Rules::narrowed(&new, &old);
+            let peer = peer(uid, &[uid]);
+            assert_eq!(both.admits(&peer), allowed);
+            assert_eq!(both.allows(&peer, "n", "a"), allowed);
+        }
     }
 }

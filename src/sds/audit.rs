@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::session::Named;
 use crate::peer::Peer;
+use crate::secret::Kind;
 
 /// Refusals of one user that are logged in a row.
 const BURST: u32 = 200;
@@ -39,19 +41,26 @@ pub enum Refused<'a> {
 }
 
 impl Audit {
-    /// A private key goes to the peer: one line each, always.
-    pub fn key_delivered(&self, peer: &Peer, node: &str, name: &str, version: &str) {
+    /// A secret with a private key, or another one that is confidential, goes to the peer: one line
+    /// each, always.
+    pub(crate) fn delivered(&self, peer: &Peer, node: &str, Named { name, found }: &Named) {
+        let what = match found.secret.kind() {
+            Kind::Certificate => "the private key",
+            _ => "the secret",
+        };
         tracing::info!(
             target: "audit",
             event = "key_delivered",
             secret = %name.escape_debug(),
-            version,
+            credential = &*found.credential,
+            kind = found.secret.kind().as_str(),
+            version = &**found.secret.version(),
             node = %node.escape_debug(),
             uid = peer.uid,
             user = peer.user.as_deref(),
             pid = peer.pid,
             process = peer.process.as_deref(),
-            "audit: the private key of `{}` goes to {peer}",
+            "audit: {what} of `{}` goes to {peer}",
             name.escape_debug(),
         );
     }

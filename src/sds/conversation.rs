@@ -16,13 +16,12 @@ use tonic::Status;
 use tracing::{debug, info, warn};
 
 use super::grpc::{Messages, Segments};
+use super::hub::Inbox;
 use super::ledger::{Answer, Entry};
-use super::service::Shared;
 use super::session::{Effect, Response, Session, View};
-use crate::config::Absent;
+use super::shared::{Seen, Shared};
 use crate::metrics::Limit;
-use crate::secret::{Name, Secret};
-use crate::store::Inbox;
+use crate::secret::Name;
 
 /// An open stream.
 pub(crate) struct Conversation<S, B> {
@@ -75,7 +74,10 @@ where
                 return Poll::Ready(Err(Status::ok("")));
             }
             if let Poll::Ready(names) = self.inbox.poll(cx) {
-                names.iter().for_each(|name| self.session.changed(name));
+                let subscriptions = self.entry.subscriptions();
+                names
+                    .iter()
+                    .for_each(|name| self.session.changed(name, &subscriptions));
                 continue;
             }
             match self.requests.poll_next(cx) {
@@ -92,18 +94,17 @@ where
             request.inspect_err(|status| self.shared.count_limit(status, Limit::RequestBytes))?;
         let effects = self
             .session
-            .request(request)
+            .request(request, &mut self.entry.subscriptions())
             .inspect_err(|status| self.shared.count_limit(status, Limit::NamesPerStream))?;
         effects.into_iter().for_each(|effect| self.apply(effect));
         Ok(())
     }
 
     fn respond(&mut self) -> Option<Response> {
-        let view = Seen {
-            shared: &self.shared,
-            entry: &self.entry,
-        };
-        let response = self.session.respond(&view)?;
+        let view = Seen::new(&self.shared, &self.entry);
+        let response = self
+            .session
+            .respond(&mut self.entry.subscriptions(), &view)?;
         for secret in &response.secrets {
             self.entry.sent(secret);
             self.shared.log_delivery(&self.entry, secret);
@@ -114,7 +115,7 @@ where
                 secret = &**name,
                 node = self.entry.node_id(),
                 peer = %self.entry.peer(),
-                "said not to exist"
+                "reported as nonexistent"
             );
         }
         Some(response)
@@ -124,13 +125,11 @@ where
         match effect {
             Effect::Node(node) => self.entry.introduce(node),
             Effect::Subscribe(name) => {
-                self.shared.store.subscribe(&name, &self.inbox);
-                self.entry.subscribed(&name);
+                self.shared.hub.subscribe(&name, &self.inbox);
                 self.log_subscription(&name);
             }
             Effect::Unsubscribe(name) => {
-                self.shared.store.unsubscribe(&name, &self.inbox);
-                self.entry.unsubscribed(&name);
+                self.shared.hub.unsubscribe(&name, &self.inbox);
                 debug!(secret = &*name, node = self.entry.node_id(), "unsubscribed");
             }
             Effect::Ack(names) => {
@@ -158,20 +157,19 @@ where
 
     /// Names that exist are an operator's; others may be anybody's, so they can't flood the log.
     fn log_subscription(&self, name: &Name) {
-        if !self.shared.allows_or_logs(&self.entry, name) {
-            return;
-        }
-        let known = self.shared.store.get(name).is_some();
-        let Some(left_out) = (if known {
-            Some(0)
-        } else {
-            self.shared.unknown_names.allow()
+        let view = Seen::new(&self.shared, &self.entry);
+        self.shared.log_refusal(&view, name);
+        let credential = view.lookup(name).found().map(|found| found.credential);
+        let Some(left_out) = (match credential {
+            Some(_) => Some(0),
+            None => self.shared.unknown_names.allow(),
         }) else {
             return;
         };
         info!(
-            secret = &**name,
-            known,
+            secret = %name.escape_debug(),
+            known = credential.is_some(),
+            credential = credential.as_deref(),
             protocol = self.entry.protocol().as_str(),
             node = self.entry.node_id(),
             peer = %self.entry.peer(),
@@ -226,25 +224,9 @@ where
 
 impl<S, B> Drop for Conversation<S, B> {
     fn drop(&mut self) {
-        for name in self.entry.names() {
-            self.shared.store.unsubscribe(&name, &self.inbox);
+        for name in self.entry.subscriptions().keys() {
+            self.shared.hub.unsubscribe(name, &self.inbox);
         }
-    }
-}
-
-/// The store, as one stream may see it.
-struct Seen<'a> {
-    shared: &'a Shared,
-    entry: &'a Entry,
-}
-
-impl View for Seen<'_> {
-    fn secret(&self, name: &str) -> Option<Arc<Secret>> {
-        self.shared.secret(self.entry, name)
-    }
-
-    fn absent(&self, name: &str) -> Absent {
-        self.shared.store.absent(name)
     }
 }
 

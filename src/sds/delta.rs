@@ -1,17 +1,19 @@
 //! Delta: each response holds what changed alone, and names what does not exist.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 
 use tonic::Status;
 
 use super::message;
 use super::session::{
-    Effect, InFlight, Response, Session, View, check_count, check_type_url, is_name,
+    Effect, InFlight, Named, Response, Session, Subscription, Subscriptions, Told, View,
+    check_count, check_type_url,
 };
 use crate::config::Absent;
+use crate::inventory::{Found, Lookup};
+use crate::name::{Host, is_requestable, plain};
 use crate::proto::discovery::DeltaDiscoveryRequest;
-use crate::secret::Name;
+use crate::secret::{Kind, Name};
 
 /// How many bytes of secrets go into one response, unless a single secret is larger: clients
 /// other than Envoy refuse messages over 4 MiB by default. The rest follows at once.
@@ -20,22 +22,12 @@ const RESPONSE_BYTES: usize = 1024 * 1024;
 /// One delta stream.
 pub(crate) struct Delta {
     max_names: usize,
-    /// What the stream waits for, and what it was told last.
-    names: BTreeMap<Name, Told>,
     /// Names that were asked for, or changed, since the last response.
     due: BTreeSet<Name>,
-    /// What was asked for and can't be a name: said not to exist, and forgotten.
-    impossible: Vec<Name>,
+    /// What was asked for and can't be a name: reported as nonexistent, and forgotten.
+    impossible: BTreeSet<Name>,
     in_flight: InFlight,
     started: bool,
-}
-
-/// What the client knows of a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Absent,
-    Version(Arc<str>),
 }
 
 impl Delta {
@@ -43,18 +35,17 @@ impl Delta {
     pub(crate) fn new(max_names: usize) -> Self {
         Self {
             max_names,
-            names: BTreeMap::new(),
             due: BTreeSet::new(),
-            impossible: Vec::new(),
+            impossible: BTreeSet::new(),
             in_flight: InFlight::default(),
             started: false,
         }
     }
 
-    fn unsubscribe(&mut self, names: Vec<String>) -> Vec<Effect> {
+    fn unsubscribe(&mut self, unwanted: Vec<String>, names: &mut Subscriptions) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for name in names {
-            if let Some((name, _)) = self.names.remove_entry(name.as_str()) {
+        for name in unwanted {
+            if let Some((name, _)) = names.remove_entry(name.as_str()) {
                 self.due.remove(&name);
                 effects.push(Effect::Unsubscribe(name));
             }
@@ -66,32 +57,97 @@ impl Delta {
     /// reconnects still has.
     fn subscribe(
         &mut self,
-        names: Vec<String>,
+        wanted: Vec<String>,
         mut versions: HashMap<String, String>,
+        names: &mut Subscriptions,
     ) -> Result<Vec<Effect>, Status> {
         let mut effects = Vec::new();
-        for name in names {
-            if !is_name(&name) {
-                self.impossible.push(name.into());
+        for name in wanted {
+            if !is_requestable(&name) {
+                self.impossible.insert(name.into());
+                check_count(names.len() + self.impossible.len(), self.max_names)?;
                 continue;
             }
             let told = versions
                 .remove(&name)
-                .map_or(Told::Nothing, |v| Told::Version(v.into()));
+                .map_or(Told::Nothing, |version| Told::Held(version.into()));
             let name = Name::from(name);
-            self.names.insert(name.clone(), told);
-            self.due.insert(name.clone());
-            effects.push(Effect::Subscribe(name));
-            check_count(self.names.len(), self.max_names)?;
+            match names.get_mut(&name) {
+                Some(known) => known.renew(told),
+                None => {
+                    names.insert(name.clone(), Subscription::new(told));
+                    check_count(names.len(), self.max_names)?;
+                }
+            }
+            if self.due.insert(name.clone()) {
+                effects.push(Effect::Subscribe(name));
+            }
         }
         Ok(effects)
     }
+
+    /// A client that rejects the kind of a secret waits for another one in vain: Envoy holds the
+    /// handshakes of a host for which it got a bundle. It is sent that there is none.
+    fn note_refusals(&mut self, effect: Option<&Effect>, names: &mut Subscriptions) {
+        let Some(Effect::Nack(refused, _)) = effect else {
+            return;
+        };
+        for name in refused {
+            let Some(known) = names.get_mut(name) else {
+                continue;
+            };
+            if Host::parse(plain(name)).is_some() && known.kind == Some(Kind::TrustBundle) {
+                known.refused = known.kind;
+                self.due.insert(name.clone());
+            }
+        }
+    }
+}
+
+/// What a stream is to be sent about a name.
+enum News {
+    Secret(Found),
+    Removed,
+}
+
+/// What is new about a name for a client that knows what `known` says.
+fn news(known: &mut Subscription, name: &str, view: &impl View) -> Option<News> {
+    let lookup = match view.lookup(name) {
+        Lookup::Unknown(_) if matches!(known.told, Told::Held(_)) => return None,
+        Lookup::Unknown(otherwise) => *otherwise,
+        other => other,
+    };
+    let absent = match lookup {
+        Lookup::Found(found) if known.refused == Some(found.secret.kind()) => Absent::SaySo,
+        Lookup::Found(found) => {
+            let version = found.secret.version().clone();
+            if known.keeps_its_own(&found, view.now()) {
+                return None;
+            }
+            let has = matches!(&known.told, Told::Held(v) | Told::Version(v) if *v == version);
+            known.told = Told::Version(version);
+            known.kind = Some(found.secret.kind());
+            return (!has).then_some(News::Secret(found));
+        }
+        // No answer is unknown twice over.
+        Lookup::Unknown(_) => return None,
+        Lookup::Absent(absent) => absent,
+    };
+    if absent == Absent::Wait || known.told == Told::Absent {
+        return None;
+    }
+    known.told = Told::Absent;
+    Some(News::Removed)
 }
 
 impl Session for Delta {
     type Request = DeltaDiscoveryRequest;
 
-    fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Vec<Effect>, Status> {
+    fn request(
+        &mut self,
+        request: DeltaDiscoveryRequest,
+        names: &mut Subscriptions,
+    ) -> Result<Vec<Effect>, Status> {
         check_type_url(&request.type_url)?;
         let first = !std::mem::replace(&mut self.started, true);
         let versions = if first {
@@ -101,58 +157,50 @@ impl Session for Delta {
         };
 
         let mut effects: Vec<_> = request.node.map(Effect::Node).into_iter().collect();
-        effects.extend(
-            self.in_flight
-                .answered(&request.response_nonce, request.error_detail),
-        );
+        let nonce = &request.response_nonce;
+        let answer = self.in_flight.answered(nonce, request.error_detail);
+        self.note_refusals(answer.as_ref(), names);
+        effects.extend(answer);
         if first && request.resource_names_subscribe.is_empty() {
             // A handshake for the host name `*` makes Envoy send this, and waits for an answer.
-            self.impossible.push(Name::from("*"));
+            self.impossible.insert(Name::from("*"));
         }
-        effects.extend(self.unsubscribe(request.resource_names_unsubscribe));
-        effects.extend(self.subscribe(request.resource_names_subscribe, versions)?);
+        effects.extend(self.unsubscribe(request.resource_names_unsubscribe, names));
+        effects.extend(self.subscribe(request.resource_names_subscribe, versions, names)?);
         Ok(effects)
     }
 
-    fn changed(&mut self, name: &Name) {
-        if self.names.contains_key(name) {
+    fn changed(&mut self, name: &Name, names: &Subscriptions) {
+        if names.contains_key(name) {
             self.due.insert(name.clone());
         }
     }
 
-    fn respond(&mut self, view: &impl View) -> Option<Response> {
-        let mut removed = std::mem::take(&mut self.impossible);
+    fn respond(&mut self, names: &mut Subscriptions, view: &impl View) -> Option<Response> {
+        let mut removed: Vec<_> = std::mem::take(&mut self.impossible).into_iter().collect();
         let (mut secrets, mut bytes) = (Vec::new(), 0);
-        while bytes < RESPONSE_BYTES {
-            let Some(name) = self.due.pop_first() else {
-                break;
-            };
-            let Some(told) = self.names.get_mut(&name) else {
+        while bytes < RESPONSE_BYTES
+            && let Some(name) = self.due.pop_first()
+        {
+            let Some(known) = names.get_mut(&name) else {
                 continue;
             };
-            let current = view.secret(&name);
-            if current.is_none() && view.absent(&name) == Absent::Wait {
-                continue;
-            }
-            let now = current
-                .as_ref()
-                .map_or(Told::Absent, |s| Told::Version(s.version().clone()));
-            if *told == now {
-                continue;
-            }
-            *told = now;
-            bytes += current
-                .as_ref()
-                .map_or(name.len(), |secret| secret.resource().len());
-            match current {
-                Some(secret) => secrets.push(secret),
-                None => removed.push(name),
+            match news(known, &name, view) {
+                Some(News::Secret(found)) => {
+                    bytes += found.secret.resource_len(&name);
+                    secrets.push(Named { name, found });
+                }
+                Some(News::Removed) => {
+                    bytes += name.len();
+                    removed.push(name);
+                }
+                None => {}
             }
         }
         if secrets.is_empty() && removed.is_empty() {
             return None;
         }
-        let sent = secrets.iter().map(|secret| secret.name().clone());
+        let sent = secrets.iter().map(|secret| secret.name.clone());
         let nonce = self
             .in_flight
             .sent(sent.chain(removed.iter().cloned()).collect());
@@ -168,6 +216,8 @@ impl Session for Delta {
 mod tests {
     use proptest::prelude::*;
 
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::proto::discovery::DeltaDiscoveryResponse;
     use crate::proto::rpc;
@@ -176,6 +226,7 @@ mod tests {
     /// A client as the protocol wants it to be.
     struct Client {
         session: Delta,
+        names: Subscriptions,
         wanted: BTreeSet<&'static str>,
         nonce: String,
         /// What it has: name → version.
@@ -189,6 +240,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 session: Delta::new(100),
+                names: Subscriptions::new(),
                 wanted: BTreeSet::new(),
                 nonce: String::new(),
                 has: BTreeMap::new(),
@@ -196,7 +248,7 @@ mod tests {
         }
 
         fn send(&mut self, request: DeltaDiscoveryRequest) -> Vec<Effect> {
-            self.session.request(request).unwrap()
+            self.session.request(request, &mut self.names).unwrap()
         }
 
         fn subscribe(&mut self, names: &[&'static str]) -> Vec<Effect> {
@@ -221,6 +273,7 @@ mod tests {
         /// A new stream, which starts with what the client still has.
         fn reconnect(&mut self) {
             self.session = Delta::new(100);
+            self.names.clear();
             let wanted: Vec<_> = self.wanted.iter().copied().collect();
             self.send(DeltaDiscoveryRequest {
                 resource_names_subscribe: strings(&wanted),
@@ -242,7 +295,8 @@ mod tests {
 
         /// Takes the next response in, and checks it against the world.
         fn receive(&mut self, world: &World) -> Option<Received> {
-            let mut message: DeltaDiscoveryResponse = decode(&mut self.session.respond(world)?);
+            let mut message: DeltaDiscoveryResponse =
+                decode(&mut self.session.respond(&mut self.names, world)?);
             self.nonce = message.nonce;
             let mut names = Vec::new();
             for resource in message.resources {
@@ -284,7 +338,7 @@ mod tests {
         );
         assert_eq!(client.receive(&world), None);
         world.0.insert("b", 2);
-        client.session.changed(&"b".into());
+        client.session.changed(&"b".into(), &client.names);
         assert_eq!(client.receive(&world).unwrap(), (strings(&["b"]), vec![]));
     }
 
@@ -298,13 +352,13 @@ mod tests {
             (strings(&["a"]), strings(&["ghost"]))
         );
         world.0.remove("a");
-        client.session.changed(&"a".into());
+        client.session.changed(&"a".into(), &client.names);
         assert_eq!(client.receive(&world).unwrap(), (vec![], strings(&["a"])));
-        client.session.changed(&"a".into());
-        client.session.changed(&"ghost".into());
+        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(&"ghost".into(), &client.names);
         assert_eq!(client.receive(&world), None);
         world.0.insert("a", 1);
-        client.session.changed(&"a".into());
+        client.session.changed(&"a".into(), &client.names);
         assert_eq!(
             client.receive(&world).unwrap().0,
             ["a"],
@@ -358,10 +412,10 @@ mod tests {
             client.answer(Some("no")),
             [Effect::Nack(vec!["a".into()], "no".into())]
         );
-        client.session.changed(&"a".into());
+        client.session.changed(&"a".into(), &client.names);
         assert_eq!(client.receive(&world), None);
         world.0.insert("a", 2);
-        client.session.changed(&"a".into());
+        client.session.changed(&"a".into(), &client.names);
         assert_eq!(client.receive(&world).unwrap().0, ["a"]);
     }
 
@@ -371,14 +425,14 @@ mod tests {
         let mut client = Client::new();
         for (asked, name) in [(&[][..], "*"), (&["*"], "*"), (&[""], "")] {
             assert_eq!(client.subscribe(asked), [], "nobody waits for it");
-            let answer = client.session.respond(&world).unwrap();
+            let answer = client.session.respond(&mut client.names, &world).unwrap();
             assert!(answer.secrets.is_empty());
             assert_eq!(
                 answer.removed,
                 [name.into()],
                 "a name without an answer holds a handshake"
             );
-            assert!(client.session.respond(&world).is_none());
+            assert!(client.session.respond(&mut client.names, &world).is_none());
         }
     }
 
@@ -388,29 +442,39 @@ mod tests {
         let mut client = Client::new();
         assert_eq!(client.subscribe(&[name]), []);
         assert_eq!(
-            client.session.respond(&World::default()).unwrap().removed,
+            client
+                .session
+                .respond(&mut client.names, &World::default())
+                .unwrap()
+                .removed,
             [name.into()]
         );
-        assert!(client.session.names.is_empty());
+        assert!(client.names.is_empty());
     }
 
     #[test]
     fn too_many_names_end_the_stream_and_so_does_another_type() {
-        let mut session = Delta::new(2);
+        let (mut session, mut waiting) = (Delta::new(2), Subscriptions::new());
         let request = |type_url: &str, names: &[&str]| DeltaDiscoveryRequest {
             type_url: type_url.into(),
             resource_names_subscribe: strings(names),
             ..Default::default()
         };
-        assert!(session.request(request("", &["a", "b"])).is_ok());
         assert!(
-            session.request(request("", &["a"])).is_ok(),
+            session
+                .request(request("", &["a", "b"]), &mut waiting)
+                .is_ok()
+        );
+        assert!(
+            session.request(request("", &["a"]), &mut waiting).is_ok(),
             "it has that one already"
         );
-        let status = session.request(request("", &["c"])).unwrap_err();
+        let status = session
+            .request(request("", &["c"]), &mut waiting)
+            .unwrap_err();
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         let status = session
-            .request(request("type.googleapis.com/x", &[]))
+            .request(request("type.googleapis.com/x", &[]), &mut waiting)
             .unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
     }
@@ -419,21 +483,21 @@ mod tests {
     fn a_large_answer_comes_in_pieces() {
         struct Large;
         impl View for Large {
-            fn secret(&self, name: &str) -> Option<Arc<crate::secret::Secret>> {
-                Some(crate::secret::tests::sample(
-                    name,
-                    &"x".repeat(RESPONSE_BYTES / 2),
-                ))
+            fn lookup(&self, name: &str) -> Lookup {
+                Lookup::Found(Found {
+                    credential: name.into(),
+                    secret: crate::secret::tests::sample(&"x".repeat(RESPONSE_BYTES / 2)),
+                })
             }
 
-            fn absent(&self, _: &str) -> Absent {
-                Absent::SaySo
+            fn now(&self) -> std::time::SystemTime {
+                std::time::SystemTime::UNIX_EPOCH
             }
         }
         let mut client = Client::new();
         client.subscribe(&NAMES);
         let mut sent = 0;
-        while let Some(response) = client.session.respond(&Large) {
+        while let Some(response) = client.session.respond(&mut client.names, &Large) {
             assert!(response.secrets.len() <= 2);
             sent += response.secrets.len();
         }
@@ -461,6 +525,77 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn what_may_still_be_there_is_left_to_a_client_that_has_it() {
+        let mut world = World::default();
+        let mut client = Client::new();
+        client.has.insert("u1".into(), "a version".into());
+        client.wanted.extend(["u1", "u2"]);
+        client.reconnect();
+        let received = client.receive(&world).unwrap();
+        assert_eq!(received, (vec![], strings(&["u2"])));
+        world.0.insert("u1", 1);
+        client.session.changed(&"u1".into(), &client.names);
+        assert_eq!(client.receive(&world).unwrap().0, ["u1"]);
+        world.0.remove("u1");
+        client.session.changed(&"u1".into(), &client.names);
+        let removed = client.receive(&world).unwrap().1;
+        assert_eq!(removed, ["u1"], "it was there, and is gone");
+    }
+
+    #[test]
+    fn a_version_that_a_client_brings_along_is_not_replaced_by_an_invalid_certificate() {
+        struct Ended(World);
+        impl View for Ended {
+            fn lookup(&self, name: &str) -> Lookup {
+                self.0.lookup(name)
+            }
+            fn now(&self) -> std::time::SystemTime {
+                std::time::SystemTime::now()
+            }
+        }
+        let mut client = Client::new();
+        client.has.insert("a".into(), "a version".into());
+        client.wanted.insert("a");
+        client.reconnect();
+        let ended = Ended(world(&[("a", 1)]));
+        assert!(client.session.respond(&mut client.names, &ended).is_none());
+        client.session.changed(&"a".into(), &client.names);
+        assert_eq!(client.receive(&ended.0).unwrap().0, ["a"], "its time came");
+    }
+
+    #[test]
+    fn a_host_whose_bundle_is_refused_is_sent_that_there_is_none() {
+        struct Bundles;
+        impl View for Bundles {
+            fn lookup(&self, name: &str) -> Lookup {
+                let part = crate::secret::Part::from(crate::secret::tests::bundle("1"));
+                let noticed = std::time::Instant::now();
+                Lookup::Found(Found {
+                    credential: name.into(),
+                    secret: crate::secret::Secret::new(part.into(), None, noticed).into(),
+                })
+            }
+            fn now(&self) -> std::time::SystemTime {
+                std::time::SystemTime::UNIX_EPOCH
+            }
+        }
+        let mut client = Client::new();
+        client.subscribe(&["site-cacert"]);
+        let first = client.session.respond(&mut client.names, &Bundles);
+        client.nonce = decode::<DeltaDiscoveryResponse>(&mut first.unwrap()).nonce;
+        client.answer(Some("unexpected secret type"));
+        let answer = client.session.respond(&mut client.names, &Bundles).unwrap();
+        assert_eq!(answer.removed, ["site-cacert".into()]);
+        client.session.changed(&"site-cacert".into(), &client.names);
+        assert!(
+            client
+                .session
+                .respond(&mut client.names, &Bundles)
+                .is_none()
+        );
+    }
+
     proptest! {
         /// After whatever happened, the client has exactly what exists of all that it waits for,
         /// and was sent only what it had asked for or what had changed.
@@ -480,7 +615,7 @@ mod tests {
                             Some(content) => world.0.insert(name, content),
                             None => world.0.remove(name),
                         };
-                        client.session.changed(&name.into());
+                        client.session.changed(&name.into(), &client.names);
                     }
                     Step::Ack => { client.answer(None); }
                     Step::Nack => { client.answer(Some("no")); }

@@ -12,7 +12,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::Response;
 use http_body::Body;
+use http_body_util::combinators::UnsyncBoxBody;
 use prost::Message;
 use tonic::Status;
 
@@ -30,6 +32,14 @@ pub(crate) struct Messages<B> {
 /// A message to send: pieces that are written one after the other, without being put together.
 #[derive(Default)]
 pub struct Segments(VecDeque<Bytes>);
+
+/// The body of an answer.
+pub(super) type Reply = UnsyncBoxBody<Segments, Status>;
+
+/// The answer to a call that fails.
+pub(crate) fn refused(status: Status) -> Response<Reply> {
+    status.into_http()
+}
 
 impl<B> Messages<B>
 where

@@ -18,8 +18,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
-use super::grpc::Segments;
-use super::service::{Reply, refused};
+use super::grpc::{Reply, Segments, refused};
 use crate::proto::DESCRIPTORS;
 use crate::proto::secret::secret_discovery_service_server::SERVICE_NAME;
 

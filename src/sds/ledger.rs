@@ -1,14 +1,16 @@
-//! Who is connected, what each was sent, and what they said to it: for `status` and the log.
+//! Who is connected, what each waits for, was sent and answered: for the streams, `status` and the log.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
+pub use super::session::Answer;
+use super::session::{Named, Subscription, Subscriptions, Told};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::proto::core::Node;
-use crate::secret::{Name, Secret};
+use crate::secret::Name;
 
 /// All open streams. One for the whole agent.
 #[derive(Default)]
@@ -24,14 +26,8 @@ pub struct Account {
     peer: Arc<Peer>,
     since: SystemTime,
     node: OnceLock<Node>,
-    deliveries: Mutex<BTreeMap<Name, Waiting>>,
+    subscriptions: Mutex<Subscriptions>,
     metrics: Arc<Metrics>,
-}
-
-/// A name that a stream waits for.
-struct Waiting {
-    since: Instant,
-    delivery: Delivery,
 }
 
 /// How a stream speaks.
@@ -48,24 +44,12 @@ pub enum Protocol {
 /// What a stream was last sent under a name that it waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
-    /// The version sent last; none when nothing was, or when the name was said not to exist.
+    /// The version that the client has, as far as the agent knows.
     pub version: Option<Arc<str>>,
-    /// When that was.
+    /// When it was sent that, or that the name does not exist; none when it has not been sent anything.
     pub sent: Option<SystemTime>,
-    /// What the client said to it.
+    /// How it answered.
     pub answer: Answer,
-}
-
-/// What a client said to a response.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Answer {
-    /// Nothing yet.
-    #[default]
-    None,
-    /// It took it.
-    Ack(SystemTime),
-    /// It refused it, in these words of its own.
-    Nack(SystemTime, Arc<str>),
 }
 
 /// Keeps a stream in the ledger while it is open.
@@ -108,7 +92,7 @@ impl Ledger {
             peer,
             since: SystemTime::now(),
             node: OnceLock::new(),
-            deliveries: Mutex::default(),
+            subscriptions: Mutex::default(),
             metrics: self.metrics.clone(),
         });
         lock(&self.streams).insert(id, account.clone());
@@ -147,12 +131,26 @@ impl Account {
     }
 
     /// The names that the stream waits for, and what it was last sent under each.
-    pub fn deliveries(&self) -> BTreeMap<Name, Delivery> {
-        let deliveries = lock(&self.deliveries);
-        deliveries
-            .iter()
-            .map(|(name, waiting)| (name.clone(), waiting.delivery.clone()))
-            .collect()
+    pub fn deliveries(&self) -> Vec<(Name, Delivery)> {
+        let subscriptions = self.subscriptions();
+        let deliveries = subscriptions.iter().map(|(name, known)| {
+            let version = match &known.told {
+                Told::Held(version) | Told::Version(version) => Some(version.clone()),
+                Told::Nothing | Told::Absent => None,
+            };
+            let delivery = Delivery {
+                version,
+                sent: known.sent,
+                answer: known.answer.clone(),
+            };
+            (name.clone(), delivery)
+        });
+        deliveries.collect()
+    }
+
+    /// What the stream waits for.
+    pub(crate) fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
+        lock(&self.subscriptions)
     }
 
     /// Notes who the client is; the first word counts.
@@ -160,67 +158,42 @@ impl Account {
         let _ = self.node.set(node);
     }
 
-    /// Notes that the stream waits for a name.
-    pub(crate) fn subscribed(&self, name: &Name) {
-        lock(&self.deliveries)
-            .entry(name.clone())
-            .or_insert_with(|| Waiting {
-                since: Instant::now(),
-                delivery: Delivery::default(),
-            });
-    }
-
-    /// Notes that the stream waits for a name no more.
-    pub(crate) fn unsubscribed(&self, name: &Name) {
-        lock(&self.deliveries).remove(name);
-    }
-
-    /// The names that the stream waits for.
-    pub(crate) fn names(&self) -> Vec<Name> {
-        lock(&self.deliveries).keys().cloned().collect()
-    }
-
     /// Notes that a secret is handed to the stream.
-    pub(crate) fn sent(&self, secret: &Secret) {
+    pub(crate) fn sent(&self, Named { name, found }: &Named) {
+        let secret = &found.secret;
         self.metrics
             .delivered(self.protocol.as_str(), secret.kind().as_str());
-        self.note(secret.name(), |waiting| {
-            let news = waiting.delivery.version.as_ref() != Some(secret.version());
+        self.note(name, |known| {
             // What was there before the stream asked for it was not waited for.
-            if news && waiting.since < secret.noticed_at() {
-                self.metrics.delayed(secret.noticed_at().elapsed());
+            if known.since < secret.noticed() {
+                self.metrics.delayed(secret.noticed().elapsed());
             }
-            waiting.delivery = Delivery {
-                version: Some(secret.version().clone()),
-                sent: Some(SystemTime::now()),
-                answer: Answer::None,
-            };
+            known.sent = Some(SystemTime::now());
+            known.answer = Answer::None;
         });
     }
 
-    /// Notes that the client was told that there is no such name.
+    /// Notes that the client is sent that there is no such name.
     pub(crate) fn removed(&self, name: &Name) {
-        self.note(name, |waiting| {
-            waiting.delivery = Delivery {
-                sent: Some(SystemTime::now()),
-                ..Delivery::default()
-            };
+        self.note(name, |known| {
+            known.sent = Some(SystemTime::now());
+            known.answer = Answer::None;
         });
     }
 
-    /// Notes what the client said to what it was sent last.
+    /// Notes how the client answered what it was sent last.
     pub(crate) fn answered(&self, name: &Name, answer: Answer) {
         match answer {
             Answer::None => {}
             Answer::Ack(_) => self.metrics.acked(self.protocol.as_str()),
             Answer::Nack(..) => self.metrics.nacked(self.protocol.as_str()),
         }
-        self.note(name, |waiting| waiting.delivery.answer = answer);
+        self.note(name, |known| known.answer = answer);
     }
 
-    fn note(&self, name: &Name, change: impl FnOnce(&mut Waiting)) {
-        if let Some(waiting) = lock(&self.deliveries).get_mut(name) {
-            change(waiting);
+    fn note(&self, name: &Name, change: impl FnOnce(&mut Subscription)) {
+        if let Some(known) = self.subscriptions().get_mut(name) {
+            change(known);
         }
     }
 }

@@ -1,41 +1,40 @@
 //! Responses, encoded around the shared bytes of the secrets that they hold.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::grpc::Segments;
+use super::session::Named;
 use crate::proto::SECRET_TYPE_URL;
 use crate::proto::encode::{Field, Value, head_len, write_head};
-use crate::secret::{Name, Secret};
+use crate::secret::Name;
 
 /// The agent, as Envoy's log names it.
 const CONTROL_PLANE: &str = concat!("sds-agent/", env!("CARGO_PKG_VERSION"));
 
 /// A `DiscoveryResponse`.
-pub(crate) fn sotw(version_info: &str, nonce: &str, secrets: &[Arc<Secret>]) -> Segments {
+pub(crate) fn sotw(version_info: &str, nonce: &str, secrets: &[Named]) -> Segments {
     let mut plain = Vec::new();
     string(1, version_info, &mut plain);
     string(4, SECRET_TYPE_URL, &mut plain);
     string(5, nonce, &mut plain);
     control_plane(6, &mut plain);
-    pieces(plain, secrets, |secret, plain| {
-        write_head(2, secret.resource().len(), plain);
+    pieces(plain, secrets, |Named { name, found }, plain| {
+        write_head(2, found.secret.resource_len(name), plain);
     })
 }
 
 /// A `DeltaDiscoveryResponse`.
-pub(crate) fn delta(nonce: &str, secrets: &[Arc<Secret>], removed: &[Name]) -> Segments {
+pub(crate) fn delta(nonce: &str, secrets: &[Named], removed: &[Name]) -> Segments {
     let mut plain = Vec::new();
     string(4, SECRET_TYPE_URL, &mut plain);
     string(5, nonce, &mut plain);
     removed.iter().for_each(|name| string(6, name, &mut plain));
     control_plane(7, &mut plain);
-    pieces(plain, secrets, |secret, plain| {
-        let any = secret.resource().len();
+    pieces(plain, secrets, |Named { name, found }, plain| {
+        let any = found.secret.resource_len(name);
         let named = [
-            Field(1, Value::Bytes(secret.version().as_bytes())),
-            Field(3, Value::Bytes(secret.name().as_bytes())),
+            Field(1, Value::Bytes(found.secret.version().as_bytes())),
+            Field(3, Value::Bytes(name.as_bytes())),
         ];
         let length = named.iter().map(Field::len).sum::<usize>() + head_len(2, any) + any;
         write_head(2, length, plain);
@@ -47,14 +46,16 @@ pub(crate) fn delta(nonce: &str, secrets: &[Arc<Secret>], removed: &[Name]) -> S
 /// Appends each secret to `plain`: what `lead_in` writes, then its shared bytes.
 fn pieces(
     mut plain: Vec<u8>,
-    secrets: &[Arc<Secret>],
-    lead_in: impl Fn(&Secret, &mut Vec<u8>),
+    secrets: &[Named],
+    lead_in: impl Fn(&Named, &mut Vec<u8>),
 ) -> Segments {
     let mut pieces = Vec::with_capacity(2 * secrets.len() + 1);
     for secret in secrets {
         lead_in(secret, &mut plain);
+        let Named { name, found } = secret;
+        found.secret.write_resource_head(name, &mut plain);
         pieces.push(Bytes::from(std::mem::take(&mut plain)));
-        pieces.push(secret.resource().clone());
+        pieces.extend(found.secret.fields().cloned());
     }
     if secrets.is_empty() {
         pieces.push(Bytes::from(plain));

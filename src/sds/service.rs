@@ -7,33 +7,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::info;
 
-use super::access::Access;
 use super::audit::{Audit, Refused};
 use super::conversation::Conversation;
 use super::delta::Delta;
-use super::grpc::{Messages, Segments};
+use super::grpc::{Messages, Reply, Segments, refused};
+use super::hub::Hub;
 use super::introspection::Introspection;
-use super::ledger::{Account, Entry, Ledger, Protocol};
+use super::ledger::{Entry, Ledger, Protocol};
 use super::message;
-use super::session::{Session, check_count, check_type_url};
+use super::session::{Named, Session, View, check_count, check_type_url};
+use super::shared::{Seen, Shared};
 use super::sotw::{Sotw, version_info};
 use super::throttle::Throttle;
 use crate::config::Limits;
 use crate::metrics::{Limit, Metrics, Refusal};
 use crate::peer::Peer;
 use crate::proto::discovery::DiscoveryRequest;
-use crate::secret::{Kind, Secret};
-use crate::store::Store;
-
-/// The body of an answer.
-pub type Reply = UnsyncBoxBody<Segments, Status>;
 
 const SERVICE: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
 
@@ -41,42 +35,29 @@ const SERVICE: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
 #[derive(Clone)]
 pub struct Sds {
     shared: Arc<Shared>,
-}
-
-/// What all streams share.
-pub(crate) struct Shared {
-    pub(crate) store: Arc<Store>,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) access: Arc<Access>,
-    pub(crate) audit: Audit,
-    pub(crate) limits: Limits,
-    pub(crate) stopping: CancellationToken,
-    pub(crate) unknown_names: Throttle,
     /// Made when it is asked for the first time.
-    introspection: OnceCell<Introspection>,
+    introspection: Arc<OnceCell<Introspection>>,
 }
 
 impl Sds {
-    /// Serves the secrets of `store` to those who may have them by `access`, and keeps account in
-    /// `ledger`. When `stopping` is cancelled all streams end.
+    /// Serves what `hub` publishes, and keeps account in `ledger`. When `stopping` is cancelled all
+    /// streams end.
     pub fn new(
-        store: Arc<Store>,
+        hub: Arc<Hub>,
         ledger: Arc<Ledger>,
-        access: Arc<Access>,
         limits: Limits,
         stopping: CancellationToken,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                store,
+                hub,
                 ledger,
-                access,
                 audit: Audit::default(),
                 limits,
                 stopping,
                 unknown_names: Throttle::default(),
-                introspection: OnceCell::new(),
             }),
+            introspection: Arc::default(),
         }
     }
 
@@ -104,7 +85,6 @@ impl Sds {
             _ => {
                 let stopping = self.shared.stopping.clone();
                 let introspection = self
-                    .shared
                     .introspection
                     .get_or_init(|| Introspection::new(stopping));
                 introspection
@@ -117,7 +97,7 @@ impl Sds {
 
     /// Whether `peer` may connect. A refusal is logged.
     pub fn admits(&self, peer: &Peer) -> bool {
-        let admitted = self.shared.access.admits(peer);
+        let admitted = self.shared.hub.current().rules.admits(peer);
         if !admitted {
             self.metrics().refused(Refusal::Connection);
             self.shared.audit.refused(peer, "", Refused::Connection);
@@ -164,10 +144,15 @@ impl Sds {
         let mut names = request.resource_names;
         names.sort_unstable();
         names.dedup();
-        names.retain(|name| self.shared.allows_or_logs(entry, name));
+        let view = Seen::new(&self.shared, entry);
         let secrets: Vec<_> = names
             .iter()
-            .filter_map(|name| self.shared.secret(entry, name))
+            .inspect(|name| self.shared.log_refusal(&view, name))
+            .filter_map(|name| {
+                let found = view.lookup(name).found()?;
+                let name = name.as_str().into();
+                Some(Named { name, found })
+            })
             .collect();
         if secrets.is_empty() {
             return Err(Status::not_found("there is no secret of that name"));
@@ -177,57 +162,6 @@ impl Sds {
             self.shared.log_delivery(entry, secret);
         }
         Ok(message::sotw(&version_info(&secrets), "", &secrets))
-    }
-}
-
-impl Shared {
-    /// The current secret of that name, if the stream's client may have it.
-    pub(crate) fn secret(&self, entry: &Account, name: &str) -> Option<Arc<Secret>> {
-        if !self.allows(entry, name) {
-            return None;
-        }
-        self.store.get(name)
-    }
-
-    /// Whether the stream's client may have the secret of that name.
-    pub(crate) fn allows(&self, entry: &Account, name: &str) -> bool {
-        self.access.allows(entry.peer(), entry.node_id(), name)
-    }
-
-    /// As [`allows`](Self::allows), for a name that is asked for: a refusal is logged.
-    pub(crate) fn allows_or_logs(&self, entry: &Account, name: &str) -> bool {
-        let allowed = self.allows(entry, name);
-        if !allowed {
-            self.ledger.metrics().refused(Refusal::Name);
-            self.audit
-                .refused(entry.peer(), entry.node_id(), Refused::Name(name));
-        }
-        allowed
-    }
-
-    /// Counts that a limit was reached, if that is what the status says.
-    pub(crate) fn count_limit(&self, status: &Status, limit: Limit) {
-        if status.code() == tonic::Code::ResourceExhausted {
-            self.ledger.metrics().limit_reached(limit);
-        }
-    }
-
-    /// Logs that a secret goes to a stream's client. One line, for the audit where there is a key.
-    pub(crate) fn log_delivery(&self, entry: &Account, secret: &Secret) {
-        let (name, version) = (secret.name(), secret.version());
-        match secret.kind() {
-            Kind::Certificate => {
-                self.audit
-                    .key_delivered(entry.peer(), entry.node_id(), name, version);
-            }
-            Kind::TrustBundle => info!(
-                secret = &**name,
-                version = &**version,
-                node = entry.node_id(),
-                peer = %entry.peer(),
-                "delivered"
-            ),
-        }
     }
 }
 
@@ -241,10 +175,6 @@ fn answered(message: Segments) -> Response<Reply> {
         body.map_err(|never: Infallible| match never {})
             .boxed_unsync(),
     )
-}
-
-pub(super) fn refused(status: Status) -> Response<Reply> {
-    status.into_http()
 }
 
 fn answer(body: Reply) -> Response<Reply> {

@@ -1,41 +1,119 @@
 //! What the two protocols have in common.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use prost::Message;
 use tonic::Status;
 
 use super::grpc::Segments;
-use crate::config::Absent;
+use crate::inventory::{Found, Lookup};
 use crate::proto::{SECRET_TYPE_URL, core, rpc};
-use crate::secret::{Name, Secret};
+use crate::secret::{Kind, Name};
 
-/// One stream's half of a protocol, without I/O: requests and changes go in, responses come out.
+/// One stream's half of a protocol, without I/O: requests and changes go in, responses come out. What
+/// the stream waits for is handed to it each time.
 pub(crate) trait Session {
     /// What the client sends.
     type Request: Message + Default;
 
-    /// Takes a request in, and says what it means.
+    /// Takes a request in, and returns what it means.
     ///
     /// # Errors
     /// The status that the stream must end with.
-    fn request(&mut self, request: Self::Request) -> Result<Vec<Effect>, Status>;
+    fn request(
+        &mut self,
+        request: Self::Request,
+        names: &mut Subscriptions,
+    ) -> Result<Vec<Effect>, Status>;
 
     /// Takes in that a name may have changed.
-    fn changed(&mut self, name: &Name);
+    fn changed(&mut self, name: &Name, names: &Subscriptions);
 
     /// The next response that is due, made of the present state.
-    fn respond(&mut self, view: &impl View) -> Option<Response>;
+    fn respond(&mut self, names: &mut Subscriptions, view: &impl View) -> Option<Response>;
 }
 
-/// What a stream can see of the store.
+/// What a stream can see of the inventory.
 pub(crate) trait View {
-    /// The current secret of that name.
-    fn secret(&self, name: &str) -> Option<Arc<Secret>>;
+    /// What that name stands for, to the stream's client.
+    fn lookup(&self, name: &str) -> Lookup;
 
-    /// How a name without a secret is answered.
-    fn absent(&self, name: &str) -> Absent;
+    /// What dates are compared with.
+    fn now(&self) -> SystemTime;
+}
+
+/// The names that a stream waits for.
+pub(crate) type Subscriptions = BTreeMap<Name, Subscription>;
+
+/// What a stream was last sent under a name that it waits for.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) since: Instant,
+    pub(crate) told: Told,
+    /// When the stream was told that.
+    pub(crate) sent: Option<SystemTime>,
+    pub(crate) answer: Answer,
+    /// What the secret was that was sent last.
+    pub(crate) kind: Option<Kind>,
+    /// The kind that the client refused: it has no use for it.
+    pub(crate) refused: Option<Kind>,
+}
+
+/// What the client knows of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Nothing,
+    /// It has a version that it brought along, from before this stream or this agent.
+    Held(Arc<str>),
+    Absent,
+    Version(Arc<str>),
+}
+
+/// How a client answered a response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// Not yet.
+    #[default]
+    None,
+    /// It accepted it.
+    Ack(SystemTime),
+    /// It rejected it, with this message.
+    Nack(SystemTime, Arc<str>),
+}
+
+impl Subscription {
+    pub(crate) fn new(told: Told) -> Self {
+        Self {
+            since: Instant::now(),
+            told,
+            sent: None,
+            answer: Answer::None,
+            kind: None,
+            refused: None,
+        }
+    }
+
+    /// Asks for the name once more: it is sent again, unless the client holds it already.
+    pub(crate) fn renew(&mut self, told: Told) {
+        self.told = told;
+        self.refused = None;
+    }
+
+    /// Whether a client that brought a version along is to keep it for now: the present certificate is
+    /// another one, and not valid.
+    pub(crate) fn keeps_its_own(&self, found: &Found, now: SystemTime) -> bool {
+        matches!(&self.told, Told::Held(version) if version != found.secret.version())
+            && !found.secret.facts().is_valid(now)
+    }
+}
+
+/// A secret under the name that was requested.
+#[derive(Clone, Debug)]
+pub(crate) struct Named {
+    pub(crate) name: Name,
+    pub(crate) found: Found,
 }
 
 /// What a request means to the driver of a session.
@@ -59,8 +137,8 @@ pub(crate) struct Response {
     /// The encoded message.
     pub(crate) frame: Segments,
     /// The secrets that it delivers.
-    pub(crate) secrets: Vec<Arc<Secret>>,
-    /// The names that it says do not exist.
+    pub(crate) secrets: Vec<Named>,
+    /// The names that it reports as nonexistent.
     pub(crate) removed: Vec<Name>,
 }
 
@@ -131,44 +209,43 @@ pub(crate) fn check_count(names: usize, limit: usize) -> Result<(), Status> {
     )))
 }
 
-/// Whether a requested name can be one of a secret. A wildcard can't, so that no request can ask
-/// for every secret at once; nor can one that no folder could have, so that no stream can make the
-/// agent remember more than so many short names.
-pub(crate) fn is_name(name: &str) -> bool {
-    !name.is_empty() && name != "*" && name.len() <= MAX_NAME
-}
-
-/// The longest name of a secret, in bytes: that of a DNS name.
-const MAX_NAME: usize = 253;
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::collections::BTreeMap;
-
     use bytes::Buf;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Absent;
     use crate::secret::tests::sample;
 
-    /// A store of which a test has full control: name → content.
+    /// An inventory of which a test has full control: name → content. Names that are not in it and
+    /// begin with `u` are unknown.
     #[derive(Clone, Debug, Default)]
     pub(crate) struct World(pub(crate) BTreeMap<&'static str, u8>);
 
     impl World {
         pub(crate) fn version(&self, name: &str) -> Option<String> {
-            Some(self.secret(name)?.version().to_string())
+            let content = self.0.get(name)?;
+            Some(sample(&content.to_string()).version().to_string())
         }
     }
 
     impl View for World {
-        fn secret(&self, name: &str) -> Option<Arc<Secret>> {
-            let content = self.0.get(name)?;
-            Some(sample(name, &content.to_string()))
+        fn lookup(&self, name: &str) -> Lookup {
+            match self.0.get(name) {
+                Some(content) => Lookup::Found(Found {
+                    credential: name.into(),
+                    secret: sample(&content.to_string()),
+                }),
+                None if name.starts_with('u') => {
+                    Lookup::Unknown(Box::new(Lookup::Absent(Absent::SaySo)))
+                }
+                None => Lookup::Absent(Absent::SaySo),
+            }
         }
 
-        fn absent(&self, _: &str) -> Absent {
-            Absent::SaySo
+        fn now(&self) -> SystemTime {
+            SystemTime::UNIX_EPOCH
         }
     }
 

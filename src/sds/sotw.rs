@@ -3,24 +3,24 @@
 //! A removal is never announced: Envoy takes nothing from a response without the resource, and one
 //! with no resource at all is never sent. It keeps the last certificate either way.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use super::message;
 use super::session::{
-    Effect, InFlight, Response, Session, View, check_count, check_type_url, is_name,
+    Effect, InFlight, Named, Response, Session, Subscription, Subscriptions, Told, View,
+    check_count, check_type_url,
 };
+use crate::inventory::{Found, Lookup};
+use crate::name::is_requestable;
 use crate::proto::discovery::DiscoveryRequest;
-use crate::secret::{Name, Secret};
+use crate::secret::Name;
 
 /// One SotW stream.
 pub(crate) struct Sotw {
     max_names: usize,
-    /// What the stream waits for, with the version that it was sent last.
-    names: BTreeMap<Name, Option<Arc<str>>>,
     /// Names that were asked for, or changed, since the last response.
     due: BTreeSet<Name>,
     in_flight: InFlight,
@@ -32,7 +32,6 @@ impl Sotw {
     pub(crate) fn new(max_names: usize) -> Self {
         Self {
             max_names,
-            names: BTreeMap::new(),
             due: BTreeSet::new(),
             in_flight: InFlight::default(),
             version_info: String::new(),
@@ -48,25 +47,34 @@ impl Sotw {
     }
 
     /// Makes `wanted` what the stream waits for. What is new to it is due, and everything is when
-    /// the client starts over.
-    fn subscribe(&mut self, wanted: BTreeSet<Name>, anew: bool) -> Vec<Effect> {
-        let dropped: Vec<_> = self
-            .names
-            .keys()
-            .filter(|name| !wanted.contains(*name))
-            .cloned()
-            .collect();
-        for name in &dropped {
-            self.names.remove(name);
-            self.due.remove(name);
-        }
-        let mut effects: Vec<_> = dropped.into_iter().map(Effect::Unsubscribe).collect();
-        for name in wanted {
-            if anew || !self.names.contains_key(&name) {
-                self.names.insert(name.clone(), None);
-                self.due.insert(name.clone());
-                effects.push(Effect::Subscribe(name));
+    /// the client starts over, with what it holds.
+    fn subscribe(
+        &mut self,
+        wanted: BTreeSet<Name>,
+        anew: Option<Told>,
+        names: &mut Subscriptions,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        names.retain(|name, _| {
+            let stays = wanted.contains(name);
+            if !stays {
+                self.due.remove(name);
+                effects.push(Effect::Unsubscribe(name.clone()));
             }
+            stays
+        });
+        for name in wanted {
+            let known = names.get_mut(&name);
+            match (&anew, known) {
+                (None, Some(_)) => continue,
+                (Some(told), Some(known)) => known.renew(told.clone()),
+                (told, None) => {
+                    let told = told.clone().unwrap_or(Told::Nothing);
+                    names.insert(name.clone(), Subscription::new(told));
+                }
+            }
+            self.due.insert(name.clone());
+            effects.push(Effect::Subscribe(name));
         }
         effects
     }
@@ -75,7 +83,11 @@ impl Sotw {
 impl Session for Sotw {
     type Request = DiscoveryRequest;
 
-    fn request(&mut self, request: DiscoveryRequest) -> Result<Vec<Effect>, Status> {
+    fn request(
+        &mut self,
+        request: DiscoveryRequest,
+        names: &mut Subscriptions,
+    ) -> Result<Vec<Effect>, Status> {
         check_type_url(&request.type_url)?;
         let anew = self.starts_over(&request);
         let nonce = &request.response_nonce;
@@ -84,43 +96,57 @@ impl Session for Sotw {
             return Ok(Vec::new());
         }
         check_count(request.resource_names.len(), self.max_names)?;
-        let names = request.resource_names.iter().filter(|name| is_name(name));
-        let wanted = names.map(|name| Name::from(name.as_str())).collect();
+        let requested = request.resource_names.iter();
+        let wanted: BTreeSet<_> = requested
+            .filter(|name| is_requestable(name))
+            .map(|name| Name::from(name.as_str()))
+            .collect();
+        // The version of a response with one secret is that of the secret.
+        let held =
+            self.in_flight.is_empty() && wanted.len() == 1 && !request.version_info.is_empty();
+        let anew = anew.then(|| match held {
+            true => Told::Held(request.version_info.as_str().into()),
+            false => Told::Nothing,
+        });
 
         let mut effects: Vec<_> = request.node.map(Effect::Node).into_iter().collect();
         effects.extend(self.in_flight.answered(nonce, request.error_detail));
-        effects.extend(self.subscribe(wanted, anew));
+        effects.extend(self.subscribe(wanted, anew, names));
         Ok(effects)
     }
 
-    fn changed(&mut self, name: &Name) {
-        if self.names.contains_key(name) {
+    fn changed(&mut self, name: &Name, names: &Subscriptions) {
+        if names.contains_key(name) {
             self.due.insert(name.clone());
         }
     }
 
-    fn respond(&mut self, view: &impl View) -> Option<Response> {
+    fn respond(&mut self, names: &mut Subscriptions, view: &impl View) -> Option<Response> {
+        let now = view.now();
         let news = std::mem::take(&mut self.due).into_iter().any(|name| {
-            let current = view.secret(&name);
-            let sent = self.names.get(&name).and_then(Option::as_ref);
-            current.is_some_and(|secret| Some(secret.version()) != sent)
+            let known = names.get(&name);
+            let found = known.and_then(|known| found(known, &name, view));
+            let (Some(known), Some(found)) = (known, found) else {
+                return false;
+            };
+            !known.keeps_its_own(&found, now)
+                && known.told != Told::Version(found.secret.version().clone())
         });
         if !news {
             return None;
         }
-        let secrets: Vec<_> = self
-            .names
-            .keys()
-            .filter_map(|name| view.secret(name))
-            .collect();
-        for secret in &secrets {
-            self.names
-                .insert(secret.name().clone(), Some(secret.version().clone()));
+        let mut secrets = Vec::with_capacity(names.len());
+        for (name, known) in names {
+            if let Some(found) = found(known, name, view) {
+                known.told = Told::Version(found.secret.version().clone());
+                known.kind = Some(found.secret.kind());
+                let name = name.clone();
+                secrets.push(Named { name, found });
+            }
         }
         self.version_info = version_info(&secrets);
-        let nonce = self
-            .in_flight
-            .sent(secrets.iter().map(|secret| secret.name().clone()).collect());
+        let sent = secrets.iter().map(|secret| secret.name.clone());
+        let nonce = self.in_flight.sent(sent.collect());
         Some(Response {
             frame: message::sotw(&self.version_info, &nonce, &secrets),
             secrets,
@@ -129,17 +155,25 @@ impl Session for Sotw {
     }
 }
 
+/// What a stream is to be sent under a name. A client that has a version of what is not known keeps it.
+fn found(known: &Subscription, name: &str, view: &impl View) -> Option<Found> {
+    match (view.lookup(name), &known.told) {
+        (Lookup::Unknown(_), Told::Held(_)) => None,
+        (lookup, _) => lookup.found(),
+    }
+}
+
 /// The version of a response: that of its only secret, or a hash of all names and versions. It
 /// depends on the content alone, as the versions do, since clients remember it across restarts.
-pub(crate) fn version_info(secrets: &[Arc<Secret>]) -> String {
-    if let [secret] = secrets {
-        return secret.version().to_string();
+pub(crate) fn version_info(secrets: &[Named]) -> String {
+    if let [one] = secrets {
+        return one.found.secret.version().to_string();
     }
     let mut hash = Sha256::new();
-    for secret in secrets {
-        hash.update(secret.name().as_bytes());
+    for Named { name, found } in secrets {
+        hash.update(name.as_bytes());
         hash.update([0]);
-        hash.update(secret.version().as_bytes());
+        hash.update(found.secret.version().as_bytes());
         hash.update([0]);
     }
     crate::secret::short_hex(&hash.finalize())
@@ -148,6 +182,8 @@ pub(crate) fn version_info(secrets: &[Arc<Secret>]) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use std::collections::BTreeMap;
 
     use super::*;
     use crate::proto::discovery::DiscoveryResponse;
@@ -158,6 +194,7 @@ mod tests {
     /// A client as the protocol wants it to be.
     struct Client {
         session: Sotw,
+        names: Subscriptions,
         wanted: Vec<&'static str>,
         nonce: String,
         version: String,
@@ -169,6 +206,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 session: Sotw::new(100),
+                names: Subscriptions::new(),
                 wanted: Vec::new(),
                 nonce: String::new(),
                 version: String::new(),
@@ -187,7 +225,7 @@ mod tests {
         }
 
         fn send(&mut self, request: DiscoveryRequest) -> Vec<Effect> {
-            self.session.request(request).unwrap()
+            self.session.request(request, &mut self.names).unwrap()
         }
 
         fn subscribe(&mut self, names: &[&'static str]) -> Vec<Effect> {
@@ -197,7 +235,8 @@ mod tests {
 
         /// Takes the next response in, and checks it against the world.
         fn receive(&mut self, world: &World) -> Option<Vec<String>> {
-            let message: DiscoveryResponse = decode(&mut self.session.respond(world)?);
+            let message: DiscoveryResponse =
+                decode(&mut self.session.respond(&mut self.names, world)?);
             let secrets: Vec<_> = message
                 .resources
                 .iter()
@@ -249,7 +288,7 @@ mod tests {
         assert_eq!(client.receive(&world).unwrap(), ["a"]);
         assert_eq!(client.ack(), [Effect::Ack(vec!["a".into()])]);
         assert_eq!(client.receive(&world), None);
-        client.session.changed(&"a".into());
+        client.session.changed(&"a".into(), &client.names);
         assert_eq!(client.receive(&world), None, "woken, but nothing is new");
     }
 
@@ -265,7 +304,7 @@ mod tests {
         );
         assert_eq!(client.receive(&world), None);
         world.0.insert("a", 2);
-        client.session.changed(&"a".into());
+        client.session.changed(&"a".into(), &client.names);
         assert_eq!(client.receive(&world).unwrap(), ["a"]);
     }
 
@@ -278,7 +317,7 @@ mod tests {
         let mut stale = client.request();
         stale.resource_names.push("b".into());
         world.0.insert("a", 2);
-        client.session.changed(&"a".into());
+        client.session.changed(&"a".into(), &client.names);
         client.receive(&world).unwrap();
         assert_eq!(client.send(stale), []);
         assert_eq!(client.receive(&world), None);
@@ -291,10 +330,10 @@ mod tests {
         client.subscribe(&["a"]);
         assert_eq!(client.receive(&world), None);
         world.0.insert("a", 1);
-        client.session.changed(&"a".into());
+        client.session.changed(&"a".into(), &client.names);
         assert_eq!(client.receive(&world).unwrap(), ["a"]);
         world.0.remove("a");
-        client.session.changed(&"a".into());
+        client.session.changed(&"a".into(), &client.names);
         assert_eq!(client.receive(&world), None, "a removal is not announced");
     }
 
@@ -346,24 +385,24 @@ mod tests {
         for names in [&[][..], &["*"], &[""]] {
             let mut client = Client::new();
             assert_eq!(client.subscribe(names), []);
-            assert!(client.session.respond(&world).is_none());
+            assert!(client.session.respond(&mut client.names, &world).is_none());
         }
     }
 
     #[test]
     fn another_type_and_too_many_names_end_the_stream() {
-        let mut session = Sotw::new(2);
+        let (mut session, mut waiting) = (Sotw::new(2), Subscriptions::new());
         let request = |type_url: &str, names: usize| DiscoveryRequest {
             type_url: type_url.into(),
             resource_names: (0..names).map(|i| i.to_string()).collect(),
             ..Default::default()
         };
-        assert!(session.request(request("", 2)).is_ok());
+        assert!(session.request(request("", 2), &mut waiting).is_ok());
         let status = session
-            .request(request("type.googleapis.com/x", 1))
+            .request(request("type.googleapis.com/x", 1), &mut waiting)
             .unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
-        let status = session.request(request("", 3)).unwrap_err();
+        let status = session.request(request("", 3), &mut waiting).unwrap_err();
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
     }
 
@@ -406,7 +445,7 @@ mod tests {
                             Some(content) => world.0.insert(name, content),
                             None => world.0.remove(name),
                         };
-                        client.session.changed(&name.into());
+                        client.session.changed(&name.into(), &client.names);
                     }
                     Step::Ack => { client.ack(); }
                     Step::Nack => { client.nack(""); }

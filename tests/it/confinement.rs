@@ -78,7 +78,7 @@ fn confined_reads_follow_no_link_out_of_the_root() {
     let folder = bed.root.credential("relative-in");
     symlink(outside.join("key"), folder.join("new")).unwrap();
     fs::rename(folder.join("new"), folder.join("key")).unwrap();
-    agent.wait_for_line(&["rejected", "relative-in/key", "last good"]);
+    agent.wait_for_line(&["rejected", "relative-in/key", "previous version"]);
     assert_serves(&bed, &[("relative-in", &pair)], &[]);
 
     // A reload without the setting reads them all.
@@ -224,7 +224,7 @@ fn a_key_that_others_can_read_is_warned_of_or_refused() {
         assert!(stream.secret().is_pair(&open.chain, &open.key));
         // Opened up again, it is a problem, and the last good one stays.
         chmod("open", 0o604);
-        agent.wait_for_line(&["rejected", "open/key", "0604", "last good"]);
+        agent.wait_for_line(&["rejected", "open/key", "0604", "previous version"]);
         stream.0.assert_silent();
     }
 }

@@ -198,7 +198,7 @@ fn a_disk_that_is_full_while_others_write_costs_no_good_credential() {
     let filler = disk.fill();
     assert!(writer.write_all(renewed.chain.as_bytes()).is_err());
     drop(writer);
-    agent.wait_for_line(&["rejected", "site", "cert", "last good"]);
+    agent.wait_for_line(&["rejected", "site", "cert", "previous version"]);
     stream.0.assert_silent();
 
     fs::remove_file(filler).unwrap();
@@ -237,7 +237,7 @@ fn reads_that_fail_with_eio_or_estale_are_tried_again() {
 
         let renewed = bed.pair("site");
         injector.wait_for_line(&["INJECTED"]);
-        agent.wait_for_line(&["rejected", "site", "last good"]);
+        agent.wait_for_line(&["rejected", "site", "previous version"]);
         stream.0.assert_silent();
         let unconcerned = bed.pair("other");
         arrives(&mut other, &unconcerned);

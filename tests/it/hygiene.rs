@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::Command;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use prost::Message;
 use rustls_pki_types::PrivateKeyDer;
@@ -17,7 +18,7 @@ use sds_agent::credential;
 use sds_agent::files::read::File;
 use sds_agent::proto::core::{DataSource, data_source::Specifier};
 use sds_agent::proto::{discovery, tls};
-use sds_agent::secret::Secret;
+use sds_agent::secret::{Part, Secret};
 use zeroize::Zeroizing;
 
 use crate::util::{Bed, Ca, Identity, eventually};
@@ -105,13 +106,12 @@ fn debug_output_of_every_type_that_holds_a_key_is_redacted() {
     ];
     let credential = credential::from_files(Path::new("/c"), files, SystemTime::now(), 30).unwrap();
     assert_redacted("Credential", &credential, &identity);
-    let pair = credential.pair.part.as_ref().unwrap();
-    assert_redacted("Pair", pair, &identity);
-    assert_redacted(
-        "Secret",
-        &Secret::certificate("site".into(), pair),
-        &identity,
-    );
+    let pair = credential.pair.part.unwrap();
+    assert_redacted("Pair", &pair, &identity);
+    let part = Arc::new(Part::from(pair));
+    assert_redacted("Part", &part, &identity);
+    let secret = Secret::new(part, None, Instant::now());
+    assert_redacted("Secret", &secret, &identity);
 
     let source = |specifier| DataSource {
         specifier: Some(specifier),

@@ -184,7 +184,12 @@ fn the_life_of_a_credential_can_be_followed_in_the_log() {
     agent.wait_for_line(&["rotated", "site"]);
     bed.root.write("site", &[("key", "not a key")]);
     let key = bed.root.credential("site").join("key");
-    agent.wait_for_line(&["rejected", "site", key.to_str().unwrap(), "last good"]);
+    agent.wait_for_line(&[
+        "rejected",
+        "site",
+        key.to_str().unwrap(),
+        "previous version",
+    ]);
     bed.root.remove("site");
     agent.wait_for_line(&["removed", "site"]);
     for what in ["loaded", "rotated", "rejected", "removed"] {

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use sds_agent::credential::{Bundle, CertificateFacts, Credential, Pair};
+use sds_agent::credential::CertificateFacts;
+use sds_agent::inventory::Credential;
 use sds_agent::problem::Problem;
+use sds_agent::secret::{Facts, Kind};
 use serde::Serialize;
 
 use super::survey::{Entry, State, Survey};
@@ -24,6 +26,9 @@ struct JsonCredential<'a> {
     state: State,
     pair: Option<JsonPair<'a>>,
     bundle: Option<JsonBundle<'a>>,
+    staple: Option<JsonStaple<'a>>,
+    ticket_keys: Option<JsonFiles<'a>>,
+    generic: Option<JsonFiles<'a>>,
     passed_over: &'a [String],
     problems: Vec<JsonProblem<'a>>,
     warnings: Vec<JsonProblem<'a>>,
@@ -41,6 +46,18 @@ struct JsonPair<'a> {
 struct JsonBundle<'a> {
     files: &'a [String],
     certificates: Vec<JsonCertificate<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonStaple<'a> {
+    files: &'a [String],
+    this_update: String,
+    next_update: Option<String>,
+}
+
+#[derive(Serialize)]
+struct JsonFiles<'a> {
+    files: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -81,31 +98,54 @@ pub(super) fn report(survey: &Survey) -> String {
 }
 
 fn credential(entry: &Entry, now: SystemTime) -> JsonCredential<'_> {
-    let served: Option<&Credential> = entry.verdict.as_ref().ok();
-    let pair = served.and_then(|credential| credential.pair.part.as_ref());
-    let bundle = served.and_then(|credential| credential.bundle.part.as_ref());
+    let served = entry.credential.as_deref();
+    let secret = |kind| served.and_then(|credential: &Credential| credential.secret(kind));
+    let certificate_secret = secret(Kind::Certificate);
+    let staple = certificate_secret.and_then(|secret| secret.staple());
+    let files = |kind| {
+        secret(kind).map(|secret| JsonFiles {
+            files: secret.facts().files(),
+        })
+    };
     JsonCredential {
         name: &entry.name,
         path: path(&entry.path),
         state: entry.state,
-        pair: pair.map(|pair: &Pair| JsonPair {
-            files: &pair.facts.files,
-            key_type: &pair.facts.key_type,
-            leaf: certificate(&pair.facts.leaf, now),
-        }),
-        bundle: bundle.map(|bundle: &Bundle| JsonBundle {
-            files: &bundle.facts.files,
-            certificates: bundle
-                .facts
-                .certificates
+        pair: certificate_secret.and_then(|secret| pair(secret.facts(), now)),
+        bundle: secret(Kind::TrustBundle).map(|secret| JsonBundle {
+            files: secret.facts().files(),
+            certificates: secret
+                .facts()
+                .certificates()
                 .iter()
                 .map(|ca| certificate(ca, now))
                 .collect(),
         }),
+        staple: staple.and_then(|part| match part.facts() {
+            Facts::OcspStaple(facts) => Some(JsonStaple {
+                files: &facts.files,
+                this_update: time(facts.this_update),
+                next_update: facts.next_update.map(time),
+            }),
+            _ => None,
+        }),
+        ticket_keys: files(Kind::TicketKeys),
+        generic: files(Kind::Generic),
         passed_over: served.map_or(&[], |credential| &credential.skipped),
-        problems: problems(entry.problems()),
-        warnings: problems(entry.warnings()),
+        problems: problems(&entry.problems),
+        warnings: problems(&entry.warnings),
     }
+}
+
+fn pair(facts: &Facts, now: SystemTime) -> Option<JsonPair<'_>> {
+    let Facts::Certificate(pair) = facts else {
+        return None;
+    };
+    Some(JsonPair {
+        files: &pair.files,
+        key_type: &pair.key_type,
+        leaf: certificate(&pair.leaf, now),
+    })
 }
 
 fn certificate(facts: &CertificateFacts, now: SystemTime) -> JsonCertificate<'_> {

@@ -72,7 +72,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Err(error) => return output::fail(error),
     };
     let now = SystemTime::now();
-    let survey = Survey::of(&args.folders, &config, now);
+    let survey = Survey::of(&args.folders, config, now);
     let report = match args.output {
         Form::Table => table::report(&survey, output::colour()),
         Form::Json => json::report(&survey),

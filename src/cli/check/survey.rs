@@ -1,16 +1,18 @@
 //! Folders → what the agent would make of each.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sds_agent::agent::read_once;
 use sds_agent::config::{Config, Root};
-use sds_agent::credential::{Credential, from_reading, layout, parts_among};
-use sds_agent::files::read::{self, Unwatched, read};
-use sds_agent::files::roots::{self, list};
+use sds_agent::credential::layout;
+use sds_agent::inventory::{Credential, Snapshot};
 use sds_agent::problem::{Problem, Reason};
+use sds_agent::secret::Kind;
 
 use crate::cli::output::COULD_NOT;
 
@@ -20,7 +22,7 @@ pub(super) struct Survey {
     pub(super) now: SystemTime,
     /// The credentials, in the order of the folders, by name.
     pub(super) entries: Vec<Entry>,
-    /// What could not be looked at.
+    /// What could not be read at all.
     pub(super) failures: Vec<Problem>,
 }
 
@@ -29,11 +31,13 @@ pub(super) struct Entry {
     /// The name of the folder, which is the credential's.
     pub(super) name: String,
     pub(super) path: PathBuf,
-    pub(super) verdict: Result<Credential, Vec<Problem>>,
-    warnings: Vec<Problem>,
+    /// What it serves; none where it is not read for its name.
+    pub(super) credential: Option<Arc<Credential>>,
     pub(super) state: State,
-    /// It is in a folder of such folders, where names compete.
-    in_root: bool,
+    /// What keeps files from being served.
+    pub(super) problems: Vec<Problem>,
+    /// What does not.
+    pub(super) warnings: Vec<Problem>,
 }
 
 /// How a credential is, from good to bad.
@@ -48,7 +52,7 @@ pub(super) enum State {
     Warning,
     /// It is served, and out of date, or will be soon.
     Expiring,
-    /// It is not served, or no longer as the files have it.
+    /// Not all of it is served, or no longer as the files have it.
     Broken,
 }
 
@@ -73,32 +77,38 @@ impl State {
 }
 
 impl Survey {
-    /// Looks at `folders`, or at the configured roots when there is none.
-    pub(super) fn of(folders: &[PathBuf], config: &Config, now: SystemTime) -> Self {
+    /// Reads `folders`, or the configured roots when there is none.
+    pub(super) fn of(folders: &[PathBuf], mut config: Config, now: SystemTime) -> Self {
+        let mut only = BTreeMap::new();
+        if !folders.is_empty() {
+            let roots = folders
+                .iter()
+                .map(|folder| root_of(folder, &config, &mut only));
+            config.roots = roots.collect();
+        }
+        let snapshot = read_once(&config, &only);
         let mut survey = Self {
             now,
             entries: Vec::new(),
             failures: Vec::new(),
         };
-        if folders.is_empty() {
-            for root in &config.roots {
-                survey.root(root, config);
+        for root in snapshot.roots() {
+            if root.present == Some(false) && root.problems.is_empty() {
+                survey.failures.push(Problem::new(
+                    Reason::Unreadable,
+                    &*root.path,
+                    "it does not exist",
+                    "make it, or name the folder that is meant",
+                ));
+            }
+            for problem in root.problems.iter() {
+                survey.listed(&root.path, problem);
             }
         }
-        for folder in folders {
-            let is_root = config.roots.iter().any(|root| root.path == *folder);
-            if !is_root && is_credential(folder) {
-                let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
-                let parent = absolute.parent().unwrap_or(&absolute);
-                let name = absolute.file_name().unwrap_or(absolute.as_os_str());
-                let name = name.to_string_lossy().into_owned();
-                let root = settings(parent, config);
-                survey.folder(name, folder.clone(), &root, config, false);
-            } else {
-                survey.root(&settings(folder, config), config);
-            }
-        }
-        survey.warn_of_namesakes();
+        let credentials = snapshot.credentials().into_iter();
+        let credentials = credentials.filter(|credential| !credential.is_empty());
+        let entries = credentials.map(|credential| Entry::of(credential, &snapshot, now));
+        survey.entries.extend(entries);
         survey
     }
 
@@ -114,146 +124,103 @@ impl Survey {
         }
     }
 
-    fn root(&mut self, root: &Root, config: &Config) {
-        let options = roots::Options {
-            max_folders: config.limits.credentials,
-            confine: root.confine,
-        };
-        let listing = list(&root.path, options, &mut Unwatched);
-        if !listing.present && listing.problems.is_empty() {
-            self.failures.push(Problem::new(
-                Reason::Unreadable,
-                &root.path,
-                "it does not exist",
-                "make it, or name the folder that is meant",
-            ));
-        }
-        for problem in listing.problems {
-            self.listed(root, problem);
-        }
-        for (name, path) in listing.folders {
-            self.folder(name, path, root, config, true);
-        }
-    }
-
     /// Takes in a problem of a listing: a folder that has one, or the root itself.
-    fn listed(&mut self, root: &Root, problem: Problem) {
-        let path = problem.path().to_owned();
-        if path == root.path {
-            self.failures.push(problem);
+    fn listed(&mut self, root: &Path, problem: &Problem) {
+        let path = problem.path();
+        if path == root {
+            self.failures.push(problem.clone());
             return;
         }
         let name = path.file_name().unwrap_or_default();
-        let name = name.to_string_lossy().into_owned();
-        self.entry(name, path, Err(vec![problem]), true);
-    }
-
-    fn folder(&mut self, name: String, path: PathBuf, root: &Root, config: &Config, in_root: bool) {
-        let options = read::Options {
-            limits: &config.limits,
-            confine: root.confine.then_some(&*root.path),
-            parts: parts_among,
-        };
-        let reading = read(&path, options, &mut Unwatched);
-        // It may have gone since its root was listed.
-        if reading.present {
-            let verdict = from_reading(root, &path, reading, self.now, config.warn_days);
-            self.entry(name, path, verdict.and_then(whole), in_root);
-        }
-    }
-
-    fn entry(
-        &mut self,
-        name: String,
-        path: PathBuf,
-        verdict: Result<Credential, Vec<Problem>>,
-        in_root: bool,
-    ) {
-        let state = state(&path, &verdict, self.now);
+        let problems = vec![problem.clone()];
         self.entries.push(Entry {
-            name,
-            path,
-            warnings: match &verdict {
-                Ok(credential) => credential.warnings().cloned().collect(),
-                Err(_) => Vec::new(),
-            },
-            verdict,
-            state,
-            in_root,
+            name: name.to_string_lossy().into_owned(),
+            path: path.to_owned(),
+            credential: None,
+            state: rejected(&problems),
+            problems,
+            warnings: Vec::new(),
         });
-    }
-
-    /// The first root that has a name wins: warns of the others.
-    fn warn_of_namesakes(&mut self) {
-        let mut served: HashMap<String, PathBuf> = HashMap::new();
-        for entry in self.entries.iter_mut().filter(|entry| entry.in_root) {
-            let Some(winner) = served.get(&entry.name) else {
-                served.insert(entry.name.clone(), entry.path.clone());
-                continue;
-            };
-            if entry.verdict.is_ok() {
-                entry.warnings.push(Problem::new(
-                    Reason::Name,
-                    &entry.path,
-                    format!("{} has the same name and comes first", winner.display()),
-                    "rename one of them, or leave the other folder out",
-                ));
-                entry.state = entry.state.max(State::Warning);
-            }
-        }
     }
 }
 
 impl Entry {
-    /// What keeps it from being served.
-    pub(super) fn problems(&self) -> &[Problem] {
-        self.verdict.as_ref().err().map_or(&[], Vec::as_slice)
-    }
-
-    /// What does not.
-    pub(super) fn warnings(&self) -> &[Problem] {
-        &self.warnings
-    }
-}
-
-/// The credential, when none of its parts is rejected.
-fn whole(credential: Credential) -> Result<Credential, Vec<Problem>> {
-    let problems: Vec<Problem> = credential.problems().cloned().collect();
-    if problems.is_empty() {
-        Ok(credential)
-    } else {
-        Err(problems)
-    }
-}
-
-fn state(path: &Path, verdict: &Result<Credential, Vec<Problem>>, now: SystemTime) -> State {
-    match verdict {
-        Err(problems)
-            if problems
-                .iter()
-                .all(|problem| problem.reason() == Reason::Name) =>
+    fn of(credential: &Arc<Credential>, snapshot: &Snapshot, now: SystemTime) -> Self {
+        let rejections = credential.rejections.iter();
+        let problems: Vec<_> = rejections.map(|one| one.problem.clone()).collect();
+        let mut warnings = credential.warnings.clone();
+        let winner = snapshot.winner(&credential.name);
+        if let Some(winner) = winner.filter(|winner| winner.root != credential.root)
+            && credential.serves()
         {
-            State::PassedOver
+            warnings.push(Problem::new(
+                Reason::Name,
+                credential.path(),
+                format!(
+                    "{} has the same name and comes first",
+                    winner.path().display()
+                ),
+                "rename one of them, or leave the other folder out",
+            ));
         }
-        Err(_) => State::Broken,
-        Ok(credential) if is_due(path, credential, now) => State::Expiring,
-        Ok(credential) if credential.warnings().next().is_none() => State::Good,
-        Ok(_) => State::Warning,
+        let state = match () {
+            () if !problems.is_empty() => rejected(&problems),
+            () if is_due(credential, now) => State::Expiring,
+            () if !warnings.is_empty() => State::Warning,
+            () => State::Good,
+        };
+        Self {
+            name: credential.name.to_string(),
+            path: credential.path(),
+            credential: Some(credential.clone()),
+            state,
+            problems,
+            warnings,
+        }
+    }
+}
+
+fn rejected(problems: &[Problem]) -> State {
+    let on_purpose = |problem: &Problem| problem.reason() == Reason::Name;
+    match problems.iter().all(on_purpose) {
+        true => State::PassedOver,
+        false => State::Broken,
     }
 }
 
 /// Whether a certificate of the chain is out of date, or anything soon will be. A CA that has expired
 /// beside good ones is no reason to hurry.
-fn is_due(path: &Path, credential: &Credential, now: SystemTime) -> bool {
-    let pair = credential.pair.part.as_ref();
-    let chain = pair.map(|pair| path.join(&pair.facts.files[0]));
-    let early = |pair: &sds_agent::credential::Pair| pair.facts.leaf.not_before > now;
-    pair.is_some_and(early)
-        || credential.warnings().any(|warning| match warning.reason() {
-            Reason::ExpiresSoon => true,
-            Reason::Expired => chain.as_deref() == Some(warning.path()),
-            _ => false,
-        })
+fn is_due(credential: &Credential, now: SystemTime) -> bool {
+    let pair = credential
+        .secret(Kind::Certificate)
+        .map(|pair| pair.facts());
+    let chain = pair.and_then(|facts| Some(credential.path().join(facts.files().first()?)));
+    pair.is_some_and(|facts| facts.not_before() > Some(now))
+        || credential
+            .warnings
+            .iter()
+            .any(|warning| match warning.reason() {
+                Reason::ExpiresSoon => true,
+                Reason::Expired => chain.as_deref() == Some(warning.path()),
+                _ => false,
+            })
+}
+
+/// The root that `folder` is, or the one that it is in where it is a credential folder, of which nothing
+/// else is to be read then.
+fn root_of(folder: &Path, config: &Config, only: &mut BTreeMap<Arc<Path>, Arc<str>>) -> Root {
+    let is_root = config.roots.iter().any(|root| root.path == *folder);
+    if is_root || !is_credential(folder) {
+        return settings(folder, config);
+    }
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.or(absolute.parent()).unwrap_or(&absolute);
+    let name = absolute.file_name().unwrap_or(absolute.as_os_str());
+    only.insert(parent.into(), name.to_string_lossy().into());
+    settings(parent, config)
 }
 
 /// Whether `folder` is a credential folder rather than a folder of such: it holds a file that may be a

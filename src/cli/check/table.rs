@@ -3,8 +3,9 @@
 use std::fmt::Write;
 
 use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
-use sds_agent::credential::{Bundle, Credential, Pair};
+use sds_agent::inventory::Credential;
 use sds_agent::problem::Problem;
+use sds_agent::secret::{Facts, Kind};
 
 use super::survey::{Entry, State, Survey, remaining};
 
@@ -38,10 +39,10 @@ pub(super) fn report(survey: &Survey, colour: bool) -> String {
         } else {
             "error"
         };
-        for problem in entry.problems() {
+        for problem in &entry.problems {
             tell(&mut report, word, problem);
         }
-        for warning in entry.warnings() {
+        for warning in &entry.warnings {
             tell(&mut report, "warning", warning);
         }
     }
@@ -81,24 +82,14 @@ fn row(entry: &Entry, survey: &Survey) -> Vec<Cell> {
         Cell::new(shown(&entry.name)),
         Cell::new(entry.state.as_str()).fg(colour),
     ];
-    let dash = || "-".to_owned();
-    let cells = match &entry.verdict {
-        Err(_) => vec![dash(); HEADER.len() - 2],
-        Ok(credential @ Credential { pair, bundle, .. }) => {
-            let details = match (&pair.part, &bundle.part) {
-                (Some(pair), _) => of_pair(pair, survey),
-                (None, Some(bundle)) => of_bundle(bundle, survey),
-                (None, None) => [dash(), dash(), dash(), dash()],
-            };
-            let kind = match (&pair.part, &bundle.part) {
-                (Some(_), Some(_)) => "pair, bundle",
-                (Some(_), None) => "pair",
-                (None, _) => "bundle",
-            };
+    let cells = match entry.credential.as_deref().filter(|one| one.serves()) {
+        None => vec![String::new(); HEADER.len() - 2],
+        Some(credential) => {
+            let kinds: Vec<_> = credential.kinds().map(kind).collect();
             let files = [files(credential), listed(&credential.skipped)];
-            [kind.to_owned()]
+            [kinds.join(", ")]
                 .into_iter()
-                .chain(details)
+                .chain(details(credential, survey))
                 .chain(files)
                 .collect()
         }
@@ -110,28 +101,35 @@ fn row(entry: &Entry, survey: &Survey) -> Vec<Cell> {
     row
 }
 
-/// Names, issuer, key and expiry.
-fn of_pair(pair: &Pair, survey: &Survey) -> [String; 4] {
-    [
-        listed(&pair.facts.leaf.names),
-        shown(&pair.facts.leaf.issuer),
-        pair.facts.key_type.clone(),
-        remaining(pair.facts.leaf.not_after, survey.now),
-    ]
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Certificate => "pair",
+        Kind::TrustBundle => "bundle",
+        Kind::OcspStaple => "staple",
+        Kind::TicketKeys => "ticket keys",
+        Kind::Generic => "generic",
+    }
 }
 
-/// The same of a bundle: its CAs, and when the first of them that has not expired will.
-fn of_bundle(bundle: &Bundle, survey: &Survey) -> [String; 4] {
-    let subjects: Vec<String> = bundle
-        .facts
-        .certificates
-        .iter()
-        .map(|ca| ca.subject.clone())
-        .collect();
-    let ends = bundle.facts.certificates.iter().map(|ca| ca.not_after);
+/// Names, issuer, key and expiry of the pair, or else of the bundle.
+fn details(credential: &Credential, survey: &Survey) -> [String; 4] {
+    let facts = |kind| Some(credential.secret(kind)?.facts());
+    if let Some(Facts::Certificate(pair)) = facts(Kind::Certificate) {
+        return [
+            listed(&pair.leaf.names),
+            shown(&pair.leaf.issuer),
+            pair.key_type.clone(),
+            remaining(pair.leaf.not_after, survey.now),
+        ];
+    }
+    let Some(Facts::TrustBundle(bundle)) = facts(Kind::TrustBundle) else {
+        return Default::default();
+    };
+    let subjects = bundle.certificates.iter().map(|ca| ca.subject.clone());
+    let ends = bundle.certificates.iter().map(|ca| ca.not_after);
     let next = ends.filter(|end| *end >= survey.now).min();
     [
-        format!("clients of {}", listed(&subjects)),
+        format!("clients of {}", listed(&subjects.collect::<Vec<_>>())),
         String::new(),
         String::new(),
         next.map_or_else(String::new, |end| remaining(end, survey.now)),
@@ -139,19 +137,12 @@ fn of_bundle(bundle: &Bundle, survey: &Survey) -> [String; 4] {
 }
 
 fn files(credential: &Credential) -> String {
-    let pair = credential
-        .pair
-        .part
-        .iter()
-        .flat_map(|pair| pair.facts.files.iter());
-    let bundle = credential
-        .bundle
-        .part
-        .iter()
-        .flat_map(|bundle| bundle.facts.files.iter());
-    let mut files: Vec<String> = pair.chain(bundle).cloned().collect();
-    files.dedup();
-    listed(&files)
+    let secrets = Kind::ALL
+        .into_iter()
+        .filter_map(|kind| credential.secret(kind));
+    let parts = secrets.flat_map(|secret| [Some(secret.part()), secret.staple()]);
+    let files = parts.flatten().flat_map(|part| part.facts().files());
+    listed(&files.cloned().collect::<Vec<_>>())
 }
 
 fn listed(names: &[String]) -> String {

@@ -26,8 +26,8 @@ pub(super) async fn start(
     envoy: &Listener,
 ) -> anyhow::Result<TaskTracker> {
     let sources = Sources {
-        board: agent.board(),
-        store: shared.store.clone(),
+        hub: shared.hub.clone(),
+        watch: agent.watch(),
         ledger: shared.ledger.clone(),
         health: shared.health.clone(),
         started: (SystemTime::now(), Instant::now()),

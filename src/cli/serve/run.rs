@@ -1,6 +1,7 @@
 //! The agent's life: what is started in which order, reloads, and the end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sds_agent::admin::health::{Health, Phase};
@@ -8,12 +9,12 @@ use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{Changes, Config};
 use sds_agent::listen::{Activation, ListenConfig, Listener};
 use sds_agent::metrics::Metrics;
-use sds_agent::sds::access::{Access, Rules};
+use sds_agent::sds::access::Rules;
+use sds_agent::sds::hub::Hub;
 use sds_agent::sds::ledger::Ledger;
 use sds_agent::sds::{server, service::Sds};
-use sds_agent::store::Store;
 use sds_agent::systemd::{self, Heart, Pulse};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
@@ -23,16 +24,18 @@ use super::admin;
 use super::signals::{Signals, Told};
 use crate::cli::logging::Levels;
 
+/// How long the end of a reload is waited for: its roots may be on a network file system that is down.
+const READING: Duration = Duration::from_secs(30);
+
 /// What the parts of a running agent share.
 pub(super) struct Shared {
     pub(super) config: Config,
-    pub(super) store: Arc<Store>,
+    pub(super) hub: Arc<Hub>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) stopping: CancellationToken,
     heart: Arc<Heart>,
-    access: Arc<Access>,
 }
 
 /// Runs the agent until it is told to end.
@@ -45,6 +48,7 @@ pub(super) async fn run(
     let mut signals = Signals::new().context("signals can't be handled")?;
     let listener = listen(&config, &mut activation)?;
     let (shared, mut agent) = Shared::new(config);
+    agent.restore(activation.take_stored());
     // Before anything is read, so that it can be asked what the agent waits for.
     let admin = admin::start(&shared, &agent, source, &listener).await?;
     let loaded = tokio::select! {
@@ -63,17 +67,17 @@ pub(super) async fn run(
 impl Shared {
     fn new(config: Config) -> (Self, Agent) {
         let metrics = Arc::new(Metrics::default());
-        let store = Arc::<Store>::default();
+        let hub = Arc::<Hub>::default();
         let heart = Arc::<Heart>::default();
-        let agent = Agent::new(config.clone(), store.clone(), metrics.clone());
+        let rules = Rules::resolve(&config);
+        let agent = Agent::new(config.clone(), rules, hub.clone(), metrics.clone());
         let shared = Self {
-            store,
             ledger: Arc::new(Ledger::new(metrics.clone())),
             metrics,
-            health: Arc::new(Health::new(agent.board(), heart.clone())),
+            health: Arc::new(Health::new(hub.clone(), heart.clone())),
             stopping: CancellationToken::new(),
             heart,
-            access: Arc::new(Access::new(Rules::resolve(&config))),
+            hub,
             config,
         };
         (shared, agent)
@@ -94,14 +98,14 @@ async fn serve(
     let mut agent = tokio::spawn(async move { agent.run(inbox, pulse).await });
     info!(
         socket = %listener.path().display(),
-        secrets = shared.store.secrets().len(),
+        secrets = shared.hub.current().snapshot.secret_count(),
         version = sds_agent::VERSION,
         "serving"
     );
     let mut server = tokio::spawn(shared.server(listener));
     let _watchdog = shared.watchdog();
     shared.health.enter(Phase::Serving);
-    systemd::ready(&status(&shared.store));
+    systemd::ready(&status(&shared.hub));
 
     let mut running = shared.config.clone();
     loop {
@@ -109,8 +113,12 @@ async fn serve(
             told = signals.next() => match told {
                 Told::Stop => break,
                 Told::Reload => {
-                    running = shared.reload(running, source, levels, &commands).await;
-                    systemd::ready(&status(&shared.store));
+                    let reload = shared.reload(running, source, levels, &commands);
+                    running = tokio::select! {
+                        running = reload => running,
+                        () = signals.stop() => break,
+                    };
+                    systemd::ready(&status(&shared.hub));
                 }
             },
             // Without one of them the agent would look alive and serve nothing new.
@@ -131,9 +139,8 @@ impl Shared {
     /// Answers Envoy, until the agent stops.
     fn server(&self, listener: Listener) -> impl Future<Output = ()> + use<> {
         let sds = Sds::new(
-            self.store.clone(),
+            self.hub.clone(),
             self.ledger.clone(),
-            self.access.clone(),
             self.config.limits,
             self.stopping.clone(),
         );
@@ -150,9 +157,9 @@ impl Shared {
     /// Feeds systemd's watchdog while every part of the agent moves.
     fn watchdog(&self) -> AbortOnDropHandle<()> {
         let heart = self.heart.clone();
-        let store_moves = answer_for(heart.part("store"), self.store.clone());
+        let hub_moves = answer_for(heart.part("hub"), self.hub.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
-            tokio::join!(store_moves, systemd::feed_watchdog(&heart));
+            tokio::join!(hub_moves, systemd::feed_watchdog(&heart));
         }))
     }
 
@@ -166,27 +173,46 @@ impl Shared {
         commands: &mpsc::Sender<Command>,
     ) -> Config {
         systemd::reloading();
-        let (config, changes) = match source.load() {
+        match source.load() {
             Ok(new) => {
                 let (config, changes) = running.reload(new);
-                (config, Some(changes))
+                self.put_in_force(&config, commands).await;
+                tell(&changes);
+                // Last, so that a quieter log still says so.
+                levels.set(&config.log.level);
+                config
             }
             Err(error) => {
                 error!("the new configuration is refused, and the old one stays: {error}");
-                (running, None)
+                self.put_in_force(&running, commands).await;
+                running
             }
+        }
+    }
+
+    /// Has the agent go on with a configuration, and waits until all of it is in force.
+    async fn put_in_force(&self, config: &Config, commands: &mpsc::Sender<Command>) {
+        let resolved = {
+            let config = config.clone();
+            // The user database may be on the network.
+            tokio::task::spawn_blocking(move || Rules::resolve(&config)).await
         };
-        let command = Command::Reload(Box::new(config.clone()));
+        let rules = match resolved {
+            Ok(rules) => rules,
+            Err(bug) => return error!("the configuration stays as it was: {bug}"),
+        };
+        let (in_force, done) = oneshot::channel();
+        let command = Command::Reload(Box::new(config.clone()), rules, in_force);
         if commands.send(command).await.is_err() {
-            error!("the agent's task has ended");
+            return error!("the agent's task has ended");
         }
-        enforce(&self.access, &self.store, &config).await;
-        if let Some(changes) = changes {
-            tell(&changes);
+        if tokio::time::timeout(READING, done).await.is_err() {
+            warn!(
+                "the roots have not been read in {} s; until they are, what either the old or the new \
+                 configuration forbids is forbidden",
+                READING.as_secs()
+            );
         }
-        // Last, so that a quieter log still says so.
-        levels.set(&config.log.level);
-        config
     }
 }
 
@@ -200,8 +226,9 @@ fn tell(changes: &Changes) {
 }
 
 /// What `systemctl status` shows, as of the start or the last reload.
-fn status(store: &Store) -> String {
-    format!("serving; secrets: {}", store.secrets().len())
+fn status(hub: &Hub) -> String {
+    let secrets = hub.current().snapshot.secret_count();
+    format!("serving; secrets: {secrets}")
 }
 
 /// Takes over the socket that systemd holds, or makes it.
@@ -221,20 +248,9 @@ fn listen(config: &Config, activation: &mut Activation) -> anyhow::Result<Listen
     Ok(listener)
 }
 
-/// Puts the rules of who may have what in force, for open streams too.
-async fn enforce(access: &Access, store: &Store, config: &Config) {
-    let config = config.clone();
-    // The user database may be on the network.
-    match tokio::task::spawn_blocking(move || Rules::resolve(&config)).await {
-        Ok(rules) => access.replace(rules),
-        Err(bug) => error!("the rules of access stay as they were: {bug}"),
-    }
-    store.wake_all();
-}
-
-/// Answers for the store: nobody holds its lock for good.
-async fn answer_for(mut pulse: Pulse, store: Arc<Store>) {
+/// Answers for the hub: nobody holds its locks for good.
+async fn answer_for(mut pulse: Pulse, hub: Arc<Hub>) {
     loop {
-        pulse.beat_after(|| drop(store.get(""))).await;
+        pulse.beat_after(|| drop(hub.current())).await;
     }
 }

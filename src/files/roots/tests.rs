@@ -15,6 +15,7 @@ fn list_with(root: &Path, max_folders: usize, confine: bool) -> Listing {
     let options = Options {
         max_folders,
         confine,
+        reserved_names: true,
     };
     super::list(root, options, &mut Unwatched)
 }

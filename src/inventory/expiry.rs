@@ -1,13 +1,13 @@
-//! Which certificates are about to end, and when somebody is to be told: a state machine without I/O.
+//! Which certificates are about to end, and when that is logged: a state machine without I/O.
 //!
-//! Each end is told of when it is 30, 7 and 1 days away, when it has come, and each day after that.
-//! Once each: what was told is told again only when the clock was set back by more than an hour since.
+//! Each end is logged when it is 30, 7 and 1 days away, when it has come, and each day after that.
+//! Once each: only a clock that was set back by more than an hour has it logged again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
-use super::folder::Parts;
-use super::reading::Key;
+use super::{Credential, Key};
+use crate::secret::Kind;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How many days before the end somebody is told.
@@ -17,28 +17,22 @@ const ADJUSTMENT: Duration = Duration::from_secs(3600);
 /// How long a change of the clock, or the sleep of the machine, may go unnoticed.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// What ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Part {
-    /// The leaf of a pair.
-    Certificate,
-    /// A CA certificate of a trust bundle.
-    Authority,
-}
-
-/// That somebody is to be told of an end.
+/// That an end is to be logged.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Reminder {
-    pub(crate) key: Key,
-    pub(crate) part: Part,
-    pub(crate) end: SystemTime,
+pub struct Reminder {
+    /// The folder.
+    pub key: Key,
+    /// What ends: the leaf of a certificate pair, or a CA certificate of a trust bundle.
+    pub kind: Kind,
+    /// When.
+    pub end: SystemTime,
 }
 
 /// All ends.
 #[derive(Default)]
-pub(crate) struct Expiry {
-    ends: HashMap<(Key, Part), Ends>,
-    due: BTreeSet<(SystemTime, (Key, Part))>,
+pub(super) struct Expiry {
+    ends: HashMap<(Key, Kind), Ends>,
+    due: BTreeSet<(SystemTime, (Key, Kind))>,
     last_look: Option<SystemTime>,
 }
 
@@ -84,31 +78,38 @@ impl Stage {
 }
 
 impl Expiry {
-    /// Makes `parts` what a folder serves. `warned` when its log line says already that it ends soon.
-    pub(crate) fn set(&mut self, key: &Key, parts: &Parts, warned: bool, now: SystemTime) {
-        let leaf = parts.pair.iter().map(|pair| pair.facts.leaf.not_after);
-        self.set_part(
-            (key.clone(), Part::Certificate),
-            leaf.collect(),
-            warned,
-            now,
-        );
-        let authorities = parts
-            .bundle
-            .iter()
-            .flat_map(|bundle| &bundle.facts.certificates);
-        let ends = authorities.map(|authority| authority.not_after).collect();
-        self.set_part((key.clone(), Part::Authority), ends, false, now);
+    /// Goes by what `credential` serves. `warned` when its log line reports already that it ends soon.
+    pub(super) fn set(
+        &mut self,
+        key: &Key,
+        credential: &Credential,
+        warned: bool,
+        now: SystemTime,
+    ) {
+        for kind in [Kind::Certificate, Kind::TrustBundle] {
+            let secret = credential.secret(kind);
+            let certificates = secret.map_or(&[][..], |secret| secret.facts().certificates());
+            let ends = certificates.iter().map(|one| one.not_after).collect();
+            let warned = warned && kind == Kind::Certificate;
+            self.set_part((key.clone(), kind), ends, warned, now);
+        }
+    }
+
+    /// Forgets a folder.
+    pub(super) fn forget(&mut self, key: &Key, now: SystemTime) {
+        for kind in [Kind::Certificate, Kind::TrustBundle] {
+            self.set_part((key.clone(), kind), Vec::new(), false, now);
+        }
     }
 
     /// Forgets folders.
-    pub(crate) fn retain(&mut self, keeps: impl Fn(&Key) -> bool) {
+    pub(super) fn retain(&mut self, keeps: impl Fn(&Key) -> bool) {
         self.ends.retain(|(key, _), _| keeps(key));
         self.due.retain(|(_, (key, _))| keeps(key));
     }
 
     /// How long until [`Self::remind`] may have something to say.
-    pub(crate) fn wait(&self, now: SystemTime) -> Option<Duration> {
+    pub(super) fn wait(&self, now: SystemTime) -> Option<Duration> {
         let (due, _) = self.due.first()?;
         if self.was_set_back(now) {
             return Some(Duration::ZERO);
@@ -117,7 +118,7 @@ impl Expiry {
     }
 
     /// The reminders that are due.
-    pub(crate) fn remind(&mut self, now: SystemTime) -> Vec<Reminder> {
+    pub(super) fn remind(&mut self, now: SystemTime) -> Vec<Reminder> {
         if self.was_set_back(now) {
             self.set_back(now);
         }
@@ -132,8 +133,8 @@ impl Expiry {
             };
             let end = ends.next;
             if ends.advance(now) {
-                let (key, part) = id.clone();
-                reminders.push(Reminder { key, part, end });
+                let (key, kind) = id.clone();
+                reminders.push(Reminder { key, kind, end });
             }
             self.due.insert((ends.due, id));
         }
@@ -142,7 +143,7 @@ impl Expiry {
 
     fn set_part(
         &mut self,
-        id: (Key, Part),
+        id: (Key, Kind),
         mut all: Vec<SystemTime>,
         warned: bool,
         now: SystemTime,
@@ -229,12 +230,12 @@ mod tests {
         }
     }
 
-    fn id() -> (Key, Part) {
+    fn id() -> (Key, Kind) {
         let key = Key {
             root: std::path::Path::new("/c").into(),
             name: "site".into(),
         };
-        (key, Part::Certificate)
+        (key, Kind::Certificate)
     }
 
     fn expiry(ends: &[f64], now: f64) -> Expiry {

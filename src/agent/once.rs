@@ -1,0 +1,53 @@
+//! One pass over the files, without a watch: what an agent would make of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reading::Look;
+use crate::config::Config;
+use crate::files::read::Unwatched;
+use crate::inventory::{Inventory, Key, Now, Snapshot};
+use crate::secret::Name;
+
+/// Longer than the inventory waits for anything that may still change.
+const SETTLED: Duration = Duration::from_secs(3600);
+
+/// What the inventory makes of the configured roots at this moment. Of the roots that `only` names, that
+/// one folder alone is read. Blocks.
+pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot {
+    let now = Now::read();
+    let mut inventory = Inventory::new(config);
+    for root in &config.roots {
+        let look = Look {
+            root: root.clone(),
+            limits: config.limits,
+            warn_days: config.warn_days,
+            epoch: 0,
+        };
+        let path: Arc<Path> = root.path.as_path().into();
+        let mut listing = look.list(&mut Unwatched);
+        if let Some(only) = only.get(&path) {
+            listing.folders.retain(|(name, _)| **name == **only);
+            listing
+                .problems
+                .retain(|problem| problem.path() == path.join(&**only));
+        }
+        let folders = inventory.listed(&path, listing, now, now.instant);
+        for key in folders {
+            read(&mut inventory, &look, &key, now);
+        }
+    }
+    inventory.tick(Now {
+        instant: now.instant + SETTLED,
+        ..now
+    });
+    inventory.snapshot().clone()
+}
+
+fn read(inventory: &mut Inventory, look: &Look, key: &Key, now: Now) {
+    let folder = key.path();
+    let reading = look.read(&folder, &mut Unwatched);
+    inventory.observe(key, look.judge(&folder, reading), now, now.instant);
+}

@@ -1,0 +1,497 @@
+//! What one credential folder serves: its parts, each judged by itself, and how they go together.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::part::{Missing, Now, PartState, Trouble};
+use super::snapshot::{Credential as View, Rejection};
+use crate::credential::{Credential, Verdict};
+use crate::name::Host;
+use crate::problem::{Problem, Reason};
+use crate::secret::{Facts, Kind, Name, Part, Secret};
+
+/// How long a folder must hold a trust bundle and no pair before the bundle is announced under the
+/// folder's own name: the CA may have been copied before the pair.
+pub(super) const ALONE: Duration = Duration::from_secs(1);
+
+/// What a read of a folder found.
+#[derive(Debug)]
+pub enum Found {
+    /// The folder is not there.
+    Gone,
+    /// Its files can't be judged.
+    Rejected(Vec<Problem>),
+    /// Its files, judged.
+    Judged(Box<Judged>),
+}
+
+/// The verdicts on the files of a folder, ready to be served.
+#[derive(Debug)]
+pub struct Judged {
+    verdicts: [Verdict<Part>; Kind::ALL.len()],
+    skipped: Vec<String>,
+}
+
+impl Judged {
+    /// The parts that are good.
+    pub fn into_parts(self) -> impl Iterator<Item = Part> {
+        self.verdicts.into_iter().filter_map(|verdict| verdict.part)
+    }
+}
+
+impl From<Credential> for Judged {
+    fn from(credential: Credential) -> Self {
+        fn encoded<T>(verdict: Verdict<T>) -> Verdict<Part>
+        where
+            Part: From<T>,
+        {
+            Verdict {
+                part: verdict.part.map(Part::from),
+                problems: verdict.problems,
+                warnings: verdict.warnings,
+            }
+        }
+        // In the order of `Kind::ALL`.
+        Self {
+            verdicts: [
+                encoded(credential.pair),
+                encoded(credential.bundle),
+                encoded(credential.staple),
+                encoded(credential.ticket_keys),
+                encoded(credential.generic),
+            ],
+            skipped: credential.skipped,
+        }
+    }
+}
+
+/// What became of a folder.
+#[derive(Debug)]
+pub enum Event {
+    /// What it serves is not what it served before.
+    Changed {
+        /// Whether it served nothing before.
+        first: bool,
+        /// Warnings that it did not have before.
+        warnings: Vec<Problem>,
+    },
+    /// Problems have lasted; whether a previous version is still served.
+    Rejected {
+        /// The part that is rejected; none where it is the whole folder.
+        kind: Option<Kind>,
+        /// Why.
+        problems: Vec<Problem>,
+        /// Whether a previous version stays in service.
+        keeps: bool,
+    },
+    /// Problems that had been logged are over.
+    Recovered {
+        /// The part that had them; none where it was the whole folder.
+        kind: Option<Kind>,
+    },
+    /// It was gone for long enough: it serves nothing any more.
+    Removed,
+}
+
+impl Event {
+    /// Whether what is served changed.
+    pub fn is_change(&self) -> bool {
+        matches!(self, Self::Changed { .. } | Self::Removed)
+    }
+
+    /// Whether its log line reports that a certificate ends soon, or has ended.
+    pub fn warns_of_expiry(&self) -> bool {
+        matches!(self, Self::Changed { warnings, .. } if warnings.iter().any(is_of_time))
+    }
+}
+
+/// A credential folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    name: Name,
+    parts: [PartState; Kind::ALL.len()],
+    secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
+    /// What keeps the folder as a whole from being judged.
+    trouble: Trouble,
+    /// Whether its files were judged since the start.
+    judged: bool,
+    skipped: Vec<String>,
+    warned: Vec<Problem>,
+    /// Whether no file there can be part of a pair.
+    without_pair: bool,
+    alone_since: Option<Instant>,
+    alone: bool,
+    gone_since: Option<Instant>,
+    /// The deadline and the date that the inventory has for it.
+    pub(super) timers: (Option<Instant>, Option<SystemTime>),
+}
+
+impl Folder {
+    /// The folder at `path`, of which nothing is known yet.
+    pub(super) fn new(path: PathBuf, name: Name) -> Self {
+        Self {
+            path,
+            name,
+            parts: Default::default(),
+            secrets: Default::default(),
+            trouble: Trouble::default(),
+            judged: false,
+            skipped: Vec::new(),
+            warned: Vec::new(),
+            without_pair: false,
+            alone_since: None,
+            alone: false,
+            gone_since: None,
+            timers: (None, None),
+        }
+    }
+
+    /// Serves `part`, as before the agent was restarted, until the files are good or gone.
+    pub(super) fn restore(&mut self, part: Part, now: Now) {
+        let kind = part.kind();
+        self.parts[kind as usize].restore(Arc::new(part));
+        self.refresh(now.system, now.instant);
+    }
+
+    /// Takes in what a read found, of which a change was noticed at `noticed`. What is gone or missing
+    /// for `delay` is served no more.
+    pub(super) fn observe(
+        &mut self,
+        found: Found,
+        delay: Duration,
+        now: Now,
+        noticed: Instant,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
+        match found {
+            Found::Gone => self.gone(now.instant),
+            Found::Rejected(problems) => {
+                self.gone_since = None;
+                self.alone_since = None;
+                self.trouble.set(problems, now.instant);
+            }
+            Found::Judged(judged) => events.extend(self.judge(*judged, now)),
+        }
+        events.extend(self.advance(delay, now, noticed));
+        events
+    }
+
+    /// Takes in that time has passed.
+    pub(super) fn tick(&mut self, delay: Duration, now: Now) -> Vec<Event> {
+        self.advance(delay, now, now.instant)
+    }
+
+    /// Has problems reported by the next [`Self::tick`], without waiting whether they last.
+    pub(super) fn expedite_reports(&mut self) {
+        self.troubles_mut().for_each(Trouble::expedite);
+    }
+
+    /// When [`Self::tick`] has something to do next.
+    pub(super) fn deadline(&self, delay: Duration) -> Option<Instant> {
+        let gone = self.gone_since.filter(|_| self.serves());
+        let parts = self.parts.iter().filter_map(|part| part.deadline(delay));
+        [
+            gone.map(|since| since + delay),
+            self.settles_at(),
+            self.trouble.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(parts)
+        .min()
+    }
+
+    /// The next date after `now` at which it may change what is served, or which certificate is the best
+    /// for a host.
+    pub(super) fn next_date(&self, now: SystemTime) -> Option<SystemTime> {
+        let dates = self.parts.iter().flat_map(PartState::dates);
+        dates.filter(|date| *date > now).min()
+    }
+
+    /// When it will be known whether a bundle without a pair stays one.
+    pub(super) fn settles_at(&self) -> Option<Instant> {
+        self.alone_since.map(|since| since + ALONE)
+    }
+
+    /// Whether it is gone, and nothing of it is served.
+    pub(super) fn is_over(&self) -> bool {
+        self.gone_since.is_some() && !self.serves()
+    }
+
+    /// Whether anything of it is served.
+    pub(super) fn serves(&self) -> bool {
+        self.secrets.iter().any(Option::is_some)
+    }
+
+    /// The parts of which a previous version is served in place of what the files hold.
+    pub(super) fn previous(&self) -> impl Iterator<Item = &Arc<Part>> {
+        let held = self.parts.iter().filter(|part| part.holds_previous());
+        held.filter_map(PartState::current)
+    }
+
+    /// What is published of it.
+    pub(super) fn view(&self, root: &Arc<Path>) -> View {
+        let of_parts = Kind::ALL.iter().flat_map(|kind| {
+            let problems = self.parts[*kind as usize].trouble().problems();
+            problems.iter().map(|problem| (Some(*kind), problem))
+        });
+        let of_folder = self
+            .trouble
+            .problems()
+            .iter()
+            .map(|problem| (None, problem));
+        let rejections = of_folder.chain(of_parts);
+        View {
+            root: root.clone(),
+            name: self.name.clone(),
+            secrets: self.secrets.clone(),
+            alone: self.alone,
+            rejections: rejections
+                .map(|(kind, problem)| Rejection {
+                    kind,
+                    problem: problem.clone(),
+                })
+                .collect(),
+            warnings: self.warnings(),
+            skipped: self.skipped.clone(),
+            unread: self.is_unread(),
+            bundle_unknown: self.is_bundle_unknown(),
+        }
+    }
+
+    fn judge(&mut self, judged: Judged, now: Now) -> Vec<Event> {
+        self.gone_since = None;
+        self.judged = true;
+        self.skipped = judged.skipped;
+        let recovered = self
+            .trouble
+            .clear()
+            .then_some(Event::Recovered { kind: None });
+        let mut events: Vec<_> = recovered.into_iter().collect();
+        let pair = &judged.verdicts[Kind::Certificate as usize];
+        self.without_pair = pair.is_absent();
+        let beside_pair = pair.part.is_some();
+        for (kind, verdict) in Kind::ALL.into_iter().zip(judged.verdicts) {
+            let missing = match kind {
+                Kind::TrustBundle | Kind::OcspStaple if beside_pair => Missing::TakenOut,
+                _ => Missing::Kept(files_are_gone(&self.path)),
+            };
+            if self.parts[kind as usize].observe(verdict, missing, now) {
+                events.push(Event::Recovered { kind: Some(kind) });
+            }
+        }
+        self.alone_since = match self.without_pair && self.has_bundle_alone() && !self.alone {
+            true => self.alone_since.or(Some(now.instant)),
+            false => None,
+        };
+        events
+    }
+
+    fn gone(&mut self, now: Instant) {
+        self.gone_since.get_or_insert(now);
+        self.alone_since = None;
+        // What was wrong with it while it was being removed is nobody's problem.
+        self.troubles_mut().for_each(Trouble::clear_unlogged);
+    }
+
+    fn advance(&mut self, delay: Duration, now: Now, noticed: Instant) -> Vec<Event> {
+        if is_due(self.gone_since, delay, now.instant) && self.serves() {
+            *self = Self {
+                gone_since: self.gone_since,
+                timers: self.timers,
+                ..Self::new(std::mem::take(&mut self.path), self.name.clone())
+            };
+            return vec![Event::Removed];
+        }
+        let (first, was_alone) = (!self.serves(), self.alone);
+        for part in &mut self.parts {
+            part.tick(delay, now);
+        }
+        let alone = self
+            .alone_since
+            .take_if(|since| now.instant >= *since + ALONE);
+        self.alone |= alone.is_some();
+        self.alone &= self.has_bundle_alone();
+        let mut events = Vec::new();
+        if self.refresh(now.system, noticed) || self.alone != was_alone {
+            let warnings = self.new_warnings();
+            events.push(Event::Changed { first, warnings });
+        }
+        events.extend(self.report(now.instant));
+        events
+    }
+
+    /// Makes the secrets follow the parts; whether one changed.
+    fn refresh(&mut self, now: SystemTime, noticed: Instant) -> bool {
+        let mut changed = false;
+        for kind in Kind::ALL {
+            if kind == Kind::OcspStaple {
+                continue;
+            }
+            let part = self.parts[kind as usize].current();
+            let staple = part.and_then(|part| self.staple_for(part, now));
+            let old = &self.secrets[kind as usize];
+            let keeps = match (old, part) {
+                (None, None) => true,
+                (Some(old), Some(part)) if Arc::ptr_eq(old.part(), part) => {
+                    let same = |one: &Arc<Part>| one.version().clone();
+                    // Envoy rejects a must-staple certificate without a staple.
+                    old.staple().map(same) == staple.as_ref().map(same)
+                        || (staple.is_none() && requires_staple(part))
+                }
+                _ => false,
+            };
+            if !keeps {
+                let part = part.filter(|part| staple.is_some() || !requires_staple(part));
+                let secret = part.map(|part| Secret::new(part.clone(), staple, noticed));
+                changed |= old.is_some() || secret.is_some();
+                self.secrets[kind as usize] = secret.map(Arc::new);
+            }
+        }
+        changed
+    }
+
+    /// The staple that goes with a certificate: about it, and not out of date.
+    fn staple_for(&self, pair: &Part, now: SystemTime) -> Option<Arc<Part>> {
+        let Facts::Certificate(facts) = pair.facts() else {
+            return None;
+        };
+        let staple = self.parts[Kind::OcspStaple as usize].current()?;
+        let Facts::OcspStaple(about) = staple.facts() else {
+            return None;
+        };
+        let ended = about.next_update.is_some_and(|end| end <= now);
+        (about.is_about(&facts.leaf) && !ended).then(|| staple.clone())
+    }
+
+    fn has_bundle_alone(&self) -> bool {
+        let has = |kind: Kind| self.parts[kind as usize].current().is_some();
+        has(Kind::TrustBundle)
+            && ![Kind::Certificate, Kind::TicketKeys, Kind::Generic]
+                .into_iter()
+                .any(has)
+    }
+
+    /// Whether what it held before the start can't be told: nothing in it could be read, or no pair
+    /// where there are files of one.
+    fn is_unread(&self) -> bool {
+        let pair = &self.parts[Kind::Certificate as usize];
+        let seen_good = self.parts.iter().any(PartState::seen_good);
+        !pair.seen_good() && !(self.judged && self.without_pair && seen_good)
+    }
+
+    fn is_bundle_unknown(&self) -> bool {
+        let bundle = &self.parts[Kind::TrustBundle as usize];
+        let seen_good = self.parts.iter().any(PartState::seen_good);
+        !bundle.seen_good() && (!seen_good || !bundle.trouble().problems().is_empty())
+    }
+
+    /// Everything worth a warning in what is served.
+    fn warnings(&self) -> Vec<Problem> {
+        let of_parts = self.parts.iter().flat_map(PartState::warnings).cloned();
+        of_parts
+            .chain(self.waiting())
+            .chain(self.uncovered())
+            .collect()
+    }
+
+    /// What the files hold already, and what is served when its time comes.
+    fn waiting(&self) -> Option<Problem> {
+        let pair = &self.parts[Kind::Certificate as usize];
+        let (served, next) = (pair.current()?.facts(), pair.successor()?);
+        let time = |time| humantime::format_rfc3339_seconds(time).to_string();
+        let (reason, what) = if next.not_before() > served.not_before() {
+            let from = next.not_before().map(time).unwrap_or_default();
+            let what = format!("the certificate is not valid before {from}");
+            (Reason::NotYetValid, what)
+        } else {
+            (Reason::Expired, "the certificate has expired".to_owned())
+        };
+        Some(Problem::new(
+            reason,
+            &self.path,
+            format!("{what}; the previous version, which is valid, is served until then"),
+            "nothing needs to be done if that is intended; otherwise write a certificate that is valid now",
+        ))
+    }
+
+    /// A folder that is named like a host which its certificate does not cover.
+    fn uncovered(&self) -> Option<Problem> {
+        let pair = self.parts[Kind::Certificate as usize].current()?;
+        let Facts::Certificate(facts) = pair.facts() else {
+            return None;
+        };
+        let host = Host::parse(&self.name).filter(|host| host.as_str().contains(['.', ':']))?;
+        let covered = super::hosts::coverages(facts).any(|coverage| coverage.covers(&host));
+        (!covered).then(|| {
+            Problem::new(
+                Reason::Name,
+                &self.path,
+                format!(
+                    "the folder is named like the host {host}, which its certificate does not cover"
+                ),
+                "use a certificate for that host, or name the folder otherwise",
+            )
+        })
+    }
+
+    /// The warnings that it did not have before, and those of dates, which each certificate has anew.
+    fn new_warnings(&mut self) -> Vec<Problem> {
+        let warnings = self.warnings();
+        let warned = std::mem::replace(&mut self.warned, warnings.clone());
+        let is_new = |warning: &Problem| is_of_time(warning) || !warned.contains(warning);
+        warnings.into_iter().filter(is_new).collect()
+    }
+
+    fn report(&mut self, now: Instant) -> Vec<Event> {
+        let mut events = Vec::new();
+        let whole = (None, self.serves(), &mut self.trouble);
+        let parts = Kind::ALL.into_iter().zip(&mut self.parts);
+        let parts = parts.map(|(kind, part)| {
+            let keeps = part.current().is_some();
+            (Some(kind), keeps, part.trouble_mut())
+        });
+        for (kind, keeps, trouble) in std::iter::once(whole).chain(parts) {
+            if let Some(problems) = trouble.report(now) {
+                events.push(Event::Rejected {
+                    kind,
+                    problems,
+                    keeps,
+                });
+            }
+        }
+        events
+    }
+
+    fn troubles_mut(&mut self) -> impl Iterator<Item = &mut Trouble> {
+        let parts = self.parts.iter_mut().map(PartState::trouble_mut);
+        std::iter::once(&mut self.trouble).chain(parts)
+    }
+}
+
+fn requires_staple(part: &Part) -> bool {
+    matches!(part.facts(), Facts::Certificate(facts) if facts.must_staple)
+}
+
+/// Whether a warning is about the end of the certificate, which each new one has anew.
+fn is_of_time(warning: &Problem) -> bool {
+    matches!(warning.reason(), Reason::ExpiresSoon | Reason::Expired)
+}
+
+fn is_due(since: Option<Instant>, delay: Duration, now: Instant) -> bool {
+    since.is_some_and(|since| now >= since + delay)
+}
+
+fn files_are_gone(folder: &Path) -> Problem {
+    Problem::new(
+        Reason::Incomplete,
+        folder,
+        "its files are gone from the folder, which is still there",
+        "put them back, or delete the folder if they should no longer be served",
+    )
+}
+
+#[cfg(test)]
+mod tests;

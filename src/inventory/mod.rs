@@ -1,0 +1,574 @@
+//! The one owner of what is known of credentials: roots → credential folders → parts, and which secret
+//! a name stands for. A state machine without I/O: listings, reads and the time go in, snapshots and
+//! changes come out.
+
+mod expiry;
+mod folder;
+mod hosts;
+mod part;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use self::expiry::Expiry;
+pub use self::expiry::Reminder;
+use self::folder::Folder;
+pub use self::folder::{Event, Found as Read, Judged};
+pub use self::part::Now;
+pub use self::snapshot::{Credential, Found, Lookup, Rejection, Root, Snapshot};
+use self::snapshot::{Root as RootView, Rules};
+use crate::config::{self, Config};
+use crate::files::roots::Listing;
+use crate::name::Coverage;
+use crate::problem::{Problem, Reason};
+use crate::secret::{Kind, Name, Part};
+
+/// Names that are gone and have an answer of their own; as many as there may be credentials by default,
+/// or the names of a folder that comes and goes for ever would pile up.
+const DEPARTED: usize = 20_000;
+/// How long a change of the clock, or the sleep of the machine, may go unnoticed.
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
+
+/// Which credential folder.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The path of its root.
+    pub root: Arc<Path>,
+    /// Its name.
+    pub name: Name,
+}
+
+impl Key {
+    /// The folder `name` of a root.
+    pub fn new(root: &Arc<Path>, name: Name) -> Self {
+        Self {
+            root: root.clone(),
+            name,
+        }
+    }
+
+    /// The path of the folder.
+    pub fn path(&self) -> PathBuf {
+        self.root.join(&*self.name)
+    }
+}
+
+/// The state of all credentials.
+pub struct Inventory {
+    removal_delay: Duration,
+    max_credentials: usize,
+    roots: Vec<State>,
+    snapshot: Snapshot,
+    /// When which folder has something to do though its files do not change.
+    deadlines: BTreeSet<(Instant, Key)>,
+    /// The same, by the clock that dates certificates.
+    dates: BTreeSet<(SystemTime, Key)>,
+    expiry: Expiry,
+    /// The previous versions that are in service, by kind and version.
+    kept: HashMap<Key, Vec<Arc<Part>>>,
+    /// Whether folders were left out for the limit on credentials.
+    crowded: bool,
+    changes: Changes,
+}
+
+/// A root, as its folders make it.
+struct State {
+    settings: config::Root,
+    path: Arc<Path>,
+    folders: HashMap<Name, Folder>,
+    /// The folders that have not been read since the start.
+    unobserved: HashSet<Name>,
+}
+
+/// What became of the state since it was last asked for.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The credentials whose own names may stand for something else.
+    pub credentials: Vec<Name>,
+    /// The hosts that may have another best credential.
+    pub hosts: Vec<Coverage>,
+    /// Any name may stand for something else.
+    pub everything: bool,
+    /// The snapshot is another one, though it may answer the same.
+    pub published: bool,
+    /// What became of which folder, for the log.
+    pub events: Vec<(Key, Event)>,
+    /// The folders that are no more.
+    pub forgotten: Vec<Key>,
+    /// There is room for folders that were left out: the roots are to be listed again.
+    pub relist: bool,
+    /// Certificates that are about to end, or have ended.
+    pub reminders: Vec<Reminder>,
+    /// The previous versions that are in service for that folder, when they changed: to be kept beyond
+    /// the end of the process.
+    pub kept: Vec<(Key, Vec<Arc<Part>>)>,
+}
+
+impl Changes {
+    /// Whether nothing changed, not even what is shown.
+    pub fn is_empty(&self) -> bool {
+        !self.published
+    }
+}
+
+impl Inventory {
+    /// An inventory of the configured roots, of which nothing is known yet.
+    pub fn new(config: &Config) -> Self {
+        let mut inventory = Self {
+            removal_delay: config.removal_delay,
+            max_credentials: config.limits.credentials,
+            roots: Vec::new(),
+            snapshot: Snapshot::default(),
+            deadlines: BTreeSet::new(),
+            dates: BTreeSet::new(),
+            expiry: Expiry::default(),
+            kept: HashMap::new(),
+            crowded: false,
+            changes: Changes::default(),
+        };
+        inventory.configure(config, Now::read());
+        inventory
+    }
+
+    /// Goes on with another configuration. Roots that stay keep their state.
+    pub fn configure(&mut self, config: &Config, now: Now) {
+        self.removal_delay = config.removal_delay;
+        self.max_credentials = config.limits.credentials;
+        let mut old = std::mem::take(&mut self.roots);
+        let mut views = std::mem::take(&mut self.snapshot.roots);
+        for settings in &config.roots {
+            let kept = old.iter().position(|root| *root.path == *settings.path);
+            let (root, view) = match kept {
+                Some(at) => (old.swap_remove(at), views.swap_remove(at)),
+                None => State::new(settings),
+            };
+            self.roots.push(State {
+                settings: settings.clone(),
+                ..root
+            });
+            self.snapshot.roots.push(view);
+        }
+        for root in old {
+            self.changes.forgotten.extend(root.keys());
+        }
+        self.snapshot.rules = Arc::new(Rules {
+            hosts: config.hosts,
+            default_credential: config.default_credential.as_deref().map(Name::from),
+            absent: config.absent,
+            warn_days: config.warn_days,
+        });
+        self.rebuild(now);
+    }
+
+    /// The present state.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// What became of the state since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Serves a part as before the agent was restarted, until its files are good or gone.
+    pub fn restore(&mut self, key: &Key, part: Part, now: Now) {
+        let Some(at) = self.position(&key.root) else {
+            return;
+        };
+        let root = &mut self.roots[at];
+        root.folder(&key.name).restore(part, now);
+        self.publish(key, now);
+    }
+
+    /// Takes in which folders a root holds, as of a change noticed at `noticed`: missing ones are gone.
+    /// Returns the new ones, which are to be read.
+    pub fn listed(
+        &mut self,
+        root: &Arc<Path>,
+        listing: Listing,
+        now: Now,
+        noticed: Instant,
+    ) -> Vec<Key> {
+        let Some(at) = self.position(root) else {
+            return Vec::new();
+        };
+        let mut problems = listing.problems;
+        let total: usize = self.roots.iter().map(|root| root.folders.len()).sum();
+        let mut room = self.max_credentials.saturating_sub(total);
+        self.changes.published = true;
+        let state = &mut self.roots[at];
+        let mut new = Vec::new();
+        let mut present = HashSet::new();
+        let mut left_out = 0;
+        for (name, _) in listing.folders {
+            let name = Name::from(name);
+            if !state.folders.contains_key(&name) {
+                if room == 0 {
+                    left_out += 1;
+                    continue;
+                }
+                room -= 1;
+                state.folder(&name);
+            }
+            if state.unobserved.contains(&name) {
+                new.push(Key::new(root, name.clone()));
+            }
+            present.insert(name);
+        }
+        let too_large = |problem: &Problem| problem.reason() == Reason::TooLarge;
+        self.crowded |= left_out > 0 || problems.iter().any(too_large);
+        if left_out > 0 {
+            problems.push(too_many(root, self.max_credentials, left_out));
+        }
+        // A root that can't be listed completely keeps its folders.
+        let missing: Vec<_> = state
+            .folders
+            .keys()
+            .filter(|name| listing.complete && !present.contains(*name))
+            .cloned()
+            .collect();
+        let view = &mut self.snapshot.roots[at];
+        view.present = Some(listing.present);
+        view.problems = problems.into();
+        // Whether a root that is not there held anything before the start is not known.
+        let newly_listed = !view.listed && listing.present && listing.complete;
+        view.listed |= newly_listed;
+        self.changes.everything |= newly_listed;
+        for name in missing {
+            self.observe(&Key::new(root, name), Read::Gone, now, noticed);
+        }
+        for key in &new {
+            self.publish(key, now);
+        }
+        new
+    }
+
+    /// Takes in what a read of a folder found, of which a change was noticed at `noticed`.
+    pub fn observe(&mut self, key: &Key, read: Read, now: Now, noticed: Instant) {
+        let delay = self.removal_delay;
+        let Some(folder) = self.folder_mut(key) else {
+            return;
+        };
+        let events = folder.observe(read, delay, now, noticed);
+        if let Some(at) = self.position(&key.root) {
+            self.roots[at].unobserved.remove(&key.name);
+        }
+        self.take_in(key, events, now);
+    }
+
+    /// Takes in that time has passed.
+    pub fn tick(&mut self, now: Now) {
+        let delay = self.removal_delay;
+        let mut due = BTreeSet::new();
+        while let Some((at, key)) = self.deadlines.first().cloned()
+            && at <= now.instant
+        {
+            self.deadlines.pop_first();
+            due.insert(key);
+        }
+        while let Some((at, key)) = self.dates.first().cloned()
+            && at <= now.system
+        {
+            self.dates.pop_first();
+            if let Some(winner) = self.snapshot.winner(&key.name)
+                && let Some(pair) = winner.pair()
+            {
+                self.changes.hosts.extend(hosts::coverages(pair));
+            }
+            due.insert(key);
+        }
+        for key in due {
+            if let Some(folder) = self.folder_mut(&key) {
+                let events = folder.tick(delay, now);
+                self.take_in(&key, events, now);
+            }
+        }
+        for reminder in self.expiry.remind(now.system) {
+            let winner = self.snapshot.winner(&reminder.key.name);
+            if winner.is_some_and(|winner| winner.root == reminder.key.root) {
+                self.changes.reminders.push(reminder);
+            }
+        }
+    }
+
+    /// How long until [`Self::tick`] may have something to do.
+    pub fn wait(&self, now: Now) -> Option<Duration> {
+        let deadline = self.deadlines.first().map(|(at, _)| *at - now.instant);
+        let date = self.dates.first().map(|(at, _)| {
+            let left = at.duration_since(now.system).unwrap_or_default();
+            left.min(CLOCK_CHECK)
+        });
+        let reminder = self.expiry.wait(now.system);
+        [deadline, date, reminder].into_iter().flatten().min()
+    }
+
+    /// When it will be known under which name a bundle without a pair is served, if that is pending.
+    pub fn settles_at(&self) -> Option<Instant> {
+        let folders = self.roots.iter().flat_map(|root| root.folders.values());
+        folders.filter_map(Folder::settles_at).min()
+    }
+
+    /// Reports every problem now: at the start none is half a rotation.
+    pub fn report_all(&mut self, now: Now) {
+        let delay = self.removal_delay;
+        let keys: Vec<_> = self.roots.iter().flat_map(State::keys).collect();
+        for key in keys {
+            if let Some(folder) = self.folder_mut(&key) {
+                folder.expedite_reports();
+                let events = folder.tick(delay, now);
+                self.take_in(&key, events, now);
+            }
+        }
+    }
+
+    /// Whether every root and every folder in it has been read since the start.
+    pub fn is_read(&self) -> bool {
+        self.snapshot.roots.iter().all(RootView::is_read)
+    }
+
+    /// The folders of a root.
+    pub fn keys(&self, root: &Path) -> Vec<Key> {
+        let at = self.position(root);
+        at.map(|at| self.roots[at].keys()).unwrap_or_default()
+    }
+
+    /// The settings of a root.
+    pub fn settings(&self, root: &Path) -> Option<&config::Root> {
+        Some(&self.roots[self.position(root)?].settings)
+    }
+
+    /// Makes everything that depends on a folder follow it.
+    fn take_in(&mut self, key: &Key, events: Vec<Event>, now: Now) {
+        let changed = events.iter().any(Event::is_change);
+        let warned = events.iter().any(Event::warns_of_expiry);
+        self.changes
+            .events
+            .extend(events.into_iter().map(|event| (key.clone(), event)));
+        self.publish(key, now);
+        if changed && let Some(credential) = self.snapshot.credential(key) {
+            self.expiry.set(key, credential, warned, now.system);
+        }
+        let over = self.folder_mut(key).is_some_and(|folder| folder.is_over());
+        if over {
+            self.forget(key, now);
+        }
+    }
+
+    /// Publishes the state of a folder, and sets its deadlines.
+    fn publish(&mut self, key: &Key, now: Now) {
+        let Some(at) = self.position(&key.root) else {
+            return;
+        };
+        let delay = self.removal_delay;
+        let state = &mut self.roots[at];
+        let Some(folder) = state.folders.get_mut(&key.name) else {
+            return;
+        };
+        let timers = (folder.deadline(delay), folder.next_date(now.system));
+        let old_timers = std::mem::replace(&mut folder.timers, timers);
+        set_timer(&mut self.deadlines, old_timers.0, timers.0, key);
+        set_timer(&mut self.dates, old_timers.1, timers.1, key);
+        let view = Arc::new(folder.view(&state.path));
+        let kept: Vec<_> = folder.previous().cloned().collect();
+        if view.serves() {
+            self.snapshot.departed.remove_mut(&key.name);
+        } else if self
+            .snapshot
+            .credential(key)
+            .is_some_and(|old| old.serves())
+        {
+            self.departs(at, &key.name);
+        }
+        self.keep(key, kept);
+        self.replace(at, &key.name, Some(view));
+    }
+
+    /// Drops a folder that is no more.
+    fn forget(&mut self, key: &Key, now: Now) {
+        let Some(at) = self.position(&key.root) else {
+            return;
+        };
+        self.roots[at].unobserved.remove(&key.name);
+        if let Some(folder) = self.roots[at].folders.remove(&key.name) {
+            set_timer(&mut self.deadlines, folder.timers.0, None, key);
+            set_timer(&mut self.dates, folder.timers.1, None, key);
+        }
+        self.expiry.forget(key, now.system);
+        self.keep(key, Vec::new());
+        self.replace(at, &key.name, None);
+        self.changes.forgotten.push(key.clone());
+        self.changes.relist |= std::mem::take(&mut self.crowded);
+    }
+
+    /// Replaces what is published of a folder, and the hosts of the credential that wins its name.
+    fn replace(&mut self, at: usize, name: &Name, view: Option<Arc<Credential>>) {
+        self.changes.published = true;
+        let before = self.snapshot.winner(name).cloned();
+        let root = &mut self.snapshot.roots[at];
+        let old = root.credentials.get(name).cloned();
+        match &view {
+            Some(view) => root.credentials.insert_mut(name.clone(), view.clone()),
+            None => {
+                root.credentials.remove_mut(name);
+            }
+        }
+        root.unobserved = self.roots[at].unobserved.len();
+        let unread = |view: &Option<Arc<Credential>>| {
+            usize::from(view.as_ref().is_some_and(|view| view.unread))
+        };
+        let was_unread = self.snapshot.unread;
+        self.snapshot.unread = was_unread + unread(&view) - unread(&old);
+        // The last folder that hosts may have been in: those that none covers are absent now.
+        self.changes.everything |= was_unread > 0 && self.snapshot.unread == 0;
+        let after = self.snapshot.winner(name).cloned();
+        let answers = |one: &Option<Arc<Credential>>| one.as_ref().map(|one| one.answers());
+        if answers(&before) != answers(&after) || answers(&old) != answers(&view) {
+            self.changes.credentials.push(name.clone());
+        }
+        self.move_hosts(name, before.as_deref(), after.as_deref());
+    }
+
+    fn move_hosts(&mut self, name: &Name, before: Option<&Credential>, after: Option<&Credential>) {
+        let version = |one: Option<&Credential>| {
+            let secret = one.and_then(|one| one.secret(Kind::Certificate));
+            secret.map(|secret| secret.version().clone())
+        };
+        if version(before) == version(after) {
+            return;
+        }
+        if let Some(pair) = before.and_then(Credential::pair) {
+            self.snapshot.hosts.remove(name, pair);
+            self.changes.hosts.extend(hosts::coverages(pair));
+        }
+        if let Some(pair) = after.and_then(Credential::pair) {
+            self.snapshot.hosts.insert(name, pair);
+            self.changes.hosts.extend(hosts::coverages(pair));
+        }
+        let default = self.snapshot.rules.default_credential.as_ref();
+        self.changes.everything |= default == Some(name);
+    }
+
+    /// Makes the published state anew, after roots came, went or changed their order.
+    fn rebuild(&mut self, now: Now) {
+        let keys: HashSet<_> = self.roots.iter().flat_map(State::keys).collect();
+        self.deadlines.retain(|(_, key)| keys.contains(key));
+        self.dates.retain(|(_, key)| keys.contains(key));
+        self.expiry.retain(|key| keys.contains(key));
+        self.kept.retain(|key, _| {
+            let stays = keys.contains(key);
+            if !stays {
+                self.changes.kept.push((key.clone(), Vec::new()));
+            }
+            stays
+        });
+        self.snapshot.hosts = hosts::Hosts::default();
+        let credentials = self.snapshot.credentials();
+        let unread = credentials.iter().filter(|view| view.unread).count();
+        self.snapshot.unread = unread;
+        let winners: HashMap<_, _> = keys
+            .iter()
+            .filter_map(|key| Some((key.name.clone(), self.snapshot.winner(&key.name)?.clone())))
+            .collect();
+        for (name, winner) in winners {
+            if let Some(pair) = winner.pair() {
+                self.snapshot.hosts.insert(&name, pair);
+            }
+        }
+        for key in &keys {
+            self.publish(key, now);
+        }
+        self.changes.everything = true;
+        self.changes.published = true;
+    }
+
+    fn departs(&mut self, at: usize, name: &Name) {
+        if self.snapshot.departed.size() >= DEPARTED {
+            self.snapshot.departed = Default::default();
+        }
+        let absent = self.roots[at].settings.absent;
+        self.snapshot.departed.insert_mut(name.clone(), absent);
+    }
+
+    fn keep(&mut self, key: &Key, kept: Vec<Arc<Part>>) {
+        let versions = |parts: &[Arc<Part>]| -> Vec<_> {
+            parts.iter().map(|part| part.version().clone()).collect()
+        };
+        let old = self.kept.get(key).map(Vec::as_slice).unwrap_or_default();
+        if versions(old) == versions(&kept) {
+            return;
+        }
+        self.changes.kept.push((key.clone(), kept.clone()));
+        if kept.is_empty() {
+            self.kept.remove(key);
+        } else {
+            self.kept.insert(key.clone(), kept);
+        }
+    }
+
+    fn folder_mut(&mut self, key: &Key) -> Option<&mut Folder> {
+        let at = self.position(&key.root)?;
+        self.roots[at].folders.get_mut(&key.name)
+    }
+
+    fn position(&self, root: &Path) -> Option<usize> {
+        self.roots.iter().position(|one| *one.path == *root)
+    }
+}
+
+impl State {
+    fn new(settings: &config::Root) -> (Self, RootView) {
+        let path: Arc<Path> = settings.path.as_path().into();
+        let view = RootView {
+            path: path.clone(),
+            present: None,
+            listed: false,
+            problems: Arc::new([]),
+            credentials: Default::default(),
+            unobserved: 0,
+        };
+        let state = Self {
+            settings: settings.clone(),
+            path,
+            folders: HashMap::new(),
+            unobserved: HashSet::new(),
+        };
+        (state, view)
+    }
+
+    fn folder(&mut self, name: &Name) -> &mut Folder {
+        self.folders.entry(name.clone()).or_insert_with(|| {
+            self.unobserved.insert(name.clone());
+            Folder::new(self.path.join(&**name), name.clone())
+        })
+    }
+
+    fn keys(&self) -> Vec<Key> {
+        let names = self.folders.keys().cloned();
+        names.map(|name| Key::new(&self.path, name)).collect()
+    }
+}
+
+fn set_timer<T: Ord>(timers: &mut BTreeSet<(T, Key)>, old: Option<T>, new: Option<T>, key: &Key) {
+    if let Some(old) = old {
+        timers.remove(&(old, key.clone()));
+    }
+    if let Some(new) = new {
+        timers.insert((new, key.clone()));
+    }
+}
+
+fn too_many(root: &Path, limit: usize, left_out: usize) -> Problem {
+    Problem::new(
+        Reason::TooLarge,
+        root,
+        format!(
+            "{left_out} of its folders are beyond the limit of {limit} credentials in all roots"
+        ),
+        "raise `limits.credentials`, or spread the folders over several agents",
+    )
+}

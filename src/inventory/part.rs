@@ -1,0 +1,247 @@
+//! What one part of a credential folder serves, whatever happens to its files: a state machine
+//! without I/O.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::credential::Verdict;
+use crate::problem::Problem;
+use crate::secret::{Facts, Part};
+
+/// How long a problem must last before it is logged: the tools that write one file after the
+/// other pass through states that are nobody's problem.
+const LASTING: Duration = Duration::from_secs(1);
+
+/// The time, by the clock that never goes back and by the one that dates certificates.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// What delays are measured by.
+    pub instant: Instant,
+    /// What the dates of certificates are compared with.
+    pub system: SystemTime,
+}
+
+impl Now {
+    /// This moment.
+    pub fn read() -> Self {
+        Self {
+            instant: Instant::now(),
+            system: SystemTime::now(),
+        }
+    }
+}
+
+/// The state of one part.
+#[derive(Debug, Default)]
+pub(super) struct PartState {
+    /// What is served, or would be if the rest of the folder allowed it.
+    current: Option<Arc<Part>>,
+    /// The previous version is served in place of what the files hold.
+    holds_previous: bool,
+    warnings: Vec<Problem>,
+    /// What takes the place of the current version when its time comes.
+    successor: Option<Successor>,
+    trouble: Trouble,
+    missing_since: Option<Instant>,
+    seen_good: bool,
+}
+
+#[derive(Debug)]
+struct Successor {
+    part: Arc<Part>,
+    warnings: Vec<Problem>,
+}
+
+/// What keeps files from being served, and whether that has been logged.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    problems: Vec<Problem>,
+    since: Option<Instant>,
+    logged: bool,
+}
+
+/// What the absence of a part's files means.
+#[derive(Debug)]
+pub(super) enum Missing {
+    /// They were taken out beside a good pair: the part goes too, after a delay.
+    TakenOut,
+    /// The folder would serve nothing without them: the part stays, with this problem.
+    Kept(Problem),
+}
+
+impl Trouble {
+    pub(super) fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Sets the present problems; other ones than before are logged anew.
+    pub(super) fn set(&mut self, problems: Vec<Problem>, now: Instant) {
+        if self.problems == problems {
+            return;
+        }
+        if self.since.is_none() || self.logged {
+            self.since = Some(now);
+        }
+        self.logged = false;
+        self.problems = problems;
+    }
+
+    /// Ends the trouble; whether it had been logged.
+    pub(super) fn clear(&mut self) -> bool {
+        std::mem::take(self).logged
+    }
+
+    /// Forgets problems that nobody was told of.
+    pub(super) fn clear_unlogged(&mut self) {
+        if !self.logged {
+            *self = Self::default();
+        }
+    }
+
+    /// The problems, when they have lasted and were not logged yet.
+    pub(super) fn report(&mut self, now: Instant) -> Option<Vec<Problem>> {
+        let due = self.deadline().is_some_and(|at| at <= now);
+        due.then(|| {
+            self.logged = true;
+            self.problems.clone()
+        })
+    }
+
+    /// Has the problems reported without waiting whether they last.
+    pub(super) fn expedite(&mut self) {
+        if let Some(since) = &mut self.since {
+            *since = since.checked_sub(LASTING).unwrap_or(*since);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.since.filter(|_| !self.logged).map(|at| at + LASTING)
+    }
+}
+
+impl PartState {
+    /// The part as it was served before the agent was restarted.
+    pub(super) fn restore(&mut self, part: Arc<Part>) {
+        if self.current.is_none() && !self.seen_good {
+            self.current = Some(part);
+            self.holds_previous = true;
+        }
+    }
+
+    /// Takes in a verdict on the present files.
+    pub(super) fn observe(&mut self, verdict: Verdict<Part>, missing: Missing, now: Now) -> bool {
+        let Verdict {
+            part,
+            problems,
+            warnings,
+        } = verdict;
+        self.successor = None;
+        if let Some(part) = part {
+            self.missing_since = None;
+            return self.accept(Arc::new(part), warnings, now);
+        }
+        self.holds_previous = self.current.is_some();
+        let problems = match missing {
+            _ if !problems.is_empty() => problems,
+            Missing::Kept(problem) if self.current.is_some() => vec![problem],
+            Missing::TakenOut if self.current.is_some() => {
+                self.missing_since.get_or_insert(now.instant);
+                return self.trouble.clear();
+            }
+            _ => return self.trouble.clear(),
+        };
+        self.missing_since = None;
+        self.trouble.set(problems, now.instant);
+        false
+    }
+
+    /// Returns whether a logged problem is over.
+    fn accept(&mut self, part: Arc<Part>, warnings: Vec<Problem>, now: Now) -> bool {
+        self.seen_good = true;
+        let keeps = self.current.as_ref().is_some_and(|current| {
+            current.version() != part.version()
+                && current.facts().is_valid(now.system)
+                && !part.facts().is_valid(now.system)
+        });
+        if keeps {
+            self.holds_previous = true;
+            self.successor = Some(Successor { part, warnings });
+        } else {
+            self.holds_previous = false;
+            self.warnings = warnings;
+            if self.current.as_ref().map(|part| part.version()) != Some(part.version()) {
+                self.current = Some(part);
+            }
+        }
+        self.trouble.clear()
+    }
+
+    /// Takes in that time has passed; a part that is missing for `removal_delay` goes.
+    pub(super) fn tick(&mut self, removal_delay: Duration, now: Now) {
+        if self
+            .missing_since
+            .take_if(|since| now.instant >= *since + removal_delay)
+            .is_some()
+        {
+            self.current = None;
+            self.holds_previous = false;
+            self.warnings.clear();
+        }
+        let takes_over = self.successor.as_ref().is_some_and(|successor| {
+            let current = self.current.as_ref();
+            successor.part.facts().is_valid(now.system)
+                || current.is_none_or(|current| !current.facts().is_valid(now.system))
+        });
+        if takes_over && let Some(successor) = self.successor.take() {
+            self.current = Some(successor.part);
+            self.warnings = successor.warnings;
+            self.holds_previous = false;
+        }
+    }
+
+    pub(super) fn current(&self) -> Option<&Arc<Part>> {
+        self.current.as_ref()
+    }
+
+    /// What the files hold and what is not served yet, for its time has not come.
+    pub(super) fn successor(&self) -> Option<&Facts> {
+        self.successor.as_ref().map(|next| next.part.facts())
+    }
+
+    pub(super) fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+
+    pub(super) fn trouble(&self) -> &Trouble {
+        &self.trouble
+    }
+
+    pub(super) fn trouble_mut(&mut self) -> &mut Trouble {
+        &mut self.trouble
+    }
+
+    /// Whether its files were good at least once since the start.
+    pub(super) fn seen_good(&self) -> bool {
+        self.seen_good
+    }
+
+    /// Whether a version is served that the files do not hold any more.
+    pub(super) fn holds_previous(&self) -> bool {
+        self.holds_previous
+    }
+
+    /// When [`Self::tick`] has something to do next, by the clock of delays.
+    pub(super) fn deadline(&self, removal_delay: Duration) -> Option<Instant> {
+        let missing = self.missing_since.map(|since| since + removal_delay);
+        missing.into_iter().chain(self.trouble.deadline()).min()
+    }
+
+    /// The dates at which it may change what is served, or which certificate is best for a host.
+    pub(super) fn dates(&self) -> impl Iterator<Item = SystemTime> {
+        let facts = self.current.as_ref().map(|part| part.facts());
+        facts
+            .into_iter()
+            .chain(self.successor())
+            .flat_map(|facts| facts.turning_points())
+    }
+}

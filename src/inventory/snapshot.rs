@@ -1,0 +1,353 @@
+//! What the inventory publishes: every root and credential, and which secret a name stands for.
+//!
+//! A snapshot never changes, and a clone of one shares all of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rpds::HashTrieMapSync;
+
+use super::Key;
+use super::hosts::Hosts;
+use crate::config::Absent;
+use crate::name::{self, Host};
+use crate::problem::Problem;
+use crate::secret::{Facts, Kind, Name, Secret};
+
+/// Everything that is known of the credentials, at one moment.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    /// The roots, in the order of precedence.
+    pub(super) roots: Vec<Root>,
+    pub(super) hosts: Hosts,
+    /// The answer to names that are gone, where their root has one of its own.
+    pub(super) departed: HashTrieMapSync<Name, Absent>,
+    pub(super) rules: Arc<Rules>,
+    /// How many folders may have held a certificate before the start that can't be read now.
+    pub(super) unread: usize,
+}
+
+/// The configured rules of lookup.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Rules {
+    /// Whether a host name stands for the credential that covers it.
+    pub(super) hosts: bool,
+    /// The credential for hosts that none covers.
+    pub(super) default_credential: Option<Name>,
+    /// The answer to a name without a secret.
+    pub(super) absent: Absent,
+    pub(super) warn_days: u32,
+}
+
+/// A root.
+#[derive(Clone)]
+pub struct Root {
+    /// Its path.
+    pub path: Arc<Path>,
+    /// Whether it was there when it was last listed; none before the first time.
+    pub present: Option<bool>,
+    /// Whether it was listed completely at least once since the start. Until then, what it held is
+    /// not known.
+    pub listed: bool,
+    /// What in it is not served, and why, besides the rejections of the credentials.
+    pub problems: Arc<[Problem]>,
+    pub(super) credentials: HashTrieMapSync<Name, Arc<Credential>>,
+    /// How many credential folders have not been read since the start.
+    pub(super) unobserved: usize,
+}
+
+/// A credential folder: what it serves, and what is wrong with its files.
+#[derive(Debug)]
+pub struct Credential {
+    /// The root that it is in.
+    pub root: Arc<Path>,
+    /// The name of the folder.
+    pub name: Name,
+    /// Why files are not served. What is served of the same part is a previous version then.
+    pub rejections: Vec<Rejection>,
+    /// Warnings about what is served.
+    pub warnings: Vec<Problem>,
+    /// The names of the files that are no part of it.
+    pub skipped: Vec<String>,
+    /// By kind.
+    pub(super) secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
+    /// Whether the bundle has the folder's own name, as there is no pair.
+    pub(super) alone: bool,
+    /// Whether it may have held a certificate before the start that can't be read now.
+    pub(super) unread: bool,
+    /// The same of a bundle.
+    pub(super) bundle_unknown: bool,
+}
+
+/// Why files are not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The part that they are of; none where it is the whole folder.
+    pub kind: Option<Kind>,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What a requested name stands for.
+#[derive(Clone, Debug)]
+pub enum Lookup {
+    /// A secret.
+    Found(Found),
+    /// Nothing, answered like this.
+    Absent(Absent),
+    /// Perhaps something that was served before the start and can't be read now. Clients that hold a
+    /// version of it are to keep it; to others it is this.
+    Unknown(Box<Lookup>),
+}
+
+/// A secret, and the credential that it comes from.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The name of the credential.
+    pub credential: Name,
+    /// The secret.
+    pub secret: Arc<Secret>,
+}
+
+impl Lookup {
+    /// The secret, for someone who holds no version of it.
+    pub fn found(self) -> Option<Found> {
+        match self {
+            Self::Found(found) => Some(found),
+            Self::Unknown(otherwise) => otherwise.found(),
+            Self::Absent(_) => None,
+        }
+    }
+}
+
+impl Snapshot {
+    /// What `requested` stands for at `now`, to someone who may have the credentials that `may` accepts.
+    /// To anyone else a credential does not exist.
+    pub fn lookup(&self, requested: &str, now: SystemTime, may: &dyn Fn(&str) -> bool) -> Lookup {
+        if !name::is_requestable(requested) {
+            return Lookup::Absent(Absent::SaySo);
+        }
+        let name = name::plain(requested);
+        let host = Host::parse(name).filter(|_| self.rules.hosts);
+        let found = self
+            .by_folder(name, may)
+            .or_else(|| self.by_bundle(name, may))
+            .or_else(|| self.by_host(host.as_ref()?, now, may));
+        if let Some(found) = found {
+            return Lookup::Found(found);
+        }
+        let otherwise = match self.default_for(name, may) {
+            Some(found) => Lookup::Found(found),
+            None => Lookup::Absent(self.absent(name, may)),
+        };
+        match self.is_unknown(name, host.is_some(), may) {
+            true => Lookup::Unknown(Box::new(otherwise)),
+            false => otherwise,
+        }
+    }
+
+    /// The roots, in the order of precedence.
+    pub fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// All credential folders: those of the first root by name, then those of the next one.
+    pub fn credentials(&self) -> Vec<&Arc<Credential>> {
+        let sorted = self.roots.iter().flat_map(|root| {
+            let mut credentials: Vec<_> = root.credentials.values().collect();
+            credentials.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+            credentials
+        });
+        sorted.collect()
+    }
+
+    /// The credential in that folder.
+    pub fn credential(&self, key: &Key) -> Option<&Arc<Credential>> {
+        let root = self.roots.iter().find(|root| root.path == key.root)?;
+        root.credentials.get(&key.name)
+    }
+
+    /// How many secrets there are to be asked for, not counting hosts.
+    pub fn secret_count(&self) -> usize {
+        let credentials = self.roots.iter().flat_map(|root| root.credentials.values());
+        let winners = credentials.filter(|credential| self.wins(credential));
+        winners.map(|credential| credential.secrets().count()).sum()
+    }
+
+    /// Of the credentials with that name in several roots, the one that is served: that of the first
+    /// root in which something is.
+    pub fn winner(&self, name: &str) -> Option<&Arc<Credential>> {
+        let mut credentials = self
+            .roots
+            .iter()
+            .filter_map(|root| root.credentials.get(name));
+        credentials.find(|credential| credential.serves())
+    }
+
+    /// Whether that credential is the one that is served under its name.
+    pub fn wins(&self, credential: &Arc<Credential>) -> bool {
+        let winner = self.winner(&credential.name);
+        winner.is_some_and(|winner| Arc::ptr_eq(winner, credential))
+    }
+
+    /// How long before its end a certificate is warned of, in days.
+    pub fn warn_days(&self) -> u32 {
+        self.rules.warn_days
+    }
+
+    /// The credential for hosts that none covers.
+    pub fn default_credential(&self) -> Option<&Name> {
+        self.rules.default_credential.as_ref()
+    }
+
+    fn by_folder(&self, name: &str, may: &dyn Fn(&str) -> bool) -> Option<Found> {
+        let credential = self.winner(name).filter(|_| may(name))?;
+        credential
+            .own_secret()
+            .map(|secret| credential.found(secret))
+    }
+
+    fn by_bundle(&self, name: &str, may: &dyn Fn(&str) -> bool) -> Option<Found> {
+        let owner = name::bundle_owner(name)?;
+        // The right to the pair includes the bundle, which may also be given alone.
+        let credential = self.winner(owner).filter(|_| may(owner) || may(name))?;
+        let secret = credential.secret(Kind::TrustBundle)?;
+        Some(credential.found(secret))
+    }
+
+    fn by_host(&self, host: &Host, now: SystemTime, may: &dyn Fn(&str) -> bool) -> Option<Found> {
+        let name = self.hosts.covering(host, now).find(|name| may(name))?;
+        let credential = self.winner(name)?;
+        Some(credential.found(credential.secret(Kind::Certificate)?))
+    }
+
+    fn default_for(&self, name: &str, may: &dyn Fn(&str) -> bool) -> Option<Found> {
+        let default = self.rules.default_credential.as_ref()?;
+        let is_folder = self
+            .roots
+            .iter()
+            .any(|root| root.credentials.contains_key(name));
+        let is_host = Host::parse(name).is_some() && name::bundle_owner(name).is_none();
+        if !is_host || !may(default) || (is_folder && may(name)) {
+            return None;
+        }
+        let credential = self.winner(default)?;
+        Some(credential.found(credential.secret(Kind::Certificate)?))
+    }
+
+    fn is_unknown(&self, name: &str, is_host: bool, may: &dyn Fn(&str) -> bool) -> bool {
+        let folder = |name: &str, is_unknown: fn(&Credential) -> bool| {
+            let mut there = self
+                .roots
+                .iter()
+                .filter_map(|root| root.credentials.get(name));
+            may(name) && there.any(|credential| is_unknown(credential))
+        };
+        self.roots.iter().any(|root| !root.listed)
+            || folder(name, |credential| credential.own_secret().is_none())
+            || name::bundle_owner(name)
+                .is_some_and(|owner| folder(owner, |credential| credential.bundle_unknown))
+            || (is_host && self.unread > 0)
+    }
+
+    fn absent(&self, name: &str, may: &dyn Fn(&str) -> bool) -> Absent {
+        let credential = name::bundle_owner(name).into_iter().chain([name]);
+        let mut departed =
+            credential.filter_map(|name| self.departed.get(name).filter(|_| may(name)));
+        departed.next().copied().unwrap_or(self.rules.absent)
+    }
+}
+
+impl Root {
+    /// Whether it, and every credential folder in it, has been read since the start.
+    pub fn is_read(&self) -> bool {
+        self.present.is_some() && self.unobserved == 0
+    }
+
+    /// How many credential folders it holds.
+    pub fn folders(&self) -> usize {
+        self.credentials.size()
+    }
+}
+
+impl Credential {
+    /// The path of the folder.
+    pub fn path(&self) -> PathBuf {
+        self.root.join(&*self.name)
+    }
+
+    /// The secret of that kind.
+    pub fn secret(&self, kind: Kind) -> Option<&Arc<Secret>> {
+        self.secrets[kind as usize].as_ref()
+    }
+
+    /// The kinds of parts that it serves, the staple of a certificate included.
+    pub fn kinds(&self) -> impl Iterator<Item = Kind> {
+        let secrets = self.secrets.iter().flatten();
+        secrets.flat_map(|secret| {
+            let staple = secret.staple().map(|staple| staple.kind());
+            [secret.kind()].into_iter().chain(staple)
+        })
+    }
+
+    /// What it serves: the names, without hosts, and the secrets.
+    pub fn secrets(&self) -> impl Iterator<Item = (Name, &Arc<Secret>)> {
+        let own = self.own_secret().map(|secret| (self.name.clone(), secret));
+        let bundle = self
+            .secret(Kind::TrustBundle)
+            .filter(|bundle| {
+                own.as_ref()
+                    .is_none_or(|(_, own)| !Arc::ptr_eq(own, bundle))
+            })
+            .map(|secret| (format!("{}{}", self.name, name::CACERT).into(), secret));
+        own.into_iter().chain(bundle)
+    }
+
+    /// Whether it serves anything.
+    pub fn serves(&self) -> bool {
+        self.secrets.iter().any(Option::is_some)
+    }
+
+    /// Whether it holds nothing for us, and nothing is wrong with that.
+    pub fn is_empty(&self) -> bool {
+        !self.serves() && self.rejections.is_empty()
+    }
+
+    /// All that the answers to its names depend on.
+    pub(super) fn answers(&self) -> impl PartialEq + use<> {
+        let versions = self.secrets.each_ref().map(|secret| {
+            let secret = secret.as_ref()?;
+            Some(secret.version().clone())
+        });
+        (versions, self.alone, self.unread, self.bundle_unknown)
+    }
+
+    /// The certificate pair's facts.
+    pub(super) fn pair(&self) -> Option<&crate::credential::PairFacts> {
+        match self.secret(Kind::Certificate)?.facts() {
+            Facts::Certificate(facts) => Some(facts),
+            _ => None,
+        }
+    }
+
+    /// What is served under the folder's own name. A folder that is named like a bundle serves its
+    /// bundle first.
+    fn own_secret(&self) -> Option<&Arc<Secret>> {
+        let bundle = self.secret(Kind::TrustBundle);
+        if name::bundle_owner(&self.name).is_some() && bundle.is_some() {
+            return bundle;
+        }
+        self.secret(Kind::Certificate)
+            .or_else(|| self.secret(Kind::TicketKeys))
+            .or_else(|| self.secret(Kind::Generic))
+            .or_else(|| bundle.filter(|_| self.alone))
+    }
+
+    fn found(&self, secret: &Arc<Secret>) -> Found {
+        Found {
+            credential: self.name.clone(),
+            secret: secret.clone(),
+        }
+    }
+}
