@@ -4,6 +4,7 @@
 //!
 //! In the order of the flow; a module knows only the ones before it.
 //!
+//! - [`text`]: text from outside, escaped for people to read
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
 //! - [`metrics`]: what is counted while the agent works
 //! - [`config`]: what the agent is told to do
@@ -37,6 +38,7 @@ pub mod sds;
 pub mod secret;
 pub mod store;
 pub mod systemd;
+pub mod text;
 
 /// The version of this program, with the commit that it was built from where that is known.
 pub const VERSION: &str = env!("SDS_AGENT_VERSION");
