@@ -27,13 +27,16 @@ const ATTEMPTS: u32 = 40;
 /// credentials. The kubelet leaves a handful.
 const MAX_PASSED_OVER: usize = 4096;
 
+/// A bit of [`File::mode`] that no mode has: an access control list lets others have the file.
+pub const LISTED: u32 = 0o10_000;
+
 /// A regular file, read whole. Its bytes are wiped when dropped.
 pub struct File {
     /// Its name in the folder.
     pub name: String,
     /// All of it.
     pub bytes: Zeroizing<Vec<u8>>,
-    /// Its permission bits.
+    /// Its permission bits, and [`LISTED`].
     pub mode: u32,
 }
 
@@ -224,6 +227,7 @@ impl<'a> Read<'a> {
                 bytes,
                 stat,
                 shared,
+                listed,
             }) => {
                 let seen = Seen {
                     name: &leaf.name,
@@ -234,7 +238,7 @@ impl<'a> Read<'a> {
                 self.files.push(File {
                     name: name.to_owned(),
                     bytes,
-                    mode: stat.st_mode & 0o7777,
+                    mode: stat.st_mode & 0o7777 | if listed { LISTED } else { 0 },
                 });
             }
             Ok(Slurped::TooLarge) => {
