@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use libfuzzer_sys::fuzz_target;
 use sds_agent::config::Limits;
 use sds_agent::credential::Bundle;
-use sds_agent::peer::Peer;
+use sds_agent::peer::{Groups, Peer};
 use sds_agent::sds::access::Access;
 use sds_agent::sds::service::Sds;
 use sds_agent::secret::Secret;
@@ -23,7 +23,7 @@ fn peer() -> Arc<Peer> {
         gid: 1,
         pid: None,
         user: None,
-        groups: Arc::from([1]),
+        groups: Groups::default(),
         process: None,
     })
 }

@@ -13,9 +13,10 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
-use super::grpc::{Messages, Segments};
+use super::budget::Grant;
+use super::grpc::{Broken, Messages, Segments};
 use super::ledger::{Answer, Entry};
 use super::service::Shared;
 use super::session::{Effect, Response, Session, View};
@@ -24,6 +25,13 @@ use crate::metrics::Limit;
 use crate::secret::{Name, Secret};
 use crate::store::Inbox;
 
+/// Bytes that a subscription takes besides its name: measured, and rounded up.
+const SUBSCRIPTION: usize = 512;
+/// Requests and changes that a stream works off before others have their turn.
+const TURN: usize = 16;
+/// Bytes of names in a response that need no grant.
+const FREE_NAMES: usize = 1024;
+
 /// An open stream.
 pub(crate) struct Conversation<S, B> {
     session: S,
@@ -31,6 +39,8 @@ pub(crate) struct Conversation<S, B> {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     entry: Entry,
+    /// For its subscriptions.
+    grant: Grant,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     phase: Phase,
 }
@@ -53,7 +63,8 @@ where
     pub(crate) fn new(session: S, body: B, shared: Arc<Shared>, entry: Entry) -> Self {
         Self {
             session,
-            requests: Messages::new(body, shared.limits.request_bytes),
+            requests: Messages::new(body, shared.bounds(&entry)),
+            grant: shared.grant(&entry),
             stopping: Box::pin(shared.stopping.clone().cancelled_owned()),
             shared,
             inbox: Arc::default(),
@@ -64,12 +75,12 @@ where
 
     /// What happens next: a response, or the end of the stream.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, Status>> {
-        loop {
+        for _ in 0..TURN {
             if self.stopping.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Status::unavailable("the agent is stopping")));
             }
             if let Some(response) = self.respond() {
-                return Poll::Ready(Ok(response));
+                return Poll::Ready(self.pay(response));
             }
             if self.phase == Phase::HalfClosed {
                 return Poll::Ready(Err(Status::ok("")));
@@ -84,18 +95,33 @@ where
                 Poll::Pending => return Poll::Pending,
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Charges a response for names that a client has made long: it is kept until the client reads it.
+    fn pay(&self, mut response: Response) -> Result<Response, Status> {
+        let bytes = response.removed.iter().map(|name| name.len()).sum();
+        if bytes > FREE_NAMES {
+            let mut grant = self.shared.grant(&self.entry);
+            if !grant.grow(bytes) {
+                return Err(self.shared.too_much_kept());
+            }
+            response.frame.hold(grant);
+        }
+        Ok(response)
     }
 
     /// Takes a request in.
-    fn take(&mut self, request: Result<S::Request, Status>) -> Result<(), Status> {
-        let request =
-            request.inspect_err(|status| self.shared.count_limit(status, Limit::RequestBytes))?;
+    fn take(&mut self, request: Result<S::Request, Broken>) -> Result<(), Status> {
+        let request = request.map_err(|broken| self.shared.broken(broken))?;
         let effects = self
             .session
             .request(request)
             .inspect_err(|status| self.shared.count_limit(status, Limit::NamesPerStream))?;
-        effects.into_iter().for_each(|effect| self.apply(effect));
-        Ok(())
+        effects
+            .into_iter()
+            .try_for_each(|effect| self.apply(effect))
     }
 
     fn respond(&mut self) -> Option<Response> {
@@ -120,17 +146,21 @@ where
         Some(response)
     }
 
-    fn apply(&mut self, effect: Effect) {
+    fn apply(&mut self, effect: Effect) -> Result<(), Status> {
         match effect {
             Effect::Node(node) => self.entry.introduce(node),
             Effect::Subscribe(name) => {
+                if self.entry.subscribed(&name) && !self.grant.grow(name.len() + SUBSCRIPTION) {
+                    return Err(self.shared.too_much_kept());
+                }
                 self.shared.store.subscribe(&name, &self.inbox);
-                self.entry.subscribed(&name);
                 self.log_subscription(&name);
             }
             Effect::Unsubscribe(name) => {
                 self.shared.store.unsubscribe(&name, &self.inbox);
-                self.entry.unsubscribed(&name);
+                if self.entry.unsubscribed(&name) {
+                    self.grant.shrink(name.len() + SUBSCRIPTION);
+                }
                 debug!(secret = &*name, node = self.entry.node_id(), "unsubscribed");
             }
             Effect::Ack(names) => {
@@ -145,39 +175,17 @@ where
                 names
                     .iter()
                     .for_each(|name| self.entry.answered(name, answer.clone()));
-                warn!(
-                    secrets = ?names,
-                    reason,
-                    node = self.entry.node_id(),
-                    peer = %self.entry.peer(),
-                    "rejected by the client, which keeps what it had; nothing more is sent until the files change"
-                );
+                self.shared.audit.rejected(&self.entry, &names, &reason);
             }
         }
+        Ok(())
     }
 
-    /// Names that exist are an operator's; others may be anybody's, so they can't flood the log.
     fn log_subscription(&self, name: &Name) {
-        if !self.shared.allows_or_logs(&self.entry, name) {
-            return;
+        if self.shared.allows_or_logs(&self.entry, name) {
+            let known = self.shared.store.get(name).is_some();
+            self.shared.audit.subscribed(&self.entry, name, known);
         }
-        let known = self.shared.store.get(name).is_some();
-        let Some(left_out) = (if known {
-            Some(0)
-        } else {
-            self.shared.unknown_names.allow()
-        }) else {
-            return;
-        };
-        info!(
-            secret = &**name,
-            known,
-            protocol = self.entry.protocol().as_str(),
-            node = self.entry.node_id(),
-            peer = %self.entry.peer(),
-            left_out = (left_out > 0).then_some(left_out),
-            "subscribed"
-        );
     }
 
     fn trailers(status: &Status) -> Frame<Segments> {
@@ -212,7 +220,7 @@ where
                 Ok(response) => Frame::data(response.frame),
                 Err(status) => {
                     this.phase = Phase::Ended;
-                    log_end(&this.entry, &status);
+                    this.shared.audit.ended(&this.entry, &status);
                     Self::trailers(&status)
                 }
             }))
@@ -245,24 +253,5 @@ impl View for Seen<'_> {
 
     fn absent(&self, name: &str) -> Absent {
         self.shared.store.absent(name)
-    }
-}
-
-fn log_end(entry: &Entry, status: &Status) {
-    match status.code() {
-        tonic::Code::Ok | tonic::Code::Unavailable => {
-            debug!(
-                node = entry.node_id(),
-                reason = status.message(),
-                "stream ended"
-            );
-        }
-        code => warn!(
-            node = entry.node_id(),
-            peer = %entry.peer(),
-            code = %format_args!("{code:?}"),
-            reason = status.message(),
-            "stream ended: the client asked for something that can't be"
-        ),
     }
 }

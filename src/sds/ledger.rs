@@ -1,5 +1,6 @@
 //! Who is connected, what each was sent, and what they said to it: for `status` and the log.
 
+use std::collections::btree_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -160,19 +161,23 @@ impl Account {
         let _ = self.node.set(node);
     }
 
-    /// Notes that the stream waits for a name.
-    pub(crate) fn subscribed(&self, name: &Name) {
-        lock(&self.deliveries)
-            .entry(name.clone())
-            .or_insert_with(|| Waiting {
-                since: Instant::now(),
-                delivery: Delivery::default(),
-            });
+    /// Notes that the stream waits for a name. Returns false where it did so before.
+    pub(crate) fn subscribed(&self, name: &Name) -> bool {
+        match lock(&self.deliveries).entry(name.clone()) {
+            Slot::Occupied(_) => false,
+            Slot::Vacant(slot) => {
+                slot.insert(Waiting {
+                    since: Instant::now(),
+                    delivery: Delivery::default(),
+                });
+                true
+            }
+        }
     }
 
-    /// Notes that the stream waits for a name no more.
-    pub(crate) fn unsubscribed(&self, name: &Name) {
-        lock(&self.deliveries).remove(name);
+    /// Notes that the stream no longer waits for a name. Returns false where it did not.
+    pub(crate) fn unsubscribed(&self, name: &Name) -> bool {
+        lock(&self.deliveries).remove(name).is_some()
     }
 
     /// The names that the stream waits for.

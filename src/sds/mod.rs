@@ -3,9 +3,11 @@
 
 pub mod access;
 pub mod audit;
+mod budget;
 mod conversation;
 mod delta;
 mod grpc;
+mod intake;
 mod introspection;
 pub mod ledger;
 mod message;

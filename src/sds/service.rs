@@ -12,19 +12,18 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::info;
 
 use super::access::Access;
 use super::audit::{Audit, Refused};
+use super::budget::{Budget, Grant, Holder};
 use super::conversation::Conversation;
 use super::delta::Delta;
-use super::grpc::{Messages, Segments};
+use super::grpc::{Bounds, Broken, Messages, Segments};
 use super::introspection::Introspection;
 use super::ledger::{Account, Entry, Ledger, Protocol};
 use super::message;
 use super::session::{Session, check_count, check_type_url};
 use super::sotw::{Sotw, version_info};
-use super::throttle::Throttle;
 use crate::config::Limits;
 use crate::metrics::{Limit, Metrics, Refusal};
 use crate::peer::Peer;
@@ -51,7 +50,10 @@ pub(crate) struct Shared {
     pub(crate) audit: Audit,
     pub(crate) limits: Limits,
     pub(crate) stopping: CancellationToken,
-    pub(crate) unknown_names: Throttle,
+    /// What is kept of what clients have sent.
+    client_bytes: Arc<Budget>,
+    /// Streams on all connections.
+    streams: Arc<Budget>,
     /// Made when it is asked for the first time.
     introspection: OnceCell<Introspection>,
 }
@@ -74,7 +76,8 @@ impl Sds {
                 audit: Audit::default(),
                 limits,
                 stopping,
-                unknown_names: Throttle::default(),
+                client_bytes: Budget::new(limits.client_bytes),
+                streams: Budget::new(limits.streams),
                 introspection: OnceCell::new(),
             }),
         }
@@ -82,6 +85,31 @@ impl Sds {
 
     /// Answers one request of `peer`.
     pub async fn call<B>(&self, peer: Arc<Peer>, request: Request<B>) -> Response<Reply>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Some(place) = self.shared.streams.grant(self.shared.holder(&peer), 1) else {
+            return self.no_place(&peer);
+        };
+        let hold = move |frame| {
+            let _ = &place;
+            frame
+        };
+        let response = self.answer(peer, request).await;
+        response.map(|body| body.map_frame(hold).boxed_unsync())
+    }
+
+    /// The answer to a request, where there are too many streams.
+    fn no_place(&self, peer: &Peer) -> Response<Reply> {
+        self.metrics().limit_reached(Limit::Streams);
+        let words = "stream refused: there are too many in all, or of this user";
+        let audit = &self.shared.audit;
+        audit.limited(peer.uid, peer.pid, Limit::Streams, words);
+        refused(Status::resource_exhausted(words))
+    }
+
+    async fn answer<B>(&self, peer: Arc<Peer>, request: Request<B>) -> Response<Reply>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -120,9 +148,19 @@ impl Sds {
         let admitted = self.shared.access.admits(peer);
         if !admitted {
             self.metrics().refused(Refusal::Connection);
-            self.shared.audit.refused(peer, "", Refused::Connection);
+            self.shared.audit.refused(peer, Refused::Connection);
         }
         admitted
+    }
+
+    /// Whether what is reserved for users whom the configuration names is there for this one.
+    pub(crate) fn has_reserve(&self, peer: &Peer) -> bool {
+        self.shared.access.has_reserve(peer)
+    }
+
+    /// Where everything that clients cause is logged.
+    pub fn audit(&self) -> &Audit {
+        &self.shared.audit
     }
 
     /// Where everything is counted.
@@ -149,11 +187,11 @@ impl Sds {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
-        let mut requests = Messages::new(body, self.shared.limits.request_bytes);
+        let mut requests = Messages::new(body, self.shared.bounds(entry));
         let request: DiscoveryRequest = poll_fn(|cx| requests.poll_next(cx))
             .await
             .ok_or_else(|| Status::invalid_argument("there is no request"))?
-            .inspect_err(|status| self.shared.count_limit(status, Limit::RequestBytes))?;
+            .map_err(|broken| self.shared.broken(broken))?;
         check_type_url(&request.type_url)?;
         let names = request.resource_names.len();
         check_count(names, self.shared.limits.names_per_stream)
@@ -162,8 +200,6 @@ impl Sds {
             entry.introduce(node);
         }
         let mut names = request.resource_names;
-        names.sort_unstable();
-        names.dedup();
         names.retain(|name| self.shared.allows_or_logs(entry, name));
         let secrets: Vec<_> = names
             .iter()
@@ -200,9 +236,45 @@ impl Shared {
         if !allowed {
             self.ledger.metrics().refused(Refusal::Name);
             self.audit
-                .refused(entry.peer(), entry.node_id(), Refused::Name(name));
+                .refused(entry.peer(), Refused::Name(name, entry.node_id()));
         }
         allowed
+    }
+
+    /// Who uses what a stream is granted.
+    fn holder(&self, peer: &Peer) -> Holder {
+        Holder {
+            uid: peer.uid,
+            reserve: self.access.has_reserve(peer),
+        }
+    }
+
+    /// A grant for what is kept of what a stream's client has sent, of nothing so far.
+    pub(crate) fn grant(&self, entry: &Account) -> Grant {
+        self.client_bytes.open(self.holder(entry.peer()))
+    }
+
+    /// The bounds of a stream's requests.
+    pub(crate) fn bounds(&self, entry: &Account) -> Bounds {
+        Bounds {
+            bytes: self.limits.request_bytes,
+            names: self.limits.names_per_stream,
+            grant: self.grant(entry),
+        }
+    }
+
+    /// The status to end a stream with when no more may be kept of what its user has sent.
+    pub(crate) fn too_much_kept(&self) -> Status {
+        self.ledger.metrics().limit_reached(Limit::ClientBytes);
+        Status::resource_exhausted("this user's streams wait for too many names, or too long ones")
+    }
+
+    /// Counts that a limit was reached, if it was that which ends a stream.
+    pub(crate) fn broken(&self, broken: Broken) -> Status {
+        if let Some(limit) = broken.limit {
+            self.ledger.metrics().limit_reached(limit);
+        }
+        broken.status
     }
 
     /// Counts that a limit was reached, if that is what the status says.
@@ -216,17 +288,8 @@ impl Shared {
     pub(crate) fn log_delivery(&self, entry: &Account, secret: &Secret) {
         let (name, version) = (secret.name(), secret.version());
         match secret.kind() {
-            Kind::Certificate => {
-                self.audit
-                    .key_delivered(entry.peer(), entry.node_id(), name, version);
-            }
-            Kind::TrustBundle => info!(
-                secret = &**name,
-                version = &**version,
-                node = entry.node_id(),
-                peer = %entry.peer(),
-                "delivered"
-            ),
+            Kind::Certificate => self.audit.key_delivered(entry, name, version),
+            Kind::TrustBundle => self.audit.delivered(entry, name, version),
         }
     }
 }

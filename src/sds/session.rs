@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use prost::Message;
 use tonic::Status;
 
 use super::grpc::Segments;
+use super::intake;
 use crate::config::Absent;
 use crate::proto::{SECRET_TYPE_URL, core, rpc};
 use crate::secret::{Name, Secret};
@@ -14,7 +14,7 @@ use crate::secret::{Name, Secret};
 /// One stream's half of a protocol, without I/O: requests and changes go in, responses come out.
 pub(crate) trait Session {
     /// What the client sends.
-    type Request: Message + Default;
+    type Request: intake::Request;
 
     /// Takes a request in, and says what it means.
     ///
@@ -147,6 +147,7 @@ pub(crate) mod tests {
 
     use bytes::Buf;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
     use crate::secret::tests::sample;
