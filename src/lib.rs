@@ -8,12 +8,15 @@
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
 //! - [`metrics`]: what is counted while the agent works
 //! - [`config`]: what the agent is told to do
+//! - [`rights`]: who may read a file
 //! - [`files`]: credential folders on disk: one consistent read of each, and what may have changed
 //! - [`credential`]: file names and PEM bytes → a credential that Envoy accepts, or the reasons why not
 //! - [`proto`]: the xDS messages, generated from `proto/`
 //! - [`secret`]: a part of a credential → an SDS resource, encoded once, versioned, wiped when dropped
 //! - [`store`]: name → current secret, and who waits for which name
+//! - [`pool`]: work that may block, on a few threads of its own
 //! - [`peer`]: who is at the other end of a Unix socket
+//! - [`exposure`]: users who may open the socket, and can read keys without it
 //! - [`sds`]: the protocols as state machines, and the service that drives them
 //! - [`harden`]: what keeps keys out of core dumps, other processes and the swap
 //! - [`systemd`]: ready, reload, stop, and the watchdog
@@ -27,13 +30,16 @@ pub mod agent;
 pub mod config;
 pub mod credential;
 pub mod envoy_config;
+pub mod exposure;
 pub mod files;
 pub mod harden;
 pub mod listen;
 pub mod metrics;
 pub mod peer;
+pub mod pool;
 pub mod problem;
 pub mod proto;
+pub mod rights;
 pub mod sds;
 pub mod secret;
 pub mod store;

@@ -1,5 +1,6 @@
 //! The agent's life: what is started in which order, reloads, and the end.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -8,6 +9,8 @@ use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{Changes, Config};
 use sds_agent::listen::{Activation, ListenConfig, Listener};
 use sds_agent::metrics::Metrics;
+use sds_agent::peer::Accounts;
+use sds_agent::pool::Pool;
 use sds_agent::sds::access::{Access, Rules};
 use sds_agent::sds::ledger::Ledger;
 use sds_agent::sds::{server, service::Sds};
@@ -20,6 +23,7 @@ use tracing::{error, info, warn};
 
 use super::Source;
 use super::admin;
+use super::guard::Guard;
 use super::signals::{Signals, Told};
 use crate::cli::logging::Levels;
 
@@ -31,8 +35,12 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) stopping: CancellationToken,
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) access: Arc<Access>,
+    pub(super) sds: Sds,
+    /// Reads the configuration, and asks the user database.
+    pub(super) pool: Pool,
     heart: Arc<Heart>,
-    access: Arc<Access>,
 }
 
 /// Runs the agent until it is told to end.
@@ -43,10 +51,17 @@ pub(super) async fn run(
     mut activation: Activation,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals can't be handled")?;
-    let listener = listen(&config, &mut activation)?;
-    let (shared, mut agent) = Shared::new(config);
+    let pool = Pool::new("configuration", 1);
+    let settings = config.clone();
+    let resolved = tokio::select! {
+        resolved = pool.run(move || Resolved::of(&settings)) => resolved,
+        () = signals.stop() => return Ok(()),
+    };
+    let resolved = resolved.context("users and groups can't be looked up")??;
+    let listener = listen(&config, resolved.listen, &mut activation)?;
+    let (shared, mut agent) = Shared::new(config, resolved.rules, pool);
     // Before anything is read, so that it can be asked what the agent waits for.
-    let admin = admin::start(&shared, &agent, source, &listener).await?;
+    let admin = admin::start(&shared, resolved.admin, &agent, source, &listener).await?;
     let loaded = tokio::select! {
         () = agent.load() => true,
         () = signals.stop() => false,
@@ -60,20 +75,52 @@ pub(super) async fn run(
     result
 }
 
+/// What the configuration amounts to by the user database, which may take its time.
+struct Resolved {
+    listen: ListenConfig,
+    admin: Option<ListenConfig>,
+    rules: Rules,
+}
+
+impl Resolved {
+    fn of(config: &Config) -> anyhow::Result<Self> {
+        let admin = config.admin.socket.as_deref();
+        let admin = admin.map(|path| ListenConfig::admin(path, &config.admin));
+        Ok(Self {
+            listen: ListenConfig::resolve(&config.listen)?,
+            admin: admin.transpose().context("admin.group")?,
+            rules: Rules::resolve(config),
+        })
+    }
+}
+
 impl Shared {
-    fn new(config: Config) -> (Self, Agent) {
+    fn new(config: Config, rules: Rules, pool: Pool) -> (Self, Agent) {
         let metrics = Arc::new(Metrics::default());
         let store = Arc::<Store>::default();
         let heart = Arc::<Heart>::default();
         let agent = Agent::new(config.clone(), store.clone(), metrics.clone());
+        let ledger = Arc::new(Ledger::new(metrics.clone()));
+        let access = Arc::new(Access::new(rules));
+        let stopping = CancellationToken::new();
+        let sds = Sds::new(
+            store.clone(),
+            ledger.clone(),
+            access.clone(),
+            config.limits,
+            stopping.clone(),
+        );
         let shared = Self {
             store,
-            ledger: Arc::new(Ledger::new(metrics.clone())),
+            ledger,
             metrics,
             health: Arc::new(Health::new(agent.board(), heart.clone())),
-            stopping: CancellationToken::new(),
+            stopping,
+            accounts: Arc::default(),
+            access,
+            sds,
+            pool,
             heart,
-            access: Arc::new(Access::new(Rules::resolve(&config))),
             config,
         };
         (shared, agent)
@@ -90,6 +137,7 @@ async fn serve(
     mut signals: Signals,
 ) -> anyhow::Result<()> {
     let (commands, inbox) = mpsc::channel(1);
+    let board = agent.board();
     let pulse = shared.heart.part("watcher");
     let mut agent = tokio::spawn(async move { agent.run(inbox, pulse).await });
     info!(
@@ -104,15 +152,31 @@ async fn serve(
     systemd::ready(&status(&shared.store));
 
     let mut running = shared.config.clone();
+    let mut guard = Guard::new(shared, &board);
+    let mut reload_due = false;
+    // It may hang, on a configuration or a user database that doesn't answer: signals are heard meanwhile.
+    let mut reload = pin!(None);
     loop {
+        if reload.is_none() && std::mem::take(&mut reload_due) {
+            reload.set(Some(shared.reload(
+                running.clone(),
+                source,
+                levels,
+                commands.clone(),
+            )));
+        }
         tokio::select! {
             told = signals.next() => match told {
                 Told::Stop => break,
-                Told::Reload => {
-                    running = shared.reload(running, source, levels, &commands).await;
-                    systemd::ready(&status(&shared.store));
-                }
+                Told::Reload => reload_due = true,
             },
+            config = finished(reload.as_mut()) => {
+                running = config;
+                reload.set(None);
+                guard.configure(&running);
+                systemd::ready(&status(&shared.store));
+            }
+            () = guard.watch() => {}
             // Without one of them the agent would look alive and serve nothing new.
             ended = &mut agent => bail!("the task that reads the files has ended: {ended:?}"),
             ended = &mut server => bail!("the task that serves has ended: {ended:?}"),
@@ -122,6 +186,7 @@ async fn serve(
     systemd::stopping();
     shared.health.enter(Phase::Stopping);
     shared.stopping.cancel();
+    reload.set(None);
     drop(commands);
     let (server, agent) = tokio::join!(server, agent);
     server.and(agent).context("a task of the agent failed")
@@ -130,17 +195,11 @@ async fn serve(
 impl Shared {
     /// Answers Envoy, until the agent stops.
     fn server(&self, listener: Listener) -> impl Future<Output = ()> + use<> {
-        let sds = Sds::new(
-            self.store.clone(),
-            self.ledger.clone(),
-            self.access.clone(),
-            self.config.limits,
-            self.stopping.clone(),
-        );
         let pulse = self.heart.part("server");
         server::run(
             listener,
-            sds,
+            self.accounts.clone(),
+            self.sds.clone(),
             self.config.limits,
             self.stopping.clone(),
             pulse,
@@ -163,10 +222,10 @@ impl Shared {
         running: Config,
         source: &Source,
         levels: &Levels,
-        commands: &mpsc::Sender<Command>,
+        commands: mpsc::Sender<Command>,
     ) -> Config {
         systemd::reloading();
-        let (config, changes) = match source.load() {
+        let (config, changes) = match self.load(source).await {
             Ok(new) => {
                 let (config, changes) = running.reload(new);
                 (config, Some(changes))
@@ -180,13 +239,39 @@ impl Shared {
         if commands.send(command).await.is_err() {
             error!("the agent's task has ended");
         }
-        enforce(&self.access, &self.store, &config).await;
+        self.enforce(&config).await;
         if let Some(changes) = changes {
             tell(&changes);
         }
         // Last, so that a quieter log still says so.
         levels.set(&config.log.level);
         config
+    }
+
+    async fn load(&self, source: &Source) -> anyhow::Result<Config> {
+        let source = source.clone();
+        let loaded = self.pool.run(move || source.load()).await;
+        Ok(loaded.context("it can't be read now")??)
+    }
+
+    /// Puts the rules of who may have what in force, for open streams too, with the memberships as of now.
+    async fn enforce(&self, config: &Config) {
+        let config = config.clone();
+        // The user database may be on the network.
+        match self.pool.run(move || Rules::resolve(&config)).await {
+            Some(rules) => self.access.replace(rules),
+            None => error!("the rules of access stay as they were"),
+        }
+        self.accounts.refresh().await;
+        self.store.wake_all();
+    }
+}
+
+/// Waits for the end of a future, if there is one.
+async fn finished<T>(future: Pin<&mut Option<impl Future<Output = T>>>) -> T {
+    match future.as_pin_mut() {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -205,10 +290,14 @@ fn status(store: &Store) -> String {
 }
 
 /// Takes over the socket that systemd holds, or makes it.
-fn listen(config: &Config, activation: &mut Activation) -> anyhow::Result<Listener> {
+fn listen(
+    config: &Config,
+    resolved: ListenConfig,
+    activation: &mut Activation,
+) -> anyhow::Result<Listener> {
     let listener = match activation.take(&config.listen.socket) {
         Some(socket) => Listener::adopt(socket)?,
-        None => Listener::bind(&ListenConfig::resolve(&config.listen)?)?,
+        None => Listener::bind(&resolved)?,
     };
     for path in activation.left() {
         warn!(
@@ -219,17 +308,6 @@ fn listen(config: &Config, activation: &mut Activation) -> anyhow::Result<Listen
         );
     }
     Ok(listener)
-}
-
-/// Puts the rules of who may have what in force, for open streams too.
-async fn enforce(access: &Access, store: &Store, config: &Config) {
-    let config = config.clone();
-    // The user database may be on the network.
-    match tokio::task::spawn_blocking(move || Rules::resolve(&config)).await {
-        Ok(rules) => access.replace(rules),
-        Err(bug) => error!("the rules of access stay as they were: {bug}"),
-    }
-    store.wake_all();
 }
 
 /// Answers for the store: nobody holds its lock for good.
