@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use sds_agent::config::{Config, Root};
+use sds_agent::config::{Account, Config, Root};
 use sds_agent::credential::{Credential, from_reading, layout};
+use sds_agent::exposure::Clients;
 use sds_agent::files::read::{Unwatched, read, read_confined};
 use sds_agent::files::roots::{list, list_confined};
+use sds_agent::peer;
 use sds_agent::problem::{Problem, Reason};
 
 use crate::cli::output::COULD_NOT;
+
+/// The user that the packaging makes for the agent.
+const AGENT_USER: &str = "sds-agent";
 
 /// What was found in all folders.
 pub(super) struct Survey {
@@ -98,6 +103,7 @@ impl Survey {
             }
         }
         survey.warn_of_namesakes();
+        survey.warn_of_exposures(config);
         survey
     }
 
@@ -172,6 +178,35 @@ impl Survey {
             state,
             in_root,
         });
+    }
+
+    /// Warns of keys of the agent that users of its socket can read without it.
+    fn warn_of_exposures(&mut self, config: &Config) {
+        // Under its own name, where this is run by an administrator.
+        let agent = peer::user_id(&Account::Name(AGENT_USER.to_owned()));
+        let own = rustix::process::geteuid().as_raw();
+        let clients = Clients::of(config, agent.ok().flatten().unwrap_or(own));
+        let is_configured = |path: &Path| config.roots.iter().any(|r| path.starts_with(&r.path));
+        for entry in &mut self.entries {
+            if let Ok(credential) = &mut entry.verdict
+                && let Some(pair) = &credential.pair
+                && is_configured(&entry.path)
+            {
+                let key = entry.path.join(&pair.files[1]);
+                for exposure in clients.exposures([&*key]) {
+                    let what = format!(
+                        "the user {} may open the agent's socket, and can also read this private key \
+                         directly, whatever the rules are",
+                        exposure.user
+                    );
+                    let remedy = "let only the group of the agent read it, and let that user be in \
+                                  another group, which may open the socket";
+                    let warning = Problem::new(Reason::LooseMode, &key, what, remedy);
+                    credential.warnings.push(warning);
+                    entry.state = entry.state.max(State::Warning);
+                }
+            }
+        }
     }
 
     /// The first root that has a name wins: warns of the others.
