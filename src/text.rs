@@ -24,6 +24,25 @@ pub fn quote<T: AsRef<str> + ?Sized>(text: &T) -> Escaped<'_> {
     }
 }
 
+/// The same JSON, with everything in its strings escaped that [`escape`] escapes: JSON itself demands
+/// that of C0 controls alone, and it is looked at on terminals too.
+pub fn escape_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for char in json.chars() {
+        // Outside of strings there is nothing but ASCII, and white space that is no danger.
+        if is_hostile(char) && !char.is_ascii_whitespace() {
+            let mut units = [0; 2];
+            for unit in char.encode_utf16(&mut units) {
+                // Writing to a String does not fail.
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(char);
+        }
+    }
+    escaped
+}
+
 /// A path, escaped. Bytes that are not UTF-8 are shown as U+FFFD.
 pub fn path(path: &Path) -> String {
     escape(&*path.to_string_lossy()).to_string()
@@ -116,6 +135,19 @@ mod tests {
             quote("a\" uid=0 \\\"\n").to_string(),
             "\"a\\\" uid=0 \\\\\\\"\\n\""
         );
+    }
+
+    #[test]
+    fn json_means_the_same_with_its_escapes() {
+        let text = "a\u{9b}b\u{7f}\u{202e}\u{e0001} ü\n\\";
+        let json = serde_json::to_string_pretty(&[text]).unwrap();
+        let escaped = escape_json(&json);
+        assert!(
+            !escaped.contains(|c| is_hostile(c) && c != '\n'),
+            "{escaped:?}"
+        );
+        let [read]: [String; 1] = serde_json::from_str(&escaped).unwrap();
+        assert_eq!(read, text);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -34,6 +34,10 @@ use crate::listen::Listener;
 const MAX_CONNECTIONS: usize = 256;
 /// How long a client may take for one request and for reading the answer to it.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection has at least to ask for something, however many others there are.
+const TIME_TO_ASK: Duration = Duration::from_millis(500);
+/// Pause before it is looked again whether there is room for a connection.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of a request's head; nothing that asks for a page needs more.
 const MAX_HEAD: usize = 16 * 1024;
 /// Pause after an `accept` that failed for want of file descriptors.
@@ -105,16 +109,11 @@ pub async fn serve_unix_to(
     gate: Gate,
     shutdown: CancellationToken,
 ) {
-    let mut server = Server::new(pages, Hosts::Any, shutdown);
     let gate = Arc::new(gate);
-    loop {
-        tokio::select! {
-            () = server.shutdown.cancelled() => break,
-            (stream, credentials) = listener.accept() => {
-                let gate = gate.clone();
-                server.spawn(stream, async move { gate(credentials).await });
-            }
-        }
+    let mut server = Server::new(pages, Hosts::Any, shutdown);
+    while let Some((stream, credentials)) = server.next(listener.accept()).await {
+        let gate = gate.clone();
+        server.spawn(stream, async move { gate(credentials).await });
     }
     server.end().await;
 }
@@ -122,13 +121,10 @@ pub async fn serve_unix_to(
 /// As [`serve_unix`], on a TCP port, to everyone.
 pub async fn serve_tcp(listener: TcpListener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
     let mut server = Server::new(pages, Hosts::Loopback, shutdown);
-    loop {
-        tokio::select! {
-            () = server.shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => server.spawn(stream, std::future::ready(true)),
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-            },
+    while let Some(accepted) = server.next(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => server.spawn(stream, std::future::ready(true)),
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
     server.end().await;
@@ -168,8 +164,8 @@ struct Server {
 }
 
 /// An open connection.
-#[derive(Default)]
 struct Connection {
+    since: Instant,
     /// Its request has arrived.
     asked: AtomicBool,
     /// It has ended, or is to end.
@@ -192,8 +188,11 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        self.make_room();
-        let open = Arc::<Connection>::default();
+        let open = Arc::new(Connection {
+            since: Instant::now(),
+            asked: AtomicBool::new(false),
+            ended: CancellationToken::new(),
+        });
         self.open.push_back(open.clone());
         let pages = Arc::clone(&self.pages);
         let (shutdown, hosts) = (self.shutdown.clone(), self.hosts);
@@ -214,21 +213,34 @@ impl Server {
         });
     }
 
-    /// Where there are as many connections as there may be, ends the oldest of those that have not
-    /// asked for anything, or else the oldest of all: nobody shuts others out by holding connections.
-    fn make_room(&mut self) {
-        if self.open.len() < MAX_CONNECTIONS {
-            return;
-        }
+    /// What `accept` gives, when there is room for one more connection; `None` when it is time to end.
+    async fn next<T>(&mut self, accept: impl Future<Output = T>) -> Option<T> {
+        let shutdown = self.shutdown.clone();
+        let next = async {
+            while !self.has_room() {
+                tokio::time::sleep(ROOM_PAUSE).await;
+            }
+            accept.await
+        };
+        shutdown.run_until_cancelled(next).await
+    }
+
+    /// Whether there is room for one more connection. Where there is none, the oldest one that has had its
+    /// time to ask and has not asked has to end, or else the oldest that waits for its answer or does not
+    /// read it: nobody shuts others out by holding connections.
+    fn has_room(&mut self) -> bool {
         self.open.retain(|open| !open.ended.is_cancelled());
         if self.open.len() < MAX_CONNECTIONS {
-            return;
+            return true;
         }
-        let idle = |open: &Arc<Connection>| !open.asked.load(Ordering::Relaxed);
-        let oldest = self.open.iter().position(idle).unwrap_or(0);
-        if let Some(oldest) = self.open.remove(oldest) {
-            oldest.ended.cancel();
-        }
+        let asked = |open: &Connection| open.asked.load(Ordering::Relaxed);
+        let mut late = self
+            .open
+            .iter()
+            .filter(|o| o.since.elapsed() >= TIME_TO_ASK);
+        let oldest = late.find(|open| !asked(open));
+        let oldest = oldest.or_else(|| self.open.iter().find(|open| asked(open)));
+        oldest.inspect(|open| open.ended.cancel()).is_some()
     }
 
     async fn end(self) {

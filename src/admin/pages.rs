@@ -11,6 +11,7 @@ use super::survey::Sources;
 use super::{exposition, metrics, page};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use crate::text::escape_json;
 
 const INDEX: &str = "\
 sds-agent
@@ -182,8 +183,8 @@ impl Snapshots {
     /// Takes time in proportion to what there is.
     fn render(&self) -> [Page; 3] {
         let state = self.sources.survey();
-        let status = match serde_json::to_vec(&state) {
-            Ok(json) => Page::ok(JSON, json),
+        let status = match serde_json::to_string(&state) {
+            Ok(json) => Page::ok(JSON, escape_json(&json)),
             Err(error) => Page::text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 format!("the state can't be written: {error}\n"),

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use sds_agent::credential::{Bundle, CertificateFacts, Credential, Pair};
 use sds_agent::problem::Problem;
+use sds_agent::text::escape_json;
 use serde::Serialize;
 
 use super::survey::{Entry, State, Survey};
@@ -75,7 +76,7 @@ pub(super) fn report(survey: &Survey) -> String {
         failures: problems(&survey.failures),
     };
     // Nothing in it can fail to be JSON: no map has keys other than strings.
-    let mut text = serde_json::to_string_pretty(&report).unwrap_or_default();
+    let mut text = escape_json(&serde_json::to_string_pretty(&report).unwrap_or_default());
     text.push('\n');
     text
 }

@@ -2,6 +2,7 @@
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sds_agent::admin::health::{Health, Phase};
@@ -26,6 +27,9 @@ use super::admin;
 use super::guard::Guard;
 use super::signals::{Signals, Told};
 use crate::cli::logging::Levels;
+
+/// How long the user database may take before the log says that the agent waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the parts of a running agent share.
 pub(super) struct Shared {
@@ -52,12 +56,10 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals can't be handled")?;
     let pool = Pool::new("configuration", 1);
-    let settings = config.clone();
     let resolved = tokio::select! {
-        resolved = pool.run(move || Resolved::of(&settings)) => resolved,
+        resolved = Resolved::look_up(&config, &pool) => resolved?,
         () = signals.stop() => return Ok(()),
     };
-    let resolved = resolved.context("users and groups can't be looked up")??;
     let listener = listen(&config, resolved.listen, &mut activation)?;
     let (shared, mut agent) = Shared::new(config, resolved.rules, pool);
     // Before anything is read, so that it can be asked what the agent waits for.
@@ -83,6 +85,21 @@ struct Resolved {
 }
 
 impl Resolved {
+    /// Waits for the user database: without it, clients would be told that what they may have is not there.
+    async fn look_up(config: &Config, pool: &Pool) -> anyhow::Result<Self> {
+        let config = config.clone();
+        let mut resolved = pin!(pool.run(move || Self::of(&config)));
+        loop {
+            match tokio::time::timeout(PATIENCE, resolved.as_mut()).await {
+                Ok(resolved) => return resolved.context("users and groups can't be looked up")?,
+                Err(_) => warn!(
+                    "waiting for the user database, which does not answer; see `getent group` and \
+                     /etc/nsswitch.conf"
+                ),
+            }
+        }
+    }
+
     fn of(config: &Config) -> anyhow::Result<Self> {
         let admin = config.admin.socket.as_deref();
         let admin = admin.map(|path| ListenConfig::admin(path, &config.admin));
