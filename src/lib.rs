@@ -4,16 +4,20 @@
 //!
 //! In the order of the flow; a module knows only the ones before it.
 //!
+//! - [`text`]: text from outside, escaped for people to read
 //! - [`name`]: all rules of names: folders, secrets, hosts
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
 //! - [`metrics`]: what is counted while the agent works
 //! - [`config`]: what the agent is told to do
+//! - [`rights`]: who may read a file
 //! - [`files`]: credential folders on disk: one consistent read of each, and what may have changed
 //! - [`credential`]: file names and PEM bytes → a credential that Envoy accepts, or the reasons why not
 //! - [`proto`]: the xDS messages, generated from `proto/`
 //! - [`secret`]: a part of a credential → an SDS resource, encoded once, versioned, wiped when dropped
 //! - [`inventory`]: the one owner of state: roots → folders → parts, and name → secret
+//! - [`pool`]: work that may block, on a few threads of its own
 //! - [`peer`]: who is at the other end of a Unix socket
+//! - [`exposure`]: users who may open the socket, and can read keys without it
 //! - [`sds`]: the protocols as state machines, and the service that drives them
 //! - [`harden`]: what keeps keys out of core dumps, other processes and the swap
 //! - [`systemd`]: ready, reload, stop, and the watchdog
@@ -28,6 +32,7 @@ pub mod agent;
 pub mod config;
 pub mod credential;
 pub mod envoy_config;
+pub mod exposure;
 pub mod fdstore;
 pub mod files;
 pub mod harden;
@@ -36,11 +41,14 @@ pub mod listen;
 pub mod metrics;
 pub mod name;
 pub mod peer;
+pub mod pool;
 pub mod problem;
 pub mod proto;
+pub mod rights;
 pub mod sds;
 pub mod secret;
 pub mod systemd;
+pub mod text;
 
 /// The version of this program, with the commit that it was built from where that is known.
 pub const VERSION: &str = env!("SDS_AGENT_VERSION");

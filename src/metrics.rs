@@ -68,12 +68,16 @@ pub enum Limit {
     Credentials,
     /// `connections`.
     Connections,
+    /// `streams`.
+    Streams,
     /// `streams_per_connection`.
     StreamsPerConnection,
     /// `names_per_stream`.
     NamesPerStream,
     /// `request_bytes`.
     RequestBytes,
+    /// `client_bytes`.
+    ClientBytes,
 }
 
 /// An open connection.
@@ -88,14 +92,16 @@ impl Drop for Connected {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::FileBytes,
         Self::Files,
         Self::Credentials,
         Self::Connections,
+        Self::Streams,
         Self::StreamsPerConnection,
         Self::NamesPerStream,
         Self::RequestBytes,
+        Self::ClientBytes,
     ];
 
     /// The key.
@@ -105,9 +111,11 @@ impl Limit {
             Self::Files => "files",
             Self::Credentials => "credentials",
             Self::Connections => "connections",
+            Self::Streams => "streams",
             Self::StreamsPerConnection => "streams_per_connection",
             Self::NamesPerStream => "names_per_stream",
             Self::RequestBytes => "request_bytes",
+            Self::ClientBytes => "client_bytes",
         }
     }
 }

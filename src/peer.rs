@@ -1,26 +1,36 @@
-//! Who is at the other end of a Unix socket: user, groups and process, as the kernel and the user
-//! database tell. Lookups are cached for a short while and bounded, since a database may be remote.
+//! Who is at the other end of a Unix socket: user and process by the kernel, groups by the user
+//! database.
+//!
+//! A database may be remote, or hang: it is asked on threads of its own, with a time limit, and its
+//! answers are kept for a short while. The groups of users with open connections are looked up again
+//! and again, so that a user who leaves a group leaves its rights too.
 
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use tokio::net::unix::UCred;
 
 use crate::config::Account;
+use crate::pool::Pool;
+use crate::text::{cut, quote};
 
-/// How long an answer of the user database is good for: a changed membership shows within it.
-const CACHE_FOR: Duration = Duration::from_secs(60);
+/// How often the groups of connected users are looked up again.
+pub const REFRESH: Duration = Duration::from_secs(30);
+/// How long an answer of the user database is used for new connections.
+const CACHE_FOR: Duration = Duration::from_secs(30);
 /// How long a database that didn't answer is left alone.
 const FAILURE_FOR: Duration = Duration::from_secs(5);
-/// Users remembered at once; a machine has few that may open the socket.
+/// Users remembered at once, besides those who are connected; a machine has few that may open the socket.
 const CACHED_USERS: usize = 256;
 /// How long a user database on the network may keep a connection waiting.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
+/// Lookups at once.
+const LOOKUP_THREADS: usize = 4;
 /// Bytes of a process's name that are kept; the kernel's own limit is 15 today.
 const PROCESS_NAME: usize = 64;
 
@@ -35,10 +45,17 @@ pub struct Peer {
     pub pid: Option<u32>,
     /// The user's name, where the user database has one.
     pub user: Option<Arc<str>>,
-    /// The groups that the user database gives this user, its own and the peer's first group included.
-    pub groups: Arc<[u32]>,
+    /// The groups that the user database gives this user, as of now.
+    pub groups: Groups,
     /// The process's name (`/proc/PID/comm`). For people to read: a process chooses it itself.
     pub process: Option<Arc<str>>,
+}
+
+impl Peer {
+    /// Whether it is in that group, by the kernel's word or that of the user database.
+    pub fn is_in(&self, group: u32) -> bool {
+        self.gid == group || self.groups.current().contains(&group)
+    }
 }
 
 impl fmt::Display for Peer {
@@ -47,110 +64,204 @@ impl fmt::Display for Peer {
             Some(user) => write!(f, "user {user}")?,
             None => write!(f, "user {}", self.uid)?,
         }
-        match (&self.process, self.pid) {
-            (Some(name), Some(pid)) => write!(f, ", process {} ({pid})", name.escape_debug()),
-            (None, Some(pid)) => write!(f, ", process {pid}"),
-            _ => Ok(()),
+        if let Some(pid) = self.pid {
+            write!(f, ", pid {pid}")?;
+        }
+        match &self.process {
+            Some(name) => write!(f, ", process {}", quote(name)),
+            None => Ok(()),
         }
     }
 }
 
-/// What the user database says about one user.
-#[derive(Clone, Default)]
-struct Entry {
+/// The groups of a user. All connections of the user share them, and see them change.
+#[derive(Clone, Debug, Default)]
+pub struct Groups(Arc<RwLock<Arc<[u32]>>>);
+
+impl Groups {
+    /// The groups as of now.
+    pub fn current(&self) -> Arc<[u32]> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Returns whether that is a change.
+    fn set(&self, groups: &Arc<[u32]>) -> bool {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = *current != *groups;
+        if changed {
+            *current = groups.clone();
+        }
+        changed
+    }
+
+    fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+impl From<&[u32]> for Groups {
+    fn from(groups: &[u32]) -> Self {
+        Self(Arc::new(RwLock::new(groups.into())))
+    }
+}
+
+impl PartialEq for Groups {
+    fn eq(&self, other: &Self) -> bool {
+        self.current() == other.current()
+    }
+}
+
+impl Eq for Groups {}
+
+/// What the user database has of one user.
+#[derive(Default)]
+struct Record {
     name: Option<Arc<str>>,
     groups: Arc<[u32]>,
 }
 
-/// The users of this machine, remembered for a minute.
-#[derive(Default)]
-pub(crate) struct Accounts {
-    known: Mutex<HashMap<u32, (Instant, Entry)>>,
+/// A user, remembered.
+struct Known {
+    until: Instant,
+    name: Option<Arc<str>>,
+    groups: Groups,
+}
+
+/// The users of this machine. One for the whole agent.
+pub struct Accounts {
+    known: Mutex<HashMap<u32, Known>>,
+    pool: Pool,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            pool: Pool::new("users", LOOKUP_THREADS),
+        }
+    }
 }
 
 impl Accounts {
-    /// The peer that the kernel's credentials of a connection speak of. A database that doesn't
-    /// answer gives a peer without a name and with its own group alone: fewer rights, never more.
-    pub(crate) async fn peer(&self, credentials: UCred) -> Peer {
+    /// The peer with the kernel's credentials of a connection. A database that doesn't answer gives
+    /// a peer without a name and with its own group alone: fewer rights, never more.
+    pub async fn peer(&self, credentials: UCred) -> Peer {
         let (uid, gid) = (credentials.uid(), credentials.gid());
-        let account = self.account(uid).await;
+        let (user, groups) = self.account(uid).await;
         let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
         let pid = pid.filter(|pid| *pid != 0);
         Peer {
             uid,
             gid,
             pid,
-            user: account.name,
-            groups: with_group(&account.groups, gid),
+            user,
+            groups,
             process: pid.and_then(process_name),
         }
     }
 
-    async fn account(&self, uid: u32) -> Entry {
+    /// Looks up the groups of all connected users again. Returns whether any have changed. What the
+    /// database does not answer stays as it was.
+    pub async fn refresh(&self) -> bool {
+        let uids: Vec<u32> = {
+            let mut known = self.lock();
+            known.retain(|_, user| user.groups.is_shared());
+            known.keys().copied().collect()
+        };
+        let mut changed = false;
+        for uid in uids {
+            if let Some(record) = self.look_up(uid).await {
+                changed |= self.remember(uid, &record, CACHE_FOR).1;
+            }
+        }
+        changed
+    }
+
+    async fn account(&self, uid: u32) -> (Option<Arc<str>>, Groups) {
         if let Some(account) = self.remembered(uid) {
             return account;
         }
-        let looked_up = tokio::task::spawn_blocking(move || look_up(uid));
-        match tokio::time::timeout(LOOKUP_LIMIT, looked_up).await {
-            Ok(Ok(Ok(account))) => {
-                self.remember(uid, account.clone(), CACHE_FOR);
-                account
-            }
-            answer => {
-                let reason = match answer {
-                    Ok(Ok(Err(errno))) => errno.desc().to_owned(),
-                    Ok(_) => "the lookup failed".to_owned(),
-                    Err(_) => format!("no answer within {} s", LOOKUP_LIMIT.as_secs()),
-                };
-                tracing::warn!(uid, "the user database can't be asked: {reason}");
-                self.remember(uid, Entry::default(), FAILURE_FOR);
-                Entry::default()
-            }
+        match self.look_up(uid).await {
+            Some(record) => self.remember(uid, &record, CACHE_FOR).0,
+            // One that is connected keeps what the database said last.
+            None => self
+                .prolonged(uid)
+                .unwrap_or_else(|| self.remember(uid, &Record::default(), FAILURE_FOR).0),
         }
     }
 
-    fn remembered(&self, uid: u32) -> Option<Entry> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (until, account) = known.get(&uid)?;
-        (Instant::now() < *until).then(|| account.clone())
+    /// `None`: the database can't be asked, which is logged.
+    async fn look_up(&self, uid: u32) -> Option<Record> {
+        let looked_up = self.pool.run(move || look_up(uid));
+        let reason = match tokio::time::timeout(LOOKUP_LIMIT, looked_up).await {
+            Ok(Some(Ok(record))) => return Some(record),
+            Ok(Some(Err(errno))) => errno.desc().to_owned(),
+            Ok(None) => "the lookup failed".to_owned(),
+            Err(_) => format!("no answer within {} s", LOOKUP_LIMIT.as_secs()),
+        };
+        tracing::warn!(uid, "the user database can't be asked: {reason}");
+        None
     }
 
-    fn remember(&self, uid: u32, account: Entry, lasts: Duration) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= CACHED_USERS {
-            known.clear();
+    fn remembered(&self, uid: u32) -> Option<(Option<Arc<str>>, Groups)> {
+        let known = self.lock();
+        let user = known.get(&uid)?;
+        (Instant::now() < user.until).then(|| (user.name.clone(), user.groups.clone()))
+    }
+
+    fn prolonged(&self, uid: u32) -> Option<(Option<Arc<str>>, Groups)> {
+        let mut known = self.lock();
+        let user = known.get_mut(&uid)?;
+        user.until = Instant::now() + FAILURE_FOR;
+        Some((user.name.clone(), user.groups.clone()))
+    }
+
+    /// Also returns whether the groups differ from those that were known.
+    fn remember(
+        &self,
+        uid: u32,
+        record: &Record,
+        lasts: Duration,
+    ) -> ((Option<Arc<str>>, Groups), bool) {
+        let mut known = self.lock();
+        if known.len() >= CACHED_USERS && !known.contains_key(&uid) {
+            known.retain(|_, user| user.groups.is_shared());
         }
-        known.insert(uid, (Instant::now() + lasts, account));
+        let user = known.entry(uid).or_insert_with(|| Known {
+            until: Instant::now(),
+            name: None,
+            groups: Groups::default(),
+        });
+        user.until = Instant::now() + lasts;
+        user.name.clone_from(&record.name);
+        let changed = user.groups.set(&record.groups);
+        ((user.name.clone(), user.groups.clone()), changed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn look_up(uid: u32) -> nix::Result<Entry> {
+fn look_up(uid: u32) -> nix::Result<Record> {
     let Some(user) = User::from_uid(Uid::from_raw(uid))? else {
-        return Ok(Entry::default());
+        return Ok(Record::default());
     };
     let name = CString::new(user.name.as_str()).map_err(|_| nix::Error::EINVAL)?;
     let groups = getgrouplist(&name, user.gid)?;
-    Ok(Entry {
+    Ok(Record {
         name: Some(user.name.into()),
         groups: groups.into_iter().map(Gid::as_raw).collect(),
     })
 }
 
-fn with_group(groups: &Arc<[u32]>, gid: u32) -> Arc<[u32]> {
-    if groups.contains(&gid) {
-        return groups.clone();
-    }
-    groups.iter().copied().chain([gid]).collect()
-}
-
 fn process_name(pid: u32) -> Option<Arc<str>> {
     let bytes = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
     let name = String::from_utf8_lossy(&bytes);
-    let name: String = name
-        .trim_end_matches('\n')
-        .chars()
-        .take(PROCESS_NAME)
-        .collect();
+    let name = cut(name.trim_end_matches('\n'), PROCESS_NAME);
     (!name.is_empty()).then(|| name.into())
 }
 
@@ -187,7 +298,7 @@ mod tests {
         let peer = accounts.peer(stream.peer_cred().unwrap()).await;
 
         assert_eq!(peer.uid, rustix::process::geteuid().as_raw());
-        assert!(peer.groups.contains(&rustix::process::getegid().as_raw()));
+        assert!(peer.is_in(rustix::process::getegid().as_raw()));
         assert_eq!(peer.pid, Some(std::process::id()));
         assert!(peer.process.is_some());
         assert_eq!(accounts.peer(stream.peer_cred().unwrap()).await, peer);
@@ -200,6 +311,35 @@ mod tests {
         assert!(account.groups.is_empty());
     }
 
+    #[tokio::test]
+    async fn open_connections_see_the_groups_of_their_user_change() {
+        let (stream, _other) = tokio::net::UnixStream::pair().unwrap();
+        let accounts = Accounts::default();
+        let peer = accounts.peer(stream.peer_cred().unwrap()).await;
+        let old = Record {
+            name: None,
+            groups: [4_000_000_002].into(),
+        };
+        accounts.remember(peer.uid, &old, CACHE_FOR);
+        assert!(peer.is_in(4_000_000_002));
+
+        assert!(accounts.refresh().await);
+        assert!(!peer.is_in(4_000_000_002));
+        assert!(!accounts.refresh().await, "nothing has changed since");
+        assert!(peer.is_in(peer.gid), "whatever the database has");
+    }
+
+    #[tokio::test]
+    async fn users_who_have_gone_are_forgotten() {
+        let accounts = Accounts::default();
+        for uid in 0..10_000 {
+            accounts.remember(uid, &Record::default(), CACHE_FOR);
+        }
+        assert!(accounts.lock().len() <= CACHED_USERS);
+        accounts.refresh().await;
+        assert!(accounts.lock().is_empty());
+    }
+
     #[test]
     fn a_process_cannot_forge_a_log_line_by_its_name() {
         let peer = Peer {
@@ -207,9 +347,12 @@ mod tests {
             gid: 7,
             pid: Some(12),
             user: None,
-            groups: Arc::from([7]),
-            process: Some("x\ny".into()),
+            groups: Groups::default(),
+            process: Some("x\ny\", user root".into()),
         };
-        assert_eq!(peer.to_string(), "user 7, process x\\ny (12)");
+        assert_eq!(
+            peer.to_string(),
+            "user 7, pid 12, process \"x\\ny\\\", user root\""
+        );
     }
 }

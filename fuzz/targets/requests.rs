@@ -12,7 +12,7 @@ use sds_agent::credential::{Bundle, BundleFacts, Credential, Verdict};
 use sds_agent::files::read::Stamps;
 use sds_agent::files::roots::Listing;
 use sds_agent::inventory::{Inventory, Judged, Now, Read};
-use sds_agent::peer::Peer;
+use sds_agent::peer::{Groups, Peer};
 use sds_agent::sds::hub::{Hub, Published};
 use sds_agent::sds::service::Sds;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ fn peer() -> Arc<Peer> {
         gid: 1,
         pid: None,
         user: None,
-        groups: Arc::from([1]),
+        groups: Groups::default(),
         process: None,
     })
 }

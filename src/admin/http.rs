@@ -1,10 +1,13 @@
-//! A small HTTP server for operators and monitoring: `GET` and `HEAD` alone, every cost bounded, on
+//! A small HTTP server for operators and monitoring: only `GET` and `HEAD`, every cost bounded, on
 //! a Unix socket or a TCP port.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -20,16 +23,21 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::unix::UCred;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::listen::Listener;
 
-/// Connections at a time; further ones wait. Monitoring needs one or two.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections at a time; monitoring needs one or two. More than that, for those who ask at once share one
+/// answer.
+const MAX_CONNECTIONS: usize = 256;
 /// How long a client may take for one request and for reading the answer to it.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection has at least to ask for something, however many others there are.
+const TIME_TO_ASK: Duration = Duration::from_millis(500);
+/// Pause before it is looked again whether there is room for a connection.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of a request's head; nothing that asks for a page needs more.
 const MAX_HEAD: usize = 16 * 1024;
 /// Pause after an `accept` that failed for want of file descriptors.
@@ -39,6 +47,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const TEXT: &str = "text/plain; charset=utf-8";
 /// JSON.
 pub const JSON: &str = "application/json";
+
+/// A future that can be sent to another thread.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// An answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,32 +89,42 @@ impl Page {
 /// What is there to be asked for.
 pub trait Pages: Send + Sync + 'static {
     /// The page at `path`, which begins with `/` and is as the client sent it; `None` is "not found".
-    /// It is called on a thread where it may take its time.
-    fn page(&self, path: &str, query: Option<&str>) -> Option<Page>;
+    /// Dropped when the client has gone. It must not block.
+    fn page<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<Page>>;
 }
+
+/// Decides who may connect.
+pub type Gate = Box<dyn Fn(UCred) -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// Serves `pages` on a Unix socket until `shutdown`, then ends the connections that are open.
 pub async fn serve_unix(listener: Listener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
-    let server = Server::new(pages, Hosts::Any, shutdown);
-    while let Some(permit) = server.permit().await {
-        tokio::select! {
-            () = server.shutdown.cancelled() => break,
-            (stream, _peer) = listener.accept() => server.spawn(stream, permit),
-        }
+    let everyone: Gate = Box::new(|_| Box::pin(std::future::ready(true)));
+    serve_unix_to(listener, pages, everyone, shutdown).await;
+}
+
+/// As [`serve_unix`], to those whom `gate` lets in.
+pub async fn serve_unix_to(
+    listener: Listener,
+    pages: Arc<dyn Pages>,
+    gate: Gate,
+    shutdown: CancellationToken,
+) {
+    let gate = Arc::new(gate);
+    let mut server = Server::new(pages, Hosts::Any, shutdown);
+    while let Some((stream, credentials)) = server.next(listener.accept()).await {
+        let gate = gate.clone();
+        server.spawn(stream, async move { gate(credentials).await });
     }
     server.end().await;
 }
 
-/// As [`serve_unix`], on a TCP port.
+/// As [`serve_unix`], on a TCP port, to everyone.
 pub async fn serve_tcp(listener: TcpListener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
-    let server = Server::new(pages, Hosts::Loopback, shutdown);
-    while let Some(permit) = server.permit().await {
-        tokio::select! {
-            () = server.shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => server.spawn(stream, permit),
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-            },
+    let mut server = Server::new(pages, Hosts::Loopback, shutdown);
+    while let Some(accepted) = server.next(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => server.spawn(stream, std::future::ready(true)),
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
     server.end().await;
@@ -137,8 +158,18 @@ struct Server {
     pages: Arc<dyn Pages>,
     hosts: Hosts,
     shutdown: CancellationToken,
-    permits: Arc<Semaphore>,
     tasks: TaskTracker,
+    /// The open connections, the oldest first.
+    open: VecDeque<Arc<Connection>>,
+}
+
+/// An open connection.
+struct Connection {
+    since: Instant,
+    /// Its request has arrived.
+    asked: AtomicBool,
+    /// It has ended, or is to end.
+    ended: CancellationToken,
 }
 
 impl Server {
@@ -147,34 +178,69 @@ impl Server {
             pages,
             hosts,
             shutdown,
-            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             tasks: TaskTracker::new(),
+            open: VecDeque::new(),
         }
     }
 
-    /// The right to one more connection; `None` when it is time to end.
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        tokio::select! {
-            () = self.shutdown.cancelled() => None,
-            permit = Arc::clone(&self.permits).acquire_owned() => permit.ok(),
-        }
-    }
-
-    fn spawn<S>(&self, stream: S, permit: OwnedSemaphorePermit)
+    /// Serves a connection, once `admitted` says so.
+    fn spawn<S>(&mut self, stream: S, admitted: impl Future<Output = bool> + Send + 'static)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let open = Arc::new(Connection {
+            since: Instant::now(),
+            asked: AtomicBool::new(false),
+            ended: CancellationToken::new(),
+        });
+        self.open.push_back(open.clone());
         let pages = Arc::clone(&self.pages);
-        let shutdown = self.shutdown.clone();
-        let hosts = self.hosts;
+        let (shutdown, hosts) = (self.shutdown.clone(), self.hosts);
         self.tasks.spawn(async move {
+            let ended = open.ended.clone();
+            let _guard = ended.clone().drop_guard();
+            let served = async {
+                if admitted.await {
+                    // A client that is too slow or that breaks off is its own affair.
+                    let _ = serve_connection(stream, pages, hosts, open).await;
+                }
+            };
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                // A client that is too slow or that breaks off is its own affair.
-                _ = tokio::time::timeout(TIME_LIMIT, connection(stream, pages, hosts)) => {}
+                () = ended.cancelled() => {}
+                _ = tokio::time::timeout(TIME_LIMIT, served) => {}
             }
-            drop(permit);
         });
+    }
+
+    /// What `accept` gives, when there is room for one more connection; `None` when it is time to end.
+    async fn next<T>(&mut self, accept: impl Future<Output = T>) -> Option<T> {
+        let shutdown = self.shutdown.clone();
+        let next = async {
+            while !self.has_room() {
+                tokio::time::sleep(ROOM_PAUSE).await;
+            }
+            accept.await
+        };
+        shutdown.run_until_cancelled(next).await
+    }
+
+    /// Whether there is room for one more connection. Where there is none, the oldest one that has had its
+    /// time to ask and has not asked has to end, or else the oldest that waits for its answer or does not
+    /// read it: nobody shuts others out by holding connections.
+    fn has_room(&mut self) -> bool {
+        self.open.retain(|open| !open.ended.is_cancelled());
+        if self.open.len() < MAX_CONNECTIONS {
+            return true;
+        }
+        let asked = |open: &Connection| open.asked.load(Ordering::Relaxed);
+        let mut late = self
+            .open
+            .iter()
+            .filter(|o| o.since.elapsed() >= TIME_TO_ASK);
+        let oldest = late.find(|open| !asked(open));
+        let oldest = oldest.or_else(|| self.open.iter().find(|open| asked(open)));
+        oldest.inspect(|open| open.ended.cancel()).is_some()
     }
 
     async fn end(self) {
@@ -183,11 +249,17 @@ impl Server {
     }
 }
 
-async fn connection<S>(stream: S, pages: Arc<dyn Pages>, hosts: Hosts) -> hyper::Result<()>
+async fn serve_connection<S>(
+    stream: S,
+    pages: Arc<dyn Pages>,
+    hosts: Hosts,
+    open: Arc<Connection>,
+) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
+        open.asked.store(true, Ordering::Relaxed);
         let pages = pages.clone();
         async move { Ok::<_, Infallible>(response(answer(&request, pages, hosts).await)) }
     });
@@ -203,17 +275,14 @@ where
 
 async fn answer(request: &Request<Incoming>, pages: Arc<dyn Pages>, hosts: Hosts) -> Page {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Page::text(StatusCode::METHOD_NOT_ALLOWED, "GET alone\n");
+        return Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is supported\n");
     }
     if matches!(hosts, Hosts::Loopback) && !names_loopback(request) {
         let words = "ask for localhost, 127.0.0.1 or [::1]: other names are refused here\n";
         return Page::text(StatusCode::MISDIRECTED_REQUEST, words);
     }
-    let uri = request.uri().clone();
-    let page = tokio::task::spawn_blocking(move || pages.page(uri.path(), uri.query())).await;
-    let failed = || Page::text(StatusCode::INTERNAL_SERVER_ERROR, "this page failed\n");
-    page.unwrap_or_else(|_panic| Some(failed()))
-        .unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n"))
+    let page = pages.page(request.uri().path()).await;
+    page.unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n"))
 }
 
 /// Whether a request names this machine, or no host at all, which no browser can be made to do.
@@ -263,8 +332,13 @@ mod tests {
     struct Echo;
 
     impl Pages for Echo {
-        fn page(&self, path: &str, query: Option<&str>) -> Option<Page> {
-            (path != "/none").then(|| Page::ok(TEXT, format!("{path} {query:?}")))
+        fn page<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<Page>> {
+            Box::pin(async move {
+                if path == "/never" {
+                    std::future::pending::<()>().await;
+                }
+                (path != "/none").then(|| Page::ok(TEXT, path.to_owned()))
+            })
         }
     }
 
@@ -289,7 +363,7 @@ mod tests {
         let (address, _shutdown, _server) = start().await;
         let got = ask(address, "GET /a?b HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got}");
-        assert!(got.ends_with("/a Some(\"b\")"), "{got}");
+        assert!(got.ends_with("\r\n\r\n/a"), "{got}");
         let got = ask(address, "HEAD /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got}");
         assert!(got.ends_with("\r\n\r\n"), "a HEAD has no body: {got}");
@@ -365,6 +439,40 @@ mod tests {
         shutdown.cancel();
         server.await.unwrap();
         assert_eq!(silent.read(&mut [0]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn connections_that_ask_for_nothing_shut_nobody_out() {
+        let (address, _shutdown, _server) = start().await;
+        let mut idle = Vec::new();
+        for _ in 0..MAX_CONNECTIONS + 50 {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut asks = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        asks.write_all(request).await.unwrap();
+        let mut got = String::new();
+        asks.read_to_string(&mut got).await.unwrap();
+        assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+        // The first ones had to make room.
+        assert_eq!(idle[0].read(&mut [0]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_is_not_ended_for_those_who_do_not() {
+        let (address, _shutdown, _server) = start().await;
+        let mut waits = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /never HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        waits.write_all(request).await.unwrap();
+        // Another answer says that the first request has arrived.
+        ask(address, "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let mut idle = Vec::new();
+        for _ in 0..2 * MAX_CONNECTIONS {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        ask(address, "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let ended = tokio::time::timeout(Duration::from_millis(50), waits.read_u8()).await;
+        assert!(ended.is_err(), "it waits still");
     }
 
     #[tokio::test]

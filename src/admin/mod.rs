@@ -11,5 +11,5 @@ mod shown;
 pub mod state;
 mod survey;
 
-pub use pages::AdminPages;
+pub use pages::{AdminPages, With};
 pub use survey::Sources;

@@ -1,14 +1,17 @@
 //! Which path shows what.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
-use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
-use super::http::{JSON, Page, Pages};
+use super::http::{BoxFuture, JSON, Page, Pages};
 use super::survey::Sources;
 use super::{exposition, metrics, page};
 use crate::metrics::Metrics;
+use crate::pool::Pool;
+use crate::text::escape_json;
 
 const INDEX: &str = "\
 sds-agent
@@ -19,76 +22,77 @@ sds-agent
 /readyz   whether all roots were read and clients are served
 ";
 
-/// All that the agent shows.
+/// What is left of it where details are not shown.
+const TCP_INDEX: &str = "\
+sds-agent
+
+/metrics  metrics for Prometheus
+/livez    whether every part of the agent moves
+/readyz   whether all roots were read and clients are served
+
+The page and /status are on the admin socket; here they are shown with `tcp_details = true` in [admin].
+";
+
+/// For how long after a snapshot there is no other: this times as long as it took, but no longer than
+/// `LONGEST_PAUSE`. So snapshots cost a fiftieth of one processor, however many ask.
+const PAUSE: u32 = 50;
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// All that the agent shows. Cheap to clone.
+#[derive(Clone)]
 pub struct AdminPages {
-    sources: Sources,
-    metrics: Arc<Metrics>,
-    /// Whether there is a page for people, rather than a list of what there is.
-    with_page: bool,
-    /// Held while a page is made of the whole state: however many ask, one at a time costs processor
-    /// time that streams may need.
-    turn: Mutex<()>,
+    snapshots: Arc<Snapshots>,
+    with: With,
+}
+
+/// What is shown besides metrics and health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum With {
+    /// The state.
+    State,
+    /// The state, and a page for people.
+    Page,
+    /// Nothing: everyone on the machine can ask.
+    Nothing,
 }
 
 impl AdminPages {
     /// Pages that show these.
     pub fn new(sources: Sources, metrics: Arc<Metrics>) -> Self {
-        Self {
+        let snapshots = Snapshots {
             sources,
             metrics,
-            with_page: false,
-            turn: Mutex::default(),
-        }
-    }
-
-    /// And a page for people.
-    pub fn with_page(self) -> Self {
+            last: Arc::default(),
+            pool: Pool::new("admin", 1),
+        };
         Self {
-            with_page: true,
-            ..self
+            snapshots: Arc::new(snapshots),
+            with: With::State,
         }
     }
 
-    fn index(&self) -> Page {
-        if !self.with_page {
-            return Page::text(StatusCode::OK, INDEX);
-        }
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        page::of(&self.sources.survey())
-    }
-
-    fn status(&self) -> Page {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        match serde_json::to_vec(&self.sources.survey()) {
-            Ok(json) => Page::ok(JSON, json),
-            Err(error) => Page::text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("the state can't be written: {error}\n"),
-            ),
+    /// The same pages, with more or less of them shown.
+    pub fn with(&self, with: With) -> Self {
+        Self {
+            snapshots: self.snapshots.clone(),
+            with,
         }
     }
 
-    fn metrics(&self) -> Page {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = metrics::text(&self.sources.survey(), &self.metrics);
-        Page::ok(exposition::CONTENT_TYPE, text)
-    }
-
-    /// Runs on a thread where it may block.
-    fn alive(&self) -> Page {
-        match Handle::current().block_on(self.sources.health.alive()) {
+    async fn alive(&self) -> Page {
+        match self.snapshots.sources.health.alive().await {
             Ok(()) => Page::text(StatusCode::OK, "alive\n"),
             Err(silent) => Page::text(
                 StatusCode::SERVICE_UNAVAILABLE,
-                format!("the {} does not move\n", silent.0),
+                format!("the {} has not reported progress\n", silent.0),
             ),
         }
     }
 
     fn ready(&self) -> Page {
-        let waits = self.sources.health.waits_for();
+        let waits = self.snapshots.sources.health.waits_for();
         if waits.is_empty() {
-            let degraded = self.sources.health.degraded();
+            let degraded = self.snapshots.sources.health.degraded();
             let lines = degraded.iter().map(|line| format!("degraded: {line}\n"));
             return Page::text(
                 StatusCode::OK,
@@ -98,17 +102,101 @@ impl AdminPages {
         let lines: String = waits.iter().map(|wait| format!("{wait}\n")).collect();
         Page::text(StatusCode::SERVICE_UNAVAILABLE, lines)
     }
+
+    async fn at(&self, path: &str) -> Option<Page> {
+        Some(match (path, self.with) {
+            ("/", With::State) => Page::text(StatusCode::OK, INDEX),
+            ("/", With::Nothing) => Page::text(StatusCode::OK, TCP_INDEX),
+            ("/status", With::Nothing) => Page::text(StatusCode::FORBIDDEN, TCP_INDEX),
+            ("/", With::Page) => self.snapshots.page(Rendered::Page).await,
+            ("/status", _) => self.snapshots.page(Rendered::Status).await,
+            ("/metrics", _) => self.snapshots.page(Rendered::Metrics).await,
+            ("/livez", _) => self.alive().await,
+            ("/readyz", _) => self.ready(),
+            _ => return None,
+        })
+    }
 }
 
 impl Pages for AdminPages {
-    fn page(&self, path: &str, _query: Option<&str>) -> Option<Page> {
-        Some(match path {
-            "/" => self.index(),
-            "/status" => self.status(),
-            "/metrics" => self.metrics(),
-            "/livez" => self.alive(),
-            "/readyz" => self.ready(),
-            _ => return None,
-        })
+    fn page<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<Page>> {
+        Box::pin(self.at(path))
+    }
+}
+
+/// Makes pages of the whole state, on a thread of its own, and one for all who ask meanwhile: however many
+/// ask, it costs next to no processor time that streams may need.
+struct Snapshots {
+    sources: Sources,
+    metrics: Arc<Metrics>,
+    last: Arc<Mutex<Option<Made>>>,
+    pool: Pool,
+}
+
+/// A snapshot.
+struct Made {
+    begun: Instant,
+    /// Until when there is no other.
+    until: Instant,
+    pages: Arc<[Page; 3]>,
+}
+
+/// What is made of a snapshot.
+#[derive(Clone, Copy)]
+enum Rendered {
+    Status,
+    Metrics,
+    Page,
+}
+
+impl Snapshots {
+    /// A page of a snapshot that was begun after this call.
+    async fn page(self: &Arc<Self>, which: Rendered) -> Page {
+        match self.pages(Instant::now()).await {
+            Some(pages) => pages[which as usize].clone(),
+            None => Page::text(StatusCode::INTERNAL_SERVER_ERROR, "this page failed\n"),
+        }
+    }
+
+    async fn pages(self: &Arc<Self>, asked: Instant) -> Option<Arc<[Page; 3]>> {
+        // Those who wait here share the next snapshot.
+        let mut last = self.last.clone().lock_owned().await;
+        if let Some(made) = &*last {
+            if made.begun >= asked {
+                return Some(made.pages.clone());
+            }
+            tokio::time::sleep_until(made.until.into()).await;
+        }
+        // A task of its own: what has been begun is there for the next one, though its client has gone.
+        let this = self.clone();
+        let made = tokio::spawn(async move {
+            let begun = Instant::now();
+            let snapshots = this.clone();
+            let pages = this.pool.run(move || Arc::new(snapshots.render())).await?;
+            let ended = Instant::now();
+            let pause = (PAUSE * (ended - begun)).min(LONGEST_PAUSE);
+            *last = Some(Made {
+                begun,
+                until: ended + pause,
+                pages: pages.clone(),
+            });
+            Some(pages)
+        });
+        made.await.ok()?
+    }
+
+    /// Takes time in proportion to what there is.
+    fn render(&self) -> [Page; 3] {
+        let state = self.sources.survey();
+        let status = match serde_json::to_string(&state) {
+            Ok(json) => Page::ok(JSON, escape_json(&json)),
+            Err(error) => Page::text(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("the state can't be written: {error}\n"),
+            ),
+        };
+        let text = metrics::text(&state, &self.metrics);
+        let metrics = Page::ok(exposition::CONTENT_TYPE, text);
+        [status, metrics, page::of(&state)]
     }
 }

@@ -3,6 +3,10 @@
 use std::io::{self, IsTerminal};
 
 use sds_agent::config::{Log, LogFilter, LogFormat};
+use sds_agent::text::escape;
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
@@ -15,7 +19,10 @@ pub(crate) fn start(log: &Log) -> Levels {
     let (filter, handle) = reload::Layer::new(log.level.to_filter());
     let lines = fmt::layer().with_writer(io::stderr).with_target(false);
     let lines = match log.format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Text => lines
+            .with_ansi(io::stderr().is_terminal())
+            .fmt_fields(format::debug_fn(field).delimited(" "))
+            .boxed(),
         LogFormat::Json => lines.json().with_target(true).flatten_event(true).boxed(),
     };
     tracing_subscriber::registry()
@@ -23,6 +30,16 @@ pub(crate) fn start(log: &Log) -> Levels {
         .with(lines)
         .init();
     Levels(handle)
+}
+
+/// Writes a field, the message among them. Here text leaves for the log, and whatever it holds, it is
+/// one line that controls no terminal.
+fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
+    let value = format!("{value:?}");
+    match field.name() {
+        "message" => write!(writer, "{}", escape(&value)),
+        name => write!(writer, "{name}={}", escape(&value)),
+    }
 }
 
 impl Levels {

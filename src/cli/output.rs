@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use sds_agent::text::escape;
+
 /// The exit code of a command that could not do what it was asked to. clap's own for a wrong
 /// command line is the same.
 pub(crate) const COULD_NOT: u8 = 2;
@@ -31,23 +33,9 @@ pub(crate) fn bad(message: impl fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Text from outside, safe for a terminal: no control characters, nothing that reverses its direction.
+/// Text from outside, safe for a terminal.
 pub(crate) fn shown(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '\u{61c}'
-            | '\u{200e}'
-            | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2066}'..='\u{2069}' => {
-                shown.extend(char.escape_unicode());
-            }
-            _ if char.is_control() => shown.extend(char.escape_default()),
-            _ => shown.push(char),
-        }
-    }
-    shown
+    escape(text).to_string()
 }
 
 /// Whether what is printed may be coloured: see <https://no-color.org>.
@@ -58,5 +46,6 @@ pub(crate) fn colour() -> bool {
 
 fn say(message: impl fmt::Display) {
     // There is nobody left to tell where the standard error is closed.
-    let _ = writeln!(io::stderr(), "sds-agent: {message}");
+    let message = message.to_string();
+    let _ = writeln!(io::stderr(), "sds-agent: {}", escape(&message));
 }

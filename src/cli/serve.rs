@@ -1,6 +1,7 @@
 //! `sds-agent serve`: the agent.
 
 mod admin;
+mod guard;
 mod run;
 mod signals;
 
@@ -92,6 +93,7 @@ pub(crate) struct Args {
 }
 
 /// Where the configuration comes from, now and at each reload.
+#[derive(Clone)]
 struct Source {
     file: Option<PathBuf>,
     overrides: Overrides,

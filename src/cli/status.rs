@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use sds_agent::admin::state::State;
 use sds_agent::config::{Config, Overrides};
+use sds_agent::text::escape_json;
 
 use super::client;
 use super::output;
@@ -99,7 +100,7 @@ fn render(state: &State, form: Form) -> String {
         Form::Table => table::of(state, output::colour()),
         Form::Json => {
             // Nothing in it can fail to be JSON: no map has keys other than strings.
-            let mut text = serde_json::to_string_pretty(state).unwrap_or_default();
+            let mut text = escape_json(&serde_json::to_string_pretty(state).unwrap_or_default());
             text.push('\n');
             text
         }

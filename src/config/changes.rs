@@ -115,9 +115,22 @@ impl Changes {
     }
 
     fn admin(&mut self, old: &Admin, new: &mut Admin) {
-        let Admin { socket, tcp } = old;
+        let Admin {
+            socket,
+            mode,
+            group,
+            allow_users,
+            allow_groups,
+            tcp,
+            tcp_details,
+        } = old;
         self.keeps("admin.socket", socket, &mut new.socket);
+        self.keeps("admin.mode", mode, &mut new.mode);
+        self.keeps("admin.group", group, &mut new.group);
+        self.takes("admin.allow_users", allow_users, &new.allow_users);
+        self.takes("admin.allow_groups", allow_groups, &new.allow_groups);
         self.keeps("admin.tcp", tcp, &mut new.tcp);
+        self.keeps("admin.tcp_details", tcp_details, &mut new.tcp_details);
     }
 
     fn log(&mut self, old: &Log, new: &mut Log) {
@@ -132,9 +145,11 @@ impl Changes {
             files,
             credentials,
             connections,
+            streams,
             streams_per_connection,
             names_per_stream,
             request_bytes,
+            client_bytes,
         } = old;
         self.takes("limits.file_bytes", file_bytes, &new.file_bytes);
         self.takes("limits.files", files, &new.files);
@@ -150,6 +165,8 @@ impl Changes {
             streams_per_connection,
             &mut new.streams_per_connection,
         );
+        self.keeps("limits.streams", streams, &mut new.streams);
+        self.keeps("limits.client_bytes", client_bytes, &mut new.client_bytes);
         self.keeps(
             "limits.request_bytes",
             request_bytes,

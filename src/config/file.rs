@@ -75,7 +75,12 @@ pub(super) struct FileAccess {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FileAdmin {
     pub(super) socket: Option<OrWord<Off, Text<PathBuf>>>,
+    pub(super) mode: Option<Text<Mode>>,
+    pub(super) group: Option<OrWord<Auto, Account>>,
+    pub(super) allow_users: Vec<Account>,
+    pub(super) allow_groups: Vec<Account>,
     pub(super) tcp: Option<OrWord<Off, Text<SocketAddr>>>,
+    pub(super) tcp_details: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -92,10 +97,12 @@ pub(super) struct FileLimits {
     pub(super) files: Option<Number<1, 4_096>>,
     pub(super) credentials: Option<Number<1, 1_000_000>>,
     pub(super) connections: Option<Number<1, 1_000_000>>,
+    pub(super) streams: Option<Number<1, 10_000_000>>,
     pub(super) streams_per_connection: Option<Number<1, 1_000_000>>,
     pub(super) names_per_stream: Option<Number<1, 1_000_000>>,
     // Envoy's node alone has 61 kB.
     pub(super) request_bytes: Option<Number<65_536, 67_108_864>>,
+    pub(super) client_bytes: Option<Number<1_048_576, 4_294_967_295>>,
 }
 
 impl FileRoot {
@@ -157,9 +164,11 @@ impl FileLimits {
             files: or(self.files, default.files),
             credentials: or(self.credentials, default.credentials),
             connections: or(self.connections, default.connections),
+            streams: or(self.streams, default.streams),
             streams_per_connection: or(self.streams_per_connection, default.streams_per_connection),
             names_per_stream: or(self.names_per_stream, default.names_per_stream),
             request_bytes: or(self.request_bytes, default.request_bytes),
+            client_bytes: or(self.client_bytes, default.client_bytes),
         }
     }
 }

@@ -18,11 +18,15 @@ const KEYS: [(&str, &str); 7] = [
     ),
     ("listen", "socket mode group allow_users allow_groups"),
     ("access", "secrets users groups nodes"),
-    ("admin", "socket tcp"),
+    (
+        "admin",
+        "socket mode group allow_users allow_groups tcp tcp_details",
+    ),
     ("log", "level format"),
     (
         "limits",
-        "file_bytes files credentials connections streams_per_connection names_per_stream request_bytes",
+        "file_bytes files credentials connections streams streams_per_connection names_per_stream \
+         request_bytes client_bytes",
     ),
 ];
 
@@ -59,7 +63,7 @@ pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 fn wrong(section: &str, key: &Spanned<toml::de::DeString<'_>>) -> Wrong {
     let written = key.get_ref();
-    // The same section first: of two keys that are as near, `max_by` takes the last.
+    // The same section first: of keys that are as near, `min_by` takes the first.
     let nearest = all()
         .map(|known| {
             (
@@ -68,7 +72,7 @@ fn wrong(section: &str, key: &Spanned<toml::de::DeString<'_>>) -> Wrong {
                 known,
             )
         })
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+        .min_by(|(a, _), (b, _)| b.total_cmp(a));
     let place = if section.is_empty() {
         String::new()
     } else {

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -81,7 +83,16 @@ impl Config {
 /// The text of a configuration file.
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    let mut file = fs::File::open(path)?.take(MAX_FILE_BYTES + 1);
+    // What would block, or never end, must not hold up a reload.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::File::options()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut file = file.take(MAX_FILE_BYTES + 1);
     if file.read_to_string(&mut text)? as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other("it has more than 4 MiB"));
     }
@@ -105,7 +116,12 @@ impl File {
             admin: Admin {
                 socket: admin_socket(self.admin_socket, self.admin.socket, folder, said)?
                     .unwrap_or_else(|| Some(beside(&listen.socket))),
+                mode: self.admin.mode.map_or(default.admin.mode, |mode| mode.0.0),
+                group: self.admin.group.and_then(|group| group.0),
+                allow_users: self.admin.allow_users,
+                allow_groups: self.admin.allow_groups,
                 tcp: admin_tcp(self.admin_tcp, self.admin.tcp, said)?,
+                tcp_details: self.admin.tcp_details.unwrap_or_default(),
             },
             log: log(self.log_level, self.log_format, self.log, said)?,
             limits: self.limits.limits(),

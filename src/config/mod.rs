@@ -24,6 +24,9 @@ pub const DEFAULT_CONFIG: &str = "/etc/sds-agent/sds-agent.toml";
 pub const DEFAULT_CREDENTIALS: &str = "/etc/sds-agent/credentials";
 /// The Unix socket that Envoy connects to when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/sds-agent/sds.sock";
+/// The group whose members may open the socket for Envoy when nothing else is said. The packaging makes
+/// it: the group that may read the credentials is another one.
+pub const CLIENTS_GROUP: &str = "sds-agent-clients";
 /// The file name of the admin socket, beside the socket for Envoy, when nothing else is said.
 pub const ADMIN_SOCKET_NAME: &str = "admin.sock";
 
@@ -62,10 +65,7 @@ impl Default for Config {
             roots: vec![Root::new(DEFAULT_CREDENTIALS)],
             listen: Listen::default(),
             access: Vec::new(),
-            admin: Admin {
-                socket: Some(beside(Path::new(DEFAULT_SOCKET))),
-                tcp: None,
-            },
+            admin: Admin::default(),
             log: Log::default(),
             limits: Limits::default(),
             absent: Absent::default(),
@@ -139,7 +139,8 @@ pub struct Listen {
     pub socket: PathBuf,
     /// Its mode.
     pub mode: u32,
-    /// Its group. `None`: the group that the agent runs as.
+    /// Its group. `None`: [`CLIENTS_GROUP`] where the agent is a member of it, else the group that the
+    /// agent runs as.
     pub group: Option<Account>,
     /// The users who may connect; with `allow_groups` empty too, whoever the mode lets in.
     pub allow_users: Vec<Account>,
@@ -179,8 +180,32 @@ pub struct AccessRule {
 pub struct Admin {
     /// The Unix socket. `None`: there is none.
     pub socket: Option<PathBuf>,
-    /// A loopback address for metrics, health and the page. `None`: there is none.
+    /// Its mode.
+    pub mode: u32,
+    /// Its group. `None`: the group that the agent runs as.
+    pub group: Option<Account>,
+    /// The users who may connect to it; with `allow_groups` empty too, whoever the mode lets in.
+    pub allow_users: Vec<Account>,
+    /// The groups whose members may connect to it.
+    pub allow_groups: Vec<Account>,
+    /// A loopback address for metrics and health. `None`: there is none.
     pub tcp: Option<SocketAddr>,
+    /// Whether the page and the whole state are shown there too.
+    pub tcp_details: bool,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            socket: Some(beside(Path::new(DEFAULT_SOCKET))),
+            mode: 0o600,
+            group: None,
+            allow_users: Vec::new(),
+            allow_groups: Vec::new(),
+            tcp: None,
+            tcp_details: false,
+        }
+    }
 }
 
 /// What is logged, and how.
@@ -214,12 +239,17 @@ pub struct Limits {
     pub credentials: usize,
     /// Connections at once. Envoy opens one for each 1,024 secrets.
     pub connections: usize,
+    /// Streams at once on all connections together.
+    pub streams: usize,
     /// Streams at once on a connection. Envoy opens one for each secret.
     pub streams_per_connection: usize,
     /// Names that a stream may be subscribed to. Envoy asks for one.
     pub names_per_stream: usize,
     /// Bytes of one request. The largest of Envoy's is its first, with 61 kB of node.
     pub request_bytes: usize,
+    /// Bytes that are kept of what clients have sent: names subscribed to, requests on their way in and
+    /// names on their way back.
+    pub client_bytes: usize,
 }
 
 impl Default for Limits {
@@ -229,9 +259,11 @@ impl Default for Limits {
             files: 64,
             credentials: 20_000,
             connections: 4_096,
+            streams: 65_536,
             streams_per_connection: 16_384,
             names_per_stream: 16_384,
             request_bytes: 4 * 1024 * 1024,
+            client_bytes: 256 * 1024 * 1024,
         }
     }
 }

@@ -42,13 +42,16 @@ pub struct Options<'a> {
     pub parts: fn(&[&str]) -> Vec<usize>,
 }
 
+/// A bit of [`File::mode`] that no mode has: an access control list lets others have the file.
+pub const LISTED: u32 = 0o10_000;
+
 /// A regular file, read whole. Its bytes are wiped when dropped.
 pub struct File {
     /// Its name in the folder.
     pub name: String,
     /// All of it.
     pub bytes: Zeroizing<Vec<u8>>,
-    /// Its permission bits.
+    /// Its permission bits, and [`LISTED`].
     pub mode: u32,
 }
 
@@ -261,6 +264,7 @@ impl<'a> Read<'a> {
                 bytes,
                 stat,
                 shared,
+                listed,
             }) => {
                 let seen = Seen {
                     name: &leaf.name,
@@ -274,7 +278,7 @@ impl<'a> Read<'a> {
                 self.files.push(File {
                     name: name.to_owned(),
                     bytes,
-                    mode: stat.st_mode & 0o7777,
+                    mode: stat.st_mode & 0o7777 | if listed { LISTED } else { 0 },
                 });
             }
             Ok(Slurped::TooLarge) => {

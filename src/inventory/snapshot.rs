@@ -277,6 +277,12 @@ impl Credential {
         self.root.join(&*self.name)
     }
 
+    /// The file of the private key that it serves.
+    pub fn key_file(&self) -> Option<PathBuf> {
+        let files = self.secret(Kind::Certificate)?.facts().files();
+        Some(self.path().join(files.last()?))
+    }
+
     /// The secret of that kind.
     pub fn secret(&self, kind: Kind) -> Option<&Arc<Secret>> {
         self.secrets[kind as usize].as_ref()

@@ -1,12 +1,13 @@
 //! Making the socket's file.
 //!
 //! Two agents started at once must not take the socket from one another, and nobody may connect
-//! before the socket has its owner and mode. So all that touches the path happens under a lock on
-//! its folder, and the socket is made with mode 0600 before it gets what was asked for.
+//! before the socket has its owner and mode. So all that touches the path happens under a lock, and
+//! the socket is made with mode 0600 before it gets what was asked for. The lock is a file that nobody
+//! but the agent's user can open: a lock on the folder could be held by every local user.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self as rfs, AtFlags, FileType, FlockOperation, Gid, Mode, OFlags};
@@ -19,7 +20,7 @@ use super::error::{ListenError, system};
 /// Connections that may wait to be accepted: a whole fleet of Envoys that comes back at once. The
 /// kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-/// How long another agent may hold the folder's lock; it needs a millisecond.
+/// How long another agent may hold the lock; it needs a millisecond.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A path that this process made, to be removed by it.
@@ -28,6 +29,7 @@ pub(super) struct Bound {
     name: OsString,
     /// Keeps the inode, so that no later socket can be taken for this one.
     file: OwnedFd,
+    path: PathBuf,
 }
 
 /// Binds the socket and listens.
@@ -35,56 +37,56 @@ pub(super) fn bind(config: &ListenConfig) -> Result<(OwnedFd, Bound), ListenErro
     let path = &config.path;
     let name = file_name(path)?;
     let folder = open_folder(path)?;
-    let _lock = lock(&folder, path)?;
-    clear_stale(&folder, name, path)?;
-
-    let socket = bind_narrow(path)?;
-    let file = rfs::openat(
-        &folder,
-        name,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| system("open", path, e))?;
+    let (socket, file) = {
+        let _lock = Lock::take(&folder, path)?;
+        clear_stale(&folder, name, path)?;
+        let socket = bind_narrow(path)?;
+        let made = publish(&socket, &folder, name, config).inspect_err(|_| {
+            let _ = rfs::unlinkat(&folder, name, AtFlags::empty());
+        });
+        (socket, made?)
+    };
     let bound = Bound {
         folder,
         name: name.to_owned(),
         file,
+        path: path.clone(),
     };
-    bound.give(config)?;
-    net::listen(&socket, BACKLOG).map_err(|e| system("listen on", path, e))?;
     Ok((socket, bound))
 }
 
-impl Bound {
-    /// Gives the new socket its group, then its mode. Through its own descriptor: whatever has the
-    /// path by now, nothing else is changed.
-    fn give(&self, config: &ListenConfig) -> Result<(), ListenError> {
-        let path = &config.path;
-        if let Some(group) = config.group {
-            let group = Some(Gid::from_raw(group));
-            rfs::chownat(&self.file, "", None, group, AtFlags::EMPTY_PATH)
-                .map_err(|e| system("set the group of", path, e))?;
-        }
-        let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        rfs::chmod(own, Mode::from_raw_mode(config.mode & 0o777))
-            .map_err(|e| system("set the mode of", path, e))
+/// Gives the new socket its group, then its mode, and listens. Through the socket's own descriptor:
+/// whatever has the path by now, nothing else is changed.
+fn publish(
+    socket: &OwnedFd,
+    folder: &OwnedFd,
+    name: &OsStr,
+    config: &ListenConfig,
+) -> Result<OwnedFd, ListenError> {
+    let path = &config.path;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file =
+        rfs::openat(folder, name, flags, Mode::empty()).map_err(|e| system("open", path, e))?;
+    if let Some(group) = config.group {
+        let group = Some(Gid::from_raw(group));
+        rfs::chownat(&file, "", None, group, AtFlags::EMPTY_PATH)
+            .map_err(|e| system("set the group of", path, e))?;
     }
-
-    fn is_still_there(&self) -> bool {
-        let there = rfs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
-        let own = rfs::fstat(&self.file);
-        matches!((there, own), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
-    }
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rfs::chmod(own, Mode::from_raw_mode(config.mode & 0o777))
+        .map_err(|e| system("set the mode of", path, e))?;
+    net::listen(socket, BACKLOG).map_err(|e| system("listen on", path, e))?;
+    Ok(file)
 }
 
 impl Drop for Bound {
     /// Removes the path, if it is still this socket's and not that of an agent started since.
     fn drop(&mut self) {
-        let Ok(_lock) = lock(&self.folder, Path::new(&self.name)) else {
-            return;
+        let _lock = match Lock::take(&self.folder, &self.path) {
+            Ok(lock) => lock,
+            Err(error) => return tracing::warn!("the socket is left behind: {error}"),
         };
-        if self.is_still_there()
+        if is_at(&self.folder, &self.name, &self.file)
             && let Err(error) = rfs::unlinkat(&self.folder, &self.name, AtFlags::empty())
         {
             tracing::warn!("the socket can't be removed: {error}");
@@ -139,28 +141,73 @@ fn open_folder(path: &Path) -> Result<OwnedFd, ListenError> {
     open().map_err(|e| system("open the folder", folder, e))
 }
 
-/// Holds the folder's lock for as long as the result lives.
-fn lock(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, ListenError> {
-    let name = folder_of(path);
-    // A descriptor of its own: a lock belongs to the opening, so that drop gives it back.
-    let lock = rfs::openat(
-        folder,
-        ".",
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|e| system("open the folder", name, e))?;
-    let until = Instant::now() + LOCK_LIMIT;
-    loop {
-        match rfs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(lock),
-            Err(Errno::WOULDBLOCK) if Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(5));
+/// The lock on a socket's path, held for as long as this lives.
+struct Lock<'a> {
+    folder: &'a OwnedFd,
+    name: OsString,
+    _file: OwnedFd,
+}
+
+impl<'a> Lock<'a> {
+    fn take(folder: &'a OwnedFd, socket: &Path) -> Result<Self, ListenError> {
+        let mut name = file_name(socket)?.to_owned();
+        name.push(".lock");
+        let path = socket.with_file_name(&name);
+        let until = Instant::now() + LOCK_LIMIT;
+        loop {
+            let file = open_lock(folder, &name, &path)?;
+            match rfs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // Unless its last holder has removed it in between, which leaves others to lock.
+                Ok(()) if is_at(folder, &name, &file) => {
+                    return Ok(Self {
+                        folder,
+                        name,
+                        _file: file,
+                    });
+                }
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(Errno::WOULDBLOCK) => return Err(ListenError::Locked(path)),
+                Err(e) => return Err(system("lock", &path, e)),
             }
-            Err(Errno::WOULDBLOCK) => return Err(ListenError::Locked(name.to_owned())),
-            Err(e) => return Err(system("lock the folder", name, e)),
         }
     }
+}
+
+impl Drop for Lock<'_> {
+    /// Removes the file while it is locked: whoever waits for it finds that it has gone.
+    fn drop(&mut self) {
+        // One that stays does no harm.
+        let _ = rfs::unlinkat(self.folder, &self.name, AtFlags::empty());
+    }
+}
+
+/// Opens the lock file, which must be this user's own.
+fn open_lock(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<OwnedFd, ListenError> {
+    let flags = OFlags::RDWR
+        | OFlags::CREATE
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::NOCTTY
+        | OFlags::CLOEXEC;
+    let file = rfs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|e| system("open", path, e))?;
+    let stat = rfs::fstat(&file).map_err(|e| system("look at", path, e))?;
+    let is_own = stat.st_uid == rustix::process::geteuid().as_raw();
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    if !is_own || !is_file || stat.st_mode & 0o077 != 0 {
+        return Err(ListenError::ForeignLock(path.to_owned()));
+    }
+    Ok(file)
+}
+
+/// Whether the file of that name is this one.
+fn is_at(folder: &OwnedFd, name: &OsStr, file: &OwnedFd) -> bool {
+    let there = rfs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    let own = rfs::fstat(file);
+    matches!((there, own), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
 /// Removes a socket that nobody listens on any more.

@@ -17,11 +17,11 @@ pub enum ListenError {
     )]
     Live(PathBuf),
     /// Something else than a socket has the path; it is not touched.
-    #[error("{} exists and is no socket: move it away, or name another path", .0.display())]
+    #[error("{} exists and is not a socket: move it away, or name another path", .0.display())]
     NotASocket(PathBuf),
     /// The folder of the path does not exist.
     #[error(
-        "{} can't be made, for there is no folder {}: make it with `install -d -m 0755 {}`",
+        "{} can't be made, because the folder {} does not exist: make it with `install -d -m 0755 {}`",
         path.display(), folder.display(), folder.display()
     )]
     NoFolder {
@@ -30,7 +30,7 @@ pub enum ListenError {
         /// The folder.
         folder: PathBuf,
     },
-    /// The socket's group is none of this machine's.
+    /// This machine does not have the socket's group.
     #[error(
         "there is no group `{0}` for the socket: make it with `groupadd -r {0}`, or name another one"
     )]
@@ -43,13 +43,17 @@ pub enum ListenError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// Another process holds the lock on the folder.
+    /// Another process of the agent's user holds the lock.
+    #[error("another process keeps {} locked: find it with `fuser -v {}`", .0.display(), .0.display())]
+    Locked(PathBuf),
+    /// The lock file is not one that the agent has made.
     #[error(
-        "another process keeps the folder {} locked: find it with `fuser -v {}`",
+        "{} is not a file of this user with mode 0600, so that others could keep it locked: find out who \
+         made it (`ls -l {}`), then delete it",
         .0.display(), .0.display()
     )]
-    Locked(PathBuf),
-    /// The system said no.
+    ForeignLock(PathBuf),
+    /// The system refused.
     #[error("can't {doing} {}: {source}{}", path.display(), hint(source))]
     System {
         /// What was being done, as a verb.

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::Gid;
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::config::Listen;
-use crate::peer::{self, Accounts, Peer};
+use crate::config::{Account, Admin, CLIENTS_GROUP, Listen};
+use crate::peer;
 
 mod activation;
 mod bind;
@@ -31,7 +33,7 @@ pub struct ListenConfig {
     pub path: PathBuf,
     /// The socket's mode: who may write to it may connect.
     pub mode: u32,
-    /// The socket's group; the agent's own where there is none.
+    /// The socket's group; the group that the agent runs as where there is none.
     pub group: Option<u32>,
 }
 
@@ -41,23 +43,48 @@ impl ListenConfig {
     /// # Errors
     /// The machine does not have the group.
     pub fn resolve(listen: &Listen) -> Result<Self, ListenError> {
-        let group = listen.group.as_ref().map(|group| {
-            peer::group_id(group)
-                .map_err(|e| error::system("look up the group for", &listen.socket, e))?
-                .ok_or_else(|| ListenError::NoGroup(group.clone()))
-        });
+        let group = match &listen.group {
+            Some(group) => Some(group_for(&listen.socket, group)?),
+            None => clients_group(),
+        };
         Ok(Self {
             path: listen.socket.clone(),
             mode: listen.mode,
+            group,
+        })
+    }
+
+    /// As [`resolve`](Self::resolve), for the admin socket at `path`.
+    ///
+    /// # Errors
+    /// The machine does not have the group.
+    pub fn admin(path: &Path, admin: &Admin) -> Result<Self, ListenError> {
+        let group = admin.group.as_ref().map(|group| group_for(path, group));
+        Ok(Self {
+            path: path.to_owned(),
+            mode: admin.mode,
             group: group.transpose()?,
         })
     }
 }
 
+fn group_for(socket: &Path, group: &Account) -> Result<u32, ListenError> {
+    peer::group_id(group)
+        .map_err(|e| error::system("look up the group for", socket, e))?
+        .ok_or_else(|| ListenError::NoGroup(group.clone()))
+}
+
+/// The group that the packaging makes for those who may open the socket, where this process is a
+/// member of it: an agent that is started by hand may not know of it.
+fn clients_group() -> Option<u32> {
+    let group = peer::group_id(&Account::Name(CLIENTS_GROUP.to_owned())).ok()??;
+    let own = rustix::process::getgroups().ok()?;
+    own.contains(&Gid::from_raw(group)).then_some(group)
+}
+
 /// A socket that accepts peers with known credentials.
 pub struct Listener {
     listener: UnixListener,
-    accounts: Accounts,
     /// An `accept` failed and none has worked since: it is logged once.
     starved: AtomicBool,
     bound: Option<bind::Bound>,
@@ -91,7 +118,6 @@ impl Listener {
             .map_err(|e| error::system("listen on", &path, e))?;
         Ok(Self {
             listener,
-            accounts: Accounts::default(),
             starved: AtomicBool::new(false),
             bound,
             path,
@@ -108,17 +134,15 @@ impl Listener {
         self.bound.is_none()
     }
 
-    /// The next connection and who made it. A peer without credentials is turned away; a system that
-    /// is out of file descriptors is waited for: nothing here ends
-    /// the agent. Cancelled, it closes at most the one connection that it was about to return.
-    pub async fn accept(&self) -> (UnixStream, Peer) {
+    /// The next connection and who made it, by the kernel. A peer without credentials is turned away; a
+    /// system that is out of file descriptors is waited for: nothing here ends the agent, and nothing
+    /// waits for anybody but the kernel. Cancelled, it closes at most the one connection that it was
+    /// about to return.
+    pub async fn accept(&self) -> (UnixStream, UCred) {
         loop {
             let stream = self.accept_any().await;
             match stream.peer_cred() {
-                Ok(credentials) => {
-                    let peer = self.accounts.peer(credentials).await;
-                    return (stream, peer);
-                }
+                Ok(credentials) => return (stream, credentials),
                 Err(error) => {
                     tracing::warn!("a connection without credentials is refused: {error}");
                 }

@@ -45,7 +45,7 @@ async fn a_connection_has_its_peer() {
     let listener = Listener::bind(&config(dir.path().join("sds.sock"))).unwrap();
     let _client = UnixStream::connect(listener.path()).await.unwrap();
     let (_stream, peer) = listener.accept().await;
-    assert_eq!(peer.pid, Some(std::process::id()));
+    assert_eq!(peer.pid(), Some(std::process::id().try_into().unwrap()));
 }
 
 #[tokio::test]
@@ -127,6 +127,31 @@ async fn the_socket_of_a_successor_is_not_removed() {
     let inode = fs::metadata(&path).unwrap().ino();
     drop(first);
     assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+}
+
+#[tokio::test]
+async fn nobody_keeps_an_agent_from_starting_by_a_lock_on_the_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = fs::File::open(dir.path()).unwrap();
+    folder.lock().unwrap();
+    let path = dir.path().join("sds.sock");
+    let listener = Listener::bind(&config(&path)).unwrap();
+    drop(listener);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_lock_file_that_others_can_open_is_not_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = dir.path().join("sds.sock.lock");
+    fs::write(&lock, "").unwrap();
+    fs::set_permissions(&lock, PermissionsExt::from_mode(0o644)).unwrap();
+    let error = Listener::bind(&config(dir.path().join("sds.sock"))).unwrap_err();
+    assert!(matches!(error, ListenError::ForeignLock(_)), "{error}");
+
+    // One that a crash has left behind is.
+    fs::set_permissions(&lock, PermissionsExt::from_mode(0o600)).unwrap();
+    Listener::bind(&config(dir.path().join("sds.sock"))).unwrap();
 }
 
 #[tokio::test]

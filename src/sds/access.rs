@@ -9,7 +9,7 @@
 //! - Users and groups are what the kernel and the user database say. A node id is what the client
 //!   says of itself: it tells the Envoys of one user apart, it does not keep one user from another.
 //!
-//! What a peer may not have is to it a name that does not exist.
+//! A secret that the peer is not allowed to have is reported as nonexistent.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ use crate::peer::{self, Peer};
 pub struct Rules {
     /// Who may connect; everyone who can open the socket, where there is none.
     admitted: Option<Members>,
+    /// Who may connect to the admin socket; everyone who can open it, where there is none.
+    operators: Option<Members>,
     rules: Vec<Rule>,
     /// Other rules that have to allow it too.
     narrowed_by: Option<Arc<Rules>>,
@@ -47,6 +49,7 @@ impl Rules {
     pub fn resolve(config: &Config) -> Self {
         Self {
             admitted: Members::resolve(&config.listen.allow_users, &config.listen.allow_groups),
+            operators: Members::resolve(&config.admin.allow_users, &config.admin.allow_groups),
             rules: config.access.iter().map(Rule::resolve).collect(),
             narrowed_by: None,
         }
@@ -58,6 +61,28 @@ impl Rules {
             narrowed_by: Some(old.clone()),
             ..new.clone()
         }
+    }
+
+    /// Whether the peer may connect to the admin socket.
+    pub fn admits_operator(&self, peer: &Peer) -> bool {
+        self.operators.as_ref().is_none_or(|m| m.contains(peer))
+            && self
+                .narrowed_by
+                .as_ref()
+                .is_none_or(|old| old.admits_operator(peer))
+    }
+
+    /// Whether what is reserved for the users that the configuration names is there for this peer: it is
+    /// one of them, or one of a group that is named; or nobody is named.
+    pub fn has_reserve(&self, peer: &Peer) -> bool {
+        let mut named = self.named().peekable();
+        named.peek().is_none() || named.any(|m| m.contains(peer))
+    }
+
+    /// The users and groups that the configuration names, in `[listen]` and in the rules.
+    fn named(&self) -> impl Iterator<Item = &Members> {
+        let of_rules = self.rules.iter().filter_map(|rule| rule.members.as_ref());
+        self.admitted.iter().chain(of_rules)
     }
 
     /// Whether the peer may connect at all.
@@ -106,7 +131,7 @@ impl Members {
     }
 
     fn contains(&self, peer: &Peer) -> bool {
-        self.users.contains(&peer.uid) || peer.groups.iter().any(|g| self.groups.contains(g))
+        self.users.contains(&peer.uid) || self.groups.iter().any(|group| peer.is_in(*group))
     }
 }
 
@@ -233,6 +258,38 @@ mod tests {
         let unknown = vec![Account::Name("no-such-user-here".into())];
         let access = allow(unknown, vec![]);
         assert!(!access.admits(&peer(0, &[0])));
+    }
+
+    #[test]
+    fn the_reserve_is_for_those_who_are_named() {
+        let rules = |users: &[u32], rules| {
+            let mut config = Config::default();
+            config.listen.allow_users = ids(users);
+            config.access = rules;
+            Rules::resolve(&config)
+        };
+        let rule = AccessRule {
+            secrets: patterns(&["*"]),
+            users: vec![],
+            groups: ids(&[40]),
+            nodes: vec![],
+        };
+        let nobody = rules(&[], vec![]);
+        assert!(nobody.has_reserve(&peer(1, &[1])));
+        let both = rules(&[7], vec![rule]);
+        assert!(both.has_reserve(&peer(7, &[7])));
+        assert!(both.has_reserve(&peer(8, &[8, 40])));
+        assert!(!both.has_reserve(&peer(8, &[8])));
+    }
+
+    #[test]
+    fn the_admin_socket_has_a_list_of_its_own() {
+        let mut config = Config::default();
+        config.admin.allow_groups = ids(&[40]);
+        let access = Rules::resolve(&config);
+        assert!(access.admits_operator(&peer(8, &[8, 40])));
+        assert!(!access.admits_operator(&peer(8, &[8])));
+        assert!(access.admits(&peer(8, &[8])));
     }
 
     #[test]

@@ -1,34 +1,27 @@
-//! Who got which private key, when, and who was refused what: log lines with the target `audit`.
+//! Who got which private key, when, and who was refused what: log lines with the target `audit`; and the
+//! other log lines that clients cause.
 //!
-//! Names come from clients, and through them from anyone who can open a TLS connection. So refusals
-//! are bounded per user: beyond a burst they are counted, and the count is logged.
+//! In every line the kernel's facts (user, process) come first, and what the client chooses itself comes
+//! after them, in quotes. Only deliveries of private keys are logged each time: names come from clients, and
+//! through them from anyone who can open a TLS connection, so that all other lines have a budget.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
 
+use super::ledger::Account;
 use super::session::Named;
+use super::throttle::{Line, Throttle};
+use crate::metrics::Limit;
 use crate::peer::Peer;
-use crate::secret::Kind;
+use crate::secret::{Kind, Name};
 
-/// Refusals of one user that are logged in a row.
-const BURST: u32 = 200;
-/// After a burst, one more is logged each such while.
-const REFILL: Duration = Duration::from_secs(1);
-/// Users that are kept apart; beyond them the counts start anew.
-const USERS: usize = 1024;
+/// How many names of a list are logged.
+const NAMES: usize = 8;
 
-/// The log of deliveries and refusals.
+/// The log of what clients do.
 #[derive(Debug, Default)]
 pub struct Audit {
-    users: Mutex<HashMap<u32, Budget>>,
-}
-
-#[derive(Debug)]
-struct Budget {
-    left: u32,
-    since: Instant,
-    unlogged: u64,
+    throttle: Throttle,
 }
 
 /// What was refused.
@@ -36,116 +29,194 @@ struct Budget {
 pub enum Refused<'a> {
     /// The connection.
     Connection,
-    /// A secret of that name.
-    Name(&'a str),
+    /// A connection to the admin socket.
+    AdminConnection,
+    /// A secret of that name, to a client that calls itself by the second one.
+    Name(&'a str, &'a str),
 }
 
 impl Audit {
-    /// A secret with a private key, or another one that is confidential, goes to the peer: one line
+    /// A private key, or another secret that is confidential, goes to the stream's client: one line
     /// each, always.
-    pub(crate) fn delivered(&self, peer: &Peer, node: &str, Named { name, found }: &Named) {
-        let what = match found.secret.kind() {
-            Kind::Certificate => "the private key",
-            _ => "the secret",
-        };
-        tracing::info!(
+    pub(crate) fn key_delivered(&self, account: &Account, Named { name, found }: &Named) {
+        let peer = account.peer();
+        info!(
             target: "audit",
             event = "key_delivered",
-            secret = %name.escape_debug(),
+            uid = peer.uid,
+            user = peer.user.as_deref(),
+            pid = peer.pid,
+            process = peer.process.as_deref(),
+            secret = &**name,
             credential = &*found.credential,
-            kind = found.secret.kind().as_str(),
             version = &**found.secret.version(),
-            node = %node.escape_debug(),
-            uid = peer.uid,
-            user = peer.user.as_deref(),
-            pid = peer.pid,
-            process = peer.process.as_deref(),
-            "audit: {what} of `{}` goes to {peer}",
-            name.escape_debug(),
-        );
-    }
-
-    /// The peer may not have what it asked for.
-    pub fn refused(&self, peer: &Peer, node: &str, what: Refused<'_>) {
-        let Some(unlogged) = self.spend(peer.uid, Instant::now()) else {
-            return;
-        };
-        let name = match what {
-            Refused::Connection => None,
-            Refused::Name(name) => Some(name.escape_debug().to_string()),
-        };
-        tracing::warn!(
-            target: "audit",
-            event = "refused",
-            secret = name,
-            node = %node.escape_debug(),
-            uid = peer.uid,
-            user = peer.user.as_deref(),
-            pid = peer.pid,
-            process = peer.process.as_deref(),
-            unlogged,
-            "audit: {peer} may not have {}",
-            match &name {
-                Some(name) => format!("`{name}`"),
-                None => "a connection".to_owned(),
+            node = account.node_id(),
+            "audit: {} delivered",
+            match found.secret.kind() {
+                Kind::Certificate => "private key",
+                _ => "confidential secret",
             },
         );
     }
 
-    /// The refusals that went unlogged before this one, or `None` where this one does too.
-    fn spend(&self, uid: u32, now: Instant) -> Option<u64> {
-        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if users.len() >= USERS && !users.contains_key(&uid) {
-            users.clear();
+    /// The peer may not have what it asked for.
+    pub fn refused(&self, peer: &Peer, what: Refused<'_>) {
+        let (name, node) = match what {
+            Refused::Connection | Refused::AdminConnection => (None, None),
+            Refused::Name(name, node) => (Some(name), Some(node)),
+        };
+        let length = length(&[name.unwrap_or(""), node.unwrap_or("")]);
+        let Some(unlogged) = self.throttle.allow(Line::Refused, peer.uid, length) else {
+            return;
+        };
+        warn!(
+            target: "audit",
+            event = "refused",
+            uid = peer.uid,
+            user = peer.user.as_deref(),
+            pid = peer.pid,
+            process = peer.process.as_deref(),
+            secret = name,
+            node,
+            unlogged,
+            "audit: {}",
+            match what {
+                Refused::Connection => "connection refused",
+                Refused::AdminConnection => "connection to the admin socket refused",
+                Refused::Name(..) => "secret refused",
+            },
+        );
+    }
+
+    /// A client reached a limit, and what comes of it.
+    pub(crate) fn limited(&self, uid: u32, pid: Option<u32>, limit: Limit, outcome: &str) {
+        if let Some(left_out) = self.throttle.allow(Line::Limited, uid, length(&[outcome])) {
+            warn!(
+                uid,
+                pid,
+                left_out = some(left_out),
+                "{outcome}; see limits.{}",
+                limit.as_str()
+            );
         }
-        users
-            .entry(uid)
-            .or_insert_with(|| Budget::new(now))
-            .spend(now)
+    }
+
+    /// A stream subscribed to a name, which stands for a secret of `credential` or for none.
+    pub(crate) fn subscribed(&self, account: &Account, name: &str, credential: Option<&str>) {
+        let peer = account.peer();
+        let length = length(&[name, account.node_id()]);
+        let Some(left_out) = self.throttle.allow(Line::Subscribed, peer.uid, length) else {
+            return;
+        };
+        info!(
+            uid = peer.uid,
+            user = peer.user.as_deref(),
+            pid = peer.pid,
+            process = peer.process.as_deref(),
+            secret = name,
+            known = credential.is_some(),
+            credential,
+            protocol = account.protocol().as_str(),
+            node = account.node_id(),
+            left_out = some(left_out),
+            "subscribed"
+        );
+    }
+
+    /// A secret without a private key goes to the stream's client.
+    pub(crate) fn delivered(&self, account: &Account, Named { name, found }: &Named) {
+        let peer = account.peer();
+        let length = length(&[name, account.node_id()]);
+        let Some(left_out) = self.throttle.allow(Line::Delivered, peer.uid, length) else {
+            return;
+        };
+        info!(
+            uid = peer.uid,
+            user = peer.user.as_deref(),
+            pid = peer.pid,
+            process = peer.process.as_deref(),
+            secret = &**name,
+            credential = &*found.credential,
+            version = &**found.secret.version(),
+            node = account.node_id(),
+            left_out = some(left_out),
+            "delivered"
+        );
+    }
+
+    /// The client rejected the response that held these names, with this text.
+    pub(crate) fn rejected(&self, account: &Account, names: &[Name], reason: &str) {
+        let peer = account.peer();
+        let shown: Vec<&str> = names.iter().take(NAMES).map(|name| &**name).collect();
+        let length = length(&[reason, account.node_id()]) + length(&shown);
+        let Some(left_out) = self.throttle.allow(Line::Rejected, peer.uid, length) else {
+            return;
+        };
+        let more = names.len() - shown.len();
+        warn!(
+            uid = peer.uid,
+            user = peer.user.as_deref(),
+            pid = peer.pid,
+            process = peer.process.as_deref(),
+            secrets = ?shown,
+            more = some(more as u64),
+            reason,
+            node = account.node_id(),
+            left_out = some(left_out),
+            "rejected by the client, which keeps what it had; nothing more is sent until the files change"
+        );
+    }
+
+    /// The stream ends with this status.
+    pub(crate) fn ended(&self, account: &Account, status: &Status) {
+        let peer = account.peer();
+        let reason = status.message();
+        if matches!(status.code(), Code::Ok | Code::Unavailable) {
+            debug!(
+                pid = peer.pid,
+                node = account.node_id(),
+                reason,
+                "stream ended"
+            );
+            return;
+        }
+        let length = length(&[reason, account.node_id()]);
+        let Some(left_out) = self.throttle.allow(Line::Ended, peer.uid, length) else {
+            return;
+        };
+        warn!(
+            uid = peer.uid,
+            user = peer.user.as_deref(),
+            pid = peer.pid,
+            process = peer.process.as_deref(),
+            code = ?status.code(),
+            reason,
+            node = account.node_id(),
+            left_out = some(left_out),
+            "stream ended: the client's request can't be served"
+        );
+    }
+
+    /// Logs how many lines were left out, where no further line has told so far.
+    pub(crate) fn tell_left_out(&self) {
+        for left_out in self.throttle.overdue() {
+            let (uid, lines) = (left_out.uid, left_out.lines);
+            let kind = left_out.line.as_str();
+            if left_out.line == Line::Refused {
+                warn!(target: "audit", event = "unlogged", uid, unlogged = lines, "audit: {kind} not logged");
+            } else {
+                warn!(uid, left_out = lines, "{kind} not logged");
+            }
+        }
     }
 }
 
-impl Budget {
-    fn new(now: Instant) -> Self {
-        Self {
-            left: BURST,
-            since: now,
-            unlogged: 0,
-        }
-    }
-
-    fn spend(&mut self, now: Instant) -> Option<u64> {
-        let earned = now.duration_since(self.since).as_secs() / REFILL.as_secs();
-        if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(BURST);
-            self.left = self.left.saturating_add(earned).min(BURST);
-            self.since = now;
-        }
-        if self.left == 0 {
-            self.unlogged += 1;
-            return None;
-        }
-        self.left -= 1;
-        Some(std::mem::take(&mut self.unlogged))
-    }
+/// About the bytes of a line that holds these texts.
+fn length(texts: &[&str]) -> usize {
+    const REST: usize = 200;
+    REST + texts.iter().map(|text| text.len()).sum::<usize>()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_refusals_is_counted_and_does_not_hide_another_users() {
-        let audit = Audit::default();
-        let now = Instant::now();
-        for _ in 0..BURST {
-            assert_eq!(audit.spend(1, now), Some(0));
-        }
-        for _ in 0..50 {
-            assert_eq!(audit.spend(1, now), None);
-        }
-        assert_eq!(audit.spend(2, now), Some(0));
-        assert_eq!(audit.spend(1, now + REFILL), Some(50));
-        assert_eq!(audit.spend(1, now + REFILL), None);
-    }
+fn some(count: u64) -> Option<u64> {
+    (count > 0).then_some(count)
 }

@@ -13,15 +13,23 @@ use http::HeaderMap;
 use http_body::{Body, Frame};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
-use super::grpc::{Messages, Segments};
+use super::budget::Grant;
+use super::grpc::{Broken, Messages, Segments};
 use super::hub::Inbox;
 use super::ledger::{Answer, Entry};
 use super::session::{Effect, Response, Session, View};
 use super::shared::{Seen, Shared};
 use crate::metrics::Limit;
 use crate::secret::Name;
+
+/// Bytes that a subscription takes besides its name: measured, and rounded up.
+const SUBSCRIPTION: usize = 512;
+/// Requests and changes that a stream works off before others have their turn.
+const TURN: usize = 16;
+/// Bytes of names in a response that need no grant.
+const FREE_NAMES: usize = 1024;
 
 /// An open stream.
 pub(crate) struct Conversation<S, B> {
@@ -30,6 +38,8 @@ pub(crate) struct Conversation<S, B> {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     entry: Entry,
+    /// For its subscriptions.
+    grant: Grant,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     phase: Phase,
 }
@@ -52,7 +62,8 @@ where
     pub(crate) fn new(session: S, body: B, shared: Arc<Shared>, entry: Entry) -> Self {
         Self {
             session,
-            requests: Messages::new(body, shared.limits.request_bytes),
+            requests: Messages::new(body, shared.bounds(&entry)),
+            grant: shared.grant(&entry),
             stopping: Box::pin(shared.stopping.clone().cancelled_owned()),
             shared,
             inbox: Arc::default(),
@@ -63,12 +74,12 @@ where
 
     /// What happens next: a response, or the end of the stream.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, Status>> {
-        loop {
+        for _ in 0..TURN {
             if self.stopping.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Err(Status::unavailable("the agent is stopping")));
             }
             if let Some(response) = self.respond() {
-                return Poll::Ready(Ok(response));
+                return Poll::Ready(self.pay(response));
             }
             if self.phase == Phase::HalfClosed {
                 return Poll::Ready(Err(Status::ok("")));
@@ -86,18 +97,33 @@ where
                 Poll::Pending => return Poll::Pending,
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Charges a response for names that a client has made long: it is kept until the client reads it.
+    fn pay(&self, mut response: Response) -> Result<Response, Status> {
+        let bytes = response.removed.iter().map(|name| name.len()).sum();
+        if bytes > FREE_NAMES {
+            let mut grant = self.shared.grant(&self.entry);
+            if !grant.grow(bytes) {
+                return Err(self.shared.too_much_kept());
+            }
+            response.frame.hold(grant);
+        }
+        Ok(response)
     }
 
     /// Takes a request in.
-    fn take(&mut self, request: Result<S::Request, Status>) -> Result<(), Status> {
-        let request =
-            request.inspect_err(|status| self.shared.count_limit(status, Limit::RequestBytes))?;
+    fn take(&mut self, request: Result<S::Request, Broken>) -> Result<(), Status> {
+        let request = request.map_err(|broken| self.shared.broken(broken))?;
         let effects = self
             .session
             .request(request, &mut self.entry.subscriptions())
             .inspect_err(|status| self.shared.count_limit(status, Limit::NamesPerStream))?;
-        effects.into_iter().for_each(|effect| self.apply(effect));
-        Ok(())
+        effects
+            .into_iter()
+            .try_for_each(|effect| self.apply(effect))
     }
 
     fn respond(&mut self) -> Option<Response> {
@@ -121,15 +147,21 @@ where
         Some(response)
     }
 
-    fn apply(&mut self, effect: Effect) {
+    fn apply(&mut self, effect: Effect) -> Result<(), Status> {
         match effect {
             Effect::Node(node) => self.entry.introduce(node),
             Effect::Subscribe(name) => {
-                self.shared.hub.subscribe(&name, &self.inbox);
+                if self.shared.hub.subscribe(&name, &self.inbox)
+                    && !self.grant.grow(name.len() + SUBSCRIPTION)
+                {
+                    return Err(self.shared.too_much_kept());
+                }
                 self.log_subscription(&name);
             }
             Effect::Unsubscribe(name) => {
-                self.shared.hub.unsubscribe(&name, &self.inbox);
+                if self.shared.hub.unsubscribe(&name, &self.inbox) {
+                    self.grant.shrink(name.len() + SUBSCRIPTION);
+                }
                 debug!(secret = &*name, node = self.entry.node_id(), "unsubscribed");
             }
             Effect::Ack(names) => {
@@ -144,38 +176,19 @@ where
                 names
                     .iter()
                     .for_each(|name| self.entry.answered(name, answer.clone()));
-                warn!(
-                    secrets = ?names,
-                    reason,
-                    node = self.entry.node_id(),
-                    peer = %self.entry.peer(),
-                    "rejected by the client, which keeps what it had; nothing more is sent until the files change"
-                );
+                self.shared.audit.rejected(&self.entry, &names, &reason);
             }
         }
+        Ok(())
     }
 
-    /// Names that exist are an operator's; others may be anybody's, so they can't flood the log.
     fn log_subscription(&self, name: &Name) {
         let view = Seen::new(&self.shared, &self.entry);
         self.shared.log_refusal(&view, name);
         let credential = view.lookup(name).found().map(|found| found.credential);
-        let Some(left_out) = (match credential {
-            Some(_) => Some(0),
-            None => self.shared.unknown_names.allow(),
-        }) else {
-            return;
-        };
-        info!(
-            secret = %name.escape_debug(),
-            known = credential.is_some(),
-            credential = credential.as_deref(),
-            protocol = self.entry.protocol().as_str(),
-            node = self.entry.node_id(),
-            peer = %self.entry.peer(),
-            left_out = (left_out > 0).then_some(left_out),
-            "subscribed"
-        );
+        self.shared
+            .audit
+            .subscribed(&self.entry, name, credential.as_deref());
     }
 
     fn trailers(status: &Status) -> Frame<Segments> {
@@ -210,7 +223,7 @@ where
                 Ok(response) => Frame::data(response.frame),
                 Err(status) => {
                     this.phase = Phase::Ended;
-                    log_end(&this.entry, &status);
+                    this.shared.audit.ended(&this.entry, &status);
                     Self::trailers(&status)
                 }
             }))
@@ -227,24 +240,5 @@ impl<S, B> Drop for Conversation<S, B> {
         for name in self.entry.subscriptions().keys() {
             self.shared.hub.unsubscribe(name, &self.inbox);
         }
-    }
-}
-
-fn log_end(entry: &Entry, status: &Status) {
-    match status.code() {
-        tonic::Code::Ok | tonic::Code::Unavailable => {
-            debug!(
-                node = entry.node_id(),
-                reason = status.message(),
-                "stream ended"
-            );
-        }
-        code => warn!(
-            node = entry.node_id(),
-            peer = %entry.peer(),
-            code = %format_args!("{code:?}"),
-            reason = status.message(),
-            "stream ended: the client asked for something that can't be"
-        ),
     }
 }

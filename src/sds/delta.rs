@@ -201,9 +201,9 @@ impl Session for Delta {
             return None;
         }
         let sent = secrets.iter().map(|secret| secret.name.clone());
-        let nonce = self
-            .in_flight
-            .sent(sent.chain(removed.iter().cloned()).collect());
+        // Names that can't be are not remembered: they may be as long as a request.
+        let absent = removed.iter().filter(|name| is_requestable(name)).cloned();
+        let nonce = self.in_flight.sent(sent.chain(absent).collect());
         Some(Response {
             frame: message::delta(&nonce, &secrets, &removed),
             secrets,

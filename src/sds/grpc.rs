@@ -9,29 +9,69 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io::IoSlice;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::Response;
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
-use prost::Message;
+use tokio::time::Sleep;
 use tonic::Status;
+
+use super::budget::Grant;
+use super::intake::{Intake, Request};
+use crate::metrics::Limit;
 
 /// A frame's head: a byte of flags, four of length, from gRPC's "PROTOCOL-HTTP2".
 const HEAD: usize = 5;
 
+/// A client that has opened a stream sends its first request at once, and a request that has begun
+/// arrives whole: this is how long that may take.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// Bytes that a stream may keep without a grant: an ordinary request.
+const FREE: usize = 512;
+/// Grants grow in such steps.
+const STEP: usize = 4096;
+
 /// The messages that arrive in a request's body.
 pub(crate) struct Messages<B> {
     body: B,
-    buffer: BytesMut,
-    limit: usize,
+    /// What has arrived behind the message that was returned last.
+    rest: Bytes,
+    rest_is_own: bool,
+    head: Vec<u8>,
+    intake: Option<Intake>,
+    bounds: Bounds,
+    deadline: Option<Pin<Box<Sleep>>>,
     ended: bool,
+}
+
+/// What the messages of a stream may cost.
+pub(crate) struct Bounds {
+    /// Bytes of one message.
+    pub(crate) bytes: usize,
+    /// Names in one message.
+    pub(crate) names: usize,
+    /// Bytes that are kept until a message is complete.
+    pub(crate) grant: Grant,
+}
+
+/// Why a stream ends before its client ends it.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) status: Status,
+    /// The limit that was reached, if it was one.
+    pub(crate) limit: Option<Limit>,
 }
 
 /// A message to send: pieces that are written one after the other, without being put together.
 #[derive(Default)]
-pub struct Segments(VecDeque<Bytes>);
+pub struct Segments {
+    pieces: VecDeque<Bytes>,
+    /// For what a client made so large itself; given back when all is sent.
+    grant: Option<Grant>,
+}
 
 /// The body of an answer.
 pub(super) type Reply = UnsyncBoxBody<Segments, Status>;
@@ -46,12 +86,16 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: fmt::Display,
 {
-    /// Reads messages of at most `limit` bytes each.
-    pub(crate) fn new(body: B, limit: usize) -> Self {
+    /// Reads messages within these bounds.
+    pub(crate) fn new(body: B, bounds: Bounds) -> Self {
         Self {
             body,
-            buffer: BytesMut::new(),
-            limit,
+            rest: Bytes::new(),
+            rest_is_own: true,
+            head: Vec::new(),
+            intake: None,
+            bounds,
+            deadline: Some(Box::pin(tokio::time::sleep(REQUEST_TIME))),
             ended: false,
         }
     }
@@ -59,65 +103,149 @@ where
     /// The next message; `None` after the last one.
     ///
     /// # Errors
-    /// The status that the stream should end with: the message is too large, compressed, cut
-    /// short or not what it should be, or the connection broke.
-    pub(crate) fn poll_next<M: Message + Default>(
+    /// Why the stream should end: the message is too large, compressed, cut short or not what it should
+    /// be, or the connection broke, or the client took too long.
+    pub(crate) fn poll_next<R: Request>(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<M, Status>>> {
+    ) -> Poll<Option<Result<R, Broken>>> {
         loop {
-            if let Some(outcome) = self.decode().transpose() {
+            if let Some(outcome) = self.take_rest().transpose() {
                 return Poll::Ready(Some(outcome));
             }
             if self.ended {
-                return Poll::Ready(self.rest());
+                return Poll::Ready(self.cut_short());
             }
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.buffer.extend_from_slice(&data);
-                    }
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.rest = frame.into_data().unwrap_or_default();
+                    self.rest_is_own = false;
                 }
-                Some(Err(error)) => {
-                    return Poll::Ready(Some(Err(Status::unavailable(error.to_string()))));
+                Poll::Ready(Some(Err(error))) => {
+                    let status = Status::unavailable(error.to_string());
+                    return Poll::Ready(Some(Err(status.into())));
                 }
-                None => self.ended = true,
+                Poll::Ready(None) => self.ended = true,
+                Poll::Pending => return self.poll_deadline(cx).map(|broken| Some(Err(broken))),
             }
         }
     }
 
-    fn decode<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
-        let Some(mut head) = self.buffer.get(..HEAD) else {
-            return Ok(None);
-        };
+    /// Reads on in what has arrived; a message, when one is complete.
+    fn take_rest<R: Request>(&mut self) -> Result<Option<R>, Broken> {
+        while !self.rest.is_empty() || self.intake.is_some() {
+            let Some(intake) = &mut self.intake else {
+                self.take_head::<R>()?;
+                continue;
+            };
+            let left = intake.left().min(self.rest.len());
+            intake.take(&self.rest[..left]).map_err(names)?;
+            self.rest.advance(left);
+            if let Some(message) = intake.finish()? {
+                self.intake = None;
+                self.deadline = None;
+                self.keep_rest()?;
+                return Ok(Some(message));
+            }
+            if self.rest.is_empty() {
+                break;
+            }
+        }
+        self.keep_rest()?;
+        Ok(None)
+    }
+
+    /// Takes bytes of a frame's head, and begins a message when the head is complete.
+    fn take_head<R: Request>(&mut self) -> Result<(), Broken> {
+        let more = (HEAD - self.head.len()).min(self.rest.len());
+        self.head.extend_from_slice(&self.rest[..more]);
+        self.rest.advance(more);
+        if self.head.len() < HEAD {
+            return Ok(());
+        }
+        let mut head = &*std::mem::take(&mut self.head);
         let (flags, length) = (head.get_u8(), head.get_u32() as usize);
         if flags != 0 {
-            return Err(Status::unimplemented(
-                "compressed messages are not supported",
-            ));
+            let words = "compressed messages are not supported";
+            return Err(Status::unimplemented(words).into());
         }
-        if length > self.limit {
-            return Err(Status::resource_exhausted(format!(
+        if length > self.bounds.bytes {
+            let words = format!(
                 "a request of {length} bytes is larger than the {} allowed",
-                self.limit
-            )));
+                self.bounds.bytes
+            );
+            return Err(Broken::at(Limit::RequestBytes, words));
         }
-        if self.buffer.len() < HEAD + length {
-            return Ok(None);
-        }
-        self.buffer.advance(HEAD);
-        let message = M::decode(self.buffer.split_to(length)).map_err(|error| {
-            Status::invalid_argument(format!("not a discovery request: {error}"))
-        })?;
-        if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
-        }
-        Ok(Some(message))
+        self.intake = Some(Intake::new::<R>(length, self.bounds.names));
+        Ok(())
     }
 
-    fn rest<M>(&self) -> Option<Result<M, Status>> {
-        let cut_short = || Status::invalid_argument("the last request was cut short");
-        (!self.buffer.is_empty()).then(|| Err(cut_short()))
+    /// Charges what is kept to the grant. What is left of a frame is kept in a buffer of its own: as a
+    /// piece of a larger one, it would keep all of that.
+    fn keep_rest(&mut self) -> Result<(), Broken> {
+        if !std::mem::replace(&mut self.rest_is_own, true) {
+            self.rest = Bytes::copy_from_slice(&self.rest);
+        }
+        let kept = self.rest.len() + self.intake.as_ref().map_or(0, Intake::kept);
+        let granted = self.bounds.grant.amount();
+        if kept <= FREE {
+            self.bounds.grant.clear();
+        } else if kept > granted && !self.bounds.grant.grow(kept - granted + STEP) {
+            let words = "this user's requests that have arrived in part are too large together";
+            return Err(Broken::at(Limit::ClientBytes, words.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        if self.is_in_message() && self.deadline.is_none() {
+            self.deadline = Some(Box::pin(tokio::time::sleep(REQUEST_TIME)));
+        }
+        let Some(deadline) = &mut self.deadline else {
+            return Poll::Pending;
+        };
+        let seconds = REQUEST_TIME.as_secs();
+        let words = format!("no whole request arrived within {seconds} s");
+        deadline
+            .as_mut()
+            .poll(cx)
+            .map(|()| Status::deadline_exceeded(words).into())
+    }
+
+    fn cut_short<R>(&self) -> Option<Result<R, Broken>> {
+        let status = || Status::invalid_argument("the last request was cut short");
+        self.is_in_message().then(|| Err(status().into()))
+    }
+
+    fn is_in_message(&self) -> bool {
+        self.intake.is_some() || !self.head.is_empty()
+    }
+}
+
+impl Broken {
+    fn at(limit: Limit, words: String) -> Self {
+        Self {
+            status: Status::resource_exhausted(words),
+            limit: Some(limit),
+        }
+    }
+}
+
+impl From<Status> for Broken {
+    fn from(status: Status) -> Self {
+        Self {
+            status,
+            limit: None,
+        }
+    }
+}
+
+/// Of what can be wrong with a request, only the number of its names is a limit.
+fn names(status: Status) -> Broken {
+    let is_limit = status.code() == tonic::Code::ResourceExhausted;
+    Broken {
+        status,
+        limit: is_limit.then_some(Limit::NamesPerStream),
     }
 }
 
@@ -131,7 +259,15 @@ impl Segments {
         // Responses are bounded far below 4 GiB by the number of names and the size of files.
         head.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
         segments.push_front(head.freeze());
-        Self(segments)
+        Self {
+            pieces: segments,
+            grant: None,
+        }
+    }
+
+    /// Keeps `grant` until the message is sent.
+    pub(crate) fn hold(&mut self, grant: Grant) {
+        self.grant = Some(grant);
     }
 }
 
@@ -144,33 +280,36 @@ impl fmt::Debug for Segments {
 
 impl From<Bytes> for Segments {
     fn from(bytes: Bytes) -> Self {
-        Self(VecDeque::from([bytes]))
+        Self {
+            pieces: VecDeque::from([bytes]),
+            grant: None,
+        }
     }
 }
 
 impl Buf for Segments {
     fn remaining(&self) -> usize {
-        self.0.iter().map(Bytes::len).sum()
+        self.pieces.iter().map(Bytes::len).sum()
     }
 
     fn chunk(&self) -> &[u8] {
-        self.0.front().map_or(&[], |piece| piece)
+        self.pieces.front().map_or(&[], |piece| piece)
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let pairs = slices.iter_mut().zip(&self.0);
+        let pairs = slices.iter_mut().zip(&self.pieces);
         pairs
             .map(|(slice, piece)| *slice = IoSlice::new(piece))
             .count()
     }
 
     fn advance(&mut self, mut count: usize) {
-        while let Some(piece) = self.0.front_mut() {
+        while let Some(piece) = self.pieces.front_mut() {
             if count < piece.len() {
                 return piece.advance(count);
             }
             count -= piece.len();
-            self.0.pop_front();
+            self.pieces.pop_front();
         }
         assert_eq!(count, 0, "advanced past the end");
     }
@@ -180,10 +319,12 @@ impl Buf for Segments {
 mod tests {
     use http_body_util::StreamBody;
     use proptest::prelude::*;
+    use prost::Message;
     use std::task::Waker;
 
     use super::*;
     use crate::proto::discovery::DiscoveryRequest;
+    use crate::sds::budget::{Budget, Holder};
 
     fn request(names: &[&str]) -> DiscoveryRequest {
         DiscoveryRequest {
@@ -197,12 +338,32 @@ mod tests {
         frame.copy_to_bytes(frame.remaining())
     }
 
+    const HOLDER: Holder = Holder {
+        uid: 1,
+        reserve: false,
+    };
+
+    fn bounds(budget: &std::sync::Arc<Budget>, bytes: usize) -> Bounds {
+        Bounds {
+            bytes,
+            names: 100,
+            grant: budget.open(HOLDER),
+        }
+    }
+
     /// Reads everything from a body that arrives in those pieces.
     fn read(pieces: Vec<Bytes>, limit: usize) -> Vec<Result<DiscoveryRequest, tonic::Code>> {
         let frames = pieces
             .into_iter()
             .map(|piece| Ok::<_, Status>(http_body::Frame::data(piece)));
-        let mut messages = Messages::new(StreamBody::new(tokio_stream::iter(frames)), limit);
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let budget = Budget::new(10_000);
+        let mut messages = Messages::new(
+            StreamBody::new(tokio_stream::iter(frames)),
+            bounds(&budget, limit),
+        );
         let mut cx = Context::from_waker(Waker::noop());
         let mut read = Vec::new();
         loop {
@@ -210,13 +371,16 @@ mod tests {
                 // The stream yields now and then, to be polled again at once.
                 Poll::Pending => continue,
                 Poll::Ready(None) => break,
-                Poll::Ready(Some(message)) => read.push(message.map_err(|s| s.code())),
+                Poll::Ready(Some(message)) => read.push(message.map_err(|b| b.status.code())),
             }
             if read.last().is_some_and(Result::is_err) {
                 break;
             }
         }
-        assert!(messages.buffer.capacity() == 0 || read.last().is_some_and(Result::is_err));
+        let idle = messages.intake.is_none() && messages.rest.is_empty();
+        assert!(idle || read.last().is_some_and(Result::is_err));
+        drop(messages);
+        assert!(budget.grant(HOLDER, 7_500).is_some(), "all is given back");
         read
     }
 
@@ -246,6 +410,46 @@ mod tests {
         assert_eq!(read(vec![frame(&request)], length), [Ok(request.clone())]);
         let refused = [Err(tonic::Code::ResourceExhausted)];
         assert_eq!(read(vec![frame(&request)], length - 1), refused);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_never_ends_is_given_up() {
+        let budget = Budget::new(100_000);
+        for bytes in [Bytes::new(), frame(&request(&["site"])).slice(..7)] {
+            let frames = tokio_stream::StreamExt::chain(
+                tokio_stream::once(Ok::<_, Status>(http_body::Frame::data(bytes))),
+                tokio_stream::pending(),
+            );
+            let mut messages = Messages::new(StreamBody::new(frames), bounds(&budget, 100));
+            let next = std::future::poll_fn(|cx| messages.poll_next::<DiscoveryRequest>(cx));
+            let ended = next.await.unwrap().unwrap_err();
+            assert_eq!(ended.status.code(), tonic::Code::DeadlineExceeded);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_has_asked_may_be_silent_for_ever() {
+        let budget = Budget::new(100_000);
+        let whole = frame(&request(&["site"]));
+        let frames = tokio_stream::StreamExt::chain(
+            tokio_stream::once(Ok::<_, Status>(http_body::Frame::data(whole))),
+            tokio_stream::pending(),
+        );
+        let mut messages = Messages::new(StreamBody::new(frames), bounds(&budget, 100));
+        let mut next = async || std::future::poll_fn(|cx| messages.poll_next(cx)).await;
+        let first: Option<Result<DiscoveryRequest, _>> = next().await;
+        assert!(first.unwrap().is_ok());
+        let silence = tokio::time::timeout(100 * REQUEST_TIME, next());
+        assert!(silence.await.is_err());
+    }
+
+    #[test]
+    fn requests_in_part_have_a_budget() {
+        let names: Vec<String> = (0..90).map(|n| format!("{n:0>253}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let whole = frame(&request(&names));
+        let pieces: Vec<_> = whole.chunks(100).map(Bytes::copy_from_slice).collect();
+        assert_eq!(read(pieces, 100_000), [Err(tonic::Code::ResourceExhausted)]);
     }
 
     #[test]

@@ -95,32 +95,40 @@ impl Hub {
         self.publish(Published { snapshot, rules }, &everything);
     }
 
-    /// From now on `inbox` learns of every change of that name.
-    pub fn subscribe(&self, name: &Name, inbox: &Arc<Inbox>) {
+    /// Wakes every stream, as when memberships of groups have changed.
+    pub fn wake_all(&self) {
+        self.waiting().wake_all();
+    }
+
+    /// From now on `inbox` learns of every change of that name. Returns false where it did so before.
+    pub fn subscribe(&self, name: &Name, inbox: &Arc<Inbox>) -> bool {
         let mut waiting = self.waiting();
         let inboxes = waiting.by_name.entry(name.clone()).or_default();
         if inboxes.iter().any(|other| Arc::ptr_eq(other, inbox)) {
-            return;
+            return false;
         }
         inboxes.push(inbox.clone());
         if inboxes.len() == 1 {
             waiting.enter_host(name);
         }
+        true
     }
 
-    /// From now on `inbox` learns of no change of that name.
-    pub fn unsubscribe(&self, name: &Name, inbox: &Arc<Inbox>) {
+    /// From now on `inbox` learns of no change of that name. Returns false where it did not before.
+    pub fn unsubscribe(&self, name: &Name, inbox: &Arc<Inbox>) -> bool {
         let mut waiting = self.waiting();
         let Some(inboxes) = waiting.by_name.get_mut(name) else {
-            return;
+            return false;
         };
-        if let Some(at) = inboxes.iter().position(|other| Arc::ptr_eq(other, inbox)) {
+        let at = inboxes.iter().position(|other| Arc::ptr_eq(other, inbox));
+        if let Some(at) = at {
             inboxes.swap_remove(at);
         }
         if inboxes.is_empty() {
             waiting.by_name.remove(name);
             waiting.drop_host(name);
         }
+        at.is_some()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -233,9 +241,9 @@ mod tests {
 
     fn inbox(hub: &Hub, names: &[&str]) -> Arc<Inbox> {
         let inbox = Arc::new(Inbox::default());
-        names
-            .iter()
-            .for_each(|name| hub.subscribe(&(*name).into(), &inbox));
+        for name in names {
+            hub.subscribe(&(*name).into(), &inbox);
+        }
         inbox
     }
 

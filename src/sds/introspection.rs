@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::server::NamedService;
@@ -21,6 +21,9 @@ use tower::util::BoxCloneSyncService;
 use super::grpc::{Reply, Segments, refused};
 use crate::proto::DESCRIPTORS;
 use crate::proto::secret::secret_discovery_service_server::SERVICE_NAME;
+
+/// Bytes of all requests on one stream: names of services and symbols.
+const REQUESTS: usize = 64 * 1024;
 
 type Service =
     BoxCloneSyncService<Request<tonic::body::Body>, Response<tonic::body::Body>, Infallible>;
@@ -69,7 +72,7 @@ impl Introspection {
                 "this server speaks SDS v3, health and reflection",
             ));
         };
-        let request = request.map(tonic::body::Body::new);
+        let request = request.map(|body| tonic::body::Body::new(Limited::new(body, REQUESTS)));
         let Ok(response) = service.clone().oneshot(request).await;
         response.map(|body| {
             Ending {

@@ -10,10 +10,12 @@
 
 pub mod access;
 pub mod audit;
+mod budget;
 mod conversation;
 mod delta;
 mod grpc;
 pub mod hub;
+mod intake;
 mod introspection;
 pub mod ledger;
 mod message;

@@ -11,25 +11,32 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
+use tokio::net::unix::UCred;
+use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use super::budget::{Budget, Grant, Holder};
 use super::service::Sds;
-use super::throttle::Throttle;
 use crate::config::Limits;
 use crate::listen::Listener;
 use crate::metrics::Limit;
-use crate::peer::Peer;
+use crate::peer::{Accounts, Peer};
 use crate::systemd::Pulse;
 
 /// How long open streams may take to end when the agent stops. A client that reads gets the end
 /// of each at once.
 const DRAIN: Duration = Duration::from_millis(500);
-/// What a client may send before it is read: Envoy opens each stream with some 61 kB, and 1,000
-/// streams at once stall on HTTP/2's default of 65,535 bytes for all together.
-const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// How long a client may take from connecting to its first request. Envoy connects when it has one.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How often lines that were left out of the log are told of.
+const TELL: Duration = Duration::from_secs(1);
+/// Bytes that a client may send on a connection before they are read. They are read at once, unless a
+/// client does not read the answers: then the kernel's and these buffers are all that it can fill.
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// The same on one stream, of which Envoy's first request has some 61 kB.
+const STREAM_WINDOW: u32 = 128 * 1024;
 /// With the smallest buffer a stream is asked for its next response only when the last one is on
 /// its way, so that a client that stops reading gets the latest state when it reads on.
 const SEND_BUFFER: usize = 1;
@@ -40,34 +47,38 @@ const PENDING_RESETS: usize = 10_000;
 /// and its path is gone when this returns.
 pub async fn run(
     listener: Listener,
+    accounts: Arc<Accounts>,
     sds: Sds,
     limits: Limits,
     stopping: CancellationToken,
     mut pulse: Pulse,
 ) {
     let connections = TaskTracker::new();
-    let slots = Arc::new(Semaphore::new(limits.connections));
-    let refusals = Throttle::default();
-    while let Some((stream, peer)) = stopping
-        .run_until_cancelled(accept(&listener, &mut pulse))
+    let budget = Budget::new(limits.connections);
+    let mut tell = tokio::time::interval(TELL);
+    while let Some((stream, credentials)) = stopping
+        .run_until_cancelled(accept(&listener, &sds, &mut pulse, &mut tell))
         .await
     {
-        if !sds.admits(&peer) {
-            continue;
-        }
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
-            sds.metrics().limit_reached(Limit::Connections);
-            if let Some(left_out) = refusals.allow() {
-                warn!(%peer, limit = limits.connections, left_out, "connection refused: there are too many; see limits.connections");
-            }
+        // Whether the reserve is there for this user is known when its groups are.
+        let holder = Holder {
+            uid: credentials.uid(),
+            reserve: true,
+        };
+        let Some(place) = budget.grant(holder, 1) else {
+            no_place(&sds, credentials);
             continue;
         };
-        let connected = sds.metrics().connected();
-        let connection = serve(stream, peer, sds.clone(), limits, stopping.clone());
-        connections.spawn(async move {
-            connection.await;
-            drop((slot, connected));
-        });
+        let connection = admit(
+            stream,
+            credentials,
+            place,
+            accounts.clone(),
+            sds.clone(),
+            limits,
+            stopping.clone(),
+        );
+        connections.spawn(connection);
     }
     drop(listener);
     connections.close();
@@ -82,15 +93,54 @@ pub async fn run(
     }
 }
 
-/// The next connection; answers the watchdog meanwhile.
-async fn accept(listener: &Listener, pulse: &mut Pulse) -> (UnixStream, Peer) {
+/// The next connection; meanwhile answers the watchdog and tells what was left out of the log.
+async fn accept(
+    listener: &Listener,
+    sds: &Sds,
+    pulse: &mut Pulse,
+    tell: &mut Interval,
+) -> (UnixStream, UCred) {
     let mut next = pin!(listener.accept());
     loop {
         tokio::select! {
             accepted = &mut next => return accepted,
             () = pulse.beat() => {}
+            _ = tell.tick() => sds.audit().tell_left_out(),
         }
     }
+}
+
+fn no_place(sds: &Sds, credentials: UCred) {
+    sds.metrics().limit_reached(Limit::Connections);
+    let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+    let words = "connection refused: there are too many in all, or of this user";
+    let (audit, uid) = (sds.audit(), credentials.uid());
+    audit.limited(uid, pid, Limit::Connections, words);
+}
+
+/// Finds out who has connected, and serves whoever may.
+async fn admit(
+    stream: UnixStream,
+    credentials: UCred,
+    mut place: Grant,
+    accounts: Arc<Accounts>,
+    sds: Sds,
+    limits: Limits,
+    stopping: CancellationToken,
+) {
+    let asked = accounts.peer(credentials);
+    let Some(peer) = stopping.run_until_cancelled(asked).await else {
+        return;
+    };
+    if !sds.admits(&peer) {
+        return;
+    }
+    if !sds.has_reserve(&peer) && !place.lose_reserve() {
+        no_place(&sds, credentials);
+        return;
+    }
+    let _connected = sds.metrics().connected();
+    serve(stream, peer, sds, limits, stopping).await;
 }
 
 async fn serve(
@@ -116,11 +166,20 @@ async fn serve(
     });
     let connection = builder(limits).serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let mut asked = pin!(tokio::time::sleep(FIRST_REQUEST));
+    let result = loop {
+        tokio::select! {
+            result = connection.as_mut() => break result,
+            () = &mut asked, if !streams.asked.load(Ordering::Relaxed) => {
+                if !streams.asked.load(Ordering::Relaxed) {
+                    debug!(%peer, "connection closed: there was no request on it");
+                    return;
+                }
+            }
+            () = stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                break connection.await;
+            }
         }
     };
     if let Err(error) = result {
@@ -128,22 +187,26 @@ async fn serve(
     }
 }
 
-/// The open streams of a connection. HTTP/2 keeps a client from opening more than it may, without
-/// a word to either side: it is noted here.
+/// The streams of a connection. HTTP/2 keeps a client from opening more than it may, without
+/// telling either side: it is noted here.
 #[derive(Default)]
 struct Streams {
     open: Arc<()>,
+    asked: AtomicBool,
     full: AtomicBool,
 }
 
 impl Streams {
     /// A place for a stream, for as long as the result lives.
     fn open(&self, sds: &Sds, peer: &Peer, limit: usize) -> Arc<()> {
+        self.asked.store(true, Ordering::Relaxed);
         let place = self.open.clone();
         if Arc::strong_count(&self.open) > limit {
             sds.metrics().limit_reached(Limit::StreamsPerConnection);
             if !self.full.swap(true, Ordering::Relaxed) {
-                warn!(%peer, limit, "a connection has as many streams as it may; more wait until one ends; see limits.streams_per_connection");
+                let words = "a connection has as many streams as it may; more wait until one ends";
+                let audit = sds.audit();
+                audit.limited(peer.uid, peer.pid, Limit::StreamsPerConnection, words);
             }
         }
         place
@@ -155,7 +218,7 @@ fn builder(limits: Limits) -> http2::Builder<TokioExecutor> {
     builder
         .timer(TokioTimer::new())
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_stream_window_size(u32::try_from(limits.request_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
         .max_concurrent_streams(u32::try_from(limits.streams_per_connection).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(PENDING_RESETS)

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::audit::{Audit, Refused};
+use super::budget::Budget;
 use super::conversation::Conversation;
 use super::delta::Delta;
 use super::grpc::{Messages, Reply, Segments, refused};
@@ -23,7 +24,6 @@ use super::message;
 use super::session::{Named, Session, View, check_count, check_type_url};
 use super::shared::{Seen, Shared};
 use super::sotw::{Sotw, version_info};
-use super::throttle::Throttle;
 use crate::config::Limits;
 use crate::metrics::{Limit, Metrics, Refusal};
 use crate::peer::Peer;
@@ -55,7 +55,8 @@ impl Sds {
                 audit: Audit::default(),
                 limits,
                 stopping,
-                unknown_names: Throttle::default(),
+                client_bytes: Budget::new(limits.client_bytes),
+                streams: Budget::new(limits.streams),
             }),
             introspection: Arc::default(),
         }
@@ -63,6 +64,31 @@ impl Sds {
 
     /// Answers one request of `peer`.
     pub async fn call<B>(&self, peer: Arc<Peer>, request: Request<B>) -> Response<Reply>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Some(place) = self.shared.streams.grant(self.shared.holder(&peer), 1) else {
+            return self.no_place(&peer);
+        };
+        let hold = move |frame| {
+            let _ = &place;
+            frame
+        };
+        let response = self.answer(peer, request).await;
+        response.map(|body| body.map_frame(hold).boxed_unsync())
+    }
+
+    /// The answer to a request, where there are too many streams.
+    fn no_place(&self, peer: &Peer) -> Response<Reply> {
+        self.metrics().limit_reached(Limit::Streams);
+        let words = "stream refused: there are too many in all, or of this user";
+        let audit = &self.shared.audit;
+        audit.limited(peer.uid, peer.pid, Limit::Streams, words);
+        refused(Status::resource_exhausted(words))
+    }
+
+    async fn answer<B>(&self, peer: Arc<Peer>, request: Request<B>) -> Response<Reply>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -100,9 +126,19 @@ impl Sds {
         let admitted = self.shared.hub.current().rules.admits(peer);
         if !admitted {
             self.metrics().refused(Refusal::Connection);
-            self.shared.audit.refused(peer, "", Refused::Connection);
+            self.shared.audit.refused(peer, Refused::Connection);
         }
         admitted
+    }
+
+    /// Whether what is reserved for users whom the configuration names is there for this one.
+    pub(crate) fn has_reserve(&self, peer: &Peer) -> bool {
+        self.shared.hub.current().rules.has_reserve(peer)
+    }
+
+    /// Where everything that clients cause is logged.
+    pub fn audit(&self) -> &Audit {
+        &self.shared.audit
     }
 
     /// Where everything is counted.
@@ -129,11 +165,11 @@ impl Sds {
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
     {
-        let mut requests = Messages::new(body, self.shared.limits.request_bytes);
+        let mut requests = Messages::new(body, self.shared.bounds(entry));
         let request: DiscoveryRequest = poll_fn(|cx| requests.poll_next(cx))
             .await
             .ok_or_else(|| Status::invalid_argument("there is no request"))?
-            .inspect_err(|status| self.shared.count_limit(status, Limit::RequestBytes))?;
+            .map_err(|broken| self.shared.broken(broken))?;
         check_type_url(&request.type_url)?;
         let names = request.resource_names.len();
         check_count(names, self.shared.limits.names_per_stream)
@@ -141,9 +177,7 @@ impl Sds {
         if let Some(node) = request.node {
             entry.introduce(node);
         }
-        let mut names = request.resource_names;
-        names.sort_unstable();
-        names.dedup();
+        let names = request.resource_names;
         let view = Seen::new(&self.shared, entry);
         let secrets: Vec<_> = names
             .iter()

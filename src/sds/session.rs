@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use prost::Message;
 use tonic::Status;
 
 use super::grpc::Segments;
+use super::intake;
 use crate::inventory::{Found, Lookup};
 use crate::proto::{SECRET_TYPE_URL, core, rpc};
 use crate::secret::{Kind, Name};
@@ -16,7 +16,7 @@ use crate::secret::{Kind, Name};
 /// the stream waits for is handed to it each time.
 pub(crate) trait Session {
     /// What the client sends.
-    type Request: Message + Default;
+    type Request: intake::Request;
 
     /// Takes a request in, and returns what it means.
     ///
@@ -213,6 +213,7 @@ pub(crate) fn check_count(names: usize, limit: usize) -> Result<(), Status> {
 pub(crate) mod tests {
     use bytes::Buf;
     use proptest::prelude::*;
+    use prost::Message;
 
     use super::*;
     use crate::config::Absent;

@@ -5,17 +5,18 @@ use std::time::SystemTime;
 
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tracing::info;
 
 use super::audit::{Audit, Refused};
+use super::budget::{Budget, Grant, Holder};
+use super::grpc::{Bounds, Broken};
 use super::hub::{Hub, Published};
 use super::ledger::{Account, Ledger};
 use super::session::{Named, View};
-use super::throttle::Throttle;
 use crate::config::Limits;
 use crate::inventory::Lookup;
 use crate::metrics::{Limit, Refusal};
 use crate::name;
+use crate::peer::Peer;
 
 /// What all streams share.
 pub(crate) struct Shared {
@@ -24,7 +25,10 @@ pub(crate) struct Shared {
     pub(crate) audit: Audit,
     pub(crate) limits: Limits,
     pub(crate) stopping: CancellationToken,
-    pub(crate) unknown_names: Throttle,
+    /// What is kept of what clients have sent.
+    pub(crate) client_bytes: Arc<Budget>,
+    /// Streams on all connections.
+    pub(crate) streams: Arc<Budget>,
 }
 
 /// The present state, as one stream may see it.
@@ -71,14 +75,40 @@ impl View for Seen<'_> {
 }
 
 impl Shared {
-    /// Logs that a client asks for a secret that it may not have.
-    pub(crate) fn log_refusal(&self, view: &Seen<'_>, name: &str) {
-        if view.is_refused(name) {
-            let account = view.account;
-            self.ledger.metrics().refused(Refusal::Name);
-            self.audit
-                .refused(account.peer(), account.node_id(), Refused::Name(name));
+    /// Who uses what a stream is granted.
+    pub(crate) fn holder(&self, peer: &Peer) -> Holder {
+        Holder {
+            uid: peer.uid,
+            reserve: self.hub.current().rules.has_reserve(peer),
         }
+    }
+
+    /// A grant for what is kept of what a stream's client has sent, of nothing so far.
+    pub(crate) fn grant(&self, account: &Account) -> Grant {
+        self.client_bytes.open(self.holder(account.peer()))
+    }
+
+    /// The bounds of a stream's requests.
+    pub(crate) fn bounds(&self, account: &Account) -> Bounds {
+        Bounds {
+            bytes: self.limits.request_bytes,
+            names: self.limits.names_per_stream,
+            grant: self.grant(account),
+        }
+    }
+
+    /// The status to end a stream with when no more may be kept of what its user has sent.
+    pub(crate) fn too_much_kept(&self) -> Status {
+        self.ledger.metrics().limit_reached(Limit::ClientBytes);
+        Status::resource_exhausted("this user's streams wait for too many names, or too long ones")
+    }
+
+    /// Counts that a limit was reached, if it was that which ends a stream.
+    pub(crate) fn broken(&self, broken: Broken) -> Status {
+        if let Some(limit) = broken.limit {
+            self.ledger.metrics().limit_reached(limit);
+        }
+        broken.status
     }
 
     /// Counts that a limit was reached, if that is what the status reports.
@@ -88,21 +118,22 @@ impl Shared {
         }
     }
 
-    /// Logs that a secret goes to a stream's client. One line, for the audit where there is a key.
-    pub(crate) fn log_delivery(&self, account: &Account, secret: &Named) {
-        let Named { name, found } = secret;
-        if found.secret.kind().is_confidential() {
+    /// Logs that a client asks for a secret that it may not have.
+    pub(crate) fn log_refusal(&self, view: &Seen<'_>, name: &str) {
+        if view.is_refused(name) {
+            let account = view.account;
+            self.ledger.metrics().refused(Refusal::Name);
             self.audit
-                .delivered(account.peer(), account.node_id(), secret);
+                .refused(account.peer(), Refused::Name(name, account.node_id()));
+        }
+    }
+
+    /// Logs that a secret goes to a stream's client. One line, for the audit where it is confidential.
+    pub(crate) fn log_delivery(&self, account: &Account, secret: &Named) {
+        if secret.found.secret.kind().is_confidential() {
+            self.audit.key_delivered(account, secret);
         } else {
-            info!(
-                secret = %name.escape_debug(),
-                credential = &*found.credential,
-                version = &**found.secret.version(),
-                node = account.node_id(),
-                peer = %account.peer(),
-                "delivered"
-            );
+            self.audit.delivered(account, secret);
         }
     }
 }

@@ -1,49 +1,161 @@
-//! Keeps remote input from flooding the log.
+//! Keeps clients from flooding the log: each user has so many lines and bytes of each kind of line.
+//! What is left out is counted, and the count is logged.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How many lines a window has room for: enough to see what is going on.
-const LINES: u32 = 10;
-/// How long a window is.
-const WINDOW: Duration = Duration::from_secs(1);
+/// Lines of one kind and user that are logged in a row.
+const LINES: u32 = 200;
+/// Bytes of such lines.
+const BYTES: usize = 64 * 1024;
+/// After that, a line and a kibibyte more are allowed each such while.
+const REFILL: Duration = Duration::from_secs(1);
+/// How long a count of lines that were left out waits for the next line before it gets its own.
+const OVERDUE: Duration = Duration::from_secs(5);
+/// Buckets that are kept apart; beyond them, the fullest start anew.
+const BUCKETS: usize = 4096;
 
-/// Lets so many lines through in a second, and counts the rest.
+/// A kind of log line that clients can cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Line {
+    /// A connection or a name was refused by the rules.
+    Refused,
+    /// A limit was reached.
+    Limited,
+    /// A stream subscribed to a name.
+    Subscribed,
+    /// A secret without a private key was delivered.
+    Delivered,
+    /// A client rejected a secret.
+    Rejected,
+    /// A stream ended with an error.
+    Ended,
+}
+
+/// Which lines were left out, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeftOut {
+    pub(crate) line: Line,
+    pub(crate) uid: u32,
+    pub(crate) lines: u64,
+}
+
+/// Decides which lines are logged.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    window: Mutex<Option<Window>>,
+    buckets: Mutex<HashMap<(Line, u32), Bucket>>,
 }
 
 #[derive(Debug)]
-struct Window {
-    start: Instant,
+struct Bucket {
     lines: u32,
+    bytes: usize,
+    refilled: Instant,
     left_out: u64,
+    /// When the first of those was left out.
+    since: Instant,
+}
+
+impl Line {
+    /// What the lines are about, as a plural.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refusals",
+            Self::Limited => "limits reached",
+            Self::Subscribed => "subscriptions",
+            Self::Delivered => "deliveries without a private key",
+            Self::Rejected => "rejections by the client",
+            Self::Ended => "streams that ended with an error",
+        }
+    }
 }
 
 impl Throttle {
-    /// Whether a line may be written now, and how many were left out since the last one.
-    pub(crate) fn allow(&self) -> Option<u64> {
-        self.allow_at(Instant::now())
+    /// Whether a line of about so many bytes may be logged now, and how many were left out before it.
+    pub(crate) fn allow(&self, line: Line, uid: u32, bytes: usize) -> Option<u64> {
+        self.allow_at(Instant::now(), line, uid, bytes)
     }
 
-    fn allow_at(&self, now: Instant) -> Option<u64> {
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let window = window.get_or_insert(Window {
-            start: now,
-            lines: 0,
-            left_out: 0,
-        });
-        if now.saturating_duration_since(window.start) >= WINDOW {
-            window.start = now;
-            window.lines = 0;
+    /// The counts that have waited for a line to be logged with, and are given up now.
+    pub(crate) fn overdue(&self) -> Vec<LeftOut> {
+        self.overdue_at(Instant::now())
+    }
+
+    fn allow_at(&self, now: Instant, line: Line, uid: u32, bytes: usize) -> Option<u64> {
+        let mut buckets = self.lock();
+        if buckets.len() >= BUCKETS && !buckets.contains_key(&(line, uid)) {
+            buckets.retain(|_, bucket| !bucket.is_full(now));
+            if buckets.len() >= BUCKETS {
+                buckets.clear();
+            }
         }
-        if window.lines == LINES {
-            window.left_out += 1;
+        let bucket = buckets
+            .entry((line, uid))
+            .or_insert_with(|| Bucket::new(now));
+        bucket.spend(now, bytes)
+    }
+
+    fn overdue_at(&self, now: Instant) -> Vec<LeftOut> {
+        let mut buckets = self.lock();
+        let overdue = buckets.iter_mut().filter(|(_, bucket)| {
+            bucket.left_out > 0 && now.saturating_duration_since(bucket.since) >= OVERDUE
+        });
+        overdue
+            .map(|(&(line, uid), bucket)| LeftOut {
+                line,
+                uid,
+                lines: std::mem::take(&mut bucket.left_out),
+            })
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Line, u32), Bucket>> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bucket {
+    fn new(now: Instant) -> Self {
+        Self {
+            lines: LINES,
+            bytes: BYTES,
+            refilled: now,
+            left_out: 0,
+            since: now,
+        }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let earned = now.saturating_duration_since(self.refilled).as_secs() / REFILL.as_secs();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            self.lines = self.lines.saturating_add(earned).min(LINES);
+            self.bytes = self
+                .bytes
+                .saturating_add((earned as usize).saturating_mul(1024))
+                .min(BYTES);
+            self.refilled = now;
+        }
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        self.lines == LINES && self.bytes == BYTES && self.left_out == 0
+    }
+
+    fn spend(&mut self, now: Instant, bytes: usize) -> Option<u64> {
+        self.refill(now);
+        if self.lines == 0 || self.bytes < bytes {
+            if self.left_out == 0 {
+                self.since = now;
+            }
+            self.left_out += 1;
             return None;
         }
-        window.lines += 1;
-        Some(std::mem::take(&mut window.left_out))
+        self.lines -= 1;
+        self.bytes -= bytes;
+        Some(std::mem::take(&mut self.left_out))
     }
 }
 
@@ -52,12 +164,56 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_cut_and_counted() {
+    fn a_flood_is_counted_and_hides_no_other_user_or_kind() {
         let throttle = Throttle::default();
-        let start = Instant::now();
-        let let_through = (0..100).filter_map(|_| throttle.allow_at(start)).count();
-        assert_eq!(let_through, LINES as usize);
-        assert_eq!(throttle.allow_at(start + WINDOW), Some(90));
-        assert_eq!(throttle.allow_at(start + WINDOW), Some(0));
+        let now = Instant::now();
+        for _ in 0..LINES {
+            assert_eq!(throttle.allow_at(now, Line::Refused, 1, 10), Some(0));
+        }
+        for _ in 0..50 {
+            assert_eq!(throttle.allow_at(now, Line::Refused, 1, 10), None);
+        }
+        assert_eq!(throttle.allow_at(now, Line::Refused, 2, 10), Some(0));
+        assert_eq!(throttle.allow_at(now, Line::Ended, 1, 10), Some(0));
+        let later = now + REFILL;
+        assert_eq!(throttle.allow_at(later, Line::Refused, 1, 10), Some(50));
+        assert_eq!(throttle.allow_at(later, Line::Refused, 1, 10), None);
+    }
+
+    #[test]
+    fn long_lines_are_counted_by_their_bytes() {
+        let throttle = Throttle::default();
+        let now = Instant::now();
+        let logged = (0..100)
+            .filter_map(|_| throttle.allow_at(now, Line::Rejected, 1, BYTES / 10))
+            .count();
+        assert_eq!(logged, 10);
+    }
+
+    #[test]
+    fn a_count_is_told_though_no_further_line_comes() {
+        let throttle = Throttle::default();
+        let now = Instant::now();
+        for _ in 0..LINES + 7 {
+            throttle.allow_at(now, Line::Ended, 1, 10);
+        }
+        assert_eq!(throttle.overdue_at(now), []);
+        let left_out = LeftOut {
+            line: Line::Ended,
+            uid: 1,
+            lines: 7,
+        };
+        assert_eq!(throttle.overdue_at(now + OVERDUE), [left_out]);
+        assert_eq!(throttle.overdue_at(now + OVERDUE), []);
+    }
+
+    #[test]
+    fn users_without_end_cost_no_memory_without_end() {
+        let throttle = Throttle::default();
+        let now = Instant::now();
+        for uid in 0..3 * BUCKETS as u32 {
+            assert_eq!(throttle.allow_at(now, Line::Refused, uid, 10), Some(0));
+        }
+        assert!(throttle.lock().len() <= BUCKETS);
     }
 }

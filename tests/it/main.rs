@@ -18,6 +18,7 @@ mod expiry;
 mod faults;
 mod get;
 mod health;
+mod hostile;
 mod hygiene;
 mod interrupted;
 mod lifecycle;

@@ -1,5 +1,6 @@
 //! The page on the admin port, in a real browser.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 
@@ -10,11 +11,20 @@ use crate::util::{Agent, Bed, eventually, require};
 
 const CHROMIUM: Tool = tools::program("chromium", "Debian: apt-get install chromium");
 
-/// An agent with an admin port.
+/// An agent with an admin port that shows everything.
 #[track_caller]
 fn start(bed: &Bed) -> (Agent, SocketAddr) {
+    start_with(bed, "tcp_details = true")
+}
+
+/// An agent with an admin port, and this in `[admin]`.
+#[track_caller]
+fn start_with(bed: &Bed, settings: &str) -> (Agent, SocketAddr) {
     let address = free_address();
-    let agent = bed.ready(bed.builder().arg(format!("--admin-tcp={address}")));
+    let config = bed.scratch("sds-agent.toml");
+    fs::write(&config, format!("[admin]\n{settings}\n")).unwrap();
+    let builder = bed.builder().arg("--config").arg(&config);
+    let agent = bed.ready(builder.arg(format!("--admin-tcp={address}")));
     (agent, address)
 }
 
@@ -98,6 +108,24 @@ fn another_host_and_another_method_are_refused() {
         "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
     );
     assert_eq!(answer.status, 405, "{answer:?}");
+}
+
+#[test]
+fn by_default_everyone_sees_metrics_and_health_and_no_more() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let (_agent, address) = start_with(&bed, "");
+    assert_eq!(get(address, "/readyz").status, 200);
+    assert_eq!(get(address, "/livez").status, 200);
+    let metrics = get(address, "/metrics");
+    assert_eq!(metrics.status, 200, "{metrics:?}");
+    assert!(!metrics.body.contains("site.test"), "no SAN: {metrics:?}");
+    for (path, status) in [("/", 200), ("/status", 403)] {
+        let answer = get(address, path);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(!answer.body.contains("site"), "{answer:?}");
+        assert!(answer.body.contains("tcp_details"), "{answer:?}");
+    }
 }
 
 #[test]

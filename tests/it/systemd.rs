@@ -1,14 +1,16 @@
 //! The units under a real systemd, in a machine that boots for it.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::util::machine::{Machine, machine};
 use crate::util::tools::ENVOY;
+use crate::util::users::connect_as;
 use crate::util::wait::eventually_true;
-use crate::util::{Ca, Envoy, Host, Identity, Protocol, eventually, require};
+use crate::util::{Ca, Envoy, Host, Identity, Protocol, Sds, eventually, require};
 
 const CREDENTIALS: &str = "etc/sds-agent/credentials";
 
@@ -76,6 +78,10 @@ fn started_it_is_ready_only_when_it_serves() {
 
     let socket = fs::metadata(machine.socket()).unwrap();
     assert_eq!(socket.mode() & 0o777, 0o660);
+    let clients = machine.run("getent group sds-agent-clients | cut -d: -f3");
+    assert_eq!(clients.trim(), socket.gid().to_string());
+    let admin = fs::metadata(machine.path("run/sds-agent/admin.sock")).unwrap();
+    assert_eq!(admin.mode() & 0o777, 0o600);
 
     machine.run("systemctl stop sds-agent");
     assert_eq!(machine.property("Result"), "success");
@@ -161,7 +167,7 @@ fn with_the_socket_unit_clients_wait_while_the_agent_is_away() {
     machine.run("systemctl start sds-agent.socket");
     let socket = fs::metadata(machine.socket()).unwrap();
     assert_eq!(socket.mode() & 0o777, 0o660);
-    let account = machine.run("id -u sds-agent; id -g sds-agent");
+    let account = machine.run("id -u sds-agent; getent group sds-agent-clients | cut -d: -f3");
     assert_eq!(account, format!("{}\n{}\n", socket.uid(), socket.gid()));
     assert_eq!(machine.property("ActiveState"), "inactive");
 
@@ -285,7 +291,7 @@ fn an_envoy_that_is_there_first_starts_the_agent_by_its_socket() {
 }
 
 #[test]
-fn members_of_the_agents_group_may_connect_and_rules_know_their_groups() {
+fn members_of_the_clients_group_may_connect_and_rules_know_their_groups() {
     let Some(machine) = machine() else { return };
     write_pair(&machine, "www", &pair("www"));
     machine.write(
@@ -295,8 +301,8 @@ fn members_of_the_agents_group_may_connect_and_rules_know_their_groups() {
     machine.run(
         "groupadd -f edge
          for user in envoy other stranger; do id $user 2>/dev/null || useradd -r -U $user; done
-         usermod -aG sds-agent,edge envoy
-         usermod -aG sds-agent other",
+         usermod -aG sds-agent-clients,edge envoy
+         usermod -aG sds-agent-clients other",
     );
     machine.run("systemctl start sds-agent");
     let get = |user: &str| {
@@ -318,17 +324,180 @@ fn members_of_the_agents_group_may_connect_and_rules_know_their_groups() {
         "{why}"
     );
     let journal = machine.journal();
-    assert!(
-        journal.contains("user envoy, process sds-agent"),
-        "{journal}"
-    );
-    assert!(
-        journal.contains("user other, process sds-agent"),
-        "{journal}"
-    );
+    assert!(journal.contains("user=\"envoy\""), "{journal}");
+    assert!(journal.contains("user=\"other\""), "{journal}");
     // Nobody but root looks into the agent's memory, its own user included.
     let own = "setpriv --reuid sds-agent --regid sds-agent --init-groups cat /proc/$(systemctl show -P MainPID sds-agent)/maps";
     assert!(!machine.try_run(own).status.success());
+}
+
+/// The shell commands of a section of a page of the documentation, block by block.
+fn commands(page: &str, section: &str) -> Vec<String> {
+    let section = page.split("\n## ").find(|text| text.starts_with(section));
+    let blocks = section.unwrap().split("```sh\n").skip(1);
+    blocks
+        .map(|block| block.split("```").next().unwrap().to_owned())
+        .collect()
+}
+
+/// The files below these folders that a user of the machine can read.
+fn readable_by(machine: &Machine, user: &str, folders: &str) -> Vec<String> {
+    let script = format!(
+        "setpriv --reuid {user} --regid {user} --init-groups \
+             find {folders} -type f -readable 2>/dev/null; true"
+    );
+    // By reading each, too: what can be listed is not all that can be opened.
+    let all = machine.run(&format!("find {folders} -type f"));
+    let mut readable: Vec<_> = machine.run(&script).lines().map(str::to_owned).collect();
+    readable.extend(all.lines().filter_map(|file| {
+        let read = format!("setpriv --reuid {user} --regid {user} --init-groups cat '{file}'");
+        machine
+            .try_run(&read)
+            .status
+            .success()
+            .then(|| file.to_owned())
+    }));
+    readable
+}
+
+#[test]
+fn installed_word_for_word_envoys_user_gets_secrets_by_the_socket_and_reads_no_file() {
+    let Some(machine) = machine() else { return };
+    machine.clean();
+    let service = include_str!("../../docs/service.md");
+    let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let www = pair("www");
+    for (name, content) in [("fullchain.pem", &www.chain), ("privkey.pem", &www.key)] {
+        machine.write(&format!("root/source/{name}"), content);
+    }
+    fs::create_dir_all(machine.path("root/source/target/release")).unwrap();
+    fs::create_dir_all(machine.path("root/source/systemd")).unwrap();
+    let program = machine.path("root/source/target/release/sds-agent");
+    fs::copy(crate::util::agent::PROGRAM, program).unwrap();
+    for file in fs::read_dir(repository.join("systemd")).unwrap() {
+        let file = file.unwrap();
+        if file.file_type().unwrap().is_file() {
+            let to = machine.path("root/source/systemd").join(file.file_name());
+            fs::copy(file.path(), to).unwrap();
+        }
+    }
+    machine.run("useradd -r -U envoy");
+    let blocks = commands(service, "Install");
+    assert!(blocks.len() >= 2, "{blocks:?}");
+    for block in blocks {
+        machine.run(&format!("set -e; cd /root/source; {block}"));
+    }
+    assert_served(&machine, "www", &www);
+
+    // And what the page about tools says of files written by hand and by certbot.
+    let tools = include_str!("../../docs/tools.md");
+    let live = "etc/letsencrypt/live/site.example.com";
+    let archive = "etc/letsencrypt/archive/site.example.com";
+    for (name, content) in [("fullchain", &www.chain), ("privkey", &www.key)] {
+        machine.write(&format!("{archive}/{name}1.pem"), content);
+        fs::create_dir_all(machine.path(live)).unwrap();
+        let to = format!("../../archive/site.example.com/{name}1.pem");
+        let link = machine.path(&format!("{live}/{name}.pem"));
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(to, link).unwrap();
+    }
+    machine.run(
+        "chmod 0700 /etc/letsencrypt/live /etc/letsencrypt/archive
+         chmod 0600 /etc/letsencrypt/archive/*/privkey1.pem",
+    );
+    let mut blocks = commands(tools, "certbot").into_iter();
+    let hook = blocks.next().unwrap();
+    machine.write("etc/letsencrypt/renewal-hooks/deploy/sds-agent", &hook);
+    machine.run("chmod 0755 /etc/letsencrypt/renewal-hooks/deploy/sds-agent");
+    for block in blocks {
+        machine.run(&format!("set -e; {block}"));
+    }
+    machine.run(
+        "cp /root/source/fullchain.pem /root/chain.pem; cp /root/source/privkey.pem /root/key.pem",
+    );
+    for block in commands(tools, "By hand") {
+        machine.run(&format!("set -e; cd /root; {block}"));
+    }
+    assert_served(&machine, "site.example.com", &www);
+    machine.write(
+        "etc/sds-agent/sds-agent.toml",
+        "credentials = [\"/etc/sds-agent/credentials\", \"/etc/letsencrypt/live\"]\n\
+         [[access]]\nsecrets = [\"www\"]\nusers = [\"envoy\"]\n",
+    );
+    let check = machine
+        .try_run("setpriv --reuid sds-agent --regid sds-agent --init-groups sds-agent check");
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.contains("site.example.com"), "{check}");
+    assert!(!check.contains("unreadable"), "{check}");
+    assert!(
+        !check.contains("directly"),
+        "no user is in both groups: {check}"
+    );
+    machine.run("systemctl restart sds-agent");
+
+    let as_envoy = "setpriv --reuid envoy --regid envoy --init-groups";
+    machine.run(&format!("{as_envoy} sds-agent get www"));
+    let refused = machine.try_run(&format!("{as_envoy} sds-agent get site.example.com"));
+    assert!(!refused.status.success());
+    let folders = "/etc/sds-agent/credentials /etc/letsencrypt/live /etc/letsencrypt/archive";
+    let keys = machine.run(&format!("find {folders} -type f | grep -c key"));
+    assert!(keys.trim().parse::<u32>().unwrap() >= 3, "{keys}");
+    assert_eq!(readable_by(&machine, "envoy", folders), [""; 0]);
+    let status = machine.try_run(&format!("{as_envoy} sds-agent status"));
+    assert!(!status.status.success(), "the admin socket is not Envoy's");
+    assert!(!machine.journal().contains("can also read"));
+
+    // The old way, which gave all of it to Envoy's user, is warned of.
+    machine.run("usermod -aG sds-agent envoy; systemctl reload sds-agent");
+    assert!(!readable_by(&machine, "envoy", folders).is_empty());
+    eventually_true("a warning of the agent", || {
+        let journal = machine.journal();
+        journal.contains("the user envoy may open the socket, and can also read")
+    });
+    let check = machine.try_run("sds-agent check");
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.contains("the user envoy may open"), "{check}");
+    machine.run("rm -rf /etc/letsencrypt /root/source");
+}
+
+#[test]
+fn a_user_who_leaves_a_group_loses_its_secrets_on_an_open_stream() {
+    let Some(machine) = machine() else { return };
+    write_pair(&machine, "www", &pair("www"));
+    machine.write(
+        "etc/sds-agent/sds-agent.toml",
+        "[[access]]\nsecrets = [\"www\"]\ngroups = [\"edge\"]\n",
+    );
+    machine.run(
+        "groupadd -f edge; useradd -r -U envoy; usermod -aG sds-agent-clients,edge envoy
+         systemctl start sds-agent",
+    );
+    let ids = machine.run("id -u envoy; id -g envoy");
+    let ids: Vec<u32> = ids.lines().map(|id| id.parse().unwrap()).collect();
+    let open = || {
+        // The way into the machine is root's alone: it is taken before the user changes.
+        let folder = fs::File::open(machine.path("run/sds-agent")).unwrap();
+        let socket = format!("/proc/self/fd/{}/sds.sock", folder.as_raw_fd());
+        Sds::on(connect_as(socket.as_ref(), ids[0], ids[1]).unwrap()).unwrap()
+    };
+    // Who may connect is decided by the socket's group, which a test's client does not have.
+    machine.run("chmod 0666 /run/sds-agent/sds.sock");
+    for by_reload in [true, false] {
+        machine.run("usermod -aG edge envoy; systemctl reload sds-agent");
+        let client = open();
+        let mut stream = client.delta();
+        stream.subscribe(&["www"]);
+        eventually_true("the secret", || {
+            stream.changes().secrets.iter().any(|s| s.name == "www")
+        });
+        machine.run("gpasswd -d envoy edge");
+        if by_reload {
+            machine.run("systemctl reload sds-agent");
+        }
+        assert_eq!(stream.removed(), ["www"]);
+        write_pair(&machine, "www", &pair("www"));
+        stream.0.assert_silent();
+    }
 }
 
 #[test]

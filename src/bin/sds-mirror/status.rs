@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use sds_agent::admin::exposition;
-use sds_agent::admin::http::{Page, Pages, TEXT};
+use sds_agent::admin::http::{BoxFuture, Page, Pages, TEXT};
 
 use crate::metrics::{Counts, Metrics};
 use crate::problems::Problems;
@@ -154,13 +154,13 @@ impl Namespace {
 }
 
 impl Pages for Status {
-    fn page(&self, path: &str, _query: Option<&str>) -> Option<Page> {
-        match path {
+    fn page<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<Page>> {
+        Box::pin(std::future::ready(match path {
             "/" => Some(Page::ok(TEXT, "/livez\n/readyz\n/metrics\n")),
             "/livez" => Some(Page::ok(TEXT, "alive\n")),
             "/readyz" => Some(self.ready()),
             "/metrics" => Some(Page::ok(exposition::CONTENT_TYPE, self.metrics.encode())),
             _ => None,
-        }
+        }))
     }
 }

@@ -7,6 +7,7 @@ use sds_agent::credential::CertificateFacts;
 use sds_agent::inventory::Credential;
 use sds_agent::problem::Problem;
 use sds_agent::secret::{Facts, Kind};
+use sds_agent::text::escape_json;
 use serde::Serialize;
 
 use super::survey::{Entry, State, Survey};
@@ -92,7 +93,7 @@ pub(super) fn report(survey: &Survey) -> String {
         failures: problems(&survey.failures),
     };
     // Nothing in it can fail to be JSON: no map has keys other than strings.
-    let mut text = serde_json::to_string_pretty(&report).unwrap_or_default();
+    let mut text = escape_json(&serde_json::to_string_pretty(&report).unwrap_or_default());
     text.push('\n');
     text
 }

@@ -8,13 +8,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sds_agent::agent::read_once;
-use sds_agent::config::{Config, Root};
+use sds_agent::config::{Account, Config, Root};
 use sds_agent::credential::layout;
+use sds_agent::exposure::Clients;
 use sds_agent::inventory::{Credential, Snapshot};
+use sds_agent::peer;
 use sds_agent::problem::{Problem, Reason};
 use sds_agent::secret::Kind;
 
 use crate::cli::output::COULD_NOT;
+
+/// The user that the packaging makes for the agent.
+const AGENT_USER: &str = "sds-agent";
 
 /// What was found in all folders.
 pub(super) struct Survey {
@@ -80,6 +85,7 @@ impl Survey {
     /// Reads `folders`, or the configured roots when there is none.
     pub(super) fn of(folders: &[PathBuf], mut config: Config, now: SystemTime) -> Self {
         let mut only = BTreeMap::new();
+        let configured = config.roots.clone();
         if !folders.is_empty() {
             let roots = folders
                 .iter()
@@ -109,6 +115,7 @@ impl Survey {
         let credentials = credentials.filter(|credential| !credential.is_empty());
         let entries = credentials.map(|credential| Entry::of(credential, &snapshot, now));
         survey.entries.extend(entries);
+        survey.warn_of_exposures(&configured, &config);
         survey
     }
 
@@ -141,6 +148,36 @@ impl Survey {
             problems,
             warnings: Vec::new(),
         });
+    }
+
+    /// Warns of keys of the agent that users of its socket can read without it.
+    fn warn_of_exposures(&mut self, roots: &[Root], config: &Config) {
+        // Under its own name, where this is run by an administrator.
+        let agent = peer::user_id(&Account::Name(AGENT_USER.to_owned()));
+        let own = rustix::process::geteuid().as_raw();
+        let clients = Clients::of(config, agent.ok().flatten().unwrap_or(own));
+        let is_configured = |path: &Path| roots.iter().any(|root| path.starts_with(&root.path));
+        for entry in &mut self.entries {
+            let credential = entry.credential.as_deref();
+            let Some(key) = credential.and_then(Credential::key_file) else {
+                continue;
+            };
+            if !is_configured(&entry.path) {
+                continue;
+            }
+            for exposure in clients.exposures([&*key]) {
+                let what = format!(
+                    "the user {} may open the agent's socket, and can also read this private key \
+                     directly, whatever the rules are",
+                    exposure.user
+                );
+                let remedy = "let only the group of the agent read it, and let that user be in \
+                              another group, which may open the socket";
+                let warning = Problem::new(Reason::LooseMode, &key, what, remedy);
+                entry.warnings.push(warning);
+                entry.state = entry.state.max(State::Warning);
+            }
+        }
     }
 }
 

@@ -5,22 +5,21 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
-use sds_agent::admin::{AdminPages, Sources, http};
+use sds_agent::admin::{AdminPages, Sources, With, http};
 use sds_agent::agent::Agent;
 use sds_agent::listen::{ListenConfig, ListenError, Listener};
+use sds_agent::sds::audit::Refused;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
 use super::Source;
 use super::run::Shared;
 
-/// The mode of the admin socket: the agent's user and the group that may ask for secrets.
-const MODE: u32 = 0o660;
-
 /// Answers on the admin socket and the admin port, as far as they are configured, until the agent
 /// stops. The result is to be waited for then, so that the socket's path is gone.
 pub(super) async fn start(
     shared: &Shared,
+    socket: Option<ListenConfig>,
     agent: &Agent,
     source: &Source,
     envoy: &Listener,
@@ -35,11 +34,12 @@ pub(super) async fn start(
         socket: envoy.path().to_owned(),
     };
     let tasks = TaskTracker::new();
-    if let Some(listener) = listen(shared, envoy)? {
-        let pages = AdminPages::new(sources.clone(), shared.metrics.clone());
-        tasks.spawn(http::serve_unix(
+    let pages = AdminPages::new(sources, shared.metrics.clone());
+    if let Some(listener) = socket.map(listen).transpose()?.flatten() {
+        tasks.spawn(http::serve_unix_to(
             listener,
-            Arc::new(pages),
+            Arc::new(pages.clone()),
+            gate(shared),
             shared.stopping.clone(),
         ));
     }
@@ -48,11 +48,12 @@ pub(super) async fn start(
         let listener = listener
             .map_err(anyhow::Error::msg)
             .context("admin.tcp (--admin-tcp)")?;
-        info!(address = %listener.local_addr()?, "the page, metrics and health are served");
-        let pages = AdminPages::new(sources, shared.metrics.clone()).with_page();
+        let details = shared.config.admin.tcp_details;
+        info!(address = %listener.local_addr()?, details, "metrics and health are served");
+        let with = if details { With::Page } else { With::Nothing };
         tasks.spawn(http::serve_tcp(
             listener,
-            Arc::new(pages),
+            Arc::new(pages.with(with)),
             shared.stopping.clone(),
         ));
     }
@@ -60,20 +61,24 @@ pub(super) async fn start(
     Ok(tasks)
 }
 
-fn listen(shared: &Shared, envoy: &Listener) -> anyhow::Result<Option<Listener>> {
-    let Some(path) = &shared.config.admin.socket else {
-        return Ok(None);
-    };
-    // Where systemd gave the socket for Envoy its group, the agent has no right to do so.
-    let group = match envoy.is_adopted() {
-        true => None,
-        false => ListenConfig::resolve(&shared.config.listen)?.group,
-    };
-    let config = ListenConfig {
-        path: path.clone(),
-        mode: MODE,
-        group,
-    };
+/// Lets in whom `[admin]` names, or everyone who can open the socket where it names nobody.
+fn gate(shared: &Shared) -> http::Gate {
+    let (accounts, hub) = (shared.accounts.clone(), shared.hub.clone());
+    let sds = shared.sds.clone();
+    Box::new(move |credentials| {
+        let (accounts, hub, sds) = (accounts.clone(), hub.clone(), sds.clone());
+        Box::pin(async move {
+            let peer = accounts.peer(credentials).await;
+            let admitted = hub.current().rules.admits_operator(&peer);
+            if !admitted {
+                sds.audit().refused(&peer, Refused::AdminConnection);
+            }
+            admitted
+        })
+    })
+}
+
+fn listen(config: ListenConfig) -> anyhow::Result<Option<Listener>> {
     match Listener::bind(&config) {
         Ok(listener) => Ok(Some(listener)),
         // Two agents with sockets in one folder share this default, and Envoy is to be served anyway.

@@ -1,5 +1,6 @@
 //! The agent's life: what is started in which order, reloads, and the end.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{Changes, Config};
 use sds_agent::listen::{Activation, ListenConfig, Listener};
 use sds_agent::metrics::Metrics;
+use sds_agent::peer::Accounts;
+use sds_agent::pool::Pool;
 use sds_agent::sds::access::Rules;
 use sds_agent::sds::hub::Hub;
 use sds_agent::sds::ledger::Ledger;
@@ -21,11 +24,14 @@ use tracing::{error, info, warn};
 
 use super::Source;
 use super::admin;
+use super::guard::Guard;
 use super::signals::{Signals, Told};
 use crate::cli::logging::Levels;
 
 /// How long the end of a reload is waited for: its roots may be on a network file system that is down.
 const READING: Duration = Duration::from_secs(30);
+/// How long the user database may take before the log says that the agent waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the parts of a running agent share.
 pub(super) struct Shared {
@@ -35,6 +41,10 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Arc<Health>,
     pub(super) stopping: CancellationToken,
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) sds: Sds,
+    /// Reads the configuration, and asks the user database.
+    pub(super) pool: Pool,
     heart: Arc<Heart>,
 }
 
@@ -46,11 +56,16 @@ pub(super) async fn run(
     mut activation: Activation,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals can't be handled")?;
-    let listener = listen(&config, &mut activation)?;
-    let (shared, mut agent) = Shared::new(config);
+    let pool = Pool::new("configuration", 1);
+    let resolved = tokio::select! {
+        resolved = Resolved::look_up(&config, &pool) => resolved?,
+        () = signals.stop() => return Ok(()),
+    };
+    let listener = listen(&config, resolved.listen, &mut activation)?;
+    let (shared, mut agent) = Shared::new(config, resolved.rules, pool);
     agent.restore(activation.take_stored());
     // Before anything is read, so that it can be asked what the agent waits for.
-    let admin = admin::start(&shared, &agent, source, &listener).await?;
+    let admin = admin::start(&shared, resolved.admin, &agent, source, &listener).await?;
     let loaded = tokio::select! {
         () = agent.load() => true,
         () = signals.stop() => false,
@@ -64,20 +79,59 @@ pub(super) async fn run(
     result
 }
 
+/// What the configuration amounts to by the user database, which may take its time.
+struct Resolved {
+    listen: ListenConfig,
+    admin: Option<ListenConfig>,
+    rules: Rules,
+}
+
+impl Resolved {
+    /// Waits for the user database: without it, clients would be told that what they may have is not there.
+    async fn look_up(config: &Config, pool: &Pool) -> anyhow::Result<Self> {
+        let config = config.clone();
+        let mut resolved = pin!(pool.run(move || Self::of(&config)));
+        loop {
+            match tokio::time::timeout(PATIENCE, resolved.as_mut()).await {
+                Ok(resolved) => return resolved.context("users and groups can't be looked up")?,
+                Err(_) => warn!(
+                    "waiting for the user database, which does not answer; see `getent group` and \
+                     /etc/nsswitch.conf"
+                ),
+            }
+        }
+    }
+
+    fn of(config: &Config) -> anyhow::Result<Self> {
+        let admin = config.admin.socket.as_deref();
+        let admin = admin.map(|path| ListenConfig::admin(path, &config.admin));
+        Ok(Self {
+            listen: ListenConfig::resolve(&config.listen)?,
+            admin: admin.transpose().context("admin.group")?,
+            rules: Rules::resolve(config),
+        })
+    }
+}
+
 impl Shared {
-    fn new(config: Config) -> (Self, Agent) {
+    fn new(config: Config, rules: Rules, pool: Pool) -> (Self, Agent) {
         let metrics = Arc::new(Metrics::default());
         let hub = Arc::<Hub>::default();
         let heart = Arc::<Heart>::default();
-        let rules = Rules::resolve(&config);
         let agent = Agent::new(config.clone(), rules, hub.clone(), metrics.clone());
+        let ledger = Arc::new(Ledger::new(metrics.clone()));
+        let stopping = CancellationToken::new();
+        let sds = Sds::new(hub.clone(), ledger.clone(), config.limits, stopping.clone());
         let shared = Self {
-            ledger: Arc::new(Ledger::new(metrics.clone())),
+            ledger,
             metrics,
             health: Arc::new(Health::new(hub.clone(), heart.clone())),
-            stopping: CancellationToken::new(),
-            heart,
             hub,
+            stopping,
+            accounts: Arc::default(),
+            sds,
+            pool,
+            heart,
             config,
         };
         (shared, agent)
@@ -108,19 +162,31 @@ async fn serve(
     systemd::ready(&status(&shared.hub));
 
     let mut running = shared.config.clone();
+    let mut guard = Guard::new(shared);
+    let mut reload_due = false;
+    // It may hang, on a configuration or a user database that doesn't answer: signals are heard meanwhile.
+    let mut reload = pin!(None);
     loop {
+        if reload.is_none() && std::mem::take(&mut reload_due) {
+            reload.set(Some(shared.reload(
+                running.clone(),
+                source,
+                levels,
+                commands.clone(),
+            )));
+        }
         tokio::select! {
             told = signals.next() => match told {
                 Told::Stop => break,
-                Told::Reload => {
-                    let reload = shared.reload(running, source, levels, &commands);
-                    running = tokio::select! {
-                        running = reload => running,
-                        () = signals.stop() => break,
-                    };
-                    systemd::ready(&status(&shared.hub));
-                }
+                Told::Reload => reload_due = true,
             },
+            config = finished(reload.as_mut()) => {
+                running = config;
+                reload.set(None);
+                guard.configure(&running);
+                systemd::ready(&status(&shared.hub));
+            }
+            () = guard.watch() => {}
             // Without one of them the agent would look alive and serve nothing new.
             ended = &mut agent => bail!("the task that reads the files has ended: {ended:?}"),
             ended = &mut server => bail!("the task that serves has ended: {ended:?}"),
@@ -130,6 +196,7 @@ async fn serve(
     systemd::stopping();
     shared.health.enter(Phase::Stopping);
     shared.stopping.cancel();
+    reload.set(None);
     drop(commands);
     let (server, agent) = tokio::join!(server, agent);
     server.and(agent).context("a task of the agent failed")
@@ -138,16 +205,11 @@ async fn serve(
 impl Shared {
     /// Answers Envoy, until the agent stops.
     fn server(&self, listener: Listener) -> impl Future<Output = ()> + use<> {
-        let sds = Sds::new(
-            self.hub.clone(),
-            self.ledger.clone(),
-            self.config.limits,
-            self.stopping.clone(),
-        );
         let pulse = self.heart.part("server");
         server::run(
             listener,
-            sds,
+            self.accounts.clone(),
+            self.sds.clone(),
             self.config.limits,
             self.stopping.clone(),
             pulse,
@@ -170,10 +232,10 @@ impl Shared {
         running: Config,
         source: &Source,
         levels: &Levels,
-        commands: &mpsc::Sender<Command>,
+        commands: mpsc::Sender<Command>,
     ) -> Config {
         systemd::reloading();
-        match source.load() {
+        match self.load(source).await {
             Ok(new) => {
                 let (config, changes) = running.reload(new);
                 self.put_in_force(&config, commands).await;
@@ -190,17 +252,21 @@ impl Shared {
         }
     }
 
-    /// Has the agent go on with a configuration, and waits until all of it is in force.
-    async fn put_in_force(&self, config: &Config, commands: &mpsc::Sender<Command>) {
-        let resolved = {
-            let config = config.clone();
-            // The user database may be on the network.
-            tokio::task::spawn_blocking(move || Rules::resolve(&config)).await
+    async fn load(&self, source: &Source) -> anyhow::Result<Config> {
+        let source = source.clone();
+        let loaded = self.pool.run(move || source.load()).await;
+        Ok(loaded.context("it can't be read now")??)
+    }
+
+    /// Has the agent go on with a configuration, with the memberships of groups as of now, and waits until
+    /// all of it is in force.
+    async fn put_in_force(&self, config: &Config, commands: mpsc::Sender<Command>) {
+        let resolving = config.clone();
+        // The user database may be on the network.
+        let Some(rules) = self.pool.run(move || Rules::resolve(&resolving)).await else {
+            return error!("the configuration stays as it was: users can't be looked up");
         };
-        let rules = match resolved {
-            Ok(rules) => rules,
-            Err(bug) => return error!("the configuration stays as it was: {bug}"),
-        };
+        self.accounts.refresh().await;
         let (in_force, done) = oneshot::channel();
         let command = Command::Reload(Box::new(config.clone()), rules, in_force);
         if commands.send(command).await.is_err() {
@@ -213,6 +279,14 @@ impl Shared {
                 READING.as_secs()
             );
         }
+    }
+}
+
+/// Waits for the end of a future, if there is one.
+async fn finished<T>(future: Pin<&mut Option<impl Future<Output = T>>>) -> T {
+    match future.as_pin_mut() {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -232,10 +306,14 @@ fn status(hub: &Hub) -> String {
 }
 
 /// Takes over the socket that systemd holds, or makes it.
-fn listen(config: &Config, activation: &mut Activation) -> anyhow::Result<Listener> {
+fn listen(
+    config: &Config,
+    resolved: ListenConfig,
+    activation: &mut Activation,
+) -> anyhow::Result<Listener> {
     let listener = match activation.take(&config.listen.socket) {
         Some(socket) => Listener::adopt(socket)?,
-        None => Listener::bind(&ListenConfig::resolve(&config.listen)?)?,
+        None => Listener::bind(&resolved)?,
     };
     for path in activation.left() {
         warn!(

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
+use sds_agent::text::escape_json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
@@ -58,7 +59,7 @@ pub(super) async fn run(socket: &Path, form: Form) -> ExitCode {
 
 /// The state as one line of JSON.
 fn line(state: &sds_agent::admin::state::State) -> String {
-    let mut line = serde_json::to_string(state).unwrap_or_default();
+    let mut line = escape_json(&serde_json::to_string(state).unwrap_or_default());
     line.push('\n');
     line
 }

@@ -13,7 +13,7 @@ use crate::credential::key::{KeyType, Loaded};
 use crate::credential::pem::{self, Block, Content};
 use crate::credential::strict;
 use crate::credential::{Bundle, CertificateFacts, Pair, PairFacts};
-use crate::files::read::File;
+use crate::files::read::{File, LISTED};
 use crate::problem::Reason;
 
 /// RFC 7633: what the server promises to do in each handshake.
@@ -212,6 +212,14 @@ fn check_staple(leaf: &X509Certificate<'_>, file: &str, findings: &mut Findings<
 
 /// Warns of a key that users other than the file's owner and group can read or replace.
 fn check_mode(key: &File, findings: &mut Findings<'_>) {
+    if key.mode & LISTED != 0 {
+        findings.warn(
+            Reason::LooseMode,
+            &key.name,
+            "an access control list gives other users or groups a right to the private key",
+            "look at it with `getfacl FILE`, and remove it with `setfacl -b FILE`",
+        );
+    }
     if key.mode & 0o007 != 0 {
         let mode = key.mode & 0o7777;
         findings.warn(

@@ -133,6 +133,10 @@ impl Machine {
         self.run(
             "systemctl stop sds-agent.socket sds-agent.service 2>/dev/null
              [ ! -e /var/lib/dpkg/info/sds-agent.list ] || dpkg --purge sds-agent >/dev/null 2>&1
+             for user in envoy sds-agent; do ! id $user >/dev/null 2>&1 || userdel $user; done
+             for group in envoy sds-agent sds-agent-clients; do
+                 ! getent group $group >/dev/null || groupdel $group
+             done
              rm -rf /etc/sds-agent /run/sds-agent /etc/systemd/system/sds-agent.* \\
                  /etc/sysusers.d/sds-agent.conf /etc/tmpfiles.d/sds-agent.conf /usr/bin/sds-agent
              systemctl daemon-reload

@@ -1,0 +1,75 @@
+//! Looks again and again who may have what: users who have left a group, and users who can read the keys
+//! besides asking for them.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use sds_agent::config::Config;
+use sds_agent::exposure::{Clients, Exposure};
+use sds_agent::peer::REFRESH;
+use sds_agent::pool::Pool;
+use tokio::time::{Interval, interval};
+use tracing::warn;
+
+use super::run::Shared;
+
+/// Keeps an eye on users and their rights.
+pub(super) struct Guard<'a> {
+    shared: &'a Shared,
+    config: Config,
+    ticks: Interval,
+    /// Of its own: a look at a key's file may hang.
+    pool: Pool,
+    /// The users who have been warned of.
+    warned: HashSet<String>,
+}
+
+impl<'a> Guard<'a> {
+    /// Begins at once.
+    pub(super) fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            config: shared.config.clone(),
+            ticks: interval(REFRESH),
+            pool: Pool::new("guard", 1),
+            warned: HashSet::new(),
+        }
+    }
+
+    /// Another configuration is in force. What there was to warn of is warned of once more.
+    pub(super) fn configure(&mut self, config: &Config) {
+        self.config = config.clone();
+        self.warned.clear();
+        self.ticks.reset_immediately();
+    }
+
+    /// Waits until it is time to look, and looks. Safe to cancel.
+    pub(super) async fn watch(&mut self) {
+        self.ticks.tick().await;
+        if self.shared.accounts.refresh().await {
+            self.shared.hub.wake_all();
+        }
+        self.warn_of_exposures().await;
+    }
+
+    async fn warn_of_exposures(&mut self) {
+        let published = self.shared.hub.current();
+        let credentials = published.snapshot.credentials();
+        let keys = credentials.iter().filter_map(|one| one.key_file());
+        let keys: Vec<PathBuf> = keys.collect();
+        let config = self.config.clone();
+        let found = self.pool.run(move || {
+            let agent = rustix::process::geteuid().as_raw();
+            Clients::of(&config, agent).exposures(keys.iter().map(PathBuf::as_path))
+        });
+        for exposure in found.await.unwrap_or_default() {
+            self.warn_once(&exposure);
+        }
+    }
+
+    fn warn_once(&mut self, exposure: &Exposure) {
+        if self.warned.insert(exposure.user.clone()) {
+            warn!("{exposure}");
+        }
+    }
+}

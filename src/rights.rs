@@ -1,0 +1,250 @@
+//! Who may read a file: its mode and its POSIX access control list (acl(5)).
+
+use std::io;
+use std::path::Path;
+
+use rustix::fd::AsFd;
+use rustix::fs::{Stat, fgetxattr, getxattr, stat};
+use rustix::io::Errno;
+
+/// The right to read, as a bit of a mode.
+pub const READ: u32 = 4;
+/// The right to open what is in a folder.
+pub const SEARCH: u32 = 1;
+
+const ACL: &str = "system.posix_acl_access";
+/// An access control list has few entries; what does not fit is not one that the agent can judge.
+const ACL_BYTES: usize = 16 * 1024;
+
+/// The rights to one file or folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rights {
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    list: Vec<Entry>,
+}
+
+/// An entry of an access control list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    tag: u16,
+    rights: u32,
+    id: u32,
+}
+
+const USER: u16 = 0x02;
+const GROUP_OBJ: u16 = 0x04;
+const GROUP: u16 = 0x08;
+const MASK: u16 = 0x10;
+
+impl Rights {
+    /// The rights to an open file.
+    ///
+    /// # Errors
+    /// They can't be read.
+    pub fn of(file: impl AsFd, stat: &Stat) -> io::Result<Self> {
+        Self::new(stat, |buffer| fgetxattr(&file, ACL, buffer))
+    }
+
+    /// The rights to what is at `path`, links followed.
+    ///
+    /// # Errors
+    /// They can't be read.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        Self::new(&stat(path)?, |buffer| getxattr(path, ACL, buffer))
+    }
+
+    fn new(stat: &Stat, read: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Self> {
+        let mut buffer = vec![0; ACL_BYTES];
+        let list = match read(&mut buffer) {
+            Ok(length) => parse(&buffer[..length]).ok_or(Errno::INVAL)?,
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self {
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mode: stat.st_mode,
+            list,
+        })
+    }
+
+    /// The user who owns it.
+    pub fn owner(&self) -> u32 {
+        self.uid
+    }
+
+    /// Whether a user in these groups has the rights `wanted`, as the kernel decides it. Root has all.
+    pub fn allow(&self, uid: u32, groups: &[u32], wanted: u32) -> bool {
+        if uid == 0 {
+            return true;
+        }
+        if uid == self.uid {
+            return self.mode >> 6 & wanted == wanted;
+        }
+        if self.list.is_empty() {
+            let shift = if groups.contains(&self.gid) { 3 } else { 0 };
+            return self.mode >> shift & wanted == wanted;
+        }
+        let grants = |entry: &Entry| entry.rights & self.mask() & wanted == wanted;
+        if let Some(user) = self.list.iter().find(|e| e.tag == USER && e.id == uid) {
+            return grants(user);
+        }
+        let mut of_groups = self.list.iter().filter(|entry| match entry.tag {
+            GROUP_OBJ => groups.contains(&self.gid),
+            GROUP => groups.contains(&entry.id),
+            _ => false,
+        });
+        let mut of_groups = of_groups.by_ref().peekable();
+        if of_groups.peek().is_some() {
+            return of_groups.any(grants);
+        }
+        self.mode & wanted == wanted
+    }
+
+    /// Whether the access control list lets anybody read or write besides the owner, the owning group,
+    /// and this user in these groups.
+    pub fn list_admits_others(&self, uid: u32, groups: &[u32]) -> bool {
+        self.list.iter().any(|entry| {
+            let known = match entry.tag {
+                USER => entry.id == self.uid || entry.id == uid,
+                GROUP => entry.id == self.gid || groups.contains(&entry.id),
+                _ => true,
+            };
+            !known && entry.rights & self.mask() & 6 != 0
+        })
+    }
+
+    fn mask(&self) -> u32 {
+        let mask = self.list.iter().find(|entry| entry.tag == MASK);
+        mask.map_or(7, |mask| mask.rights)
+    }
+}
+
+/// The entries of a list in the form of the extended attribute: a version, then tag, rights and id of
+/// each entry, little-endian.
+fn parse(bytes: &[u8]) -> Option<Vec<Entry>> {
+    const VERSION: u32 = 2;
+    let (version, entries) = bytes.split_first_chunk::<4>()?;
+    let (entries, rest) = entries.as_chunks::<8>();
+    if u32::from_le_bytes(*version) != VERSION || !rest.is_empty() {
+        return None;
+    }
+    let entries = entries
+        .iter()
+        .map(|&[t0, t1, r0, r1, i0, i1, i2, i3]| Entry {
+            tag: u16::from_le_bytes([t0, t1]),
+            rights: u16::from_le_bytes([r0, r1]).into(),
+            id: u32::from_le_bytes([i0, i1, i2, i3]),
+        });
+    Some(entries.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOBODY: u32 = u32::MAX;
+
+    fn rights(mode: u32, list: &[(u16, u32, u32)]) -> Rights {
+        let list = list
+            .iter()
+            .map(|&(tag, rights, id)| Entry { tag, rights, id });
+        Rights {
+            uid: 10,
+            gid: 20,
+            mode,
+            list: list.collect(),
+        }
+    }
+
+    #[test]
+    fn the_first_class_that_a_user_belongs_to_decides() {
+        for (mode, uid, groups, may) in [
+            (0o640, 10, &[1][..], true),
+            (0o640, 11, &[20], true),
+            (0o640, 11, &[1, 20], true),
+            (0o640, 11, &[1], false),
+            (0o644, 11, &[1], true),
+            (0o604, 11, &[20], false),
+            (0o044, 10, &[20], false),
+            (0o000, 0, &[], true),
+        ] {
+            let allowed = rights(mode, &[]).allow(uid, groups, READ);
+            assert_eq!(allowed, may, "{mode:o} {uid} {groups:?}");
+        }
+    }
+
+    #[test]
+    fn an_access_control_list_is_bounded_by_its_mask() {
+        let list = |mask: u32| {
+            rights(
+                0o600 | mask << 3,
+                &[
+                    (0x01, 6, NOBODY),
+                    (USER, 4, 30),
+                    (GROUP_OBJ, 0, NOBODY),
+                    (GROUP, 4, 40),
+                    (MASK, mask, NOBODY),
+                    (0x20, 0, NOBODY),
+                ],
+            )
+        };
+        for (uid, groups, may) in [
+            (30, &[1][..], true),
+            (31, &[40], true),
+            (31, &[20, 40], true),
+            (31, &[20], false),
+            (31, &[1], false),
+        ] {
+            assert_eq!(list(4).allow(uid, groups, READ), may, "{uid} {groups:?}");
+            assert!(!list(0).allow(uid, groups, READ), "{uid} {groups:?}");
+        }
+        assert!(list(4).list_admits_others(30, &[]), "the group 40");
+        assert!(!list(4).list_admits_others(30, &[40]));
+        assert!(!list(0).list_admits_others(5, &[]));
+        assert!(!rights(0o644, &[]).list_admits_others(5, &[]));
+    }
+
+    #[test]
+    fn what_is_no_list_is_none() {
+        assert_eq!(parse(&[]), None);
+        assert_eq!(parse(&[1, 0, 0, 0]), None);
+        assert_eq!(parse(&[2, 0, 0, 0, 1]), None);
+        assert_eq!(parse(&[2, 0, 0, 0]), Some(vec![]));
+    }
+
+    #[test]
+    fn the_kernels_lists_are_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in [
+            (1_u16, 6_u16, NOBODY),
+            (USER, 4, 4242),
+            (GROUP_OBJ, 0, NOBODY),
+            (MASK, 4, NOBODY),
+            (0x20, 0, NOBODY),
+        ] {
+            list.extend(tag.to_le_bytes());
+            list.extend(rights.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        let set = rustix::fs::setxattr(file.path(), ACL, &list, rustix::fs::XattrFlags::empty());
+        if set == Err(Errno::OPNOTSUPP) {
+            eprintln!(
+                "left out: the file system of {:?} has no lists",
+                file.path()
+            );
+            return;
+        }
+        set.unwrap();
+        let rights = Rights::at(file.path()).unwrap();
+        assert!(rights.allow(4242, &[], READ));
+        assert!(!rights.allow(4243, &[], READ));
+        assert!(rights.list_admits_others(5, &[]));
+        assert!(!rights.list_admits_others(4242, &[]));
+        let stat = stat(file.path()).unwrap();
+        assert_eq!(Rights::of(file.as_file(), &stat).unwrap(), rights);
+    }
+}

@@ -1,0 +1,169 @@
+//! Text from outside on its way to a person: file names, subjects, node ids, and whatever else a
+//! client or the owner of a folder chooses.
+
+use std::fmt::{self, Write};
+use std::path::Path;
+
+/// The text with everything escaped that could end a line, control a terminal or reorder what is
+/// displayed. Escaped text stays as it is when it is escaped again.
+///
+/// For log lines, tables and errors. JSON has escapes of its own.
+pub fn escape<T: AsRef<str> + ?Sized>(text: &T) -> Escaped<'_> {
+    Escaped {
+        text: text.as_ref(),
+        quoted: false,
+    }
+}
+
+/// As [`escape`], in double quotes, with quotes and backslashes in it escaped: nothing in the text can
+/// be taken for what follows it.
+pub fn quote<T: AsRef<str> + ?Sized>(text: &T) -> Escaped<'_> {
+    Escaped {
+        text: text.as_ref(),
+        quoted: true,
+    }
+}
+
+/// The same JSON, with everything in its strings escaped that [`escape`] escapes: JSON itself demands
+/// that of C0 controls alone, and it is looked at on terminals too.
+pub fn escape_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for char in json.chars() {
+        // Outside of strings there is nothing but ASCII, and white space that is no danger.
+        if is_hostile(char) && !char.is_ascii_whitespace() {
+            let mut units = [0; 2];
+            for unit in char.encode_utf16(&mut units) {
+                // Writing to a String does not fail.
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(char);
+        }
+    }
+    escaped
+}
+
+/// A path, escaped. Bytes that are not UTF-8 are shown as U+FFFD.
+pub fn path(path: &Path) -> String {
+    escape(&*path.to_string_lossy()).to_string()
+}
+
+/// The beginning of a text, of at most `bytes` bytes and whole characters.
+pub fn cut(text: &str, bytes: usize) -> &str {
+    let most = bytes.min(text.len());
+    let end = (0..=most).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// Displays a text with escapes.
+#[derive(Clone, Copy, Debug)]
+pub struct Escaped<'a> {
+    text: &'a str,
+    quoted: bool,
+}
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.quoted {
+            f.write_char('"')?;
+        }
+        for char in self.text.chars() {
+            match char {
+                '"' | '\\' if self.quoted => write!(f, "\\{char}")?,
+                '\t' => f.write_str("\\t")?,
+                '\r' => f.write_str("\\r")?,
+                '\n' => f.write_str("\\n")?,
+                _ if is_hostile(char) => write!(f, "{}", char.escape_unicode())?,
+                _ => f.write_char(char)?,
+            }
+        }
+        if self.quoted {
+            f.write_char('"')?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a character does something instead of being displayed: controls (C0, DEL, C1), line and
+/// paragraph separators, what changes the direction of text, and what is invisible.
+fn is_hostile(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plain_text_stays_as_it_is() {
+        for text in ["", "site.example.com", "C:\\a 'b' \"c\"", "日本語 ü €"] {
+            assert_eq!(escape(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_forges_lines_or_controls_a_terminal_is_escaped() {
+        for (text, expected) in [
+            ("a\nb\r\tc", "a\\nb\\r\\tc"),
+            ("\u{1b}[31mred", "\\u{1b}[31mred"),
+            ("\u{9b}31m", "\\u{9b}31m"),
+            ("\u{7f}\0", "\\u{7f}\\u{0}"),
+            ("gpj\u{202e}.exe", "gpj\\u{202e}.exe"),
+            ("a\u{2028}b\u{feff}", "a\\u{2028}b\\u{feff}"),
+        ] {
+            assert_eq!(escape(text).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn quoted_text_has_one_end() {
+        assert_eq!(
+            quote("a\" uid=0 \\\"\n").to_string(),
+            "\"a\\\" uid=0 \\\\\\\"\\n\""
+        );
+    }
+
+    #[test]
+    fn json_means_the_same_with_its_escapes() {
+        let text = "a\u{9b}b\u{7f}\u{202e}\u{e0001} ü\n\\";
+        let json = serde_json::to_string_pretty(&[text]).unwrap();
+        let escaped = escape_json(&json);
+        assert!(
+            !escaped.contains(|c| is_hostile(c) && c != '\n'),
+            "{escaped:?}"
+        );
+        let [read]: [String; 1] = serde_json::from_str(&escaped).unwrap();
+        assert_eq!(read, text);
+    }
+
+    #[test]
+    fn a_cut_keeps_whole_characters() {
+        assert_eq!(cut("aü", 2), "a");
+        assert_eq!(cut("aü", 3), "aü");
+        assert_eq!(cut("a", 100), "a");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_is_one_harmless_line(text in "\\PC*|(?s).*") {
+            let escaped = escape(&text).to_string();
+            prop_assert!(!escaped.contains(is_hostile), "{escaped:?}");
+            prop_assert_eq!(escape(&escaped).to_string(), &escaped[..]);
+            prop_assert!(!quote(&text).to_string().contains(is_hostile));
+        }
+    }
+}
