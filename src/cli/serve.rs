@@ -171,6 +171,10 @@ fn serve(config: &Config, source: &Source, levels: &Levels) -> anyhow::Result<()
         harden::lock_memory()?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        // Changed files, and new connections, are not to wait until a flood of requests is worked off: by
+        // default, threads that are busy with tasks look for them after 61 tasks each.
+        .global_queue_interval(5)
+        .event_interval(5)
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?;

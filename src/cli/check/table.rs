@@ -8,6 +8,7 @@ use sds_agent::problem::Problem;
 use sds_agent::secret::{Facts, Kind};
 
 use super::survey::{Entry, State, Survey, remaining};
+use crate::cli::output::shown;
 
 /// More names than this are counted instead of told.
 const NAMES: usize = 4;
@@ -153,16 +154,11 @@ fn listed(names: &[String]) -> String {
     text.join(", ")
 }
 
-/// Names come from outside: control characters must not reach the terminal.
-fn shown(name: &str) -> String {
-    name.escape_debug().to_string()
-}
-
 fn tell(report: &mut String, word: &str, problem: &Problem) {
     let path = shown(&problem.path().display().to_string());
     // Writing to a string can't fail.
-    let _ = writeln!(report, "{word}: {path}: {}", problem.what());
-    let _ = writeln!(report, "    {}", problem.remedy());
+    let _ = writeln!(report, "{word}: {path}: {}", shown(problem.what()));
+    let _ = writeln!(report, "    {}", shown(problem.remedy()));
 }
 
 /// How many credentials there are, and how they are.

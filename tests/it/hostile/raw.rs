@@ -1,6 +1,7 @@
 //! A client that sends whatever bytes it likes on HTTP/2 streams.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody};
@@ -8,12 +9,27 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use crate::util::eventually;
-use crate::util::sds::block_on;
+use crate::util::{BOUND, eventually};
+
+/// Attackers drive their connections themselves: those of good clients must not wait for them.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+});
+
+#[track_caller]
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let bounded = async { tokio::time::timeout(BOUND, future).await };
+    RUNTIME.block_on(bounded).expect("no answer in time")
+}
 
 type Body = StreamBody<ReceiverStream<Result<Frame<Bytes>, std::io::Error>>>;
 
