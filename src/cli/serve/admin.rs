@@ -11,8 +11,8 @@ use sds_agent::listen::{ListenConfig, ListenError, Listener};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
-use super::Source;
 use super::run::Shared;
+use super::source::Source;
 
 /// The mode of the admin socket: the agent's user and the group that may ask for secrets.
 const MODE: u32 = 0o660;

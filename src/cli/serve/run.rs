@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use sds_agent::admin::health::{Health, Phase};
 use sds_agent::agent::{Agent, Command};
-use sds_agent::config::{Changes, Config};
+use sds_agent::config::{Changes, Config, Reload};
+use sds_agent::files::follow::Follow;
 use sds_agent::listen::{Activation, ListenConfig, Listener};
 use sds_agent::metrics::Metrics;
 use sds_agent::sds::access::Rules;
@@ -19,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use super::Source;
 use super::admin;
 use super::signals::{Signals, Told};
+use super::source::{Cause, Source};
 use crate::cli::logging::Levels;
 
 /// How long the end of a reload is waited for: its roots may be on a network file system that is down.
@@ -41,7 +42,7 @@ pub(super) struct Shared {
 /// Runs the agent until it is told to end.
 pub(super) async fn run(
     config: Config,
-    source: &Source,
+    source: &Arc<Source>,
     levels: &Levels,
     mut activation: Activation,
 ) -> anyhow::Result<()> {
@@ -89,7 +90,7 @@ async fn serve(
     shared: &Shared,
     mut agent: Agent,
     listener: Listener,
-    source: &Source,
+    source: &Arc<Source>,
     levels: &Levels,
     mut signals: Signals,
 ) -> anyhow::Result<()> {
@@ -108,19 +109,28 @@ async fn serve(
     systemd::ready(&status(&shared.hub));
 
     let mut running = shared.config.clone();
+    let mut follow = source.follow(&running);
+    // It may have changed since it was read.
+    let mut cause = Some(Cause::File);
     loop {
+        if let Some(cause) = cause.take() {
+            let reload = shared.reload(&running, cause, source, levels, &commands);
+            running = tokio::select! {
+                config = reload => config,
+                // However long it takes, the end need not wait for it.
+                () = signals.stop() => break,
+            };
+            match running.reload {
+                Reload::Auto if follow.is_some() => {}
+                Reload::Auto | Reload::Signal => follow = source.follow(&running),
+            }
+        }
         tokio::select! {
             told = signals.next() => match told {
                 Told::Stop => break,
-                Told::Reload => {
-                    let reload = shared.reload(running, source, levels, &commands);
-                    running = tokio::select! {
-                        running = reload => running,
-                        () = signals.stop() => break,
-                    };
-                    systemd::ready(&status(&shared.hub));
-                }
+                Told::Reload => cause = Some(Cause::Signal),
             },
+            () = changed(follow.as_ref()) => cause = Some(Cause::File),
             // Without one of them the agent would look alive and serve nothing new.
             ended = &mut agent => bail!("the task that reads the files has ended: {ended:?}"),
             ended = &mut server => bail!("the task that serves has ended: {ended:?}"),
@@ -163,17 +173,25 @@ impl Shared {
         }))
     }
 
-    /// Reads the configuration again and puts it in force, and says so then. A bad one is refused, and
-    /// the old one stays.
+    /// Reads the configuration again and puts it in force, and logs that then. A bad one is refused,
+    /// and the old one stays.
     async fn reload(
         &self,
-        running: Config,
-        source: &Source,
+        running: &Config,
+        cause: Cause,
+        source: &Arc<Source>,
         levels: &Levels,
         commands: &mpsc::Sender<Command>,
     ) -> Config {
+        let source = source.clone();
+        // The file may be on a file system that hangs.
+        let loaded = tokio::task::spawn_blocking(move || source.reload(cause)).await;
+        let Ok(Some(loaded)) = loaded else {
+            return running.clone();
+        };
+        self.metrics.config_reloaded(loaded.is_ok());
         systemd::reloading();
-        match source.load() {
+        let config = match loaded {
             Ok(new) => {
                 let (config, changes) = running.reload(new);
                 self.put_in_force(&config, commands).await;
@@ -184,10 +202,15 @@ impl Shared {
             }
             Err(error) => {
                 error!("the new configuration is refused, and the old one stays: {error}");
-                self.put_in_force(&running, commands).await;
-                running
+                // A signal opens every root anew all the same.
+                if cause == Cause::Signal {
+                    self.put_in_force(running, commands).await;
+                }
+                running.clone()
             }
-        }
+        };
+        systemd::ready(&status(&self.hub));
+        config
     }
 
     /// Has the agent go on with a configuration, and waits until all of it is in force.
@@ -216,7 +239,15 @@ impl Shared {
     }
 }
 
-/// Says what a reload has changed.
+/// Waits until the configuration file may have changed.
+async fn changed(follow: Option<&Follow>) {
+    match follow {
+        Some(follow) => follow.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Logs what a reload has changed.
 fn tell(changes: &Changes) {
     info!("reloaded: {changes}");
     if !changes.needs_restart.is_empty() {
