@@ -39,6 +39,7 @@ pub struct Metrics {
     limits: Counters<1>,
     config_is_good: Gauge,
     config_loaded_at: Gauge,
+    log_lines_lost: Counter,
 }
 
 /// What is read from the disk.
@@ -132,6 +133,7 @@ impl Default for Metrics {
             limits: Family::default(),
             config_is_good: Gauge::default(),
             config_loaded_at: Gauge::default(),
+            log_lines_lost: Counter::default(),
         };
         // An agent does not start with a bad configuration.
         metrics.config_reloaded(true);
@@ -230,6 +232,11 @@ impl Metrics {
         }
     }
 
+    /// What counts the log lines that nobody took in time.
+    pub fn log_lines_lost(&self) -> Counter {
+        self.log_lines_lost.clone()
+    }
+
     /// Registers everything under its name, without the program's.
     pub fn register(&self, registry: &mut Registry) {
         self.register_files(registry);
@@ -249,6 +256,11 @@ impl Metrics {
             "When a configuration was last taken over, in Unix time",
             Unit::Seconds,
             self.config_loaded_at.clone(),
+        );
+        registry.register(
+            "log_lines_lost",
+            "Log lines that were lost because standard error took nothing for too long",
+            self.log_lines_lost.clone(),
         );
     }
 

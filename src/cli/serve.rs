@@ -20,7 +20,7 @@ use sds_agent::listen::Activation;
 use tracing::error;
 
 use self::source::Source;
-use super::logging::{self, Levels};
+use super::logging::{self, Logging};
 use super::output;
 
 const EXAMPLES: &str = "\
@@ -104,8 +104,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Err(error) if check_only => return output::bad(error),
         Err(error) => return output::fail(error),
     };
-    let levels = logging::start(&config.log);
-    match serve(&config, &source, &levels) {
+    let logging = logging::start(&config.log);
+    match serve(&config, &source, &logging) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -142,9 +142,10 @@ impl Args {
     }
 }
 
-fn serve(config: &Config, source: &Arc<Source>, levels: &Levels) -> anyhow::Result<()> {
+fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Result<()> {
     // The environment that announces systemd's sockets is read before there are threads.
     let activation = Activation::from_env();
+    logging.start_thread();
     harden::no_dumps();
     if config.lock_memory {
         harden::lock_memory()?;
@@ -153,7 +154,7 @@ fn serve(config: &Config, source: &Arc<Source>, levels: &Levels) -> anyhow::Resu
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?;
-    let result = runtime.block_on(run::run(config.clone(), source, levels, activation));
+    let result = runtime.block_on(run::run(config.clone(), source, logging, activation));
     // A read that hangs on a dead file system must not keep the process.
     runtime.shutdown_background();
     result

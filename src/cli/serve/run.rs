@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 use super::admin;
 use super::signals::{Signals, Told};
 use super::source::{Cause, Source};
-use crate::cli::logging::Levels;
+use crate::cli::logging::Logging;
 
 /// How long the end of a reload is waited for: its roots may be on a network file system that is down.
 const READING: Duration = Duration::from_secs(30);
@@ -43,13 +43,14 @@ pub(super) struct Shared {
 pub(super) async fn run(
     config: Config,
     source: &Arc<Source>,
-    levels: &Levels,
+    logging: &Logging,
     mut activation: Activation,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals can't be handled")?;
     let listener = listen(&config, &mut activation)?;
     let (shared, mut agent) = Shared::new(config);
     agent.restore(activation.take_stored());
+    logging.count_lost(shared.metrics.log_lines_lost());
     // Before anything is read, so that it can be asked what the agent waits for.
     let admin = admin::start(&shared, &agent, source, &listener).await?;
     let loaded = tokio::select! {
@@ -57,7 +58,7 @@ pub(super) async fn run(
         () = signals.stop() => false,
     };
     let result = match loaded {
-        true => serve(&shared, agent, listener, source, levels, signals).await,
+        true => serve(&shared, agent, listener, source, logging, signals).await,
         false => Ok(()),
     };
     shared.stopping.cancel();
@@ -91,7 +92,7 @@ async fn serve(
     mut agent: Agent,
     listener: Listener,
     source: &Arc<Source>,
-    levels: &Levels,
+    logging: &Logging,
     mut signals: Signals,
 ) -> anyhow::Result<()> {
     let (commands, inbox) = mpsc::channel(1);
@@ -114,7 +115,7 @@ async fn serve(
     let mut cause = Some(Cause::File);
     loop {
         if let Some(cause) = cause.take() {
-            let reload = shared.reload(&running, cause, source, levels, &commands);
+            let reload = shared.reload(&running, cause, source, logging, &commands);
             running = tokio::select! {
                 config = reload => config,
                 // However long it takes, the end need not wait for it.
@@ -180,7 +181,7 @@ impl Shared {
         running: &Config,
         cause: Cause,
         source: &Arc<Source>,
-        levels: &Levels,
+        logging: &Logging,
         commands: &mpsc::Sender<Command>,
     ) -> Config {
         let source = source.clone();
@@ -197,7 +198,7 @@ impl Shared {
                 self.put_in_force(&config, commands).await;
                 tell(&changes);
                 // Last, so that a quieter log still says so.
-                levels.set(&config.log.level);
+                logging.set(&config.log.level);
                 config
             }
             Err(error) => {
