@@ -3,7 +3,7 @@
 //!
 //! Every label here is of a fixed set: neither files nor clients can make series.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -37,6 +37,9 @@ pub struct Metrics {
     nacks: Counters<1>,
     refusals: Counters<1>,
     limits: Counters<1>,
+    config_is_good: Gauge,
+    config_loaded_at: Gauge,
+    log_lines_lost: Counter,
 }
 
 /// What is read from the disk.
@@ -136,7 +139,12 @@ impl Default for Metrics {
             nacks: Family::default(),
             refusals: Family::default(),
             limits: Family::default(),
+            config_is_good: Gauge::default(),
+            config_loaded_at: Gauge::default(),
+            log_lines_lost: Counter::default(),
         };
+        // An agent does not start with a bad configuration.
+        metrics.config_reloaded(true);
         metrics.begin_at_zero();
         metrics
     }
@@ -222,6 +230,21 @@ impl Metrics {
             .inc();
     }
 
+    /// The configuration was read again, and taken over or refused.
+    pub fn config_reloaded(&self, good: bool) {
+        self.config_is_good.set(good.into());
+        if good {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let seconds = now.unwrap_or_default().as_secs();
+            self.config_loaded_at.set(seconds.cast_signed());
+        }
+    }
+
+    /// What counts the log lines that nobody took in time.
+    pub fn log_lines_lost(&self) -> Counter {
+        self.log_lines_lost.clone()
+    }
+
     /// Registers everything under its name, without the program's.
     pub fn register(&self, registry: &mut Registry) {
         self.register_files(registry);
@@ -230,6 +253,22 @@ impl Metrics {
             "limit_reached",
             "Times that something was refused because a limit of the configuration was reached",
             self.limits.clone(),
+        );
+        registry.register(
+            "config_last_reload_successful",
+            "Whether the configuration was taken over when it was last read (1), or refused (0)",
+            self.config_is_good.clone(),
+        );
+        registry.register_with_unit(
+            "config_last_reload_success_timestamp",
+            "When a configuration was last taken over, in Unix time",
+            Unit::Seconds,
+            self.config_loaded_at.clone(),
+        );
+        registry.register(
+            "log_lines_lost",
+            "Log lines that were lost because standard error took nothing for too long",
+            self.log_lines_lost.clone(),
         );
     }
 

@@ -4,21 +4,24 @@ mod admin;
 mod guard;
 mod run;
 mod signals;
+mod source;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use sds_agent::config::{
-    Config, ConfigError, DEFAULT_CONFIG, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
+    Config, DEFAULT_CONFIG, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
 };
 use sds_agent::harden;
 use sds_agent::listen::Activation;
 use tracing::error;
 
-use super::logging::{self, Levels};
+use self::source::Source;
+use super::logging::{self, Logging};
 use super::output;
 
 const EXAMPLES: &str = "\
@@ -29,15 +32,15 @@ Examples:
       sds-agent serve --credentials ./credentials --socket ./sds.sock --log-level debug
   The certificates of certbot beside those of the default folder
       sds-agent serve --credentials /etc/sds-agent/credentials --credentials /etc/letsencrypt/live
-  Check a changed configuration, then take it over
-      sds-agent serve --check-config && systemctl reload sds-agent
+  Check a configuration before it takes its place
+      sds-agent serve --check-config --config ./sds-agent.toml
 
 A credential folder is named like the host or secret that it is for, and holds a certificate chain
 and its key, a bundle of CAs, or both: tls.crt, tls.key and ca.crt, or the names that certbot,
 acme.sh, step, lego, cert-manager, Istio, Vault agent and spiffe-helper use.
 
-Every option is a key of the configuration file, with `_` for `-`; the command line wins. SIGHUP
-reads the file again, SIGTERM ends the agent.
+Every option is a key of the configuration file, with `_` for `-`; the command line wins. A changed
+file is taken over when it is saved, and at SIGHUP; SIGTERM ends the agent.
 
 Exit codes: 0 ended by a signal, or the configuration is good; 1 could not serve, or with
 --check-config the configuration is bad; 2 wrong command line or configuration.";
@@ -92,25 +95,18 @@ pub(crate) struct Args {
     default_credential: Option<String>,
 }
 
-/// Where the configuration comes from, now and at each reload.
-#[derive(Clone)]
-struct Source {
-    file: Option<PathBuf>,
-    overrides: Overrides,
-}
-
 /// Checks the configuration or runs the agent until it is told to end.
 pub(crate) fn run(args: Args) -> ExitCode {
     let check_only = args.check_config;
-    let source = args.source();
+    let source = Arc::new(args.source());
     let config = match source.load() {
         Ok(config) if check_only => return good(&source, &config),
         Ok(config) => config,
         Err(error) if check_only => return output::bad(error),
         Err(error) => return output::fail(error),
     };
-    let levels = logging::start(&config.log);
-    match serve(&config, &source, &levels) {
+    let logging = logging::start(&config.log);
+    match serve(&config, &source, &logging) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -121,7 +117,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 /// Says that the configuration is good, and what it amounts to where that may be a surprise.
 fn good(source: &Source, config: &Config) -> ExitCode {
-    let file = match &source.file {
+    let file = match source.file() {
         Some(file) => file.display().to_string(),
         None => format!("{DEFAULT_CONFIG} does not exist, the defaults hold"),
     };
@@ -132,40 +128,25 @@ fn good(source: &Source, config: &Config) -> ExitCode {
 
 impl Args {
     fn source(self) -> Source {
-        // One that is there now must not be missing when it is read again: an editor may just be
-        // replacing it, and without it every root would change.
-        let usual = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| file.exists());
-        Source {
-            file: self.config.or_else(usual),
-            overrides: Overrides {
-                credentials: self.credentials,
-                socket: self.socket,
-                admin_socket: self.admin_socket,
-                admin_tcp: self.admin_tcp,
-                log_level: self.log_level,
-                log_format: self.log_format,
-                warn_days: self.warn_days,
-                removal_delay: self.removal_delay,
-                default_credential: self.default_credential,
-            },
-        }
+        let overrides = Overrides {
+            credentials: self.credentials,
+            socket: self.socket,
+            admin_socket: self.admin_socket,
+            admin_tcp: self.admin_tcp,
+            log_level: self.log_level,
+            log_format: self.log_format,
+            warn_days: self.warn_days,
+            removal_delay: self.removal_delay,
+            default_credential: self.default_credential,
+        };
+        Source::new(self.config, overrides)
     }
 }
 
-impl Source {
-    /// The configuration file, if there is one.
-    fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
-    }
-
-    fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(self.file(), &self.overrides)
-    }
-}
-
-fn serve(config: &Config, source: &Source, levels: &Levels) -> anyhow::Result<()> {
+fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Result<()> {
     // The environment that announces systemd's sockets is read before there are threads.
     let activation = Activation::from_env();
+    logging.start_thread();
     harden::no_dumps();
     if config.lock_memory {
         harden::lock_memory()?;
@@ -178,7 +159,7 @@ fn serve(config: &Config, source: &Source, levels: &Levels) -> anyhow::Result<()
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?;
-    let result = runtime.block_on(run::run(config.clone(), source, levels, activation));
+    let result = runtime.block_on(run::run(config.clone(), source, logging, activation));
     // A read that hangs on a dead file system must not keep the process.
     runtime.shutdown_background();
     result

@@ -41,6 +41,7 @@ impl Config {
             removal_delay,
             warn_days,
             lock_memory,
+            reload,
         } = self;
         changes.listen(listen, &mut new.listen);
         changes.takes("access", access, &new.access);
@@ -57,6 +58,7 @@ impl Config {
         changes.takes("removal_delay", removal_delay, &new.removal_delay);
         changes.takes("warn_days", warn_days, &new.warn_days);
         changes.keeps("lock_memory", lock_memory, &mut new.lock_memory);
+        changes.takes("reload", reload, &new.reload);
         (new, changes)
     }
 }

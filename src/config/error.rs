@@ -15,6 +15,10 @@ pub enum ConfigError {
         /// Why not.
         source: io::Error,
     },
+    /// The file is empty, at a reload.
+    #[error("{}: it is empty, which a reload does not accept; write the configuration into it, or a \
+             comment where the defaults are to apply", .0.display())]
+    Empty(PathBuf),
     /// The file says something that can't be.
     #[error("{}:{line}:{column}: {message}", .path.display())]
     Wrong {
@@ -27,6 +31,13 @@ pub enum ConfigError {
         /// What is wrong there, and what to write.
         message: String,
     },
+}
+
+impl ConfigError {
+    /// Whether there is no such file.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// What is wrong, and where in the text.

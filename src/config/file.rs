@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::error::Wrong;
 use super::forms::{Auto, Mode, Number, Off, OrWord, Pause, Text};
 use super::values::{Account, LogFilter, Pattern};
-use super::{Absent, AccessRule, Limits, LogFormat, Root};
+use super::{Absent, AccessRule, Limits, LogFormat, Reload, Root};
 
 /// The whole file. The keys up to the sections are named like the options of the command line.
 #[derive(Deserialize, Default)]
@@ -29,6 +29,7 @@ pub(super) struct File {
     pub(super) hosts: Option<bool>,
     pub(super) default_credential: Option<Spanned<OrWord<Off, String>>>,
     pub(super) lock_memory: Option<bool>,
+    pub(super) reload: Option<Reload>,
     pub(super) root: Vec<FileRoot>,
     pub(super) listen: FileListen,
     pub(super) access: Vec<FileAccess>,

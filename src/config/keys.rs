@@ -10,7 +10,7 @@ const KEYS: [(&str, &str); 7] = [
     (
         "",
         "credentials socket admin_socket admin_tcp log_level log_format warn_days removal_delay absent \
-         hosts default_credential lock_memory root listen access admin log limits",
+         hosts default_credential lock_memory reload root listen access admin log limits",
     ),
     (
         "root",

@@ -1,13 +1,12 @@
 //! `sds-agent.toml` and the command line → [`Config`].
 
-use std::fs;
+use std::fs::File as OpenFile;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -53,13 +52,8 @@ impl Config {
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
         let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
         let text = match read(file) {
-            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
-                String::new()
-            }
-            text => text.map_err(|source| ConfigError::Unreadable {
-                path: file.to_owned(),
-                source,
-            })?,
+            Err(error) if path.is_none() && error.is_not_found() => String::new(),
+            text => text?,
         };
         Self::parse(file, &text, overrides)
     }
@@ -80,18 +74,25 @@ impl Config {
     }
 }
 
-/// The text of a configuration file.
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    // What would block, or never end, must not hold up a reload.
-    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-    let file = fs::File::options()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open(path)?;
+/// The text of the configuration file at `path`.
+///
+/// # Errors
+/// It is not a regular file of text, too large, or can't be read.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
+    text(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    // A pipe that nobody writes to must not be waited for.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = OpenFile::from(openat(CWD, path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
+    let mut text = String::new();
     let mut file = file.take(MAX_FILE_BYTES + 1);
     if file.read_to_string(&mut text)? as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other("it has more than 4 MiB"));
@@ -131,6 +132,7 @@ impl File {
             removal_delay: removal_delay.unwrap_or(default.removal_delay),
             warn_days: warn_days.unwrap_or(default.warn_days),
             lock_memory: self.lock_memory.unwrap_or(default.lock_memory),
+            reload: self.reload.unwrap_or(default.reload),
             listen,
         })
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use changes::Changes;
 pub use error::ConfigError;
-pub use load::Overrides;
+pub use load::{Overrides, read};
 pub use values::{Account, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp};
 
 /// Where the configuration is looked for when nothing else is said.
@@ -57,6 +57,19 @@ pub struct Config {
     pub warn_days: u32,
     /// Whether the agent's memory is kept from being swapped out.
     pub lock_memory: bool,
+    /// When the configuration is read again.
+    pub reload: Reload,
+}
+
+/// When a running agent reads its configuration again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reload {
+    /// When the file has changed, and at SIGHUP.
+    #[default]
+    Auto,
+    /// At SIGHUP alone.
+    Signal,
 }
 
 impl Default for Config {
@@ -74,6 +87,7 @@ impl Default for Config {
             removal_delay: Duration::from_secs(1),
             warn_days: 30,
             lock_memory: false,
+            reload: Reload::default(),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod arm;
 mod filesystem;
 mod folder;
+pub mod follow;
 mod ownership;
 pub mod read;
 mod resolve;

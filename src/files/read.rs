@@ -90,6 +90,9 @@ pub fn read(folder: &Path, options: Options<'_>, arm: &mut dyn Arm) -> Reading {
     read.finish(true)
 }
 
+/// A name in a listing, and what kind of thing it is there.
+type Listed = (OsString, FileType);
+
 /// One attempt at a read.
 struct Read<'a> {
     walk: Walk<'a>,
@@ -202,14 +205,14 @@ impl<'a> Read<'a> {
             }
             Err(error) => return self.failed(self.folder, Failure::System(error)),
         };
-        for name in names {
+        for (name, kind) in names {
             let path = self.folder.join(&name);
             let Some(utf8) = name.to_str() else {
                 let what = "its name is not UTF-8";
                 self.problem(Reason::Name, &path, what, "rename it, or take it away");
                 continue;
             };
-            match self.walk.follow(Rc::clone(folder), Path::new(&name), 0) {
+            match self.walk.find_listed(folder, &name, kind) {
                 Ok(Found::Other(leaf)) => self.file(utf8, &path, &leaf),
                 Ok(Found::Folder(_)) => self.not_a_file(&path, FileType::Directory),
                 // Gone since it was listed: certbot unlinks a link and makes it anew.
@@ -220,21 +223,21 @@ impl<'a> Read<'a> {
     }
 
     /// The names in `folder` that matter, in order, or the limit that they exceed.
-    fn names(&mut self, folder: &Folder) -> Result<Result<Vec<OsString>, usize>, Errno> {
+    fn names(&mut self, folder: &Folder) -> Result<Result<Vec<Listed>, usize>, Errno> {
         let mut names = Vec::new();
         for (count, entry) in list(&mut self.walk, folder)?.enumerate() {
-            let (name, _) = entry?;
+            let (name, kind) = entry?;
             if count == MAX_NAMES {
                 return Ok(Err(MAX_NAMES));
             }
             if !name.as_encoded_bytes().starts_with(b"..") {
-                names.push(name);
+                names.push((name, kind));
             }
         }
-        names.sort_unstable();
+        names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let limit = self.options.limits.files;
         if names.len() > limit {
-            names = self.parts(&names);
+            names = self.parts(names);
         }
         Ok(if names.len() > limit {
             Err(limit)
@@ -244,12 +247,14 @@ impl<'a> Read<'a> {
     }
 
     /// Those of the names that could be part of a credential.
-    fn parts(&self, names: &[OsString]) -> Vec<OsString> {
-        let texts: Vec<&str> = names.iter().filter_map(|name| name.to_str()).collect();
-        let parts = (self.options.parts)(&texts).into_iter();
-        let parts = parts.filter_map(|at| texts.get(at));
-        let parts: BTreeSet<&str> = parts.copied().collect();
-        parts.into_iter().map(OsString::from).collect()
+    fn parts(&self, mut names: Vec<Listed>) -> Vec<Listed> {
+        names.retain(|(name, _)| name.to_str().is_some());
+        let texts: Vec<&str> = names.iter().filter_map(|(name, _)| name.to_str()).collect();
+        let parts: BTreeSet<usize> = (self.options.parts)(&texts).into_iter().collect();
+        let places = 0..names.len();
+        let mut places = places.map(|place| parts.contains(&place));
+        names.retain(|_| places.next() == Some(true));
+        names
     }
 
     fn file(&mut self, name: &str, path: &Path, leaf: &Leaf) {

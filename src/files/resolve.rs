@@ -8,7 +8,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{fstat, openat, readlinkat, statat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::arm::{Arm, Dir, FileId, Interest};
@@ -120,7 +121,7 @@ impl<'a> Walk<'a> {
         let path = std::path::absolute(path)
             .map_err(|e| Failure::System(Errno::from_io_error(&e).unwrap_or(Errno::INVAL)))?;
         let top = self.top()?;
-        self.follow(top, &path, 0)
+        self.follow(top, path.strip_prefix("/").unwrap_or(&path), 0)
     }
 
     /// From now on no walk leaves the folder that it starts from, or that was found from there.
@@ -170,6 +171,29 @@ impl<'a> Walk<'a> {
             };
         }
         Ok(Found::Folder(folder))
+    }
+
+    /// Finds the entry `name` of a listed folder, of which the listing gave the `kind`.
+    pub(super) fn find_listed(
+        &mut self,
+        folder: &Rc<Folder>,
+        name: &OsStr,
+        kind: FileType,
+    ) -> Result<Found, Failure> {
+        // What needs no more than a look at the file itself is most of all that is read.
+        if kind == FileType::RegularFile
+            && let Ok(stat) = statat(&folder.fd, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW)
+            && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        {
+            let path = folder.path.join(name);
+            self.stamps.add(Depth::Content, &path, Ok(&stat));
+            return Ok(Found::Other(Leaf {
+                folder: Rc::clone(folder),
+                name: name.to_owned(),
+                stat,
+            }));
+        }
+        self.follow(Rc::clone(folder), Path::new(name), 0)
     }
 
     /// Looks `name` up in `folder`.

@@ -7,7 +7,6 @@ use rustix::io::{Errno, read, retry_on_intr};
 use zeroize::Zeroizing;
 
 use super::arm::FileId;
-use super::read::same;
 use super::resolve::{Leaf, open};
 use crate::rights::Rights;
 
@@ -53,14 +52,14 @@ pub(super) fn slurp(leaf: &Leaf, limit: usize) -> Result<Slurped, Errno> {
     else {
         return Ok(Slurped::TooLarge);
     };
-    Ok(match fstat(&fd)? {
-        after if same(&before, &after) => Slurped::Whole {
-            bytes,
-            shared: before.st_nlink > 1 || is_mounted(&fd),
-            listed: is_listed(&fd, &before),
-            stat: before,
-        },
-        _ => Slurped::Raced,
+    let Some(mounted) = unchanged(&fd, &before)? else {
+        return Ok(Slurped::Raced);
+    };
+    Ok(Slurped::Whole {
+        bytes,
+        shared: before.st_nlink > 1 || mounted,
+        listed: is_listed(&fd, &before),
+        stat: before,
     })
 }
 
@@ -77,11 +76,38 @@ fn is_listed(fd: &OwnedFd, stat: &Stat) -> bool {
     Rights::of(fd, stat).is_ok_and(|rights| rights.list_admits_others(uid, &groups))
 }
 
-/// Whether the file itself is mounted here, as container engines do with single files.
-fn is_mounted(fd: &OwnedFd) -> bool {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    statx(fd, "", flags, StatxFlags::empty())
-        .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+/// `None` when the open file is not as it was `before`; otherwise whether the file itself is mounted
+/// where it was found, as container engines do with single files.
+fn unchanged(fd: &OwnedFd, before: &Stat) -> Result<Option<bool>, Errno> {
+    match statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS) {
+        Ok(after) => {
+            let times = [after.stx_mtime, after.stx_ctime];
+            let now = times.map(|time| (i128::from(time.tv_sec), i128::from(time.tv_nsec)));
+            let is_same = now == times_of(before) && i128::from(after.stx_size) == size_of(before);
+            Ok(is_same.then(|| after.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
+        }
+        // Where a sandbox does not know it, a file counts as not mounted.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let after = fstat(fd)?;
+            let is_same =
+                times_of(&after) == times_of(before) && size_of(&after) == size_of(before);
+            Ok(is_same.then_some(false))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// When the content and the state last changed: seconds and nanoseconds, whatever their widths here.
+#[allow(clippy::unnecessary_cast)]
+fn times_of(stat: &Stat) -> [(i128, i128); 2] {
+    [
+        (stat.st_mtime as i128, stat.st_mtime_nsec as i128),
+        (stat.st_ctime as i128, stat.st_ctime_nsec as i128),
+    ]
+}
+
+fn size_of(stat: &Stat) -> i128 {
+    i128::from(stat.st_size)
 }
 
 /// Reads to the end, or returns `None` when there are more than `limit` bytes. About `size` are

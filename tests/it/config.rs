@@ -1,11 +1,13 @@
 //! `sds-agent.toml`: how it is checked, and how a running agent takes over another one.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::Signal;
 
+use crate::util::admin::{metric, metric_becomes};
 use crate::util::agent::PROGRAM;
 use crate::util::sds::{Delta, Sotw};
 use crate::util::{Agent, Bed, Root};
@@ -38,6 +40,11 @@ impl Configured {
     fn start(&self) -> Agent {
         let builder = Agent::builder(&self.bed.socket());
         builder.arg("--config").arg(&self.file).start()
+    }
+
+    /// Writes such a file that is read again at SIGHUP alone.
+    fn write_roots_unfollowed(&self, roots: &[&Root], more: &str) {
+        self.write_roots(roots, &format!("reload = \"signal\"\n{more}"));
     }
 
     /// Has the agent read the file again, and waits for the line that says what came of it.
@@ -237,17 +244,17 @@ fn a_bad_file_is_refused_and_the_old_one_stays() {
 #[test]
 fn the_log_level_changes_in_a_running_agent() {
     let configured = Configured::new();
-    configured.write_roots(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
+    configured.write_roots_unfollowed(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
     let agent = configured.start();
     agent.wait_for_line(&["serving"]);
-    configured.write_roots(&[&configured.bed.root], "[log]\nlevel = \"error\"\n");
+    configured.write_roots_unfollowed(&[&configured.bed.root], "[log]\nlevel = \"error\"\n");
     configured.reload(&agent, &["reloaded", "log.level"]);
 
     // At this level the reload back is itself not logged, and what follows it is.
-    configured.write_roots(&[&configured.bed.root], "warm_days = 1\n");
+    configured.write_roots_unfollowed(&[&configured.bed.root], "warm_days = 1\n");
     configured.reload(&agent, &["refused"]);
     assert_eq!(agent.lines_with(&["reloaded"]).len(), 1);
-    configured.write_roots(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
+    configured.write_roots_unfollowed(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
     agent.signal(Signal::HUP);
     crate::util::eventually_true("a line at the level info", || {
         configured.bed.pair("noise");
@@ -273,4 +280,125 @@ fn keys_that_need_a_restart_are_named() {
     let mut stream = agent.client().delta();
     stream.subscribe(&["stays"]);
     stream.secret();
+}
+
+const IS_GOOD: &str = "sds_agent_config_last_reload_successful";
+
+#[test]
+fn a_saved_change_is_taken_over_without_a_signal() {
+    let configured = Configured::new();
+    let (first, second) = (&configured.bed.root, Root::new());
+    let late = configured.bed.ca.server(&["late.test"]);
+    second.write_pair("late", &late);
+    configured.write_roots(&[first], "");
+    let agent = configured.start();
+    let mut stream = agent.client().delta();
+    stream.subscribe(&["late"]);
+    assert_eq!(stream.removed(), ["late"]);
+    // In place, and as most editors do it: a new file renamed over the old one.
+    configured.write_roots(&[first, &second], "");
+    assert!(stream.secret().is_pair(&late.chain, &late.key));
+    let new = configured.bed.scratch("new.toml");
+    fs::write(&new, format!("credentials = [{:?}]\n", first.path())).unwrap();
+    fs::rename(&new, &configured.file).unwrap();
+    assert_eq!(stream.removed(), ["late"]);
+    // The same text once more is no change.
+    fs::write(&new, format!("credentials = [{:?}]\n", first.path())).unwrap();
+    fs::rename(&new, &configured.file).unwrap();
+    configured.write_roots(&[first], "warn_days = 3\n");
+    agent.wait_for_line(&["reloaded", "warn_days"]);
+    assert_eq!(agent.lines_with(&["reloaded"]).len(), 3);
+}
+
+#[test]
+fn a_saved_file_that_is_bad_empty_or_missing_is_refused_and_counted() {
+    let configured = Configured::new();
+    let root = &configured.bed.root;
+    configured.bed.pair("stays");
+    configured.write_roots(&[root], "");
+    let agent = configured.start();
+    let admin = configured.bed.admin();
+    let mut stream = agent.client().delta();
+    stream.subscribe(&["stays"]);
+    stream.secret();
+    assert_eq!(metric(&admin, IS_GOOD), Some(1.0));
+    let timestamp = "sds_agent_config_last_reload_success_timestamp_seconds";
+    assert!(metric(&admin, timestamp).unwrap() > 1.7e9);
+    for (text, why) in [
+        (Some("warm_days = 3\n"), "did you mean `warn_days`?"),
+        (Some(" \n"), "it is empty"),
+        (None, "No such file"),
+    ] {
+        let lines = agent.lines().len();
+        match text {
+            Some(text) => configured.write(text),
+            None => fs::remove_file(&configured.file).unwrap(),
+        }
+        agent.wait_for_line_after(lines, &["refused", "the old one stays", why]);
+        metric_becomes(&admin, IS_GOOD, |value| value == 0.0);
+        stream.0.assert_silent();
+        // At a signal it is no better.
+        configured.reload(&agent, &["refused", "the old one stays", why]);
+        configured.write_roots(&[root], "");
+        metric_becomes(&admin, IS_GOOD, |value| value == 1.0);
+    }
+    let next = configured.bed.pair("stays");
+    assert!(stream.secret().is_pair(&next.chain, &next.key));
+}
+
+#[test]
+fn with_reload_signal_a_saved_change_waits_for_the_signal() {
+    let configured = Configured::new();
+    let root = &configured.bed.root;
+    configured.write_roots_unfollowed(&[root], "");
+    let agent = configured.start();
+    agent.wait_for_line(&["serving"]);
+    configured.write_roots_unfollowed(&[root], "warn_days = 3\n");
+    // A follower would have reported it by the time that another agent has reported two changes.
+    let other = Configured::new();
+    other.write_roots(&[&other.bed.root], "");
+    let follower = other.start();
+    for days in [4, 5] {
+        let lines = follower.lines().len();
+        other.write_roots(&[&other.bed.root], &format!("warn_days = {days}\n"));
+        follower.wait_for_line_after(lines, &["reloaded", "warn_days"]);
+    }
+    assert!(agent.lines_with(&["reloaded"]).is_empty());
+    configured.reload(&agent, &["reloaded", "warn_days"]);
+    // Switched on, it holds from then on.
+    configured.write_roots(&[root], "");
+    configured.reload(&agent, &["reloaded", "reload"]);
+    configured.write_roots(&[root], "warn_days = 6\n");
+    agent.wait_for_line(&["reloaded: changed keys: warn_days"]);
+}
+
+#[test]
+fn a_configuration_that_is_no_file_blocks_nothing() {
+    let configured = Configured::new();
+    configured.write_roots(&[&configured.bed.root], "");
+    let mut agent = configured.start();
+    for make in [make_pipe, make_folder] {
+        let new = configured.bed.scratch("other");
+        make(&new);
+        let _ = fs::remove_dir(&configured.file);
+        let _ = fs::remove_file(&configured.file);
+        fs::rename(&new, &configured.file).unwrap();
+        configured.reload(&agent, &["refused", "not a regular file"]);
+    }
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.wait().code(), Some(0));
+
+    // At the start it is an error.
+    let file = configured.bed.scratch("pipe.toml");
+    make_pipe(&file);
+    let output = serve(&["--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+fn make_pipe(path: &Path) {
+    mkfifoat(CWD, path, Mode::from(0o600)).unwrap();
+}
+
+fn make_folder(path: &Path) {
+    fs::create_dir(path).unwrap();
 }

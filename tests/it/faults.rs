@@ -2,16 +2,19 @@
 //! concerned goes on.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
+use crate::util::admin::metric;
 use crate::util::process::Process;
 use crate::util::sds::Delta;
 use crate::util::tools::{LIBFAKETIME, program};
@@ -137,6 +140,63 @@ fn out_of_file_descriptors_the_last_good_one_stays_and_the_next_one_comes() {
     assert!(late.secret().is_pair(&renewed.chain, &renewed.key));
     let last = bed.pair("site");
     arrives(&mut late, &last);
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_no_delivery_and_no_audit_line_is_lost() {
+    const STREAMS: usize = 20;
+    let bed = Bed::new();
+    let pairs = ["a.test", "b.test"].map(|host| bed.ca.server(&[host]));
+    let write = |n: usize| {
+        bed.root.write_pair("site", &pairs[n % 2]);
+        &pairs[n % 2]
+    };
+    write(0);
+    let pipe = bed.scratch("log");
+    mkfifoat(CWD, &pipe, Mode::from(0o600)).unwrap();
+    // Open for both, so that nobody waits for the other end.
+    let log = File::options().read(true).write(true).open(&pipe).unwrap();
+    let to_pipe = shell(&format!("exec 2>'{}'", pipe.display()));
+    let mut agent = bed.builder().wrapped_in(to_pipe).start();
+    let mut streams: Vec<_> = (0..STREAMS).map(|_| subscribed(&bed, "site")).collect();
+    let mut deliveries = STREAMS;
+    let mut rotate = |n: usize| {
+        let identity = write(n);
+        for stream in &mut streams {
+            arrives(stream, identity);
+        }
+        deliveries += STREAMS;
+    };
+    let lost = || metric(&bed.admin(), "sds_agent_log_lines_lost_total").unwrap();
+    let mut rotations = 1;
+    while lost() == 0.0 {
+        rotate(rotations);
+        rotations += 1;
+        assert!(rotations < 2_000, "the log never became full");
+    }
+    for n in rotations..rotations + 10 {
+        rotate(n);
+    }
+
+    // Once somebody reads, everything that is not counted is there, and the loss is in the log too.
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let collected = lines.clone();
+    thread::spawn(move || {
+        for line in BufReader::new(log).lines().map_while(Result::ok) {
+            collected.lock().unwrap().push(line);
+        }
+    });
+    let count = |pieces: &[&str]| {
+        let lines = lines.lock().unwrap();
+        let has = |line: &&String| pieces.iter().all(|piece| line.contains(piece));
+        lines.iter().filter(has).count()
+    };
+    eventually_true("every line of the audit", || {
+        count(&["key_delivered"]) == deliveries && count(&["log lines were lost"]) == 1
+    });
+    agent.signal(Signal::TERM);
+    assert!(agent.wait().success());
+    eventually_true("the last line", || count(&["stopping"]) == 1);
 }
 
 /// A small file system in memory, unmounted when dropped.
@@ -309,7 +369,7 @@ fn a_tree_that_is_replaced_a_thousand_times_a_second_ends_as_it_is() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let flags = rustix::fs::RenameFlags::EXCHANGE;
-            let (cwd, live) = (rustix::fs::CWD, bed.root.path());
+            let (cwd, live) = (CWD, bed.root.path());
             while !over.load(Ordering::Relaxed) {
                 rustix::fs::renameat_with(cwd, &live, cwd, &other, flags).unwrap();
                 swaps.fetch_add(1, Ordering::Relaxed);

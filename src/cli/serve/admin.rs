@@ -12,8 +12,8 @@ use sds_agent::sds::audit::Refused;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
-use super::Source;
 use super::run::Shared;
+use super::source::Source;
 
 /// Answers on the admin socket and the admin port, as far as they are configured, until the agent
 /// stops. The result is to be waited for then, so that the socket's path is gone.

@@ -1,13 +1,14 @@
 //! The agent's life: what is started in which order, reloads, and the end.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sds_agent::admin::health::{Health, Phase};
 use sds_agent::agent::{Agent, Command};
-use sds_agent::config::{Changes, Config};
+use sds_agent::config::{Changes, Config, Reload};
+use sds_agent::files::follow::Follow;
 use sds_agent::listen::{Activation, ListenConfig, Listener};
 use sds_agent::metrics::Metrics;
 use sds_agent::peer::Accounts;
@@ -22,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use super::Source;
 use super::admin;
 use super::guard::Guard;
 use super::signals::{Signals, Told};
-use crate::cli::logging::Levels;
+use super::source::{Cause, Source};
+use crate::cli::logging::Logging;
 
 /// How long the end of a reload is waited for: its roots may be on a network file system that is down.
 const READING: Duration = Duration::from_secs(30);
@@ -51,8 +52,8 @@ pub(super) struct Shared {
 /// Runs the agent until it is told to end.
 pub(super) async fn run(
     config: Config,
-    source: &Source,
-    levels: &Levels,
+    source: &Arc<Source>,
+    logging: &Logging,
     mut activation: Activation,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals can't be handled")?;
@@ -64,6 +65,7 @@ pub(super) async fn run(
     let listener = listen(&config, resolved.listen, &mut activation)?;
     let (shared, mut agent) = Shared::new(config, resolved.rules, pool);
     agent.restore(activation.take_stored());
+    logging.count_lost(shared.metrics.log_lines_lost());
     // Before anything is read, so that it can be asked what the agent waits for.
     let admin = admin::start(&shared, resolved.admin, &agent, source, &listener).await?;
     let loaded = tokio::select! {
@@ -71,7 +73,7 @@ pub(super) async fn run(
         () = signals.stop() => false,
     };
     let result = match loaded {
-        true => serve(&shared, agent, listener, source, levels, signals).await,
+        true => serve(&shared, agent, listener, source, logging, signals).await,
         false => Ok(()),
     };
     shared.stopping.cancel();
@@ -143,8 +145,8 @@ async fn serve(
     shared: &Shared,
     mut agent: Agent,
     listener: Listener,
-    source: &Source,
-    levels: &Levels,
+    source: &Arc<Source>,
+    logging: &Logging,
     mut signals: Signals,
 ) -> anyhow::Result<()> {
     let (commands, inbox) = mpsc::channel(1);
@@ -163,29 +165,32 @@ async fn serve(
 
     let mut running = shared.config.clone();
     let mut guard = Guard::new(shared);
-    let mut reload_due = false;
-    // It may hang, on a configuration or a user database that doesn't answer: signals are heard meanwhile.
-    let mut reload = pin!(None);
+    let mut follow = source.follow(&running);
+    // It may have changed since it was read.
+    let mut cause = Some(Cause::File);
     loop {
-        if reload.is_none() && std::mem::take(&mut reload_due) {
-            reload.set(Some(shared.reload(
-                running.clone(),
-                source,
-                levels,
-                commands.clone(),
-            )));
+        if let Some(cause) = cause.take() {
+            let reload = shared.reload(&running, cause, source, logging, &commands);
+            let config = tokio::select! {
+                config = reload => config,
+                // However long it takes, the end need not wait for it.
+                () = signals.stop() => break,
+            };
+            if let Some(config) = config {
+                running = config;
+                guard.configure(&running);
+            }
+            match running.reload {
+                Reload::Auto if follow.is_some() => {}
+                Reload::Auto | Reload::Signal => follow = source.follow(&running),
+            }
         }
         tokio::select! {
             told = signals.next() => match told {
                 Told::Stop => break,
-                Told::Reload => reload_due = true,
+                Told::Reload => cause = Some(Cause::Signal),
             },
-            config = finished(reload.as_mut()) => {
-                running = config;
-                reload.set(None);
-                guard.configure(&running);
-                systemd::ready(&status(&shared.hub));
-            }
+            () = changed(follow.as_ref()) => cause = Some(Cause::File),
             () = guard.watch() => {}
             // Without one of them the agent would look alive and serve nothing new.
             ended = &mut agent => bail!("the task that reads the files has ended: {ended:?}"),
@@ -196,7 +201,6 @@ async fn serve(
     systemd::stopping();
     shared.health.enter(Phase::Stopping);
     shared.stopping.cancel();
-    reload.set(None);
     drop(commands);
     let (server, agent) = tokio::join!(server, agent);
     server.and(agent).context("a task of the agent failed")
@@ -225,42 +229,47 @@ impl Shared {
         }))
     }
 
-    /// Reads the configuration again and puts it in force, and says so then. A bad one is refused, and
-    /// the old one stays.
+    /// Reads the configuration again and puts it in force, and logs that then. A bad one is refused,
+    /// and the old one stays. None where the file has not changed.
     async fn reload(
         &self,
-        running: Config,
-        source: &Source,
-        levels: &Levels,
-        commands: mpsc::Sender<Command>,
-    ) -> Config {
+        running: &Config,
+        cause: Cause,
+        source: &Arc<Source>,
+        logging: &Logging,
+        commands: &mpsc::Sender<Command>,
+    ) -> Option<Config> {
+        let source = source.clone();
+        // The file may be on a file system that hangs.
+        let loaded = self.pool.run(move || source.reload(cause)).await;
+        let loaded = loaded.flatten()?;
+        self.metrics.config_reloaded(loaded.is_ok());
         systemd::reloading();
-        match self.load(source).await {
+        let config = match loaded {
             Ok(new) => {
                 let (config, changes) = running.reload(new);
                 self.put_in_force(&config, commands).await;
                 tell(&changes);
                 // Last, so that a quieter log still says so.
-                levels.set(&config.log.level);
+                logging.set(&config.log.level);
                 config
             }
             Err(error) => {
                 error!("the new configuration is refused, and the old one stays: {error}");
-                self.put_in_force(&running, commands).await;
-                running
+                // A signal opens every root anew all the same.
+                if cause == Cause::Signal {
+                    self.put_in_force(running, commands).await;
+                }
+                running.clone()
             }
-        }
-    }
-
-    async fn load(&self, source: &Source) -> anyhow::Result<Config> {
-        let source = source.clone();
-        let loaded = self.pool.run(move || source.load()).await;
-        Ok(loaded.context("it can't be read now")??)
+        };
+        systemd::ready(&status(&self.hub));
+        Some(config)
     }
 
     /// Has the agent go on with a configuration, with the memberships of groups as of now, and waits until
     /// all of it is in force.
-    async fn put_in_force(&self, config: &Config, commands: mpsc::Sender<Command>) {
+    async fn put_in_force(&self, config: &Config, commands: &mpsc::Sender<Command>) {
         let resolving = config.clone();
         // The user database may be on the network.
         let Some(rules) = self.pool.run(move || Rules::resolve(&resolving)).await else {
@@ -282,15 +291,15 @@ impl Shared {
     }
 }
 
-/// Waits for the end of a future, if there is one.
-async fn finished<T>(future: Pin<&mut Option<impl Future<Output = T>>>) -> T {
-    match future.as_pin_mut() {
-        Some(future) => future.await,
+/// Waits until the configuration file may have changed.
+async fn changed(follow: Option<&Follow>) {
+    match follow {
+        Some(follow) => follow.changed().await,
         None => std::future::pending().await,
     }
 }
 
-/// Says what a reload has changed.
+/// Logs what a reload has changed.
 fn tell(changes: &Changes) {
     info!("reloaded: {changes}");
     if !changes.needs_restart.is_empty() {

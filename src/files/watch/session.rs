@@ -115,7 +115,9 @@ impl<K: Clone + Eq + Hash> Arm for Session<'_, K> {
         if dir.remote {
             self.read.device = Some(dir.id.device);
         }
-        let first = known.is_none();
+        // The folder that is known by this number may be gone, and this be another one whose files
+        // are being written. Of names alone the end of the read finds out.
+        let must_know = known.is_none() && scope == Scope::Content;
         let mut armed = match known {
             Some(at) => self.read.folders.swap_remove(at),
             None => Armed {
@@ -132,8 +134,7 @@ impl<K: Clone + Eq + Hash> Arm for Session<'_, K> {
             armed.needs.push(what);
         }
         self.inner.with(|table| {
-            if first {
-                // The folder that is known by this number may be gone, and this be another one.
+            if must_know {
                 table.drain();
             }
             table.arm(&mut armed, &dir, what, self.owner);

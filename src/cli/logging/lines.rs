@@ -1,0 +1,301 @@
+//! Log lines on their way to standard error, which a thread of its own writes: many with one system
+//! call, and a reader that takes none holds nobody up for good.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use tracing::Metadata;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Bytes of lines that may wait. Lines of the audit have room when no other has.
+const LIMIT: usize = 1024 * 1024;
+const AUDIT_LIMIT: usize = 4 * 1024 * 1024;
+
+/// Whoever finds no room waits this long for it. As long as nothing is taken after that, nobody waits.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// After a burst of lines has been written, the next ones are gathered for this long.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Bytes written at a time.
+const PIECE: usize = 64 * 1024;
+
+/// Where lines go in the end.
+type Sink = dyn Fn(&[u8]) -> io::Result<()> + Send + Sync;
+
+/// Takes log lines. Until [`Lines::start`] they are written at once.
+#[derive(Clone)]
+pub(super) struct Lines(Arc<Shared>);
+
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is something to write.
+    filled: Condvar,
+    /// Something was taken, or written.
+    emptied: Condvar,
+    sink: Box<Sink>,
+}
+
+#[derive(Default)]
+struct Queue {
+    lines: Vec<u8>,
+    /// Whether a thread takes the lines.
+    started: bool,
+    /// Whether that thread looks for lines without being woken.
+    awake: bool,
+    /// Whether it has lines that are not written yet.
+    writing: bool,
+    /// Whether nothing has been taken for [`PATIENCE`].
+    stuck: bool,
+    /// Lines lost since the last report of it.
+    lost: u64,
+    lost_in_all: Counter,
+}
+
+impl Queue {
+    fn lose(&mut self, lines: u64) {
+        self.lost += lines;
+        self.lost_in_all.inc_by(lines);
+    }
+}
+
+impl Lines {
+    pub(super) fn new(sink: impl Fn(&[u8]) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared {
+            queue: Mutex::default(),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            sink: Box::new(sink),
+        }))
+    }
+
+    /// From now on a thread writes the lines. Without one, they go on being written at once.
+    pub(super) fn start(&self) {
+        let shared = self.0.clone();
+        shared.lock().started = true;
+        let thread = thread::Builder::new().name("log".into());
+        if let Err(error) = thread.spawn({
+            let shared = shared.clone();
+            move || shared.run()
+        }) {
+            shared.lock().started = false;
+            tracing::warn!(%error, "each log line is written by itself; raise the limit on threads");
+        }
+    }
+
+    /// Counts in `counter` the lines that are lost from now on.
+    pub(super) fn count_lost(&self, counter: Counter) {
+        self.0.lock().lost_in_all = counter;
+    }
+
+    /// Waits until everything is written, or until `limit` is over.
+    pub(super) fn flush(&self, limit: Duration) {
+        let queue = self.0.lock();
+        let is_busy = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
+        let waited = self.0.emptied.wait_timeout_while(queue, limit, is_busy);
+        drop(waited);
+    }
+
+    fn push(&self, line: &[u8], limit: usize) -> io::Result<()> {
+        let shared = &self.0;
+        let mut queue = shared.lock();
+        if !queue.started {
+            drop(queue);
+            return (shared.sink)(line);
+        }
+        let is_full = |queue: &mut Queue| queue.lines.len() + line.len() > limit;
+        if is_full(&mut queue) && !queue.stuck {
+            let waited = shared.emptied.wait_timeout_while(queue, PATIENCE, is_full);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            queue.stuck = is_full(&mut queue);
+        }
+        if is_full(&mut queue) {
+            queue.lose(1);
+            return Ok(());
+        }
+        queue.lines.extend_from_slice(line);
+        if !std::mem::replace(&mut queue.awake, true) {
+            shared.filled.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self) {
+        let mut batch = Vec::new();
+        loop {
+            self.take(&mut batch);
+            let mut failed = 0;
+            for piece in batch.chunks(PIECE) {
+                if (self.sink)(piece).is_err() {
+                    failed += piece.iter().filter(|byte| **byte == b'\n').count();
+                }
+            }
+            batch.clear();
+            batch.shrink_to(PIECE);
+            let mut queue = self.lock();
+            (queue.writing, queue.stuck) = (false, false);
+            queue.lose(failed as u64);
+            let lost = std::mem::take(&mut queue.lost);
+            drop(queue);
+            self.emptied.notify_all();
+            if lost > 0 && failed == 0 {
+                tracing::warn!(
+                    lines = lost,
+                    "log lines were lost: nobody took them in time"
+                );
+            }
+            thread::sleep(GATHER);
+        }
+    }
+
+    /// Waits for lines, and takes them all.
+    fn take(&self, batch: &mut Vec<u8>) {
+        let mut queue = self.lock();
+        while queue.lines.is_empty() {
+            queue.awake = false;
+            let woken = self.filled.wait(queue);
+            queue = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.writing = true;
+        std::mem::swap(&mut queue.lines, batch);
+        drop(queue);
+        self.emptied.notify_all();
+    }
+}
+
+/// Takes one line, in one piece.
+pub(super) struct Line<'a> {
+    lines: &'a Lines,
+    limit: usize,
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.lines.push(line, self.limit)?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line {
+            lines: self,
+            limit: LIMIT,
+        }
+    }
+
+    fn make_writer_for(&'a self, line: &Metadata<'_>) -> Line<'a> {
+        Line {
+            lines: self,
+            limit: match line.target() {
+                "audit" => AUDIT_LIMIT,
+                _ => LIMIT,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// Nothing takes longer than this.
+    const BOUND: Duration = Duration::from_secs(20);
+
+    /// What was written, each time.
+    type Written = Arc<Mutex<Vec<Vec<u8>>>>;
+
+    fn recorded() -> (Lines, Written) {
+        let written = Written::default();
+        let record = written.clone();
+        let lines = Lines::new(move |piece| {
+            record.lock().unwrap().push(piece.to_owned());
+            Ok(())
+        });
+        (lines, written)
+    }
+
+    #[test]
+    fn every_line_is_written_in_order_and_many_at_a_time() {
+        let (lines, written) = recorded();
+        lines.push(b"first\n", LIMIT).unwrap();
+        assert_eq!(written.lock().unwrap().len(), 1, "at once without a thread");
+        lines.start();
+        let mut expected = b"first\n".to_vec();
+        for n in 0..10_000 {
+            let line = format!("line {n}\n");
+            lines.push(line.as_bytes(), LIMIT).unwrap();
+            expected.extend_from_slice(line.as_bytes());
+        }
+        lines.flush(BOUND);
+        let written = written.lock().unwrap();
+        assert_eq!(written.concat(), expected);
+        assert!(written.len() < 5_000, "{} writes", written.len());
+    }
+
+    #[test]
+    fn a_sink_that_takes_nothing_holds_nobody_up_and_losses_are_counted() {
+        let gate = Arc::new(Mutex::new(()));
+        let taken = Arc::new(AtomicUsize::new(0));
+        let (opened, count) = (gate.clone(), taken.clone());
+        let lines = Lines::new(move |piece| {
+            drop(opened.lock());
+            count.fetch_add(piece.len(), Ordering::Relaxed);
+            Ok(())
+        });
+        lines.start();
+        let lost = Counter::default();
+        lines.count_lost(lost.clone());
+        let line = [b'x'; 1024];
+        let closed = gate.lock().unwrap();
+        for _ in 0..3 * LIMIT / line.len() {
+            lines.push(&line, LIMIT).unwrap();
+        }
+        let lost_lines = lost.get();
+        assert!(lost_lines > 0);
+        // The audit has room left, and uses it all before it loses any.
+        let room = (AUDIT_LIMIT - LIMIT) / line.len();
+        for _ in 0..room {
+            lines.push(&line, AUDIT_LIMIT).unwrap();
+        }
+        assert_eq!(lost.get(), lost_lines);
+        lines.push(&line, AUDIT_LIMIT).unwrap();
+        assert_eq!(lost.get(), lost_lines + 1);
+        drop(closed);
+        lines.flush(BOUND);
+        let pushed = 3 * LIMIT / line.len() + room + 1;
+        let written = taken.load(Ordering::Relaxed) / line.len();
+        assert_eq!(written as u64 + lost.get(), pushed as u64);
+        lines.push(&line, LIMIT).unwrap();
+        lines.flush(BOUND);
+        assert_eq!(lost.get(), lost_lines + 1, "there is room again");
+    }
+
+    #[test]
+    fn lines_that_can_not_be_written_are_counted() {
+        let lines = Lines::new(|_| Err(io::ErrorKind::BrokenPipe.into()));
+        lines.start();
+        let lost = Counter::default();
+        lines.count_lost(lost.clone());
+        lines.push(b"a\nb\n", LIMIT).unwrap();
+        lines.flush(BOUND);
+        assert_eq!(lost.get(), 2);
+    }
+}
