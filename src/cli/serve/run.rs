@@ -4,8 +4,9 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use sds_agent::admin::health::{Health, Phase};
+use sds_agent::agent::board::Board;
 use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{Changes, Config};
 use sds_agent::listen::{Activation, ListenConfig, Listener};
@@ -17,7 +18,8 @@ use sds_agent::sds::ledger::Ledger;
 use sds_agent::sds::{server, service::Sds};
 use sds_agent::store::Store;
 use sds_agent::systemd::{self, Heart, Pulse};
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
@@ -53,6 +55,7 @@ pub(super) async fn run(
     source: &Source,
     levels: &Levels,
     mut activation: Activation,
+    files: &Handle,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals can't be handled")?;
     let pool = Pool::new("configuration", 1);
@@ -61,20 +64,49 @@ pub(super) async fn run(
         () = signals.stop() => return Ok(()),
     };
     let listener = listen(&config, resolved.listen, &mut activation)?;
-    let (shared, mut agent) = Shared::new(config, resolved.rules, pool);
+    let (shared, agent) = Shared::new(config, resolved.rules, pool);
     // Before anything is read, so that it can be asked what the agent waits for.
     let admin = admin::start(&shared, resolved.admin, &agent, source, &listener).await?;
-    let loaded = tokio::select! {
-        () = agent.load() => true,
-        () = signals.stop() => false,
-    };
-    let result = match loaded {
-        true => serve(&shared, agent, listener, source, levels, signals).await,
-        false => Ok(()),
+    let (agent, loaded) = Running::start(agent, shared.heart.clone(), files);
+    let result = tokio::select! {
+        loaded = loaded => match loaded {
+            Ok(()) => serve(&shared, agent, listener, source, levels, signals).await,
+            Err(_) => Err(anyhow!("the task that reads the files has ended")),
+        },
+        () = signals.stop() => Ok(()),
     };
     shared.stopping.cancel();
     admin.wait().await;
     result
+}
+
+/// The task that reads the files.
+struct Running {
+    task: AbortOnDropHandle<()>,
+    commands: mpsc::Sender<Command>,
+    board: Arc<Board>,
+}
+
+impl Running {
+    /// Starts it; the receiver is told when everything has been read once.
+    fn start(mut agent: Agent, heart: Arc<Heart>, files: &Handle) -> (Self, oneshot::Receiver<()>) {
+        let board = agent.board();
+        let (commands, inbox) = mpsc::channel(1);
+        let (loaded, is_loaded) = oneshot::channel();
+        let task = files.spawn(async move {
+            agent.load().await;
+            let pulse = heart.part("watcher");
+            let _ = loaded.send(());
+            agent.run(inbox, pulse).await;
+        });
+        let task = AbortOnDropHandle::new(task);
+        let running = Self {
+            task,
+            commands,
+            board,
+        };
+        (running, is_loaded)
+    }
 }
 
 /// What the configuration amounts to by the user database, which may take its time.
@@ -147,16 +179,17 @@ impl Shared {
 /// Serves until it is told to end, or a part of the agent has ended.
 async fn serve(
     shared: &Shared,
-    mut agent: Agent,
+    agent: Running,
     listener: Listener,
     source: &Source,
     levels: &Levels,
     mut signals: Signals,
 ) -> anyhow::Result<()> {
-    let (commands, inbox) = mpsc::channel(1);
-    let board = agent.board();
-    let pulse = shared.heart.part("watcher");
-    let mut agent = tokio::spawn(async move { agent.run(inbox, pulse).await });
+    let Running {
+        task: mut agent,
+        commands,
+        board,
+    } = agent;
     info!(
         socket = %listener.path().display(),
         secrets = shared.store.secrets().len(),
