@@ -74,11 +74,9 @@ impl Raw {
             .header("te", "trailers")
             .body(StreamBody::new(ReceiverStream::new(body)))
             .unwrap();
-        let answer = block_on(async {
-            // A connection that has ended says so to the request.
-            let _ = self.0.ready().await;
-            tokio::spawn(self.0.send_request(request))
-        });
+        // A connection that has ended says so to the request.
+        let _ = block_on(self.0.ready());
+        let answer = RUNTIME.spawn(self.0.send_request(request));
         Stream { sender, answer }
     }
 }

@@ -206,7 +206,7 @@ fn the_good_are_served_while_the_bad_do_their_worst() {
         loud
     });
     let attacks = attacks.into_inner();
-    println!(
+    eprintln!(
         "{attacks} attacks; median delivery {quiet:?} without, {loud:?} with them; {most} KiB"
     );
     assert!(attacks > 20, "only {attacks} attacks");
