@@ -36,6 +36,8 @@ const MAX_CONNECTIONS: usize = 256;
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection has at least to ask for something, however many others there are.
 const TIME_TO_ASK: Duration = Duration::from_millis(500);
+/// How long it has at least for its answer, which comes within a second or two, and to read it.
+const TIME_TO_READ: Duration = Duration::from_secs(4);
 /// Pause before it is looked again whether there is room for a connection.
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of a request's head; nothing that asks for a page needs more.
@@ -225,22 +227,20 @@ impl Server {
         shutdown.run_until_cancelled(next).await
     }
 
-    /// Whether there is room for one more connection. Where there is none, the oldest one that has had its
-    /// time to ask and has not asked has to end, or else the oldest that waits for its answer or does not
-    /// read it: nobody shuts others out by holding connections.
+    /// Whether there is room for one more connection. Where there is none, the oldest one has to end that
+    /// has had its time to ask and has not asked, or else its time for the answer: nobody shuts others out by
+    /// holding connections.
     fn has_room(&mut self) -> bool {
         self.open.retain(|open| !open.ended.is_cancelled());
         if self.open.len() < MAX_CONNECTIONS {
             return true;
         }
-        let asked = |open: &Connection| open.asked.load(Ordering::Relaxed);
-        let mut late = self
-            .open
-            .iter()
-            .filter(|o| o.since.elapsed() >= TIME_TO_ASK);
-        let oldest = late.find(|open| !asked(open));
-        let oldest = oldest.or_else(|| self.open.iter().find(|open| asked(open)));
-        oldest.inspect(|open| open.ended.cancel()).is_some()
+        let late = self.open.iter().find(|open| {
+            let asked = open.asked.load(Ordering::Relaxed);
+            let time = if asked { TIME_TO_READ } else { TIME_TO_ASK };
+            open.since.elapsed() >= time
+        });
+        late.inspect(|open| open.ended.cancel()).is_some()
     }
 
     async fn end(self) {

@@ -151,16 +151,30 @@ fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Re
     if config.lock_memory {
         harden::lock_memory()?;
     }
+    // The files have a thread of their own: they don't wait until a flood of requests is worked off.
+    let files = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("files")
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime can't start")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // Changed files, and new connections, are not to wait until a flood of requests is worked off: by
-        // default, threads that are busy with tasks look for them after 61 tasks each.
+        // Threads that are busy look for new connections and woken streams after so many tasks, by default
+        // after 61.
         .global_queue_interval(5)
         .event_interval(5)
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?;
-    let result = runtime.block_on(run::run(config.clone(), source, logging, activation));
+    let result = runtime.block_on(run::run(
+        config.clone(),
+        source,
+        logging,
+        activation,
+        files.handle(),
+    ));
     // A read that hangs on a dead file system must not keep the process.
     runtime.shutdown_background();
+    files.shutdown_background();
     result
 }

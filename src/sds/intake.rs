@@ -96,6 +96,8 @@ pub(crate) struct Intake {
     /// How many names of each field there were.
     names: [usize; FIELDS],
     max_names: usize,
+    /// The name that was kept last, and its field.
+    last_name: (u32, Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -135,6 +137,7 @@ impl Intake {
             head: Vec::new(),
             names: [0; FIELDS],
             max_names,
+            last_name: (0, Vec::new()),
         }
     }
 
@@ -145,7 +148,7 @@ impl Intake {
     pub(crate) fn take(&mut self, mut data: &[u8]) -> Result<(), Status> {
         while !data.is_empty() {
             let taken = match self.state {
-                State::Head => self.take_head(data[0])?,
+                State::Head => self.take_head(data)?,
                 State::Content { .. } => self.take_content(data),
             };
             data = &data[taken..];
@@ -195,45 +198,28 @@ impl Intake {
         Ok(Some(request))
     }
 
-    /// Takes one byte of a field's number and length, or of a plain number.
-    fn take_head(&mut self, byte: u8) -> Result<usize, Status> {
-        self.head.push(byte);
-        self.consume(1)?;
-        let mut head = &*self.head;
-        // A varint ends with its first byte below 128.
-        if head.iter().all(|byte| *byte >= 0x80) {
-            return self.wait_for_more();
-        }
-        let key = decode_varint(&mut head).map_err(malformed)?;
-        let (number, kind) = field(key)?;
+    /// Takes what there is of a field's number and length, or of a plain number; how much that was.
+    fn take_head(&mut self, data: &[u8]) -> Result<usize, Status> {
+        let before = self.head.len();
+        let left = self.levels.last().map_or(0, |level| level.left);
+        let most = data.len().min(HEAD - before).min(left);
+        self.head.extend_from_slice(&data[..most]);
+        let Some((number, kind, value, length)) = head(&self.head)? else {
+            if most == 0 {
+                return Err(malformed("a number is too long, or has no end"));
+            }
+            self.consume(most)?;
+            return Ok(most);
+        };
+        self.head.clear();
+        self.consume(length - before)?;
         match kind {
             WireType::SixtyFourBit => self.skip(number, 8)?,
             WireType::ThirtyTwoBit => self.skip(number, 4)?,
-            WireType::Varint | WireType::LengthDelimited => {
-                if head.iter().all(|byte| *byte >= 0x80) {
-                    return self.wait_for_more();
-                }
-                let value = decode_varint(&mut head).map_err(malformed)?;
-                if kind == WireType::Varint {
-                    self.number(number, value);
-                } else {
-                    let length = usize::try_from(value).map_err(malformed)?;
-                    self.open(number, length)?;
-                }
-            }
-            WireType::StartGroup | WireType::EndGroup => {
-                return Err(malformed("groups are not used"));
-            }
+            WireType::Varint => self.number(number, value),
+            _ => self.open(number, usize::try_from(value).map_err(malformed)?)?,
         }
-        self.head.clear();
-        Ok(1)
-    }
-
-    fn wait_for_more(&self) -> Result<usize, Status> {
-        if self.head.len() >= HEAD {
-            return Err(malformed("a number is too long"));
-        }
-        Ok(1)
+        Ok(length - before)
     }
 
     fn keep(&self, number: u32) -> Option<Keep> {
@@ -342,16 +328,28 @@ impl Intake {
         if *left == 0 {
             let (number, is_cut, kept) = (*number, *is_cut, kept.take());
             self.state = State::Head;
-            if let (Some(kept), Some(level)) = (kept, self.levels.last_mut()) {
-                let end = if is_cut {
-                    whole_characters(&kept)
-                } else {
-                    kept.len()
-                };
-                append(number, &kept[..end], &mut level.kept);
+            if let Some(kept) = kept {
+                self.keep_content(number, kept, is_cut);
             }
         }
         taken
+    }
+
+    fn keep_content(&mut self, number: u32, mut content: Vec<u8>, is_cut: bool) {
+        if is_cut {
+            content.truncate(whole_characters(&content));
+        }
+        let is_name = matches!(self.keep(number), Some(Keep::Name));
+        if is_name && self.last_name.0 == number && self.last_name.1 == content {
+            // A request of one name over and over costs what one name costs.
+            return;
+        }
+        if let Some(level) = self.levels.last_mut() {
+            append(number, &content, &mut level.kept);
+        }
+        if is_name {
+            self.last_name = (number, content);
+        }
     }
 
     /// Counts bytes of the message that is being received.
@@ -397,12 +395,37 @@ fn append(number: u32, content: &[u8], kept: &mut Vec<u8>) {
     kept.extend_from_slice(content);
 }
 
-fn field(key: u64) -> Result<(u32, WireType), Status> {
+/// A field's number, its kind, its length or plain number, and how many bytes that takes; `None` where
+/// there are more to come.
+fn head(bytes: &[u8]) -> Result<Option<(u32, WireType, u64, usize)>, Status> {
+    let mut rest = bytes;
+    let Some(key) = varint(&mut rest)? else {
+        return Ok(None);
+    };
     let kind = WireType::try_from(key & 7).map_err(malformed)?;
-    match u32::try_from(key >> 3) {
-        Ok(number) if number > 0 => Ok((number, kind)),
-        _ => Err(malformed("a field has a number that no field can have")),
+    let number = match u32::try_from(key >> 3) {
+        Ok(number) if number > 0 => number,
+        _ => return Err(malformed("a field has a number that no field can have")),
+    };
+    let value = match kind {
+        WireType::SixtyFourBit | WireType::ThirtyTwoBit => 0,
+        WireType::Varint | WireType::LengthDelimited => match varint(&mut rest)? {
+            Some(value) => value,
+            None => return Ok(None),
+        },
+        WireType::StartGroup | WireType::EndGroup => {
+            return Err(malformed("groups are not used"));
+        }
+    };
+    Ok(Some((number, kind, value, bytes.len() - rest.len())))
+}
+
+/// A number in the form of the wire, which ends with its first byte below 128.
+fn varint(bytes: &mut &[u8]) -> Result<Option<u64>, Status> {
+    if bytes.iter().all(|byte| *byte >= 0x80) {
+        return Ok(None);
     }
+    decode_varint(bytes).map(Some).map_err(malformed)
 }
 
 fn malformed(error: impl std::fmt::Display) -> Status {

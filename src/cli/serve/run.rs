@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use sds_agent::admin::health::{Health, Phase};
 use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{Changes, Config, Reload};
@@ -18,6 +18,7 @@ use sds_agent::sds::hub::Hub;
 use sds_agent::sds::ledger::Ledger;
 use sds_agent::sds::{server, service::Sds};
 use sds_agent::systemd::{self, Heart, Pulse};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -55,6 +56,7 @@ pub(super) async fn run(
     source: &Arc<Source>,
     logging: &Logging,
     mut activation: Activation,
+    files: &Handle,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals can't be handled")?;
     let pool = Pool::new("configuration", 1);
@@ -68,17 +70,39 @@ pub(super) async fn run(
     logging.count_lost(shared.metrics.log_lines_lost());
     // Before anything is read, so that it can be asked what the agent waits for.
     let admin = admin::start(&shared, resolved.admin, &agent, source, &listener).await?;
-    let loaded = tokio::select! {
-        () = agent.load() => true,
-        () = signals.stop() => false,
-    };
-    let result = match loaded {
-        true => serve(&shared, agent, listener, source, logging, signals).await,
-        false => Ok(()),
+    let (agent, loaded) = Running::start(agent, shared.heart.clone(), files);
+    let result = tokio::select! {
+        loaded = loaded => match loaded {
+            Ok(()) => serve(&shared, agent, listener, source, logging, signals).await,
+            Err(_) => Err(anyhow!("the task that reads the files has ended")),
+        },
+        () = signals.stop() => Ok(()),
     };
     shared.stopping.cancel();
     admin.wait().await;
     result
+}
+
+/// The task that reads the files.
+struct Running {
+    task: AbortOnDropHandle<()>,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Running {
+    /// Starts it; the receiver is told when everything has been read once.
+    fn start(mut agent: Agent, heart: Arc<Heart>, files: &Handle) -> (Self, oneshot::Receiver<()>) {
+        let (commands, inbox) = mpsc::channel(1);
+        let (loaded, is_loaded) = oneshot::channel();
+        let task = files.spawn(async move {
+            agent.load().await;
+            let pulse = heart.part("watcher");
+            let _ = loaded.send(());
+            agent.run(inbox, pulse).await;
+        });
+        let task = AbortOnDropHandle::new(task);
+        (Self { task, commands }, is_loaded)
+    }
 }
 
 /// What the configuration amounts to by the user database, which may take its time.
@@ -143,15 +167,16 @@ impl Shared {
 /// Serves until it is told to end, or a part of the agent has ended.
 async fn serve(
     shared: &Shared,
-    mut agent: Agent,
+    agent: Running,
     listener: Listener,
     source: &Arc<Source>,
     logging: &Logging,
     mut signals: Signals,
 ) -> anyhow::Result<()> {
-    let (commands, inbox) = mpsc::channel(1);
-    let pulse = shared.heart.part("watcher");
-    let mut agent = tokio::spawn(async move { agent.run(inbox, pulse).await });
+    let Running {
+        task: mut agent,
+        commands,
+    } = agent;
     info!(
         socket = %listener.path().display(),
         secrets = shared.hub.current().snapshot.secret_count(),
