@@ -386,6 +386,7 @@ pub(crate) mod tests {
         Pair {
             chain: format!("chain {content}").into_bytes(),
             key: Zeroizing::new(format!("key {content}").into_bytes()),
+            lesser_chain: false,
             facts: PairFacts {
                 leaf: facts(),
                 key_type: "P-256".into(),
@@ -400,6 +401,7 @@ pub(crate) mod tests {
         Bundle {
             trusted_ca: format!("ca {content}").into_bytes(),
             crl: None,
+            options: Arc::default(),
             facts: BundleFacts {
                 certificates: vec![facts()],
                 files: vec!["ca.crt".into()],

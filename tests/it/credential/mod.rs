@@ -24,7 +24,7 @@ fn check(files: &[(String, Vec<u8>)]) -> Result<Credential, Vec<Problem>> {
             mode: 0o640,
         })
         .collect();
-    let credential = from_files(Path::new("/c/a"), files, SystemTime::now(), 30)?;
+    let credential = from_files(Path::new("/c/a"), files, SystemTime::now(), 30);
     let problems: Vec<Problem> = credential.problems().cloned().collect();
     if problems.is_empty() {
         Ok(credential)
