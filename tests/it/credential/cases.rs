@@ -692,11 +692,20 @@ impl Ca {
         name: &str,
         change: impl FnOnce(&mut CertificateParams),
     ) -> (String, String) {
+        self.certify(name, &KeyPair::generate().unwrap(), change)
+    }
+
+    /// A certificate of `key`, and that.
+    pub(super) fn certify(
+        &self,
+        name: &str,
+        key: &KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let certificate = params.signed_by(key, &self.issuer).unwrap();
         (certificate.pem(), key.serialize_pem())
     }
 
