@@ -36,6 +36,8 @@ pub enum Reason {
     EncryptedKey,
     /// The password does not open the private key or keystore.
     WrongPassword,
+    /// The certificate has no name that Envoy could choose it by.
+    NoName,
     /// A key's type, size or curve that Envoy does not take.
     UnsupportedKey,
     /// The trust bundle would refuse every client.
@@ -76,7 +78,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Unreadable,
         Self::NotAFile,
         Self::BrokenLink,
@@ -87,6 +89,7 @@ impl Reason {
         Self::KeyMismatch,
         Self::EncryptedKey,
         Self::WrongPassword,
+        Self::NoName,
         Self::UnsupportedKey,
         Self::BadTrustBundle,
         Self::BadCrl,
@@ -120,6 +123,7 @@ impl Reason {
             Self::KeyMismatch => "key_mismatch",
             Self::EncryptedKey => "encrypted_key",
             Self::WrongPassword => "wrong_password",
+            Self::NoName => "no_name",
             Self::UnsupportedKey => "unsupported_key",
             Self::BadTrustBundle => "bad_trust_bundle",
             Self::BadCrl => "bad_crl",

@@ -5,6 +5,7 @@ use std::path::Path;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
+use super::der::Der;
 use super::encrypted::{self, Closed};
 use super::key::Loaded;
 use super::layout;
@@ -29,8 +30,8 @@ pub(crate) struct Item {
     pub(crate) has: Holdings,
     /// Its first private key, if that is a good one.
     pub(crate) key: Option<Loaded>,
-    /// Whether something in it had to be decrypted.
-    pub(crate) decrypted: bool,
+    /// Whether its blocks are not those of `bytes` any more: something was decrypted, or left out.
+    pub(crate) rewritten: bool,
 }
 
 /// What a file seems to hold.
@@ -51,7 +52,7 @@ impl Item {
             blocks: Ok(Vec::new()),
             has: Holdings::default(),
             key: None,
-            decrypted: false,
+            rewritten: false,
         };
         if !layout::is_binary(&item.name) {
             item.parse();
@@ -85,7 +86,29 @@ impl Item {
         }
         self.has = self.hints();
         self.blocks = pem::blocks(&self.bytes).map_err(|flaw| (Reason::BadPem, flaw));
+        self.cut();
         self.load();
+    }
+
+    /// Leaves out what stands behind a certificate within its block: BoringSSL looks for trust settings
+    /// there, and rejects anything else.
+    fn cut(&mut self) {
+        for block in self.blocks.iter_mut().flatten() {
+            let Content::Certificate(der) = &mut block.content else {
+                continue;
+            };
+            let length = Der(der).any().map_or(der.len(), |whole| whole.all.len());
+            if length < der.len() {
+                der.truncate(length);
+                block.text = pem::base64_text(b"CERTIFICATE", der);
+                self.rewritten = true;
+                let what = format!(
+                    "there are more bytes behind the certificate in the block in line {}: they are left out",
+                    block.line
+                );
+                self.tidied = Some((what, "write the certificate again"));
+            }
+        }
     }
 
     fn hints(&self) -> Holdings {
@@ -96,14 +119,13 @@ impl Item {
     }
 
     fn load(&mut self) {
-        let mut blocks = self.blocks.iter().flatten();
-        self.key = match blocks.find(|block| block.content.is_secret()) {
-            Some(block) => match &block.content {
-                Content::Key(der) => Loaded::new(der),
-                _ => None,
-            },
-            None => None,
-        };
+        let blocks = self.blocks.iter().flatten();
+        let mut keys = blocks.filter_map(|block| match &block.content {
+            Content::Key(der) => Some(Some(der)),
+            Content::EncryptedKey(_) => Some(None),
+            _ => None,
+        });
+        self.key = keys.next().flatten().and_then(|der| Loaded::new(der));
     }
 
     /// Its certificates; none when one of them is broken.
@@ -132,7 +154,7 @@ impl Item {
                 Ok(plain) => {
                     block.text = pem::base64_text(b"PRIVATE KEY", &plain);
                     block.content = Content::Key(pkcs8(&plain));
-                    self.decrypted = true;
+                    self.rewritten = true;
                 }
                 Err(closed) => {
                     self.blocks = Err(flaw_of(closed, "private key"));
@@ -149,7 +171,7 @@ impl Item {
             certificate: true,
             key: true,
         };
-        self.decrypted = true;
+        self.rewritten = true;
         let opened = encrypted::open(&self.bytes, password.unwrap_or_default());
         let keystore = match opened {
             Ok(keystore) => keystore,

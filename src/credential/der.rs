@@ -131,7 +131,10 @@ impl<'a> Der<'a> {
         let has_zone = match zone {
             [b'Z'] => true,
             [b'+' | b'-', offset @ ..] if element.tag == tag::UTC_TIME => {
-                offset.len() == 4 && offset.iter().all(u8::is_ascii_digit)
+                offset.len() == 4
+                    && offset.iter().all(u8::is_ascii_digit)
+                    && offset[..2] <= b"23"[..]
+                    && offset[2..] <= b"59"[..]
             }
             _ => false,
         };

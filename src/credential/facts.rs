@@ -54,6 +54,22 @@ pub(crate) fn called(certificate: &X509<'_>) -> String {
         .unwrap_or_else(|| distinguished(certificate.subject))
 }
 
+/// Whether Envoy finds a name of the certificate to choose it by: the first common name, which must not
+/// be empty if there is one, or a subject alternative name.
+pub(crate) fn has_name(certificate: &X509<'_>) -> bool {
+    let common = match X509Name::from_der(certificate.subject) {
+        Ok((_, subject)) => subject
+            .iter_common_name()
+            .next()
+            .map(|name| !name.as_slice().is_empty()),
+        Err(_) => None,
+    };
+    common.unwrap_or_else(|| {
+        let names = certificate.extension(SUBJECT_ALT_NAME);
+        names.is_some_and(|value| SubjectAlternativeName::from_der(value).is_ok())
+    })
+}
+
 /// The DNS names and IP addresses; `None` when they can't be read.
 fn names(certificate: &X509<'_>) -> Option<Vec<String>> {
     let Some(value) = certificate.extension(SUBJECT_ALT_NAME) else {

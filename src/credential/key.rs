@@ -37,6 +37,10 @@ impl KeyType {
     /// The type of the public key in a certificate.
     pub fn of_public(spki: &SubjectPublicKeyInfo<'_>) -> Self {
         if spki.algorithm.algorithm == oid::OID_PKCS1_RSAENCRYPTION {
+            let parameters = spki.algorithm.parameters.as_ref();
+            if parameters.is_none_or(|any| any.tag() != Tag::Null) {
+                return Self::Other("RSA without the parameters NULL".into());
+            }
             return match spki.parsed() {
                 Ok(PublicKey::RSA(key)) => Self::Rsa(bits(key.modulus)),
                 _ => Self::Other("RSA that can't be parsed".into()),
@@ -69,7 +73,8 @@ impl KeyType {
 
     fn of_algorithm(algorithm: &Oid<'_>, parameters: Option<&Any<'_>>) -> Self {
         if *algorithm == oid::OID_KEY_TYPE_EC_PUBLIC_KEY {
-            return match parameters.and_then(|any| any.as_oid().ok()) {
+            let curve = parameters.filter(|any| any.tag() == Tag::Oid);
+            return match curve.and_then(|any| any.as_oid().ok()) {
                 Some(curve) => Self::of_curve(&curve),
                 None => Self::Other("EC with explicit parameters".into()),
             };
@@ -145,27 +150,25 @@ impl Loaded {
 /// The key in the form that is behind its label, without what BoringSSL ignores; `None` when BoringSSL
 /// would not take it.
 fn as_boringssl_reads_it<'a>(der: &'a PrivateKeyDer<'_>) -> Option<PrivateKeyDer<'a>> {
-    let legacy = match der {
-        PrivateKeyDer::Pkcs8(key) => {
-            let key = key.secret_pkcs8_der();
-            return is_pkcs8(key).then(|| PrivatePkcs8KeyDer::from(key).into());
-        }
-        other => Der(other.secret_der()).whole(tag::SEQUENCE)?.all,
-    };
-    if is_pkcs8(legacy) {
-        let kind = pkcs8(legacy)?;
+    // What stands behind it does not matter.
+    let key = Der(der.secret_der()).whole(tag::SEQUENCE)?.all;
+    if matches!(der, PrivateKeyDer::Pkcs8(_)) {
+        return is_pkcs8(key).then(|| PrivatePkcs8KeyDer::from(key).into());
+    }
+    if is_pkcs8(key) {
+        let kind = pkcs8(key)?;
         let is_rsa = matches!(der, PrivateKeyDer::Pkcs1(_));
         let fits = match kind {
             KeyType::Rsa(_) => is_rsa,
             KeyType::P256 | KeyType::P384 | KeyType::P521 => !is_rsa,
             _ => false,
         };
-        return fits.then(|| PrivatePkcs8KeyDer::from(legacy).into());
+        return fits.then(|| PrivatePkcs8KeyDer::from(key).into());
     }
     match der {
-        PrivateKeyDer::Pkcs1(_) => Some(PrivatePkcs1KeyDer::from(legacy).into()),
+        PrivateKeyDer::Pkcs1(_) => Some(PrivatePkcs1KeyDer::from(key).into()),
         _ if lacks_curve(der) => None,
-        _ => Some(PrivateSec1KeyDer::from(legacy).into()),
+        _ => Some(PrivateSec1KeyDer::from(key).into()),
     }
 }
 

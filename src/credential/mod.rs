@@ -210,7 +210,7 @@ fn pair(
             "write the chain that belongs to the key, or remove it",
         );
     }
-    if let Some(password) = layout.password.filter(|_| key.decrypted) {
+    if let Some(password) = layout.password.filter(|_| key.rewritten) {
         findings.check_mode(&items[password], "password");
     }
     Some(judged)

@@ -7,7 +7,7 @@ use x509_parser::asn1_rs::{BitString, FromDer};
 use x509_parser::prelude::{AlgorithmIdentifier, SubjectPublicKeyInfo, X509Error};
 use x509_parser::verify::verify_signature;
 
-use super::der::{Der, tag};
+use super::der::{Der, Element, tag};
 use super::key::KeyType;
 
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
@@ -75,7 +75,7 @@ pub(crate) struct List<'a> {
 impl<'a> X509<'a> {
     /// Parses a certificate; `None` when BoringSSL would not.
     pub(crate) fn parse(der: &'a [u8]) -> Option<Self> {
-        let (content, signed) = Signed::parse(der)?;
+        let (content, signed) = Signed::parse(der, Der::any_ber)?;
         let mut tbs = Der(content);
         let version = match tbs.take(0xa0) {
             Some(mut version) => {
@@ -197,7 +197,7 @@ impl<'a> X509<'a> {
 impl<'a> List<'a> {
     /// Parses a revocation list; `None` when BoringSSL would not.
     pub(crate) fn parse(der: &'a [u8]) -> Option<Self> {
-        let (content, signed) = Signed::parse(der)?;
+        let (content, signed) = Signed::parse(der, Der::any)?;
         let mut tbs = Der(content);
         let version = match tbs.next_is(tag::INTEGER) {
             true => Some(tbs.integer()?),
@@ -247,14 +247,16 @@ impl<'a> List<'a> {
 }
 
 impl<'a> Signed<'a> {
-    /// What is signed, and the rest of what stands around it in `der`.
-    fn parse(der: &'a [u8]) -> Option<(&'a [u8], Self)> {
-        let mut all = Der(der);
-        let mut outer = all.sequence()?;
-        all.end()?;
+    /// What is signed, and the rest of what stands around it in `der`. The signature is read by `read`.
+    fn parse(
+        der: &'a [u8],
+        read: fn(&mut Der<'a>) -> Option<Element<'a>>,
+    ) -> Option<(&'a [u8], Self)> {
+        // What stands behind it does not matter to BoringSSL.
+        let mut outer = Der(der).sequence()?;
         let content = outer.whole(tag::SEQUENCE)?;
         let algorithm = algorithm(&mut outer)?;
-        let signature = outer.any_ber()?;
+        let signature = read(&mut outer)?;
         outer.end()?;
         let valid = signature.tag == tag::BIT_STRING && is_bits(signature.content);
         let (_, bits) = signature.content.split_first()?;
@@ -328,15 +330,7 @@ fn algorithm<'a>(from: &mut Der<'a>) -> Option<&'a [u8]> {
     algorithm.oid()?;
     // Parameters: none, or one element of any kind.
     if !algorithm.is_empty() {
-        match algorithm.next_is(tag::OID) {
-            true => drop(algorithm.oid()?),
-            false => {
-                let parameters = algorithm.any()?;
-                if parameters.tag == tag::NULL && !parameters.content.is_empty() {
-                    return None;
-                }
-            }
-        }
+        value(&mut algorithm)?;
     }
     algorithm.end()?;
     Some(element.all)
@@ -351,7 +345,7 @@ fn name<'a>(from: &mut Der<'a>) -> Option<&'a [u8]> {
         loop {
             let mut attribute = set.sequence()?;
             attribute.oid()?;
-            string(&mut attribute)?;
+            value(&mut attribute)?;
             attribute.end()?;
             if set.is_empty() {
                 break;
@@ -361,23 +355,32 @@ fn name<'a>(from: &mut Der<'a>) -> Option<&'a [u8]> {
     Some(element.all)
 }
 
-fn string(from: &mut Der<'_>) -> Option<()> {
+/// A value of any kind; those of a known kind have to be valid.
+fn value(from: &mut Der<'_>) -> Option<()> {
+    let whole = *from;
     let value = from.any()?;
-    let text = value.content;
+    let content = value.content;
+    let mut again = whole;
     let valid = match value.tag {
-        tag::UTF8_STRING => std::str::from_utf8(text).is_ok(),
-        tag::BMP_STRING => text.chunks(2).all(|unit| match unit {
+        tag::BOOLEAN => content.len() == 1,
+        tag::INTEGER => again.integer().is_some(),
+        tag::BIT_STRING => is_bits(content),
+        tag::NULL => content.is_empty(),
+        tag::OID => again.oid().is_some(),
+        tag::UTC_TIME | tag::GENERALIZED_TIME => again.time().is_some(),
+        tag::UTF8_STRING => std::str::from_utf8(content).is_ok(),
+        tag::BMP_STRING => content.chunks(2).all(|unit| match unit {
             [high, _] => !(0xd8..0xe0).contains(high),
             _ => false,
         }),
-        tag::UNIVERSAL_STRING => text.chunks(4).all(|unit| {
+        tag::UNIVERSAL_STRING => content.chunks(4).all(|unit| {
             <[u8; 4]>::try_from(unit)
                 .is_ok_and(|unit| char::from_u32(u32::from_be_bytes(unit)).is_some())
         }),
-        tag::BIT_STRING => is_bits(text),
-        // Numeric, printable, Teletex, videotex, IA5, graphic, visible and general strings.
-        0x12..=0x16 | 0x19..=0x1b => true,
-        _ => false,
+        // Made of elements: EXTERNAL, EMBEDDED PDV, SEQUENCE, SET and unrestricted character strings.
+        0x08 | 0x0b | 0x10 | 0x11 | 0x1d => false,
+        0x28 | 0x2b | tag::SEQUENCE | tag::SET | 0x3d => true,
+        other => other & 0xe0 != 0x20,
     };
     valid.then_some(())
 }

@@ -183,7 +183,7 @@ fn served(file: &Item, hidden: &[&[u8]], findings: &mut Findings<'_>) -> Vec<u8>
             "there is a private key in it, which is not sent",
             "remove it from this file",
         );
-    } else if hidden.is_empty() {
+    } else if hidden.is_empty() && !file.rewritten {
         return file.bytes.to_vec();
     }
     let shown = file.blocks.iter().flatten().filter(|block| {

@@ -7,7 +7,7 @@ use super::certificate::{Certificate, certificates, check_dates, check_signature
 use super::findings::Findings;
 use super::order::check_order;
 use crate::credential::contents::Item;
-use crate::credential::facts::called;
+use crate::credential::facts::{called, has_name};
 use crate::credential::key::{self, KeyType, Loaded};
 use crate::credential::pem::{self, Block, Content};
 use crate::credential::x509::{self, X509};
@@ -55,6 +55,7 @@ pub(crate) fn pair(
 
     let leaf = &certificates[0].x509;
     check_usage(leaf, &first.name, findings)?;
+    check_name(leaf, &first.name, findings)?;
     check_order(&certificates, place, bundle, &first.name, findings);
     for Certificate { x509, .. } in &certificates {
         check_dates(&first.name, x509, findings);
@@ -95,7 +96,12 @@ fn private<'a>(
     blocks: &'a [Block],
     findings: &mut Findings<'_>,
 ) -> Option<(&'a [u8], &'a PrivateKeyDer<'static>)> {
-    let Some(block) = blocks.iter().find(|block| block.content.is_secret()) else {
+    // Envoy skips keys in formats that it does not know.
+    let known =
+        |block: &&Block| block.content.is_secret() && !matches!(block.content, Content::ForeignKey);
+    let any = |block: &&Block| block.content.is_secret();
+    let first = blocks.iter().find(known);
+    let Some(block) = first.or_else(|| blocks.iter().find(any)) else {
         findings.nothing(Reason::BadPem, file, "private key", "pkey");
         return None;
     };
@@ -234,6 +240,21 @@ fn check_usage(leaf: &X509<'_>, file: &str, findings: &mut Findings<'_>) -> Opti
     Some(())
 }
 
+/// Envoy takes no certificate without a name to choose it by.
+fn check_name(leaf: &X509<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
+    if has_name(leaf) {
+        return Some(());
+    }
+    findings.error(
+        Reason::NoName,
+        file,
+        "the certificate has neither a subject alternative name nor a common name, or an empty common name, \
+         so Envoy does not take it",
+        "have it issued with the host names as subject alternative names",
+    );
+    None
+}
+
 /// The public key of the leaf's issuer, if that is in the chain.
 fn issuer_key(certificates: &[Certificate<'_>], leaf: &X509<'_>) -> Option<Vec<u8>> {
     let mut others = certificates.iter().map(|certificate| &certificate.x509);
@@ -263,7 +284,7 @@ fn served_chain(
         );
     }
     match files {
-        [file] if in_order && !file.decrypted && !holds_key(&file) => {
+        [file] if in_order && !file.rewritten && !holds_key(&file) => {
             let blocks = file.blocks.as_ref().map_or(0, Vec::len);
             if blocks == certificates.len() {
                 return file.bytes.to_vec();
@@ -277,7 +298,7 @@ fn served_chain(
 /// The key as it is served: the file as it is when it holds nothing else but parameters.
 fn served_key(file: &Item, blocks: &[Block], text: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut others = blocks.iter().filter(|block| *block.text != text);
-    if !file.decrypted && others.all(|block| matches!(block.content, Content::Other)) {
+    if !file.rewritten && others.all(|block| matches!(block.content, Content::Other)) {
         file.bytes.clone()
     } else {
         pem::join([text].into_iter())

@@ -178,7 +178,7 @@ pub(super) fn der(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
     let mut der = encoded(&nodes);
     match dice.below(60) {
         0 => der.push(0),
-        1 => der.truncate(der.len() - 1),
+        1 => der.truncate(der.len().saturating_sub(1)),
         _ => {}
     }
     der
