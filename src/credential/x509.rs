@@ -154,7 +154,7 @@ impl<'a> X509<'a> {
     pub(crate) fn key_usage(&self) -> Option<u16> {
         let mut value = Der(self.extension(KEY_USAGE)?);
         let bits = match value.take(tag::BIT_STRING).map(|bits| bits.0) {
-            Some([0..=7, bits @ ..]) => bits,
+            Some([0..=7, bits @ ..]) if value.is_empty() => bits,
             _ => &[],
         };
         let byte = |at: usize| u16::from(bits.get(at).copied().unwrap_or(0));
