@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use sds_agent::credential;
 use sds_agent::files::read::File;
 use sds_agent::problem::Problem;
-use sds_agent::secret::Secret;
+use sds_agent::inventory::Judged;
 use zeroize::Zeroizing;
 
 /// Names that mean something; the rest is chance.
@@ -57,12 +57,10 @@ fuzz_target!(|data: &[u8]| {
     let credential = credential::from_files(folder, files(data), now, 30);
     if let Some(pair) = &credential.pair.part {
         assert!(!pair.chain.is_empty() && !pair.key.is_empty());
-        Secret::certificate("site".into(), pair);
     }
     if let Some(bundle) = &credential.bundle.part {
         // Without a CA it would switch client authentication off.
         assert!(!bundle.facts.certificates.is_empty() && !bundle.trusted_ca.is_empty());
-        Secret::trust_bundle("site-cacert".into(), bundle);
     }
     if let Some(keys) = &credential.ticket_keys.part {
         assert!(keys.keys.iter().all(|key| key.len() == 80));
@@ -72,6 +70,7 @@ fuzz_target!(|data: &[u8]| {
     }
     assert_readable(credential.problems());
     assert_readable(credential.warnings());
+    let _ = Judged::from(credential);
 });
 
 fn assert_readable<'a>(problems: impl IntoIterator<Item = &'a Problem>) {

@@ -103,19 +103,3 @@ impl Look {
         }
     }
 }
-<<<<<<< HEAD
-=======
-
-fn whole(credential: credential::Credential) -> Outcome {
-    let (pair, bundle) = (credential.pair, credential.bundle);
-    let problems = [pair.problems, bundle.problems].concat();
-    if !problems.is_empty() || (pair.part.is_none() && bundle.part.is_none()) {
-        return Outcome::Bad(problems);
-    }
-    Outcome::Good(Box::new(Whole {
-        pair: pair.part,
-        bundle: bundle.part,
-        warnings: [pair.warnings, bundle.warnings].concat(),
-    }))
-}
->>>>>>> ac42bb4 (Find the pair by what belongs together, and judge every kind of secret)

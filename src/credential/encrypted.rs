@@ -57,12 +57,12 @@ pub(crate) fn decrypt(der: &[u8], password: &[u8]) -> Result<Zeroizing<Vec<u8>>,
         MD5_DES => {
             let (salt, rounds) = salt_and_rounds(parameters)?;
             let [key, iv] = pbkdf1::<Md5>(password, salt, rounds);
-            unlock::<cbc::Decryptor<des::Des>>(&*key, &*iv, &mut data)?
+            unlock::<cbc::Decryptor<des::Des>>(&key, &iv, &mut data)?
         }
         SHA1_DES => {
             let (salt, rounds) = salt_and_rounds(parameters)?;
             let [key, iv] = pbkdf1::<Sha1>(password, salt, rounds);
-            unlock::<cbc::Decryptor<des::Des>>(&*key, &*iv, &mut data)?
+            unlock::<cbc::Decryptor<des::Des>>(&key, &iv, &mut data)?
         }
         SHA1_3DES => {
             let (salt, rounds) = salt_and_rounds(parameters)?;

@@ -20,6 +20,8 @@ impl CertificateFacts {
             issuer: distinguished(certificate.issuer),
             serial: hex(certificate.serial),
             names: names(certificate).unwrap_or_default(),
+            common_name: common_name(certificate)
+                .filter(|_| certificate.extension(SUBJECT_ALT_NAME).is_none()),
             not_before: certificate.not_before,
             not_after: certificate.not_after,
         }
@@ -43,15 +45,15 @@ pub(crate) fn are_names_known(certificate: &X509<'_>) -> bool {
 /// The name that `certificate` goes by in a message: its common name, a name that it covers, or all of
 /// its subject.
 pub(crate) fn called(certificate: &X509<'_>) -> String {
-    let common = X509Name::from_der(certificate.subject)
-        .ok()
-        .and_then(|(_, subject)| {
-            let mut names = subject.iter_common_name();
-            names.find_map(|name| name.as_str().ok().map(printable))
-        });
-    common
+    common_name(certificate)
         .or_else(|| names(certificate)?.into_iter().next())
         .unwrap_or_else(|| distinguished(certificate.subject))
+}
+
+fn common_name(certificate: &X509<'_>) -> Option<String> {
+    let (_, subject) = X509Name::from_der(certificate.subject).ok()?;
+    let mut names = subject.iter_common_name();
+    names.find_map(|name| name.as_str().ok().map(printable))
 }
 
 /// Whether Envoy finds a name of the certificate to choose it by: the first common name, which must not

@@ -16,8 +16,8 @@ use crate::problem::{Problem, Reason};
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// An authority: its certificate, and what it signs with.
-pub(super) struct Ca {
-    pub(super) pem: String,
+pub(crate) struct Ca {
+    pub(crate) pem: String,
     pub(super) issuer: Issuer<'static, KeyPair>,
 }
 
@@ -27,7 +27,7 @@ impl Ca {
     }
 }
 
-pub(super) fn ca(name: &str) -> Ca {
+pub(crate) fn ca(name: &str) -> Ca {
     ca_with(name, |_| ())
 }
 
@@ -57,7 +57,7 @@ pub(super) fn intermediate(of: &Ca, name: &str) -> Ca {
 }
 
 /// A leaf's certificate and key, both PEM.
-pub(super) fn leaf(of: &Ca, name: &str) -> (String, String) {
+pub(crate) fn leaf(of: &Ca, name: &str) -> (String, String) {
     leaf_with(of, name, |_| ())
 }
 
@@ -74,7 +74,7 @@ pub(super) fn leaf_with(
     (certificate.pem(), key.serialize_pem())
 }
 
-pub(super) fn files(files: &[(&str, &str)]) -> Vec<File> {
+pub(crate) fn files(files: &[(&str, &str)]) -> Vec<File> {
     files
         .iter()
         .map(|(name, text)| file(name, text.as_bytes()))
