@@ -137,13 +137,13 @@ pub fn restore(descriptors: Vec<File>) -> Vec<(Key, Part)> {
     }
     let mut parts = Vec::new();
     for (key, files) in files {
-        match credential::from_files(&key.path(), files, std::time::SystemTime::now(), 0) {
-            Ok(credential) => {
-                let restored = Judged::from(credential).into_parts();
-                parts.extend(restored.map(|part| (key.clone(), part)));
-            }
-            Err(problems) => tracing::warn!(?problems, "a previous version is rejected now"),
+        let credential =
+            credential::from_files(&key.path(), files, std::time::SystemTime::now(), 0);
+        for problem in credential.problems() {
+            tracing::warn!("a previous version is rejected now: {problem}");
         }
+        let restored = Judged::from(credential).into_parts();
+        parts.extend(restored.map(|part| (key.clone(), part)));
     }
     parts
 }
@@ -211,7 +211,7 @@ mod tests {
         let folder = Key::new(&Path::new("/c").into(), "a".into());
         let credential =
             credential::from_files(&folder.path(), list, std::time::SystemTime::now(), 0);
-        let parts: Vec<_> = Judged::from(credential.unwrap()).into_parts().collect();
+        let parts: Vec<_> = Judged::from(credential).into_parts().collect();
         assert_eq!(parts.len(), 2);
         let memory = parts.iter().map(|part| sealed(&folder, part).unwrap());
         let mut memory: Vec<_> = memory.collect();

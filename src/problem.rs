@@ -32,14 +32,26 @@ pub enum Reason {
     BadPem,
     /// The private key is not the certificate's.
     KeyMismatch,
-    /// The private key is encrypted.
+    /// The private key or keystore is encrypted, and can't be opened.
     EncryptedKey,
+    /// The password does not open the private key or keystore.
+    WrongPassword,
+    /// The certificate has no name that Envoy could choose it by.
+    NoName,
     /// A key's type, size or curve that Envoy does not take.
     UnsupportedKey,
     /// The trust bundle would refuse every client.
     BadTrustBundle,
     /// The revocation list would refuse every client, or let a revoked one in.
     BadCrl,
+    /// The OCSP staple can't be used with the certificate.
+    BadStaple,
+    /// The OCSP staple says that the certificate is revoked.
+    Revoked,
+    /// A session ticket key that Envoy does not take.
+    BadTicketKey,
+    /// A generic secret that can't be used.
+    BadSecret,
     /// A certificate is past its end.
     Expired,
     /// A certificate's time has not come.
@@ -48,8 +60,14 @@ pub enum Reason {
     ExpiresSoon,
     /// The chain is out of order or lacks an issuer.
     ChainOrder,
-    /// A certificate's signature is of a kind that clients no longer believe.
+    /// A better chain is there, and does not belong to the key.
+    LesserChain,
+    /// A certificate in a trust bundle that is no CA's: it stands for one peer.
+    PinnedPeer,
+    /// A certificate's signature is of a kind that clients no longer trust.
     WeakSignature,
+    /// Envoy takes it, and the agent can't read all of it.
+    Unparsed,
     /// A private key that others can read.
     LooseMode,
     /// Bytes that were tidied away before use, such as a byte-order mark.
@@ -59,6 +77,39 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 29] = [
+        Self::Unreadable,
+        Self::NotAFile,
+        Self::BrokenLink,
+        Self::TooLarge,
+        Self::Incomplete,
+        Self::Ambiguous,
+        Self::BadPem,
+        Self::KeyMismatch,
+        Self::EncryptedKey,
+        Self::WrongPassword,
+        Self::NoName,
+        Self::UnsupportedKey,
+        Self::BadTrustBundle,
+        Self::BadCrl,
+        Self::BadStaple,
+        Self::Revoked,
+        Self::BadTicketKey,
+        Self::BadSecret,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::ExpiresSoon,
+        Self::ChainOrder,
+        Self::LesserChain,
+        Self::PinnedPeer,
+        Self::WeakSignature,
+        Self::Unparsed,
+        Self::LooseMode,
+        Self::Tidied,
+        Self::Name,
+    ];
+
     /// The reason as a metric label and JSON value, in snake case.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -71,14 +122,23 @@ impl Reason {
             Self::BadPem => "bad_pem",
             Self::KeyMismatch => "key_mismatch",
             Self::EncryptedKey => "encrypted_key",
+            Self::WrongPassword => "wrong_password",
+            Self::NoName => "no_name",
             Self::UnsupportedKey => "unsupported_key",
             Self::BadTrustBundle => "bad_trust_bundle",
             Self::BadCrl => "bad_crl",
+            Self::BadStaple => "bad_staple",
+            Self::Revoked => "revoked",
+            Self::BadTicketKey => "bad_ticket_key",
+            Self::BadSecret => "bad_secret",
             Self::Expired => "expired",
             Self::NotYetValid => "not_yet_valid",
             Self::ExpiresSoon => "expires_soon",
             Self::ChainOrder => "chain_order",
+            Self::LesserChain => "lesser_chain",
+            Self::PinnedPeer => "pinned_peer",
             Self::WeakSignature => "weak_signature",
+            Self::Unparsed => "unparsed",
             Self::LooseMode => "loose_mode",
             Self::Tidied => "tidied",
             Self::Name => "name",

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::config::{Matcher, SanKind, TrustOptions};
 use crate::credential::{
     Bundle, BundleFacts, CertificateFacts, Generic, Pair, PairFacts, Staple, StapleFacts,
     TicketKeys,
@@ -206,6 +207,7 @@ impl From<Bundle> for Part {
         if let Some(crl) = &bundle.crl {
             fields.push(Field(7, inline_bytes(crl)));
         }
+        fields.extend(trust_options(&bundle.options));
         Self::new(Kind::TrustBundle, &fields, Facts::TrustBundle(bundle.facts))
     }
 }
@@ -355,6 +357,43 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The fields of a `CertificateValidationContext` for what is configured, with Envoy's numbers.
+fn trust_options(options: &TrustOptions) -> Vec<Field<'_>> {
+    let hashes = options.certificate_hash.iter().map(|hash| (2, hash));
+    let keys = options.certificate_spki.iter().map(|key| (3, key));
+    let mut fields: Vec<Field<'_>> = Vec::new();
+    for (number, pin) in hashes.chain(keys) {
+        fields.push(Field(number, Value::Bytes(pin.as_bytes())));
+    }
+    if options.allow_expired_certificate {
+        fields.push(Field(8, Value::Number(1)));
+    }
+    if options.only_verify_leaf_cert_crl {
+        fields.push(Field(14, Value::Number(1)));
+    }
+    for name in &options.subject_alt_names {
+        let kind = match name.kind {
+            SanKind::Email => 1,
+            SanKind::Dns => 2,
+            SanKind::Uri => 3,
+            SanKind::IpAddress => 4,
+        };
+        let matcher = match &name.matcher {
+            Matcher::Exact(name) => Field(1, Value::Bytes(name.as_bytes())),
+            Matcher::Prefix(start) => Field(2, Value::Bytes(start.as_bytes())),
+            Matcher::Suffix(end) => Field(3, Value::Bytes(end.as_bytes())),
+        };
+        let matcher = Field(2, Value::Message(vec![matcher]));
+        let fields_of_name = vec![Field(1, Value::Number(kind)), matcher];
+        fields.push(Field(15, Value::Message(fields_of_name)));
+    }
+    if let Some(depth) = options.max_verify_depth {
+        let depth = Field(1, Value::Number(u64::from(depth)));
+        fields.push(Field(16, Value::Message(vec![depth])));
+    }
+    fields
+}
+
 /// A `DataSource` with the field `inline_bytes`.
 fn inline_bytes(bytes: &[u8]) -> Value<'_> {
     Value::Message(vec![Field(2, Value::Bytes(bytes))])
@@ -386,6 +425,7 @@ pub(crate) mod tests {
         Pair {
             chain: format!("chain {content}").into_bytes(),
             key: Zeroizing::new(format!("key {content}").into_bytes()),
+            lesser_chain: false,
             facts: PairFacts {
                 leaf: facts(),
                 key_type: "P-256".into(),
@@ -400,6 +440,7 @@ pub(crate) mod tests {
         Bundle {
             trusted_ca: format!("ca {content}").into_bytes(),
             crl: None,
+            options: Arc::default(),
             facts: BundleFacts {
                 certificates: vec![facts()],
                 files: vec!["ca.crt".into()],

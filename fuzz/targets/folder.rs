@@ -54,23 +54,23 @@ fn files(mut data: &[u8]) -> Vec<File> {
 fuzz_target!(|data: &[u8]| {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let folder = Path::new("/etc/sds-agent/credentials/site");
-    match credential::from_files(folder, files(data), now, 30) {
-        Ok(credential) => {
-            if let Some(pair) = &credential.pair.part {
-                assert!(!pair.chain.is_empty() && !pair.key.is_empty());
-            }
-            if let Some(bundle) = &credential.bundle.part {
-                // Without a CA it would switch client authentication off.
-                assert!(!bundle.facts.certificates.is_empty() && !bundle.trusted_ca.is_empty());
-            }
-            assert_readable(credential.problems());
-            let _ = Judged::from(credential);
-        }
-        Err(problems) => {
-            assert!(!problems.is_empty());
-            assert_readable(&problems);
-        }
+    let credential = credential::from_files(folder, files(data), now, 30);
+    if let Some(pair) = &credential.pair.part {
+        assert!(!pair.chain.is_empty() && !pair.key.is_empty());
     }
+    if let Some(bundle) = &credential.bundle.part {
+        // Without a CA it would switch client authentication off.
+        assert!(!bundle.facts.certificates.is_empty() && !bundle.trusted_ca.is_empty());
+    }
+    if let Some(keys) = &credential.ticket_keys.part {
+        assert!(keys.keys.iter().all(|key| key.len() == 80));
+    }
+    if let Some(generic) = &credential.generic.part {
+        assert!(!generic.secret.is_empty());
+    }
+    assert_readable(credential.problems());
+    assert_readable(credential.warnings());
+    let _ = Judged::from(credential);
 });
 
 fn assert_readable<'a>(problems: impl IntoIterator<Item = &'a Problem>) {

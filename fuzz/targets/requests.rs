@@ -39,6 +39,7 @@ fn hub() -> Arc<Hub> {
     let bundle = Bundle {
         trusted_ca: b"a CA".to_vec(),
         crl: None,
+        options: Arc::default(),
         facts,
     };
     let mut credential = Credential {

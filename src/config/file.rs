@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::error::Wrong;
 use super::forms::{Auto, Mode, Number, Off, OrWord, Pause, Text};
+use super::trust::FileTrust;
 use super::values::{Account, LogFilter, Pattern};
 use super::{Absent, AccessRule, Limits, LogFormat, Reload, Root};
 
@@ -36,6 +37,7 @@ pub(super) struct File {
     pub(super) admin: FileAdmin,
     pub(super) log: FileLog,
     pub(super) limits: FileLimits,
+    pub(super) trust: Vec<FileTrust>,
 }
 
 #[derive(Deserialize)]
@@ -137,6 +139,8 @@ impl FileRoot {
                 .and_then(|said| said.0)
                 .map(|every| every.0.0),
             path: default.path,
+            // One for all roots, set when all of the file has been read.
+            trust: default.trust,
         };
         (self.path.span(), root)
     }

@@ -6,11 +6,11 @@ use toml::de::{DeTable, DeValue};
 use super::error::Wrong;
 
 /// The keys by section, those at the top of the file first.
-const KEYS: [(&str, &str); 7] = [
+const KEYS: [(&str, &str); 8] = [
     (
         "",
         "credentials socket admin_socket admin_tcp log_level log_format warn_days removal_delay absent \
-         hosts default_credential lock_memory reload root listen access admin log limits",
+         hosts default_credential lock_memory reload root listen access admin log limits trust",
     ),
     (
         "root",
@@ -18,6 +18,11 @@ const KEYS: [(&str, &str); 7] = [
     ),
     ("listen", "socket mode group allow_users allow_groups"),
     ("access", "secrets users groups nodes"),
+    (
+        "trust",
+        "name subject_alt_names only_verify_leaf_cert_crl allow_expired_certificate max_verify_depth \
+         certificate_spki certificate_hash check",
+    ),
     (
         "admin",
         "socket mode group allow_users allow_groups tcp tcp_details",

@@ -4,6 +4,7 @@ use std::fs::File as OpenFile;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -107,12 +108,19 @@ impl File {
         let roots = roots(self.credentials, self.root, absent, folder)?;
         let listen = listen(self.socket, self.listen, folder, said)?;
         let rules = self.access.into_iter().map(FileAccess::rule);
+        let trust = super::trust::trust(self.trust)?;
         let removal_delay = said
             .removal_delay
             .or(self.removal_delay.map(|delay| delay.0));
         let warn_days = said.warn_days.or(self.warn_days.map(|days| days.0));
         Ok(Config {
-            roots: said_roots(&said.credentials, roots, absent),
+            roots: said_roots(&said.credentials, roots, absent)
+                .into_iter()
+                .map(|root| Root {
+                    trust: Arc::clone(&trust),
+                    ..root
+                })
+                .collect(),
             access: rules.collect::<Result<_, _>>()?,
             admin: Admin {
                 socket: admin_socket(self.admin_socket, self.admin.socket, folder, said)?

@@ -7,6 +7,7 @@ mod file;
 mod forms;
 mod keys;
 mod load;
+mod trust;
 mod values;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use std::time::Duration;
 pub use changes::Changes;
 pub use error::ConfigError;
 pub use load::{Overrides, read};
+pub use trust::{Matcher, SanKind, Strictness, SubjectAltName, Trust, TrustOptions};
 pub use values::{Account, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp};
 
 /// Where the configuration is looked for when nothing else is said.
@@ -115,6 +117,8 @@ pub struct Root {
     /// How often it is looked at by `stat` alone. `None`: every 60 s where the kernel reports
     /// changes, and every 5 s where it can't.
     pub poll_interval: Option<Duration>,
+    /// The options of the trust bundles in it, by the names of their credentials.
+    pub trust: Trust,
 }
 
 impl Root {
@@ -128,6 +132,7 @@ impl Root {
             skip_token_folders: true,
             reserved_names: true,
             poll_interval: None,
+            trust: Trust::default(),
         }
     }
 }

@@ -26,7 +26,9 @@ fn the_example_says_the_defaults() {
     };
     // A root is named twice there: once in each form.
     let text = example().replacen("credentials = ", "#", 1);
-    let config = parse(&text).unwrap();
+    let mut config = parse(&text).unwrap();
+    let trust = std::mem::take(&mut config.roots[0].trust);
+    assert_eq!(trust.keys().collect::<Vec<_>>(), ["site.example.com"]);
     assert_eq!(
         config,
         Config {
@@ -251,5 +253,62 @@ proptest::proptest! {
             assert!((1..=damaged.matches('\n').count() + 1).contains(&line), "{error}");
             assert!(!error.contains(char::is_control), "{error:?}");
         }
+    }
+}
+
+#[test]
+fn the_options_of_a_trust_bundle_are_read_or_refused_with_the_line() {
+    let config = parse(
+        "[[trust]]\nname = 'a'\nsubject_alt_names = ['dns:*.b.test', 'ip:10.0.0.1', 'uri:spiffe://x/*']\n\
+         allow_expired_certificate = true\nmax_verify_depth = 3\n\
+         [[trust]]\nname = 'b'\ncheck = 'lenient'\n",
+    )
+    .unwrap();
+    let trust = &config.roots[0].trust;
+    let name = |kind, matcher| SubjectAltName { kind, matcher };
+    let expected = TrustOptions {
+        subject_alt_names: vec![
+            name(SanKind::Dns, Matcher::Suffix(".b.test".into())),
+            name(SanKind::IpAddress, Matcher::Exact("10.0.0.1".into())),
+            name(SanKind::Uri, Matcher::Prefix("spiffe://x/".into())),
+        ],
+        allow_expired_certificate: true,
+        max_verify_depth: Some(3),
+        ..TrustOptions::default()
+    };
+    assert_eq!(*trust["a"], expected);
+    assert!(trust["b"].tolerates_expired() && trust["b"].checks_leaf_alone());
+    assert!(!trust["a"].checks_leaf_alone());
+
+    for (lines, expected) in [
+        ("", "missing field `name`"),
+        ("name = ''", "the name is empty"),
+        (
+            "name = 'a'\nsubject_alt_names = ['a.test']",
+            "expected `dns:NAME`",
+        ),
+        (
+            "name = 'a'\nsubject_alt_names = ['dns:a*b']",
+            "at the start or at the end",
+        ),
+        (
+            "name = 'a'\nsubject_alt_names = ['ip:localhost']",
+            "an IP address",
+        ),
+        ("name = 'a'\ncertificate_spki = ['AAAA']", "in base64"),
+        (
+            "name = 'a'\ncertificate_hash = ['AAAA']",
+            "64 hexadecimal digits",
+        ),
+        (
+            "name = 'a'\n[[trust]]\nname = 'a'",
+            "options of this bundle already",
+        ),
+        ("name = 'a'\nchekc = 'lenient'", "did you mean `check`?"),
+    ] {
+        let error = parse(&format!("[[trust]]\n{lines}"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }

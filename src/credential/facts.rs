@@ -1,62 +1,84 @@
-//! What a certificate says of itself.
+//! What is shown of a certificate.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, SystemTime};
 
-use x509_parser::prelude::{ASN1Time, GeneralName, X509Certificate, X509Name};
+use x509_parser::prelude::{FromDer, GeneralName, SubjectAlternativeName, X509Name};
 
 use super::CertificateFacts;
+use super::x509::X509;
+
+/// Shown in the place of what can't be read.
+pub(crate) const UNKNOWN: &str = "unknown";
+
+const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
 impl CertificateFacts {
-    /// The facts of a parsed certificate. Control characters in its names are escaped: they are shown.
-    pub(crate) fn of(certificate: &X509Certificate<'_>) -> Self {
-        let validity = certificate.validity();
+    /// The facts of a certificate. Control characters in its names are escaped: they are shown.
+    pub(crate) fn of(certificate: &X509<'_>) -> Self {
         Self {
-            subject: distinguished(certificate.subject()),
-            issuer: distinguished(certificate.issuer()),
-            serial: hex(certificate.raw_serial()),
-            names: names(certificate),
-            common_name: common_name(certificate).filter(|_| !has_alternative_names(certificate)),
-            not_before: system_time(validity.not_before),
-            not_after: system_time(validity.not_after),
+            subject: distinguished(certificate.subject),
+            issuer: distinguished(certificate.issuer),
+            serial: hex(certificate.serial),
+            names: names(certificate).unwrap_or_default(),
+            common_name: common_name(certificate)
+                .filter(|_| certificate.extension(SUBJECT_ALT_NAME).is_none()),
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
         }
     }
 }
 
-/// The point in time that `time` means; one before 1970 is 1970.
-pub(crate) fn system_time(time: ASN1Time) -> SystemTime {
-    let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+/// An encoded distinguished name in one line, `CN=a, O=b`.
+pub(crate) fn distinguished(name: &[u8]) -> String {
+    match X509Name::from_der(name) {
+        Ok((_, name)) => printable(&name.to_string()),
+        Err(_) => UNKNOWN.to_owned(),
+    }
 }
 
-/// A distinguished name in one line, `CN=a, O=b`.
-pub(crate) fn distinguished(name: &X509Name<'_>) -> String {
-    printable(&name.to_string())
+/// Whether the names of `certificate`, its subject and issuer included, can be read.
+pub(crate) fn are_names_known(certificate: &X509<'_>) -> bool {
+    let known = |name| X509Name::from_der(name).is_ok();
+    known(certificate.subject) && known(certificate.issuer) && names(certificate).is_some()
 }
 
 /// The name that `certificate` goes by in a message: its common name, a name that it covers, or all of
 /// its subject.
-pub(crate) fn called(certificate: &X509Certificate<'_>) -> String {
+pub(crate) fn called(certificate: &X509<'_>) -> String {
     common_name(certificate)
-        .or_else(|| names(certificate).into_iter().next())
-        .unwrap_or_else(|| distinguished(certificate.subject()))
+        .or_else(|| names(certificate)?.into_iter().next())
+        .unwrap_or_else(|| distinguished(certificate.subject))
 }
 
-fn common_name(certificate: &X509Certificate<'_>) -> Option<String> {
-    let mut names = certificate.subject().iter_common_name();
+fn common_name(certificate: &X509<'_>) -> Option<String> {
+    let (_, subject) = X509Name::from_der(certificate.subject).ok()?;
+    let mut names = subject.iter_common_name();
     names.find_map(|name| name.as_str().ok().map(printable))
 }
 
-fn has_alternative_names(certificate: &X509Certificate<'_>) -> bool {
-    // An extension that can't be parsed is there all the same.
-    !matches!(certificate.subject_alternative_name(), Ok(None))
+/// Whether Envoy finds a name of the certificate to choose it by: the first common name, which must not
+/// be empty if there is one, or a subject alternative name.
+pub(crate) fn has_name(certificate: &X509<'_>) -> bool {
+    let common = match X509Name::from_der(certificate.subject) {
+        Ok((_, subject)) => subject
+            .iter_common_name()
+            .next()
+            .map(|name| !name.as_slice().is_empty()),
+        Err(_) => None,
+    };
+    common.unwrap_or_else(|| {
+        let names = certificate.extension(SUBJECT_ALT_NAME);
+        names.is_some_and(|value| SubjectAlternativeName::from_der(value).is_ok())
+    })
 }
 
-fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let Ok(Some(san)) = certificate.subject_alternative_name() else {
-        return Vec::new();
+/// The DNS names and IP addresses; `None` when they can't be read.
+fn names(certificate: &X509<'_>) -> Option<Vec<String>> {
+    let Some(value) = certificate.extension(SUBJECT_ALT_NAME) else {
+        return Some(Vec::new());
     };
-    san.value.general_names.iter().filter_map(name).collect()
+    let (_, san) = SubjectAlternativeName::from_der(value).ok()?;
+    Some(san.general_names.iter().filter_map(name).collect())
 }
 
 fn name(name: &GeneralName<'_>) -> Option<String> {
@@ -84,6 +106,6 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

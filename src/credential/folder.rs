@@ -1,22 +1,23 @@
 //! A read of a credential folder → its credential, by the rules of the root that it is in.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Credential, Pair, Verdict, from_files, layout};
+use super::{Credential, Rules, Verdict, contents, judge, layout};
 use crate::config::Root;
 use crate::files::read::Reading;
 use crate::problem::{Problem, Reason};
 
-/// Istio passes over Secrets with this key: they are service account tokens.
+/// Istio skips Secrets with this key: they are service account tokens.
 const TOKEN: &str = "token";
 
-/// Makes a credential of what a read of `folder` in `root` found, as [`from_files`] does. What could
-/// not be read is a problem if it would be a part.
+/// Makes a credential of what a read of `folder` in `root` found, as [`from_files`](super::from_files)
+/// does. What could not be read is a problem of the part that needs it.
 ///
 /// # Errors
-/// All that is wrong with the folder. Folders that are not served on purpose have one problem, with
-/// [`Reason::Name`].
+/// The folder as a whole could not be read. Folders that are not served on purpose have one problem,
+/// with [`Reason::Name`].
 pub fn from_reading(
     root: &Root,
     folder: &Path,
@@ -27,18 +28,26 @@ pub fn from_reading(
     if root.skip_token_folders && reading.files.iter().any(|file| file.name == TOKEN) {
         return Err(vec![token(folder)]);
     }
-    let names: Vec<&str> = reading.files.iter().map(|file| &*file.name).collect();
-    let problems: Vec<Problem> = reading
+    let (of_folder, of_files): (Vec<_>, Vec<_>) = reading
         .problems
         .into_iter()
-        .filter(|problem| matters(folder, problem, &names))
-        .collect();
-    if !problems.is_empty() {
-        return Err(problems);
+        .partition(|problem| problem.path() == folder);
+    if !of_folder.is_empty() {
+        return Err(of_folder);
     }
-    let mut credential = from_files(folder, reading.files, now, warn_days)?;
+    let name = folder.file_name().and_then(|name| name.to_str());
+    let trust = name.and_then(|name| root.trust.get(name));
+    let rules = Rules {
+        now,
+        warn_days,
+        trust: trust.map(Arc::clone).unwrap_or_default(),
+    };
+    let items = contents::items(folder, reading.files, of_files);
+    let mut credential = judge(folder, items, &rules);
     if root.strict_permissions {
         credential.pair = strictly(credential.pair);
+        credential.ticket_keys = strictly(credential.ticket_keys);
+        credential.generic = strictly(credential.generic);
     }
     Ok(credential)
 }
@@ -53,28 +62,23 @@ pub fn parts_among(names: &[&str]) -> Vec<usize> {
         .collect()
 }
 
-/// Whether a problem of a read is one of the credential that the files `names` make, not one of
-/// some other file beside them.
-fn matters(folder: &Path, problem: &Problem, names: &[&str]) -> bool {
-    let name = problem.path().file_name().and_then(|name| name.to_str());
-    problem.path() == folder || name.is_some_and(|name| layout::needs(name, names))
-}
-
-/// Rejects a pair whose key others can read, rather than warn of it.
-fn strictly(mut pair: Verdict<Pair>) -> Verdict<Pair> {
+/// Rejects a part with a secret that others can read, rather than warn of it.
+fn strictly<T>(part: Verdict<T>) -> Verdict<T> {
     let is_loose = |warning: &Problem| warning.reason() == Reason::LooseMode;
-    let (loose, others) = pair.warnings.into_iter().partition(is_loose);
-    pair.warnings = others;
-    pair.problems.append(&mut { loose });
-    pair.part = pair.part.filter(|_| pair.problems.is_empty());
-    pair
+    let (loose, warnings): (Vec<_>, Vec<_>) = part.warnings.into_iter().partition(is_loose);
+    let problems = [part.problems, loose].concat();
+    Verdict {
+        part: part.part.filter(|_| problems.is_empty()),
+        problems,
+        warnings,
+    }
 }
 
 fn token(folder: &Path) -> Problem {
     Problem::new(
         Reason::Name,
         folder.join(TOKEN),
-        "a folder with this file is passed over, as Istio does with such Secrets",
+        "a folder with this file is skipped, as Istio does with such Secrets",
         "remove the file, or set skip_token_folders = false",
     )
 }
@@ -103,23 +107,42 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_part_is_nobodys_concern() {
+    fn a_file_that_cant_be_read_is_a_problem_of_the_part_that_needs_it() {
         let (cert, key) = leaf(&ca("root"), "a.example");
         let pair = [("tls.crt", cert.as_str()), ("tls.key", &key)];
         let root = Root::new("/c");
         for name in ["README", "old", "key.pem", "a.key"] {
-            assert!(verdict(&root, &pair, Some(name)).is_ok(), "{name}");
+            let credential = verdict(&root, &pair, Some(name)).unwrap();
+            assert_eq!(credential.problems().count(), 0, "{name}");
+            assert_eq!(credential.skipped, [name]);
         }
-        for name in ["ca.crt", "crl.pem"] {
-            let got = verdict(&root, &pair, Some(name));
-            assert_eq!(got.unwrap_err(), [Reason::NotAFile], "{name}");
+        let reasons = |problems: &[Problem]| -> Vec<Reason> {
+            problems.iter().map(Problem::reason).collect()
+        };
+        let credential = verdict(&root, &pair, Some("ca.crt")).unwrap();
+        assert!(credential.pair.part.is_some());
+        assert_eq!(reasons(&credential.bundle.problems), [Reason::NotAFile]);
+        let credential = verdict(&root, &pair, Some("a.ticketkey")).unwrap();
+        assert_eq!(
+            reasons(&credential.ticket_keys.problems),
+            [Reason::NotAFile]
+        );
+        for (known, missing) in [
+            (&pair[..1], "tls.key"),
+            (&pair[1..], "tls.crt"),
+            (&[], "a.pem"),
+        ] {
+            let credential = verdict(&root, known, Some(missing)).unwrap();
+            assert_eq!(
+                reasons(&credential.pair.problems),
+                [Reason::NotAFile],
+                "{missing}"
+            );
         }
-        let got = verdict(&root, &pair[..1], Some("tls.key"));
-        assert_eq!(got.unwrap_err(), [Reason::NotAFile]);
     }
 
     #[test]
-    fn a_service_account_token_is_passed_over_unless_it_may_be_there() {
+    fn a_service_account_token_is_skipped_unless_it_may_be_there() {
         let (cert, key) = leaf(&ca("root"), "a.example");
         let names = [
             ("tls.crt", cert.as_str()),

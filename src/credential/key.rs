@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::SigningKey;
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use x509_parser::asn1_rs::{Any, FromDer, Integer, Oid, OptTaggedParser, Sequence, Tag};
 use x509_parser::oid_registry as oid;
 use x509_parser::prelude::SubjectPublicKeyInfo;
 use x509_parser::public_key::PublicKey;
 
-use super::strict;
+use super::der::{Der, tag};
 
 /// The smallest RSA key that Envoy takes, in bits.
 const RSA_MIN: usize = 2048;
@@ -37,6 +37,10 @@ impl KeyType {
     /// The type of the public key in a certificate.
     pub fn of_public(spki: &SubjectPublicKeyInfo<'_>) -> Self {
         if spki.algorithm.algorithm == oid::OID_PKCS1_RSAENCRYPTION {
+            let parameters = spki.algorithm.parameters.as_ref();
+            if parameters.is_none_or(|any| any.tag() != Tag::Null) {
+                return Self::Other("RSA without the parameters NULL".into());
+            }
             return match spki.parsed() {
                 Ok(PublicKey::RSA(key)) => Self::Rsa(bits(key.modulus)),
                 _ => Self::Other("RSA that can't be parsed".into()),
@@ -69,7 +73,8 @@ impl KeyType {
 
     fn of_algorithm(algorithm: &Oid<'_>, parameters: Option<&Any<'_>>) -> Self {
         if *algorithm == oid::OID_KEY_TYPE_EC_PUBLIC_KEY {
-            return match parameters.and_then(|any| any.as_oid().ok()) {
+            let curve = parameters.filter(|any| any.tag() == Tag::Oid);
+            return match curve.and_then(|any| any.as_oid().ok()) {
                 Some(curve) => Self::of_curve(&curve),
                 None => Self::Other("EC with explicit parameters".into()),
             };
@@ -114,12 +119,8 @@ pub struct Loaded(Arc<dyn SigningKey>);
 impl Loaded {
     /// Loads a private key with AWS-LC, BoringSSL's sibling. `None` when either would not take it.
     pub fn new(der: &PrivateKeyDer<'_>) -> Option<Self> {
-        if let PrivateKeyDer::Pkcs8(key) = der
-            && !strict::is_pkcs8(key.secret_pkcs8_der())
-        {
-            return None;
-        }
-        any_supported_type(der).ok().map(Self)
+        let der = as_boringssl_reads_it(der)?;
+        any_supported_type(&der).ok().map(Self)
     }
 
     /// Whether `certified`, a certificate's public key, is this key's public half. `None` when the two
@@ -144,6 +145,64 @@ impl Loaded {
             _ => Some(false),
         }
     }
+}
+
+/// The key in the form that is behind its label, without what BoringSSL ignores; `None` when BoringSSL
+/// would not take it.
+fn as_boringssl_reads_it<'a>(der: &'a PrivateKeyDer<'_>) -> Option<PrivateKeyDer<'a>> {
+    // What stands behind it does not matter.
+    let key = Der(der.secret_der()).whole(tag::SEQUENCE)?.all;
+    if matches!(der, PrivateKeyDer::Pkcs8(_)) {
+        return is_pkcs8(key).then(|| PrivatePkcs8KeyDer::from(key).into());
+    }
+    if is_pkcs8(key) {
+        let kind = pkcs8(key)?;
+        let is_rsa = matches!(der, PrivateKeyDer::Pkcs1(_));
+        let fits = match kind {
+            KeyType::Rsa(_) => is_rsa,
+            KeyType::P256 | KeyType::P384 | KeyType::P521 => !is_rsa,
+            _ => false,
+        };
+        return fits.then(|| PrivatePkcs8KeyDer::from(key).into());
+    }
+    match der {
+        PrivateKeyDer::Pkcs1(_) => Some(PrivatePkcs1KeyDer::from(key).into()),
+        _ if lacks_curve(der) => None,
+        _ => Some(PrivateSec1KeyDer::from(key).into()),
+    }
+}
+
+/// Whether it is a key in SEC 1's form that does not name its curve, which some libraries guess.
+pub(crate) fn lacks_curve(der: &PrivateKeyDer<'_>) -> bool {
+    let read = || {
+        let mut key = Der(der.secret_der()).sequence()?;
+        key.integer()?;
+        key.take(tag::OCTET_STRING)?;
+        Some(!key.next_is(0xa0))
+    };
+    matches!(der, PrivateKeyDer::Sec1(_)) && read() == Some(true)
+}
+
+/// Whether `der` has the shape of a PKCS #8 private key of version 1, the only one that BoringSSL reads.
+fn is_pkcs8(der: &[u8]) -> bool {
+    let shape = |mut all: Der<'_>| {
+        let mut key = all.sequence()?;
+        let version = key.integer()?;
+        let mut algorithm = key.sequence()?;
+        algorithm.oid()?;
+        key.take(tag::OCTET_STRING)?;
+        let _attributes = key.take(0xa0);
+        key.end()?;
+        all.end()?;
+        (version == [0]).then_some(())
+    };
+    shape(Der(der)).is_some()
+}
+
+/// Whether it is a PKCS #8 private key of version 2, which has the public key in it too (RFC 5958).
+pub(crate) fn is_of_version_2(der: &PrivateKeyDer<'_>) -> bool {
+    let version = || Der(der.secret_der()).sequence()?.integer();
+    matches!(der, PrivateKeyDer::Pkcs8(_)) && version() == Some(&[1])
 }
 
 fn bits(modulus: &[u8]) -> usize {

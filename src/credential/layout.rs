@@ -1,26 +1,60 @@
-//! File names → the parts of a credential.
-//!
-//! Rows are tried from the top; the first one whose certificate and key are both there gives the
-//! pair. Trust bundle and revocation list are the first name found in their column, whatever row the
-//! pair is of.
+//! Which file is what: by its name, and by whether a certificate belongs to a key.
 
 use std::path::Path;
 
-use super::pem::{self, Glance};
-use crate::files::read::File;
+use super::contents::Item;
+use super::key::Loaded;
 use crate::problem::{Problem, Reason};
 
-/// Certificate chain and private key, most important first, with the tools that write them so. `*` is
-/// a NAME of one's own, the same in both.
-const PAIRS: [(&str, &str); 8] = [
-    ("tls.crt", "tls.key"),           // Kubernetes TLS Secrets, cert-manager
-    ("cert", "key"),                  // Istio's generic Secrets
-    ("fullchain.pem", "privkey.pem"), // certbot
-    ("fullchain.cer", "*.key"),       // acme.sh
-    ("cert-chain.pem", "key.pem"),    // Istio on VMs
-    ("svid.pem", "svid_key.pem"),     // spiffe-helper
-    ("cert.pem", "key.pem"),          // Vault agent, Docker, by hand
-    ("*.crt", "*.key"),               // step, lego, openssl
+/// A private key, with the files that may hold its chain, best first. `*` is a NAME of one's own, the
+/// same in all of them. Where there are two files, the second one continues the chain.
+struct Row {
+    key: &'static str,
+    chains: &'static [&'static [&'static str]],
+}
+
+/// Keys from the top, with the tools that write them so.
+const ROWS: [Row; 7] = [
+    // Kubernetes TLS Secrets, cert-manager, kubelet mounts
+    Row {
+        key: "tls.key",
+        chains: &[&["tls.crt"]],
+    },
+    // Istio's generic Secrets
+    Row {
+        key: "key",
+        chains: &[&["cert"]],
+    },
+    // certbot, dehydrated
+    Row {
+        key: "privkey.pem",
+        chains: &[&["fullchain.pem"], &["cert.pem", "chain.pem"]],
+    },
+    // Istio on VMs, acme.sh for Apache, Vault agent, Docker
+    Row {
+        key: "key.pem",
+        chains: &[
+            &["cert-chain.pem"],
+            &["fullchain.pem"],
+            &["cert.pem", "chain.pem"],
+            &["cert.pem"],
+        ],
+    },
+    // spiffe-helper
+    Row {
+        key: "svid_key.pem",
+        chains: &[&["svid.pem"]],
+    },
+    // acme.sh, step, lego, openssl
+    Row {
+        key: "*.key",
+        chains: &[&["fullchain.cer"], &["*.crt"], &["*.cer"], &["*.pem"]],
+    },
+    // mkcert, cfssl, Consul
+    Row {
+        key: "*-key.pem",
+        chains: &[&["*.pem"]],
+    },
 ];
 
 const TRUST: [&str; 5] = [
@@ -30,278 +64,531 @@ const TRUST: [&str; 5] = [
     "svid_bundle.pem",
     "ca.pem",
 ];
-
 const CRL: [&str; 2] = ["ca.crl", "crl.pem"];
+const STAPLE: [&str; 2] = ["tls.ocsp-staple", "ocsp.der"];
+const PASSWORD: [&str; 2] = ["tls.key.password", "password"];
+const GENERIC: [&str; 2] = ["secret", GENERIC_BINARY];
+/// The generic secret that is used as it is.
+pub(crate) const GENERIC_BINARY: &str = "secret.bin";
 
-/// No certificate and key are looked for under these names in the place of `*`: a CA's key beside its
-/// `ca.crt` is no server's key.
-const RESERVED: [&str; 2] = ["tls", "ca"];
+const STAPLE_ENDING: &str = ".ocsp";
+const TICKET_KEY_ENDING: &str = ".ticketkey";
+const KEYSTORE_ENDINGS: [&str; 2] = [".p12", ".pfx"];
+/// Files with these endings may hold a certificate or a private key.
+const PEM_ENDINGS: [&str; 4] = [".pem", ".crt", ".cer", ".key"];
 
-/// Certificates alone, beside a pair, by the tools that write them.
-const COMPANIONS: [&str; 1] = ["chain.pem"];
+/// No key is looked for under these names in the place of `*`: a CA's key beside its `ca.crt` is no
+/// server's key, and `tls.key` has a row of its own.
+const RESERVED: [&str; 3] = ["tls", "ca", "rootCA"];
 
 /// Which file is what, by its place in the list of files.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Layout {
-    /// The certificate chain and the private key: the same file twice when it holds both.
-    pub pair: Option<[usize; 2]>,
-    /// The trust bundle.
-    pub trust: Option<usize>,
-    /// The revocation list.
-    pub crl: Option<usize>,
+#[derive(Debug, Default)]
+pub(crate) struct Layout {
+    /// The certificate pair; `Err` when there are files of one, and they make none.
+    pub(crate) pair: Option<Result<PairFiles, Problem>>,
+    pub(crate) trust: Option<usize>,
+    pub(crate) crl: Option<usize>,
+    pub(crate) staple: Option<usize>,
+    pub(crate) password: Option<usize>,
+    /// In the order in which Envoy gets them: the last by name encrypts.
+    pub(crate) ticket_keys: Vec<usize>,
+    pub(crate) generic: Option<usize>,
+}
+
+/// The files of a certificate pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PairFiles {
+    /// The chain: one file, or two of which the second continues the first.
+    pub(crate) chain: Vec<usize>,
+    pub(crate) key: usize,
+    /// A file with a better chain that does not belong to the key.
+    pub(crate) better: Option<usize>,
 }
 
 impl Layout {
-    /// Whether the file at `index` is a part.
-    pub fn uses(&self, index: usize) -> bool {
-        self.pair.is_some_and(|pair| pair.contains(&index))
-            || self.trust == Some(index)
-            || self.crl == Some(index)
-    }
-
-    /// Makes out which of the files of `folder` is what.
-    ///
-    /// # Errors
-    /// Two files claim to be one part, a part lacks one of its files, or there is no part at all.
-    pub fn of(folder: &Path, files: &[File]) -> Result<Self, Problem> {
-        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-        let looks: Vec<Glance> = files
-            .iter()
-            .map(|file| {
-                if may_hold_both(&file.name) {
-                    pem::glance(&file.bytes)
-                } else {
-                    Glance::default()
-                }
-            })
-            .collect();
-        let layout = Self {
-            pair: pair(folder, &names, &looks)?,
-            trust: first(&TRUST, &names),
-            crl: first(&CRL, &names),
-        };
-        if layout.pair.is_none() {
-            if let Some(problem) = half(folder, &names, &looks) {
-                return Err(problem);
-            }
-            if layout.trust.is_none() {
-                return Err(nothing(folder));
-            }
+    /// Which of the files of `folder` is what.
+    pub(crate) fn of(folder: &Path, items: &[Item]) -> Self {
+        let trust = first(&TRUST, items);
+        let pair = Pairs {
+            folder,
+            items,
+            trust,
         }
-        Ok(layout)
+        .find();
+        let found = pair.as_ref().and_then(|pair| pair.as_ref().ok());
+        Self {
+            staple: staple(items, found),
+            trust,
+            crl: first(&CRL, items),
+            password: Self::password(items),
+            ticket_keys: items
+                .iter()
+                .enumerate()
+                .filter(|(_, item)| stem(TICKET_KEY_ENDING, &item.name).is_some())
+                .map(|(at, _)| at)
+                .rev()
+                .collect(),
+            generic: first(&GENERIC, items),
+            pair,
+        }
+    }
+
+    /// Which file holds the password of what is encrypted.
+    pub(crate) fn password(items: &[Item]) -> Option<usize> {
+        first(&PASSWORD, items)
+    }
+
+    /// Whether the file at `index` is a part.
+    pub(crate) fn uses(&self, index: usize) -> bool {
+        let of_pair = match &self.pair {
+            Some(Ok(pair)) => pair.key == index || pair.chain.contains(&index),
+            _ => false,
+        };
+        // A revocation list is of no use without the CAs.
+        let crl = self.crl.filter(|_| self.trust.is_some());
+        let others = [self.trust, crl, self.staple, self.password, self.generic];
+        of_pair || others.contains(&Some(index)) || self.ticket_keys.contains(&index)
     }
 }
 
-/// Whether a file of this name could be a part of some credential: trouble with any other file is
-/// nobody's concern.
+/// Whether a file of this name could be a part of some credential, whatever is in it.
 pub fn takes(name: &str) -> bool {
-    TRUST.contains(&name)
-        || CRL.contains(&name)
-        || may_hold_both(name)
-        || PAIRS
+    let fixed = TRUST.iter().chain(&CRL).chain(&STAPLE).chain(&PASSWORD);
+    let rows = ROWS.iter().any(|row| {
+        let chains = row.chains.iter().copied().flatten();
+        matches(row.key, name) || chains.into_iter().any(|chain| matches(chain, name))
+    });
+    rows || fixed.chain(&GENERIC).any(|known| *known == name)
+        || PEM_ENDINGS
             .iter()
-            .any(|(cert, key)| star(cert, name).is_some() || star(key, name).is_some())
-}
-
-/// Whether the credential made of the files `names` would have the file `name`, which could not be
-/// read, as one of its parts if it were there too.
-pub fn needs(name: &str, names: &[&str]) -> bool {
-    let all: Vec<&str> = names.iter().copied().chain([name]).collect();
-    let last = all.len() - 1;
-    if first(&TRUST, &all) == Some(last) || first(&CRL, &all) == Some(last) {
-        return true;
-    }
-    match PAIRS
-        .iter()
-        .map(|row| complete(*row, &all))
-        .find(|found| !found.is_empty())
-    {
-        Some(found) => found.iter().any(|pair| pair.contains(&last)),
-        None => takes(name) && !TRUST.contains(&name) && !CRL.contains(&name),
-    }
+            .chain(&KEYSTORE_ENDINGS)
+            .chain(&[STAPLE_ENDING, TICKET_KEY_ENDING])
+            .any(|ending| stem(ending, name).is_some())
 }
 
 /// The places of those of `names` that could be a part of the credential that they make: what is left
 /// behind beside a complete pair could not.
 pub(super) fn parts_among(names: &[&str]) -> Vec<usize> {
-    let mut rows = PAIRS.iter().map(|row| complete(*row, names));
-    match rows.find(|found| !found.is_empty()) {
-        Some(found) => {
-            let pairs = found.into_iter().flatten();
-            pairs
-                .chain(first(&TRUST, names))
-                .chain(first(&CRL, names))
-                .collect()
-        }
-        None => (0..names.len()).filter(|at| takes(names[*at])).collect(),
-    }
-}
-
-/// The pair of the first row that is complete.
-fn pair(folder: &Path, names: &[&str], looks: &[Glance]) -> Result<Option<[usize; 2]>, Problem> {
-    for row in PAIRS {
-        let found = complete(row, names);
-        if let Some(pair) = only(folder, names, &found)? {
-            return Ok(Some(pair));
-        }
-    }
-    let both: Vec<[usize; 2]> = (0..names.len())
-        .filter(|&at| looks[at].certificate && looks[at].key)
-        .map(|at| [at, at])
-        .collect();
-    only(folder, names, &both)
-}
-
-/// Every pair that a row's two patterns find.
-fn complete((cert, key): (&str, &str), names: &[&str]) -> Vec<[usize; 2]> {
-    let place = |wanted: &str| names.iter().position(|name| *name == wanted);
-    names
+    let known = |name: &str| names.iter().position(|known| *known == name);
+    let complete = ROWS
         .iter()
-        .enumerate()
-        .filter_map(|(at, name)| {
-            let stem = star(key, name)?;
-            Some([place(&cert.replace('*', stem))?, at])
+        .filter(|row| !row.key.starts_with('*'))
+        .find(|row| {
+            let has_chain = row
+                .chains
+                .iter()
+                .any(|files| files.iter().all(|file| known(file).is_some()));
+            has_chain && known(row.key).is_some()
+        });
+    let Some(row) = complete else {
+        return (0..names.len()).filter(|at| takes(names[*at])).collect();
+    };
+    let files = row.chains.iter().copied().flatten().chain([&row.key]);
+    let columns = TRUST.iter().chain(&CRL).chain(&STAPLE).chain(&PASSWORD);
+    let fixed: Vec<&str> = files.chain(columns).chain(&GENERIC).copied().collect();
+    let endings = [STAPLE_ENDING, TICKET_KEY_ENDING];
+    (0..names.len())
+        .filter(|at| {
+            let has_ending = endings
+                .iter()
+                .any(|ending| stem(ending, names[*at]).is_some());
+            has_ending || fixed.contains(&names[*at])
         })
         .collect()
+}
+
+/// Whether no PEM is expected in a file of this name.
+pub(crate) fn is_binary(name: &str) -> bool {
+    let fixed = STAPLE.iter().chain(&PASSWORD).chain(&GENERIC);
+    fixed.into_iter().any(|known| *known == name)
+        || is_keystore(name)
+        || [STAPLE_ENDING, TICKET_KEY_ENDING]
+            .iter()
+            .any(|ending| stem(ending, name).is_some())
+}
+
+/// Whether a file of this name is a PKCS#12 keystore.
+pub(crate) fn is_keystore(name: &str) -> bool {
+    KEYSTORE_ENDINGS
+        .iter()
+        .any(|ending| stem(ending, name).is_some())
+}
+
+/// The place of the first file of a column.
+fn first(column: &[&str], items: &[Item]) -> Option<usize> {
+    column.iter().find_map(|name| place(name, items))
+}
+
+fn place(name: &str, items: &[Item]) -> Option<usize> {
+    items.iter().position(|item| item.name == name)
+}
+
+/// What stands before `ending` in `name`.
+fn stem<'a>(ending: &str, name: &'a str) -> Option<&'a str> {
+    let stem = name.strip_suffix(ending)?;
+    (!stem.is_empty() && !stem.starts_with('.')).then_some(stem)
 }
 
 /// What stands for `*` in `pattern` when `name` matches it: the empty string for one without `*`.
 fn star<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
-    let Some(ending) = pattern.strip_prefix('*') else {
-        return (name == pattern).then_some("");
-    };
-    let stem = name.strip_suffix(ending)?;
-    (!stem.is_empty() && !stem.starts_with('.') && !RESERVED.contains(&stem)).then_some(stem)
-}
-
-fn first(column: &[&str], names: &[&str]) -> Option<usize> {
-    column
-        .iter()
-        .find_map(|wanted| names.iter().position(|name| name == wanted))
-}
-
-/// Whether a file of this name may be the one that holds chain and key, as HAProxy has it.
-fn may_hold_both(name: &str) -> bool {
-    star("*.pem", name).is_some() && !TRUST.contains(&name) && !CRL.contains(&name)
-}
-
-/// The one candidate, if there is one.
-fn only(
-    folder: &Path,
-    names: &[&str],
-    found: &[[usize; 2]],
-) -> Result<Option<[usize; 2]>, Problem> {
-    let [one, rest @ ..] = found else {
-        return Ok(None);
-    };
-    if rest.is_empty() {
-        return Ok(Some(*one));
+    match pattern.strip_prefix('*') {
+        Some(ending) => stem(ending, name).filter(|stem| !RESERVED.contains(stem)),
+        None => (name == pattern).then_some(""),
     }
-    let mut claims: Vec<String> = found
-        .iter()
-        .map(|[cert, key]| match cert == key {
-            true => names[*cert].to_owned(),
-            false => format!("{} with {}", names[*cert], names[*key]),
-        })
-        .collect();
-    claims.sort_unstable();
-    let claims: Vec<&str> = claims.iter().map(String::as_str).collect();
-    Err(Problem::new(
-        Reason::Ambiguous,
-        folder,
-        format!(
-            "{} each claim to be its certificate and key",
-            list(&claims, "and")
-        ),
-        "leave one certificate and key, and give the others folders of their own",
-    ))
 }
 
-/// A certificate without its key, or a key without its certificate.
-fn half(folder: &Path, names: &[&str], looks: &[Glance]) -> Option<Problem> {
-    for (cert, key) in PAIRS {
-        for (pattern, is_cert) in [(cert, true), (key, false)] {
-            let lone = names
-                .iter()
-                .find(|name| star(pattern, name).is_some() && !is_issuer(name, names));
-            if let Some(name) = lone {
-                return Some(lacks(folder, name, &partners(name, is_cert), is_cert));
-            }
-        }
-    }
-    let (at, look) = looks.iter().enumerate().find(|(at, look)| {
-        may_hold_both(names[*at])
-            && !COMPANIONS.contains(&names[*at])
-            && (look.certificate || look.key || !look.any)
-    })?;
-    Some(Problem::new(
-        Reason::Incomplete,
-        folder.join(names[at]),
-        match (look.certificate, look.key) {
-            (true, _) => "it holds a certificate, and no file holds its private key",
-            (_, true) => "it holds a private key, and no file holds its certificate",
-            _ => "it holds neither a certificate nor a private key",
-        },
-        "put certificate chain and private key into this one file, or into tls.crt and tls.key",
-    ))
+fn matches(pattern: &str, name: &str) -> bool {
+    star(pattern, name).is_some()
 }
 
-/// Whether `name` is the issuer's certificate that lego writes beside `NAME.crt`.
-fn is_issuer(name: &str, names: &[&str]) -> bool {
-    name.strip_suffix(".issuer.crt").is_some_and(|stem| {
-        names
+/// The staple: under a name of its own, or under that of the chain or the key.
+fn staple(items: &[Item], pair: Option<&PairFiles>) -> Option<usize> {
+    first(&STAPLE, items).or_else(|| {
+        let pair = pair?;
+        let names = pair
+            .chain
             .iter()
-            .any(|name| name.strip_suffix(".crt") == Some(stem))
+            .chain([&pair.key])
+            .map(|at| &items[*at].name);
+        let all = names.flat_map(|name| {
+            let stem = name.rsplit_once('.').map_or("", |(stem, _)| stem);
+            [
+                format!("{name}{STAPLE_ENDING}"),
+                format!("{stem}{STAPLE_ENDING}"),
+            ]
+        });
+        all.into_iter().find_map(|name| place(&name, items))
     })
 }
 
-/// The names that would make a pair with `name`.
-fn partners(name: &str, is_cert: bool) -> Vec<String> {
-    PAIRS
-        .iter()
-        .filter_map(|&(cert, key)| {
-            let (mine, other) = if is_cert { (cert, key) } else { (key, cert) };
-            let stem = star(mine, name)?;
-            Some(other.replace('*', if mine.starts_with('*') { stem } else { "NAME" }))
+/// A search for the pair among the files of a folder.
+struct Pairs<'a> {
+    folder: &'a Path,
+    items: &'a [Item],
+    trust: Option<usize>,
+}
+
+/// What a row, or a part of it, amounts to.
+enum Found {
+    /// A chain that belongs to its key.
+    Belongs(PairFiles),
+    /// Files that are there and do not belong together, or can't be read.
+    Mismatch(PairFiles),
+}
+
+impl Pairs<'_> {
+    fn find(&self) -> Option<Result<PairFiles, Problem>> {
+        let mut mismatch: Option<PairFiles> = None;
+        let rows = ROWS.iter().map(|row| self.row(row));
+        let candidates = rows.chain([self.in_one_file(), self.keystores(), self.by_content()]);
+        for found in candidates {
+            let mut belongs = Vec::new();
+            let mut others = None;
+            for found in found {
+                match found {
+                    Found::Belongs(pair) => belongs.push(pair),
+                    Found::Mismatch(pair) => drop(others.get_or_insert(pair)),
+                }
+            }
+            // A CA's own pair, beside the one of a server.
+            if belongs.iter().any(|pair| !self.is_ca(pair)) {
+                belongs.retain(|pair| !self.is_ca(pair));
+            }
+            let Some(mut pair) = belongs.pop() else {
+                mismatch = mismatch.or(others);
+                continue;
+            };
+            if !belongs.is_empty() {
+                belongs.push(pair);
+                return Some(Err(self.ambiguous(&belongs)));
+            }
+            pair.better = pair.better.or_else(|| better(mismatch.as_ref(), &pair));
+            return Some(Ok(pair));
+        }
+        mismatch.map(Ok).or_else(|| self.half().map(Err))
+    }
+
+    /// The pairs of a row, one for each of its keys.
+    fn row(&self, row: &Row) -> Vec<Found> {
+        let keys = self.items.iter().enumerate();
+        keys.filter_map(|(key, item)| {
+            let stem = star(row.key, &item.name)?;
+            let chains = row.chains.iter().filter_map(|names| {
+                let places = names
+                    .iter()
+                    .map(|name| place(&name.replace('*', stem), self.items));
+                places.collect::<Option<Vec<_>>>()
+            });
+            self.best(key, chains.filter(|chain| !chain.contains(&key)))
         })
         .collect()
+    }
+
+    /// The first of `chains` that belongs to the key; otherwise the first one.
+    fn best(&self, key: usize, chains: impl Iterator<Item = Vec<usize>>) -> Option<Found> {
+        let mut better = None;
+        let mut worst = None;
+        for chain in chains {
+            let belongs = self.belongs(&chain, key);
+            let pair = PairFiles { chain, key, better };
+            if belongs {
+                return Some(Found::Belongs(pair));
+            }
+            better = better.or(pair.chain.first().copied());
+            worst.get_or_insert(pair);
+        }
+        worst.map(Found::Mismatch)
+    }
+
+    fn belongs(&self, chain: &[usize], key: usize) -> bool {
+        let Some(key) = &self.items[key].key else {
+            return false;
+        };
+        match chain {
+            [one] => self.items[*one].place_of(key).is_some(),
+            [leaf, rest] => {
+                let (leaf, rest) = (
+                    self.items[*leaf].certificates(),
+                    self.items[*rest].certificates(),
+                );
+                let belongs = |key: &Loaded| key.belongs_to(&leaf.first()?.key);
+                let continues = rest.first().zip(leaf.last()).is_some_and(|(issuer, one)| {
+                    issuer.is_issuer_of(one) && one.signed.is_by(&issuer.key) != Some(false)
+                });
+                belongs(key) == Some(true) && continues
+            }
+            _ => false,
+        }
+    }
+
+    /// The `.pem` files that hold both, as HAProxy has it.
+    fn in_one_file(&self) -> Vec<Found> {
+        let candidates = self.candidates();
+        let both = candidates.filter(|at| {
+            let item = &self.items[*at];
+            item.has.certificate && item.has.key && stem(".pem", &item.name).is_some()
+        });
+        both.filter_map(|at| self.best(at, [vec![at]].into_iter()))
+            .collect()
+    }
+
+    /// The keystores that hold a private key, or are not open.
+    fn keystores(&self) -> Vec<Found> {
+        let candidates = self.candidates();
+        let keystores = candidates.filter(|at| is_keystore(&self.items[*at].name));
+        keystores
+            .filter(|at| self.items[*at].has.key)
+            .filter_map(|at| self.best(at, [vec![at]].into_iter()))
+            .collect()
+    }
+
+    /// The one private key of the folder, with the longest chain that belongs to it.
+    fn by_content(&self) -> Vec<Found> {
+        let mut keys = self.keys();
+        let (Some(key), None) = (keys.next(), keys.next()) else {
+            return Vec::new();
+        };
+        let Some(loaded) = &self.items[key].key else {
+            return Vec::new();
+        };
+        let chains = self.candidates().filter_map(|at| {
+            self.items[at].place_of(loaded)?;
+            Some((self.items[at].certificates().len(), at))
+        });
+        // Of equally long ones, the first.
+        let longest = chains.max_by_key(|(length, at)| (*length, std::cmp::Reverse(*at)));
+        let pair = longest.map(|(_, chain)| PairFiles {
+            chain: vec![chain],
+            key,
+            better: None,
+        });
+        pair.map(Found::Belongs).into_iter().collect()
+    }
+
+    /// The files that may be of a pair: all but bundles, revocation lists and what is no PEM.
+    fn candidates(&self) -> impl Iterator<Item = usize> {
+        let names = self.items.iter().enumerate();
+        let kept = names.filter(|(_, item)| {
+            let name = item.name.as_str();
+            let others = TRUST.contains(&name) || CRL.contains(&name);
+            !others && (!is_binary(name) || is_keystore(name))
+        });
+        kept.map(|(at, _)| at)
+    }
+
+    /// The files with a private key, apart from a CA's.
+    fn keys(&self) -> impl Iterator<Item = usize> {
+        self.candidates().filter(|at| {
+            let item = &self.items[*at];
+            item.has.key && !is_keystore(&item.name) && !self.is_key_of_ca(item)
+        })
+    }
+
+    /// Whether it is the private key of a CA of the bundle, or of one that is called so.
+    fn is_key_of_ca(&self, item: &Item) -> bool {
+        let named = RESERVED[1..].iter().any(|ca| {
+            item.name.strip_prefix(ca) == Some(".key")
+                || item.name.strip_prefix(ca) == Some("-key.pem")
+        });
+        let of_bundle = || {
+            let trust = &self.items[self.trust?];
+            trust.place_of(item.key.as_ref()?)
+        };
+        named || of_bundle().is_some()
+    }
+
+    /// Whether the leaf is a CA's certificate.
+    fn is_ca(&self, pair: &PairFiles) -> bool {
+        let leaf = || {
+            let chain = &self.items[*pair.chain.first()?];
+            let place = chain.place_of(self.items[pair.key].key.as_ref()?)?;
+            Some(chain.certificates().get(place)?.is_ca())
+        };
+        leaf() == Some(true)
+    }
+
+    fn ambiguous(&self, pairs: &[PairFiles]) -> Problem {
+        let mut claims: Vec<String> = pairs.iter().map(|pair| self.shown(pair)).collect();
+        claims.sort_unstable();
+        Problem::new(
+            Reason::Ambiguous,
+            self.folder,
+            format!(
+                "{} could each be its certificate and key",
+                list(claims.iter().map(String::as_str), "and")
+            ),
+            "leave one certificate and key, and give the others folders of their own",
+        )
+    }
+
+    fn shown(&self, pair: &PairFiles) -> String {
+        let key = &self.items[pair.key].name;
+        match pair.chain.first().map(|at| &self.items[*at].name) {
+            Some(chain) if chain != key => format!("{chain} with {key}"),
+            _ => key.clone(),
+        }
+    }
+
+    /// What is wrong when there is a part of a pair, and no pair.
+    fn half(&self) -> Option<Problem> {
+        let unreadable = self.candidates().find_map(|at| {
+            let item = &self.items[at];
+            item.unreadable.clone().filter(|_| takes(&item.name))
+        });
+        unreadable
+            .or_else(|| self.several_keys())
+            .or_else(|| self.lone_key())
+            .or_else(|| self.lone_chain())
+    }
+
+    fn several_keys(&self) -> Option<Problem> {
+        let keys: Vec<&str> = self.keys().map(|at| self.items[at].name.as_str()).collect();
+        let has_chain = self.candidates().any(|at| self.items[at].has.certificate);
+        (keys.len() > 1 && has_chain).then(|| {
+            let keys = list(keys.into_iter(), "and");
+            Problem::new(
+                Reason::Ambiguous,
+                self.folder,
+                format!("there are several private keys, {keys}, and no certificate for one of them under a name that goes with it"),
+                "leave the key of the certificate, and remove the others",
+            )
+        })
+    }
+
+    fn lone_key(&self) -> Option<Problem> {
+        let named = self.candidates().find(|at| {
+            let item = &self.items[*at];
+            let is_key = ROWS.iter().any(|row| matches(row.key, &item.name));
+            is_key && !self.is_key_of_ca(item)
+        });
+        let at = named.or_else(|| self.keys().next())?;
+        let name = &self.items[at].name;
+        let chains = ROWS.iter().filter_map(|row| {
+            let stem = star(row.key, name)?;
+            let chains = row
+                .chains
+                .iter()
+                .map(move |names| names.join(" + ").replace('*', stem));
+            Some(chains)
+        });
+        let chains: Vec<String> = chains.flatten().collect();
+        let expected = match &chains[..] {
+            [] => "tls.crt".to_owned(),
+            chains => list(chains.iter().map(String::as_str), "or"),
+        };
+        Some(Problem::new(
+            Reason::Incomplete,
+            self.folder.join(name),
+            "it is a private key, and no file holds its certificate",
+            format!("put the certificate chain there too, as {expected}"),
+        ))
+    }
+
+    fn lone_chain(&self) -> Option<Problem> {
+        let named = |name: &str| {
+            let chains = ROWS
+                .iter()
+                .flat_map(|row| row.chains.iter().filter_map(|names| names.first()));
+            chains
+                .into_iter()
+                .any(|chain| !chain.starts_with('*') && *chain == name)
+        };
+        let at = self.candidates().find(|at| {
+            let item = &self.items[*at];
+            named(&item.name) || self.is_leaf(item)
+        })?;
+        let name = &self.items[at].name;
+        let keys = ROWS.iter().filter_map(|row| {
+            let mut stems = row
+                .chains
+                .iter()
+                .filter_map(|names| star(names.first()?, name));
+            let stem = stems.next()?;
+            Some(
+                row.key
+                    .replace('*', if stem.is_empty() { "NAME" } else { stem }),
+            )
+        });
+        let keys: Vec<String> = keys.collect();
+        let expected = match &keys[..] {
+            [] => "tls.key".to_owned(),
+            keys => list(keys.iter().map(String::as_str), "or"),
+        };
+        Some(Problem::new(
+            Reason::Incomplete,
+            self.folder.join(name),
+            "no file holds its private key",
+            format!("put the private key there too, as {expected}"),
+        ))
+    }
+
+    /// Whether it seems to hold a certificate that is not a CA's, or should hold one and does not.
+    fn is_leaf(&self, item: &Item) -> bool {
+        let certificates = item.certificates();
+        match certificates.first() {
+            Some(first) => !first.is_ca(),
+            None if item.has.certificate => true,
+            None => {
+                let is_named = PEM_ENDINGS[..3]
+                    .iter()
+                    .any(|ending| stem(ending, &item.name).is_some());
+                let is_empty = item.blocks.as_ref().is_ok_and(Vec::is_empty);
+                is_named && is_empty && !item.has.key
+            }
+        }
+    }
 }
 
-fn lacks(folder: &Path, name: &str, partners: &[String], is_cert: bool) -> Problem {
-    let partners: Vec<&str> = partners.iter().map(String::as_str).collect();
-    let missing = if is_cert {
-        "private key"
-    } else {
-        "certificate chain"
-    };
-    Problem::new(
-        Reason::Incomplete,
-        folder.join(name),
-        format!("its {missing}, {}, is missing", list(&partners, "or")),
-        format!("put {} there too", list(&partners, "or")),
-    )
-}
-
-fn nothing(folder: &Path) -> Problem {
-    let pairs: Vec<String> = PAIRS
-        .iter()
-        .map(|(cert, key)| format!("{cert} and {key}").replace('*', "NAME"))
-        .collect();
-    Problem::new(
-        Reason::Incomplete,
-        folder,
-        "none of its files is a part of a credential",
-        format!(
-            "put a pair there ({}, or one .pem file with both) or a trust bundle ({})",
-            pairs.join("; "),
-            list(&TRUST, "or")
-        ),
-    )
+/// The file that a mismatch would prefer to the chain of `pair`.
+fn better(mismatch: Option<&PairFiles>, pair: &PairFiles) -> Option<usize> {
+    let mut chain = mismatch?.chain.iter().copied();
+    chain.find(|at| !pair.chain.contains(at))
 }
 
 /// `a, b and c`.
-fn list(names: &[&str], last: &str) -> String {
-    match names {
+fn list<'a>(names: impl Iterator<Item = &'a str>, last: &str) -> String {
+    let names: Vec<&str> = names.collect();
+    match &names[..] {
         [] => String::new(),
         [one] => (*one).to_owned(),
         [most @ .., end] => format!("{} {last} {end}", most.join(", ")),

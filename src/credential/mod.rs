@@ -1,23 +1,30 @@
 //! The files of a folder → a credential that Envoy accepts, or the reasons why it would not.
 
 mod check;
+mod contents;
+mod der;
+mod encrypted;
 mod facts;
 mod folder;
 pub mod key;
 pub mod layout;
+mod ocsp;
 mod part;
 pub mod pem;
-mod strict;
+mod x509;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use self::check::Findings;
+use self::check::{Findings, Judged, Stapled};
+use self::contents::Item;
 pub use self::folder::{from_reading, parts_among};
-use self::layout::Layout;
+use self::layout::{Layout, PairFiles};
 pub use self::part::{
     Bundle, BundleFacts, Generic, Pair, PairFacts, Staple, StapleFacts, TicketKeys, Verdict,
 };
+use crate::config::TrustOptions;
 use crate::files::read::File;
 use crate::problem::{Problem, Reason};
 
@@ -76,75 +83,177 @@ pub struct CertificateFacts {
     pub not_after: SystemTime,
 }
 
-/// Makes a credential of the files of the folder at `folder`. `now` decides what has expired, and
-/// a certificate that ends within `warn_days` is warned of.
-///
-/// # Errors
-/// The files of the folder can't be told apart: no part can be judged.
-pub fn from_files(
-    folder: &Path,
-    files: Vec<File>,
+/// By what a credential is judged, apart from its files.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    /// Decides what has expired.
     now: SystemTime,
+    /// How long before its end a certificate is warned of.
     warn_days: u32,
-) -> Result<Credential, Vec<Problem>> {
-    let findings = || Findings::new(folder, now, warn_days);
-    let (mut of_pair, mut of_bundle) = (findings(), findings());
-    let mut files = files;
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    let layout = laid_out(folder, &files, &mut of_bundle).map_err(|problem| vec![problem])?;
-    for (at, file) in files.iter_mut().enumerate() {
-        if layout.pair.is_some_and(|pair| pair.contains(&at)) {
-            tidy(file, &mut of_pair);
-        } else if layout.uses(at) {
-            tidy(file, &mut of_bundle);
-        }
-    }
-    let bundle = layout.trust.and_then(|trust| {
-        let crl = layout.crl.map(|crl| &files[crl]);
-        check::bundle(&files[trust], crl, &mut of_bundle)
-    });
-    let pair = layout.pair.and_then(|[chain, key]| {
-        check::pair(&files[chain], &files[key], bundle.as_ref(), &mut of_pair)
-    });
-    let files = files.into_iter().enumerate();
-    Ok(Credential {
-        pair: of_pair.verdict(pair),
-        bundle: of_bundle.verdict(bundle),
-        skipped: files
-            .filter(|(at, _)| !layout.uses(*at))
-            .map(|(_, file)| file.name)
-            .collect(),
-        ..Credential::default()
-    })
+    /// The options of its trust bundle.
+    trust: Arc<TrustOptions>,
 }
 
-/// Which file is what; a revocation list without a bundle is passed over.
-fn laid_out(folder: &Path, files: &[File], findings: &mut Findings<'_>) -> Result<Layout, Problem> {
-    let mut layout = Layout::of(folder, files)?;
-    if layout.trust.is_none()
-        && let Some(at) = layout.crl.take()
-    {
-        findings.warn(
+/// Makes a credential of the files of the folder at `folder`. `now` decides what has expired, and
+/// a certificate that ends within `warn_days` is warned of.
+pub fn from_files(folder: &Path, files: Vec<File>, now: SystemTime, warn_days: u32) -> Credential {
+    let rules = Rules {
+        now,
+        warn_days,
+        trust: Arc::default(),
+    };
+    judge(folder, contents::items(folder, files, Vec::new()), &rules)
+}
+
+/// Makes a credential of the files of a folder.
+fn judge(folder: &Path, mut items: Vec<Item>, rules: &Rules) -> Credential {
+    let layout = opened(folder, &mut items);
+    let findings = || Findings::new(folder, rules.now, rules.warn_days);
+
+    let mut of_bundle = findings();
+    let bundle = layout.trust.and_then(|trust| {
+        let crl = layout.crl.map(|crl| &items[crl]);
+        let options = Arc::clone(&rules.trust);
+        check::bundle(&items[trust], crl, options, &mut of_bundle)
+    });
+    if let (None, Some(crl)) = (layout.trust, layout.crl) {
+        of_bundle.warn(
             Reason::Incomplete,
-            &files[at].name,
-            "there is no trust bundle for this revocation list, which is passed over",
+            &items[crl].name,
+            "there is no trust bundle for this revocation list, which is skipped",
             "put the CA's certificate there too, as ca.crt",
         );
     }
-    Ok(layout)
+
+    let mut of_pair = findings();
+    let judged = match &layout.pair {
+        None => None,
+        Some(Err(problem)) => {
+            of_pair.errors.push(problem.clone());
+            None
+        }
+        Some(Ok(files)) => pair(files, &layout, &items, bundle.as_ref(), &mut of_pair),
+    };
+
+    let mut of_staple = findings();
+    let staple = layout.staple.and_then(|staple| {
+        let stapled = judged
+            .as_ref()
+            .map(|judged| stapled(judged, &layout, &items));
+        check::staple(&items[staple], stapled.as_ref(), &mut of_staple)
+    });
+    if let Some(judged) = &judged {
+        require_staple(&judged.pair, staple.is_some(), &of_staple, &mut of_pair);
+    }
+
+    let mut of_tickets = findings();
+    let ticket_keys: Vec<&Item> = layout.ticket_keys.iter().map(|at| &items[*at]).collect();
+    let ticket_keys = match &ticket_keys[..] {
+        [] => None,
+        files => check::ticket_keys(files, &mut of_tickets),
+    };
+    let mut of_generic = findings();
+    let generic = layout
+        .generic
+        .and_then(|generic| check::generic(&items[generic], &mut of_generic));
+
+    let skipped = items.iter().enumerate().filter(|(at, _)| !layout.uses(*at));
+    Credential {
+        skipped: skipped.map(|(_, item)| item.name.clone()).collect(),
+        pair: of_pair.verdict(judged.map(|judged| judged.pair)),
+        bundle: of_bundle.verdict(bundle),
+        staple: of_staple.verdict(staple),
+        ticket_keys: of_tickets.verdict(ticket_keys),
+        generic: of_generic.verdict(generic),
+    }
 }
 
-/// Removes the byte-order marks before a file's blocks, which hide them from Envoy.
-fn tidy(file: &mut File, findings: &mut Findings<'_>) {
-    if let Some(clean) = pem::without_marks(&file.bytes) {
-        file.bytes = clean;
+/// Opens what is encrypted, as far as it matters, and tells which file is what.
+fn opened(folder: &Path, items: &mut [Item]) -> Layout {
+    let password = Layout::password(items).map(|at| items[at].bytes.clone());
+    let password = password
+        .as_ref()
+        .map(|bytes| contents::without_line_end(bytes));
+    if let Some(password) = password {
+        items.iter_mut().for_each(|item| item.decrypt(password));
+    }
+    let layout = Layout::of(folder, items);
+    let is_keystore = |item: &&mut Item| layout::is_keystore(&item.name);
+    if matches!(layout.pair, Some(Ok(_))) || !items.iter_mut().any(|item| is_keystore(&item)) {
+        return layout;
+    }
+    for keystore in items.iter_mut().filter(is_keystore) {
+        keystore.open(password);
+    }
+    Layout::of(folder, items)
+}
+
+fn pair(
+    files: &PairFiles,
+    layout: &Layout,
+    items: &[Item],
+    bundle: Option<&Bundle>,
+    findings: &mut Findings<'_>,
+) -> Option<Judged> {
+    let chain: Vec<&Item> = files.chain.iter().map(|at| &items[*at]).collect();
+    let key = &items[files.key];
+    let mut judged = check::pair(&chain, key, bundle, findings)?;
+    judged.pair.lesser_chain = files.better.is_some();
+    if let Some(better) = files.better {
         findings.warn(
-            Reason::Tidied,
-            &file.name,
-            "there is a byte-order mark before a PEM block: it is left out",
-            "save the file as UTF-8 without a byte-order mark",
+            Reason::LesserChain,
+            &items[better].name,
+            format!(
+                "it does not belong to {}: {} is used in its place",
+                key.name, chain[0].name
+            ),
+            "write the chain that belongs to the key, or remove it",
         );
     }
+    if let Some(password) = layout.password.filter(|_| key.rewritten) {
+        findings.check_mode(&items[password], "password");
+    }
+    Some(judged)
+}
+
+/// What a staple beside the pair has to be about.
+fn stapled<'a>(judged: &'a Judged, layout: &Layout, items: &'a [Item]) -> Stapled<'a> {
+    let of_bundle = || {
+        let certificates = items[layout.trust?].certificates();
+        let issuer = certificates
+            .into_iter()
+            .find(|ca| ca.subject == judged.issuer_name)?;
+        Some(issuer.key_der)
+    };
+    Stapled {
+        leaf: &judged.pair.facts.leaf,
+        issuer_name: &judged.issuer_name,
+        issuer_key: judged.issuer_key.as_deref().or_else(of_bundle),
+    }
+}
+
+/// A certificate that must come with an OCSP staple can't be served without a good one.
+fn require_staple(pair: &Pair, is_good: bool, staple: &Findings<'_>, findings: &mut Findings<'_>) {
+    if !pair.facts.must_staple || is_good {
+        return;
+    }
+    let leaf = &pair.facts.leaf.subject;
+    let (what, remedy) = match staple.errors.first() {
+        Some(problem) => (
+            format!(
+                "{leaf} must be served with an OCSP staple (must-staple), and the one beside it can't be used: {}",
+                problem.what()
+            ),
+            problem.remedy().to_owned(),
+        ),
+        None => (
+            format!("{leaf} must be served with an OCSP staple (must-staple), and there is none"),
+            "put the OCSP response there, in DER, as tls.ocsp-staple; or have the certificate issued \
+             without the TLS feature status_request"
+                .to_owned(),
+        ),
+    };
+    findings.error(Reason::Incomplete, &pair.facts.files[0], what, remedy);
 }
 
 #[cfg(test)]

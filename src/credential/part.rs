@@ -1,11 +1,13 @@
 //! The parts that a credential can have, and the verdict on the files of each.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
 use super::CertificateFacts;
+use crate::config::TrustOptions;
 use crate::problem::Problem;
 
 /// What the files of one part amount to. Neither a part nor a problem: there is no file for it.
@@ -43,6 +45,9 @@ pub struct Pair {
     pub chain: Vec<u8>,
     /// The private key, not encrypted.
     pub key: Zeroizing<Vec<u8>>,
+    /// Whether there is a better chain than this one that does not belong to the key: a tool may be in
+    /// the middle of writing, and will be done in a moment.
+    pub lesser_chain: bool,
     /// What is shown of it.
     pub facts: PairFacts,
 }
@@ -66,6 +71,8 @@ pub struct Bundle {
     pub trusted_ca: Vec<u8>,
     /// The revocation lists, one per issuer.
     pub crl: Option<Vec<u8>>,
+    /// What else clients have to fulfil, as it is configured.
+    pub options: Arc<TrustOptions>,
     /// What is shown of it.
     pub facts: BundleFacts,
 }

@@ -4,21 +4,24 @@
 //! more than BoringSSL does (a block cut short by the next one, empty lines, missing padding), so the
 //! lines are walked here. Nothing of a block's content is ever part of an error.
 
+mod foreign;
 mod lines;
-mod raw;
+mod tidy;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustls_pemfile::Item;
 use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
+pub use self::foreign::{foreign, join, mentions_key, replace, rewrite};
 use self::lines::{BEGIN, DASHES, END, Line, Lines};
-use self::raw::MARK;
-pub use self::raw::{instead, join, mentions_key, rewrite, without_marks};
+pub use self::tidy::{Tidied, tidy};
 
 /// One PEM block.
-pub struct Block<'a> {
+pub struct Block {
     /// All of it, from its BEGIN line to its END line, the line's end included if it has one.
-    pub text: &'a [u8],
+    pub text: Zeroizing<Vec<u8>>,
     /// What it holds.
     pub content: Content,
     /// The number of its BEGIN line, from 1.
@@ -31,14 +34,12 @@ pub enum Content {
     Certificate(Vec<u8>),
     /// A private key that is not encrypted.
     Key(Zeroizing<PrivateKeyDer<'static>>),
-    /// A private key that only a password opens.
-    EncryptedKey,
+    /// A private key that only a password opens: PKCS#8 in DER, or in OpenSSL's old form.
+    EncryptedKey(Option<Vec<u8>>),
     /// A private key in a format that Envoy does not read, such as OpenSSH's.
     ForeignKey,
     /// A revocation list, in DER.
     Crl(Vec<u8>),
-    /// A certificate with OpenSSL's trust settings behind it.
-    TrustedCertificate,
     /// Anything else, such as EC parameters.
     Other,
 }
@@ -46,7 +47,10 @@ pub enum Content {
 impl Content {
     /// Whether nobody but Envoy may see it: a private key of any kind.
     pub fn is_secret(&self) -> bool {
-        matches!(self, Self::Key(_) | Self::EncryptedKey | Self::ForeignKey)
+        matches!(
+            self,
+            Self::Key(_) | Self::EncryptedKey(_) | Self::ForeignKey
+        )
     }
 }
 
@@ -68,22 +72,11 @@ impl Flaw {
     }
 }
 
-/// What kinds of blocks a file seems to hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Glance {
-    /// A certificate.
-    pub certificate: bool,
-    /// A private key.
-    pub key: bool,
-    /// A block of any kind.
-    pub any: bool,
-}
-
 /// The blocks of `bytes`, each one whole and decodable. One bad block spoils the whole file.
 ///
 /// # Errors
 /// The first block that BoringSSL would not read.
-pub fn blocks(bytes: &[u8]) -> Result<Vec<Block<'_>>, Flaw> {
+pub fn blocks(bytes: &[u8]) -> Result<Vec<Block>, Flaw> {
     let mut blocks = Vec::new();
     let mut lines = Lines::new(bytes);
     while let Some(line) = lines.next() {
@@ -94,19 +87,10 @@ pub fn blocks(bytes: &[u8]) -> Result<Vec<Block<'_>>, Flaw> {
     Ok(blocks)
 }
 
-/// Looks at the BEGIN lines of `bytes` alone, those behind a byte-order mark included.
-pub fn glance(bytes: &[u8]) -> Glance {
-    let mut seen = Glance::default();
-    for line in Lines::new(bytes) {
-        let text = line.text.strip_prefix(MARK).unwrap_or(line.text);
-        let Some(label) = (Line { text, ..line }).label() else {
-            continue;
-        };
-        seen.any = true;
-        seen.certificate |= label.ends_with(b"CERTIFICATE");
-        seen.key |= label.ends_with(b"PRIVATE KEY");
-    }
-    seen
+/// Whether `bytes` has a line that begins a block whose label ends so, whatever becomes of the block.
+pub fn begins(bytes: &[u8], label_end: &str) -> bool {
+    let mut labels = Lines::new(bytes).filter_map(|line| line.label());
+    labels.any(|label| label.ends_with(label_end.as_bytes()))
 }
 
 /// Reads the rest of the block whose BEGIN line is `begin`.
@@ -115,7 +99,7 @@ fn block<'a>(
     begin: Line<'a>,
     label: &'a [u8],
     lines: &mut Lines<'a>,
-) -> Result<Block<'a>, Flaw> {
+) -> Result<Block, Flaw> {
     let flaw = |(what, remedy): (&str, _)| {
         let number = begin.number;
         Flaw::new(
@@ -126,7 +110,7 @@ fn block<'a>(
     let (body, end) = Body::read(label, lines).map_err(flaw)?;
     let text = &bytes[begin.start..end.end];
     Ok(Block {
-        text,
+        text: Zeroizing::new(text.to_vec()),
         content: body.content(label, text).map_err(flaw)?,
         line: begin.number,
     })
@@ -202,8 +186,8 @@ impl Body {
 
     fn content(&self, label: &[u8], text: &[u8]) -> Result<Content, (&'static str, &'static str)> {
         let is_key = label.ends_with(b"PRIVATE KEY");
-        if label == b"ENCRYPTED PRIVATE KEY" || (is_key && self.encrypted) {
-            return Ok(Content::EncryptedKey);
+        if is_key && self.encrypted {
+            return Ok(Content::EncryptedKey(None));
         }
         if self.headers {
             return Err((
@@ -216,9 +200,12 @@ impl Body {
             return Err(("is not valid base64", WRITE_WHOLE));
         }
         match label {
-            b"TRUSTED CERTIFICATE" => Ok(Content::TrustedCertificate),
             // The label of old, which BoringSSL takes and the library does not.
-            b"X509 CERTIFICATE" => decode(b"CERTIFICATE", text),
+            b"X509 CERTIFICATE" | b"TRUSTED CERTIFICATE" => decode(b"CERTIFICATE", text),
+            b"ENCRYPTED PRIVATE KEY" => match decoded(text) {
+                Some(der) => Ok(Content::EncryptedKey(Some(der.to_vec()))),
+                None => Err(("is not valid base64", WRITE_WHOLE)),
+            },
             b"CERTIFICATE" | b"X509 CRL" | b"PRIVATE KEY" | b"RSA PRIVATE KEY"
             | b"EC PRIVATE KEY" => decode(label, text),
             _ if is_key => Ok(Content::ForeignKey),
@@ -241,6 +228,29 @@ fn decode(label: &[u8], text: &[u8]) -> Result<Content, (&'static str, &'static 
         }),
         _ => Err(("is not valid base64", WRITE_WHOLE)),
     }
+}
+
+/// What the block `text` encodes, whatever its label is.
+fn decoded(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    match decode(b"PRIVATE KEY", text) {
+        Ok(Content::Key(der)) => Some(Zeroizing::new(der.secret_der().to_vec())),
+        _ => None,
+    }
+}
+
+/// The PEM block of `der` with this label.
+pub(super) fn base64_text(label: &[u8], der: &[u8]) -> Zeroizing<Vec<u8>> {
+    let body = Zeroizing::new(STANDARD.encode(der));
+    let mut text = Zeroizing::new(Vec::with_capacity(
+        body.len() * 66 / 64 + 2 * label.len() + 40,
+    ));
+    text.extend([BEGIN, label, DASHES, b"\n"].iter().copied().flatten());
+    for line in body.as_bytes().chunks(64) {
+        text.extend_from_slice(line);
+        text.push(b'\n');
+    }
+    text.extend([END, label, DASHES, b"\n"].iter().copied().flatten());
+    text
 }
 
 /// The block as every reader takes it: without what BoringSSL trims from the ends of lines.

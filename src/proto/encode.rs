@@ -5,11 +5,13 @@
 
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-/// A length-delimited field: its number, and what it holds.
+/// A field: its number, and what it holds.
 pub(crate) struct Field<'a>(pub(crate) u32, pub(crate) Value<'a>);
 
-/// What a length-delimited field can hold.
+/// What a field can hold.
 pub(crate) enum Value<'a> {
+    /// A boolean, an enumerator or an unsigned integer.
+    Number(u64),
     Bytes(&'a [u8]),
     Message(Vec<Field<'a>>),
 }
@@ -18,13 +20,21 @@ impl Field<'_> {
     /// The bytes that [`Self::write`] adds.
     pub(crate) fn len(&self) -> usize {
         let content = self.1.len();
-        key_len(self.0) + encoded_len_varint(content as u64) + content
+        match self.1 {
+            Value::Number(_) => key_len(self.0) + content,
+            _ => head_len(self.0, content) + content,
+        }
     }
 
     /// Appends the field to `buffer`.
     pub(crate) fn write(&self, buffer: &mut Vec<u8>) {
+        if let Value::Number(number) = self.1 {
+            encode_key(self.0, WireType::Varint, buffer);
+            return encode_varint(number, buffer);
+        }
         write_head(self.0, self.1.len(), buffer);
         match &self.1 {
+            Value::Number(_) => {}
             Value::Bytes(bytes) => buffer.extend_from_slice(bytes),
             Value::Message(fields) => fields.iter().for_each(|field| field.write(buffer)),
         }
@@ -34,6 +44,7 @@ impl Field<'_> {
 impl Value<'_> {
     fn len(&self) -> usize {
         match self {
+            Self::Number(number) => encoded_len_varint(*number),
             Self::Bytes(bytes) => bytes.len(),
             Self::Message(fields) => message_len(fields),
         }

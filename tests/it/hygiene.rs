@@ -104,7 +104,7 @@ fn debug_output_of_every_type_that_holds_a_key_is_redacted() {
         file("tls.crt", &identity.chain),
         file("tls.key", &identity.key),
     ];
-    let credential = credential::from_files(Path::new("/c"), files, SystemTime::now(), 30).unwrap();
+    let credential = credential::from_files(Path::new("/c"), files, SystemTime::now(), 30);
     assert_redacted("Credential", &credential, &identity);
     let pair = credential.pair.part.unwrap();
     assert_redacted("Pair", &pair, &identity);

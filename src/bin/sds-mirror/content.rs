@@ -19,9 +19,7 @@ pub(crate) fn objection(folder: &Path, files: &Files) -> Option<String> {
             mode: 0o640,
         })
         .collect();
-    let texts: Vec<String> = match from_files(folder, files, SystemTime::now(), 0) {
-        Ok(credential) => credential.problems().map(ToString::to_string).collect(),
-        Err(problems) => problems.iter().map(ToString::to_string).collect(),
-    };
+    let credential = from_files(folder, files, SystemTime::now(), 0);
+    let texts: Vec<String> = credential.problems().map(ToString::to_string).collect();
     (!texts.is_empty()).then(|| texts.join("; "))
 }

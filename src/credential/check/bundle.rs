@@ -4,48 +4,53 @@
 //! Still it follows a client's chain as far as the bundle leads, by the first certificate of each
 //! name: an expired root keeps its intermediate, or its own renewed certificate, from being of use.
 
-use x509_parser::prelude::X509Certificate;
+use std::sync::Arc;
 
-use super::certificate::{Certificate, certificates, check_dates, is_self_issued};
+use super::certificate::{Certificate, certificates, check_dates};
 use super::crl::{check_lists, lists};
 use super::findings::Findings;
-use crate::credential::facts::{called, system_time};
-use crate::credential::pem::{self, Block, Content};
+use crate::config::TrustOptions;
+use crate::credential::contents::Item;
+use crate::credential::facts::called;
+use crate::credential::pem::{self, Content};
+use crate::credential::x509::{self, X509};
 use crate::credential::{Bundle, BundleFacts, CertificateFacts};
-use crate::files::read::File;
 use crate::problem::Reason;
 
 /// The trust bundle in the file `trust`, with the revocation lists in `crl`; `None` when there are
 /// errors.
 pub(crate) fn bundle(
-    trust: &File,
-    crl: Option<&File>,
+    trust: &Item,
+    crl: Option<&Item>,
+    options: Arc<TrustOptions>,
     findings: &mut Findings<'_>,
 ) -> Option<Bundle> {
-    let blocks = findings.blocks(Reason::BadPem, trust)?;
-    let certificates = certificates(trust, &blocks, findings)?;
-    let cas = cas(&certificates, &trust.name, findings)?;
+    let certificates = certificates(trust, findings);
+    if let Some(file) = crl {
+        findings.blocks(Reason::BadCrl, file)?;
+    }
+    let certificates = certificates?;
+    let cas = cas(&certificates, &trust.name, &options, findings)?;
 
-    let crl_blocks = match crl {
-        Some(file) => Some((file, findings.blocks(Reason::BadCrl, file)?)),
-        None => None,
-    };
     // Envoy reads revocation lists from the bundle's file too.
-    let mut all_lists = lists(trust, &blocks, findings)?;
-    if let Some((file, blocks)) = &crl_blocks {
-        let own = lists(file, blocks, findings)?;
+    let mut all_lists = lists(trust, findings)?;
+    if let Some(file) = crl {
+        let own = lists(file, findings)?;
         if own.is_empty() {
-            findings.nothing(Reason::BadCrl, file, blocks, "revocation list", "crl");
+            findings.nothing(Reason::BadCrl, file, "revocation list", "crl");
             return None;
         }
         all_lists.extend(own);
     }
-    check_lists(&cas, &all_lists, findings)?;
+    check_lists(&cas, &all_lists, &options, findings)?;
 
-    let hidden = hindrances(&certificates, &cas, &trust.name, findings);
+    let hidden = match options.tolerates_expired() {
+        true => Vec::new(),
+        false => hindrances(&certificates, &cas, &trust.name, findings),
+    };
     Some(Bundle {
-        trusted_ca: served(trust, &blocks, &hidden, findings),
-        crl: crl_blocks.map(|(file, blocks)| served(file, &blocks, &[], findings)),
+        trusted_ca: served(trust, &hidden, findings),
+        crl: crl.map(|file| served(file, &[], findings)),
         facts: BundleFacts {
             certificates: certificates
                 .iter()
@@ -57,6 +62,7 @@ pub(crate) fn bundle(
                 .map(|file| file.name.clone())
                 .collect(),
         },
+        options,
     })
 }
 
@@ -65,12 +71,13 @@ pub(crate) fn bundle(
 fn cas<'a, 'b>(
     certificates: &'a [Certificate<'b>],
     file: &str,
+    options: &TrustOptions,
     findings: &mut Findings<'_>,
-) -> Option<Vec<&'a X509Certificate<'b>>> {
+) -> Option<Vec<&'a X509<'b>>> {
     let mut useful = Vec::new();
     let mut useless = Vec::new();
     for Certificate { x509, .. } in certificates {
-        match uselessness(x509, findings) {
+        match uselessness(x509, options, findings) {
             None => useful.push(x509),
             Some((reason, why)) => useless.push((reason, format!("{} {why}", called(x509)))),
         }
@@ -88,55 +95,67 @@ fn cas<'a, 'b>(
     }
     for x509 in &useful {
         check_dates(file, x509, findings);
+        warn_of_pin(file, x509, findings);
     }
     Some(useful)
 }
 
 /// Why nobody is trusted by virtue of `certificate`.
 fn uselessness(
-    certificate: &X509Certificate<'_>,
+    certificate: &X509<'_>,
+    options: &TrustOptions,
     findings: &Findings<'_>,
 ) -> Option<(Reason, &'static str)> {
-    let validity = certificate.validity();
     if !is_anchor(certificate) {
         Some((
             Reason::BadTrustBundle,
-            "is not a CA's certificate, but one that a CA issued",
+            "is a CA's certificate whose key usage lacks keyCertSign",
         ))
-    } else if system_time(validity.not_after) < findings.now {
+    } else if options.tolerates_expired() {
+        None
+    } else if certificate.not_after < findings.now {
         Some((Reason::Expired, "has expired"))
-    } else if system_time(validity.not_before) > findings.now {
+    } else if certificate.not_before > findings.now {
         Some((Reason::NotYetValid, "is not valid yet"))
     } else {
         None
     }
 }
 
-/// Whether Envoy lets anyone in for a certificate: a CA's that may sign certificates, or a self-signed
-/// one of any kind, by which its own holder is known.
-fn is_anchor(certificate: &X509Certificate<'_>) -> bool {
-    let may_sign = match certificate.key_usage() {
-        Ok(usage) => usage.is_none_or(|usage| usage.value.key_cert_sign()),
-        Err(_) => false,
-    };
-    is_self_issued(certificate) || (certificate.is_ca() && may_sign)
+/// Whether Envoy lets anyone in for a certificate: a CA's that may sign certificates, or one that is no
+/// CA's, by which its own holder is known.
+fn is_anchor(certificate: &X509<'_>) -> bool {
+    let is_own_witness = certificate.is_self_issued() || !certificate.is_ca();
+    is_own_witness || certificate.allows(x509::KEY_CERT_SIGN)
+}
+
+fn warn_of_pin(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) {
+    if !certificate.is_ca() && !certificate.is_self_issued() {
+        findings.warn(
+            Reason::PinnedPeer,
+            file,
+            format!(
+                "{} is not a CA's certificate: it lets in the one peer that has it, and nobody else",
+                called(certificate)
+            ),
+            "put the certificate of the CA there that issued it, if all of that CA's clients are meant",
+        );
+    }
 }
 
 /// The certificates by which Envoy would refuse what the good ones of `cas` vouch for: out of date, and
 /// of the same name as one of them or as its issuer. Their blocks.
 fn hindrances<'a>(
     certificates: &[Certificate<'a>],
-    cas: &[&X509Certificate<'_>],
+    cas: &[&X509<'_>],
     file: &str,
     findings: &mut Findings<'_>,
 ) -> Vec<&'a [u8]> {
     let mut hidden = Vec::new();
     for Certificate { text, x509 } in certificates {
-        let name = x509.subject().as_raw();
-        let is_in_the_way = uselessness(x509, findings).is_some()
-            && cas
-                .iter()
-                .any(|ca| ca.subject().as_raw() == name || ca.issuer().as_raw() == name);
+        let name = x509.subject;
+        let is_in_the_way = uselessness(x509, &TrustOptions::default(), findings).is_some()
+            && cas.iter().any(|ca| ca.subject == name || ca.issuer == name);
         if is_in_the_way {
             findings.warn(
                 Reason::Tidied,
@@ -155,12 +174,7 @@ fn hindrances<'a>(
 
 /// The file as it is served: without the `hidden` blocks, and without the private keys that someone
 /// put there.
-fn served(
-    file: &File,
-    blocks: &[Block<'_>],
-    hidden: &[&[u8]],
-    findings: &mut Findings<'_>,
-) -> Vec<u8> {
+fn served(file: &Item, hidden: &[&[u8]], findings: &mut Findings<'_>) -> Vec<u8> {
     let secret = pem::mentions_key(&file.bytes);
     if secret {
         findings.warn(
@@ -169,12 +183,12 @@ fn served(
             "there is a private key in it, which is not sent",
             "remove it from this file",
         );
-    } else if hidden.is_empty() {
+    } else if hidden.is_empty() && !file.rewritten {
         return file.bytes.to_vec();
     }
-    let shown = blocks.iter().filter(|block| {
+    let shown = file.blocks.iter().flatten().filter(|block| {
         matches!(block.content, Content::Certificate(_) | Content::Crl(_))
-            && !hidden.contains(&block.text)
+            && !hidden.contains(&&block.text[..])
     });
-    pem::join(shown.map(|block| block.text)).to_vec()
+    pem::join(shown.map(|block| &block.text[..])).to_vec()
 }

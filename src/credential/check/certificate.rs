@@ -1,16 +1,15 @@
-//! A single certificate: its parsing, dates and signatures.
+//! The certificates of a file: their parsing, dates and signatures.
 
-use x509_parser::prelude::{ASN1Time, FromDer, SubjectPublicKeyInfo, X509Certificate, X509Error};
+use std::time::SystemTime;
 
 use super::findings::Findings;
-use crate::credential::facts::{called, system_time};
-use crate::credential::key::KeyType;
-use crate::credential::pem::{self, Block, Content, Flaw};
-use crate::credential::strict;
-use crate::files::read::File;
+use crate::credential::contents::Item;
+use crate::credential::facts::{are_names_known, called};
+use crate::credential::pem::{Block, Content, Flaw};
+use crate::credential::x509::X509;
 use crate::problem::Reason;
 
-/// Signature algorithms that are no longer believed.
+/// Signature algorithms that are no longer trusted.
 const WEAK: [(&str, &str); 3] = [
     ("1.2.840.113549.1.1.4", "MD5"),
     ("1.2.840.113549.1.1.5", "SHA-1"),
@@ -21,61 +20,70 @@ const WEAK: [(&str, &str); 3] = [
 pub(super) struct Certificate<'a> {
     /// Its block.
     pub(super) text: &'a [u8],
-    pub(super) x509: X509Certificate<'a>,
+    pub(super) x509: X509<'a>,
 }
 
-/// The certificates among the blocks of a file; `None`, and an error, when one of them is broken or
-/// there is none.
+/// The certificates of a file; `None`, and an error, when one of them is broken or there is none.
 pub(super) fn certificates<'a>(
-    file: &File,
-    blocks: &'a [Block<'a>],
+    file: &'a Item,
     findings: &mut Findings<'_>,
 ) -> Option<Vec<Certificate<'a>>> {
+    let blocks = findings.blocks(Reason::BadPem, file)?;
     let parsed: Result<Vec<_>, Flaw> = blocks.iter().filter_map(parsed).collect();
     match parsed {
         Err(flaw) => findings.flaw(Reason::BadPem, &file.name, flaw),
         Ok(none) if none.is_empty() => {
-            findings.nothing(Reason::BadPem, file, blocks, "certificate", "x509");
+            findings.nothing(Reason::BadPem, file, "certificate", "x509");
         }
-        Ok(certificates) => return Some(certificates),
+        Ok(certificates) => {
+            for Certificate { x509, .. } in &certificates {
+                check_names(&file.name, x509, findings);
+            }
+            return Some(certificates);
+        }
     }
     None
 }
 
-fn parsed<'a>(block: &'a Block<'a>) -> Option<Result<Certificate<'a>, Flaw>> {
-    let line = block.line;
-    match &block.content {
-        Content::Certificate(der) => Some(match X509Certificate::from_der(der) {
-            Ok(([], x509)) if strict::is_certificate(der) => Ok(Certificate {
-                text: block.text,
-                x509,
-            }),
-            _ => Err(Flaw::new(
-                format!("the block in line {line} is no valid certificate"),
-                "write it again; openssl x509 -in FILE -noout -text shows what it is",
-            )),
-        }),
-        Content::TrustedCertificate => Some(Err(Flaw::new(
-            format!("the block in line {line} holds OpenSSL's own trust settings"),
-            pem::rewrite("openssl x509"),
-        ))),
-        _ => None,
+fn parsed(block: &Block) -> Option<Result<Certificate<'_>, Flaw>> {
+    let Content::Certificate(der) = &block.content else {
+        return None;
+    };
+    let certificate = X509::parse(der).map(|x509| Certificate {
+        text: &block.text,
+        x509,
+    });
+    Some(certificate.ok_or_else(|| {
+        Flaw::new(
+            format!("the block in line {} is no valid certificate", block.line),
+            "write it again; openssl x509 -in FILE -noout -text shows what it is",
+        )
+    }))
+}
+
+/// Warns of a certificate whose names can't be shown.
+fn check_names(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) {
+    if !are_names_known(certificate) {
+        findings.warn(
+            Reason::Unparsed,
+            file,
+            format!(
+                "not all names in the certificate {} can be read: Envoy takes it, clients may not",
+                called(certificate)
+            ),
+            "have it issued anew if a client refuses it",
+        );
     }
 }
 
 /// Warns of a certificate that is not valid now, or not for much longer.
-pub(super) fn check_dates(
-    file: &str,
-    certificate: &X509Certificate<'_>,
-    findings: &mut Findings<'_>,
-) {
-    let validity = certificate.validity();
-    let (begin, end) = (validity.not_before, validity.not_after);
-    let left = system_time(end).duration_since(findings.now);
+pub(super) fn check_dates(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) {
+    let (begin, end) = (certificate.not_before, certificate.not_after);
+    let left = end.duration_since(findings.now);
     let (reason, what, remedy) = if left.is_err() {
         let what = format!("expired on {}", date(end));
         (Reason::Expired, what, "renew it")
-    } else if system_time(begin) > findings.now {
+    } else if begin > findings.now {
         let what = format!("is not yet valid: it is valid only from {}", date(begin));
         let remedy = "check the clocks of this machine and of the CA";
         (Reason::NotYetValid, what, remedy)
@@ -89,16 +97,12 @@ pub(super) fn check_dates(
     findings.warn(reason, file, what, remedy);
 }
 
-/// Warns of a certificate whose signature clients no longer believe. A root's does not matter.
-pub(super) fn check_signature(
-    file: &str,
-    certificate: &X509Certificate<'_>,
-    findings: &mut Findings<'_>,
-) {
-    let algorithm = certificate.signature_algorithm.algorithm.to_id_string();
+/// Warns of a certificate whose signature clients no longer trust. A root's does not matter.
+pub(super) fn check_signature(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) {
+    let algorithm = certificate.signed.algorithm().unwrap_or_default();
     let weak = WEAK.iter().find(|(id, _)| *id == algorithm);
     if let Some((_, name)) = weak
-        && !is_self_issued(certificate)
+        && !certificate.is_self_issued()
     {
         let what = format!(
             "the certificate {} is signed with {name}",
@@ -109,31 +113,9 @@ pub(super) fn check_signature(
     }
 }
 
-/// Whether a certificate bears its issuer's name: a root, or its own only witness.
-pub(super) fn is_self_issued(certificate: &X509Certificate<'_>) -> bool {
-    certificate.subject().as_raw() == certificate.issuer().as_raw()
-}
-
-/// Whether the holder of `issuer`'s key signed what `verify` checks. `None` when the algorithm is one
-/// that can't be checked here.
-pub(super) fn signed_by(
-    issuer: &X509Certificate<'_>,
-    verify: impl FnOnce(&SubjectPublicKeyInfo<'_>) -> Result<(), X509Error>,
-) -> Option<bool> {
-    // Smaller RSA keys are refused by the verifier whatever they signed.
-    if matches!(KeyType::of_public(issuer.public_key()), KeyType::Rsa(bits) if bits < 2048) {
-        return None;
-    }
-    match verify(issuer.public_key()) {
-        Ok(()) => Some(true),
-        Err(X509Error::SignatureVerificationError) => Some(false),
-        Err(_) => None,
-    }
-}
-
-/// A date and time as an operator reads it.
-pub(super) fn date(time: ASN1Time) -> String {
-    let time = time.to_datetime();
-    let (date, hour, minute) = (time.date(), time.hour(), time.minute());
-    format!("{date} {hour:02}:{minute:02} UTC")
+/// A date and time as an operator reads it, such as `2026-01-31 08:15 UTC`.
+pub(super) fn date(time: SystemTime) -> String {
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    let minutes = text.get(..16).unwrap_or(&text);
+    format!("{} UTC", minutes.replace('T', " "))
 }

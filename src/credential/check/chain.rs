@@ -1,115 +1,171 @@
 //! A certificate chain and its private key.
 
 use rustls_pki_types::PrivateKeyDer;
-use x509_parser::der_parser::{Oid, oid};
-use x509_parser::prelude::X509Certificate;
 use zeroize::Zeroizing;
 
 use super::certificate::{Certificate, certificates, check_dates, check_signature};
 use super::findings::Findings;
 use super::order::check_order;
-use crate::credential::facts::called;
-use crate::credential::key::{KeyType, Loaded};
+use crate::credential::contents::Item;
+use crate::credential::facts::{called, has_name};
+use crate::credential::key::{self, KeyType, Loaded};
 use crate::credential::pem::{self, Block, Content};
-use crate::credential::strict;
+use crate::credential::x509::{self, X509};
 use crate::credential::{Bundle, CertificateFacts, Pair, PairFacts};
-use crate::files::read::{File, LISTED};
 use crate::problem::Reason;
-
-/// RFC 7633: what the server promises to do in each handshake.
-const TLS_FEATURE: Oid<'static> = oid!(1.3.6.1.5.5.7.1.24);
-/// `status_request` as one of the TLS features, an INTEGER: to send an OCSP staple ("must-staple").
-const STATUS_REQUEST: [u8; 3] = [0x02, 0x01, 0x05];
 
 const TAKEN: &str = "use RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519";
 
-/// The pair in the files `chain` and `key`, which may be one; `None` when there are errors. `bundle` is
-/// the trust bundle beside them.
+/// A good pair, and who issued its leaf.
+pub(crate) struct Judged {
+    pub(crate) pair: Pair,
+    /// The issuer's distinguished name, as it is encoded.
+    pub(crate) issuer_name: Vec<u8>,
+    /// The issuer's public key with its algorithm, if the issuer is in the chain.
+    pub(crate) issuer_key: Option<Vec<u8>>,
+}
+
+/// The pair in the files `chain`, of which the second continues the first, and `key`, which may be one
+/// of them; `None` when there are errors. `bundle` is the trust bundle beside them.
 pub(crate) fn pair(
-    chain: &File,
-    key: &File,
+    chain: &[&Item],
+    key: &Item,
     bundle: Option<&Bundle>,
     findings: &mut Findings<'_>,
-) -> Option<Pair> {
-    let chain_blocks = findings.blocks(Reason::BadPem, chain);
-    let own_blocks = (chain.name != key.name).then(|| findings.blocks(Reason::BadPem, key));
-    let key_blocks = own_blocks.as_ref().unwrap_or(&chain_blocks).as_deref();
-
-    let certificates = chain_blocks
-        .as_deref()
-        .and_then(|blocks| certificates(chain, blocks, findings));
-    let private = key_blocks.and_then(|blocks| private(key, blocks, findings));
-    let (mut certificates, (key_text, der)) = (certificates?, private?);
-    let loaded = load(der, key, findings)?;
-    let place = place(&certificates, &loaded, [chain, key], findings)?;
+) -> Option<Judged> {
+    let certificates = chain
+        .iter()
+        .map(|file| certificates(file, findings))
+        .collect::<Vec<_>>();
+    let is_in_chain = chain.iter().any(|file| file.name == key.name);
+    // What is wrong with one file is said once.
+    let blocks = match (&key.blocks, is_in_chain) {
+        (Ok(blocks), true) if key.unreadable.is_none() => Some(&blocks[..]),
+        (_, true) => None,
+        (_, false) => findings.blocks(Reason::BadPem, key),
+    };
+    let private = blocks.and_then(|blocks| private(key, blocks, findings));
+    let certificates = certificates.into_iter().collect::<Option<Vec<_>>>();
+    let mut certificates: Vec<Certificate<'_>> = certificates?.into_iter().flatten().collect();
+    let (key_text, der) = private?;
+    let loaded = load(key, der, findings)?;
+    let first = chain.first()?;
+    let place = place(&certificates, &loaded, [first, key], findings)?;
     certificates[..=place].rotate_right(1);
 
     let leaf = &certificates[0].x509;
-    check_usage(leaf, &chain.name, findings)?;
-    check_staple(leaf, &chain.name, findings)?;
-    check_order(&certificates, place, bundle, &chain.name, findings);
+    check_usage(leaf, &first.name, findings)?;
+    check_name(leaf, &first.name, findings)?;
+    check_order(&certificates, place, bundle, &first.name, findings);
     for Certificate { x509, .. } in &certificates {
-        check_dates(&chain.name, x509, findings);
-        check_signature(&chain.name, x509, findings);
+        check_dates(&first.name, x509, findings);
+        check_signature(&first.name, x509, findings);
     }
-    check_mode(key, findings);
-    let mut files = vec![chain.name.clone(), key.name.clone()];
-    files.dedup();
-    let alone = place == 0 && chain_blocks.as_ref()?.len() == certificates.len();
-    Some(Pair {
-        chain: served_chain(chain, key, alone, &certificates, findings),
-        key: served_key(key, key_blocks?, key_text),
-        facts: PairFacts {
-            leaf: CertificateFacts::of(leaf),
-            key_type: KeyType::of_public(leaf.public_key()).to_string(),
-            must_staple: false,
-            files,
+    findings.check_mode(key, "private key");
+    let facts = PairFacts {
+        leaf: CertificateFacts::of(leaf),
+        key_type: KeyType::of_public(&leaf.key).to_string(),
+        must_staple: leaf.must_staple(),
+        files: names(chain, key),
+    };
+    Some(Judged {
+        pair: Pair {
+            chain: served_chain(chain, key, place == 0, &certificates, findings),
+            key: served_key(key, blocks?, key_text),
+            lesser_chain: false,
+            facts,
         },
+        issuer_name: leaf.issuer.to_vec(),
+        issuer_key: issuer_key(&certificates, leaf),
     })
+}
+
+fn names(chain: &[&Item], key: &Item) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for file in chain.iter().chain([&key]) {
+        if !names.contains(&file.name) {
+            names.push(file.name.clone());
+        }
+    }
+    names
 }
 
 /// The private key that Envoy would take: the first one. Its block, and its DER.
 fn private<'a>(
-    file: &File,
-    blocks: &'a [Block<'a>],
+    file: &Item,
+    blocks: &'a [Block],
     findings: &mut Findings<'_>,
 ) -> Option<(&'a [u8], &'a PrivateKeyDer<'static>)> {
-    let Some(block) = blocks.iter().find(|block| block.content.is_secret()) else {
-        findings.nothing(Reason::BadPem, file, blocks, "private key", "pkey");
+    // Envoy skips keys in formats that it does not know.
+    let known =
+        |block: &&Block| block.content.is_secret() && !matches!(block.content, Content::ForeignKey);
+    let any = |block: &&Block| block.content.is_secret();
+    let first = blocks.iter().find(known);
+    let Some(block) = first.or_else(|| blocks.iter().find(any)) else {
+        findings.nothing(Reason::BadPem, file, "private key", "pkey");
         return None;
     };
+    let holds_more = blocks
+        .iter()
+        .any(|block| matches!(block.content, Content::Certificate(_)));
     match &block.content {
-        Content::Key(der) => return Some((block.text, der)),
-        Content::EncryptedKey => findings.error(
+        Content::Key(der) => return Some((&block.text, der)),
+        Content::EncryptedKey(Some(_)) => findings.error(
             Reason::EncryptedKey,
             &file.name,
             "the private key is encrypted, and there is no password",
-            pem::rewrite("openssl pkey"),
+            "put its password beside it, in a file called password",
+        ),
+        Content::EncryptedKey(None) => findings.error(
+            Reason::EncryptedKey,
+            &file.name,
+            "the private key is encrypted in OpenSSL's old form, which is not supported",
+            convert("openssl pkcs8 -topk8 -in FILE", holds_more)
+                + ", with the password beside it in a file called password",
         ),
         _ => findings.error(
             Reason::UnsupportedKey,
             &file.name,
             "the private key is in a format that Envoy does not read",
             format!(
-                "{}; or, if it is one of OpenSSH: ssh-keygen -p -m PKCS8 -f FILE",
-                pem::rewrite("openssl pkey")
+                "{}; or, if it is one of OpenSSH: ssh-keygen -p -N '' -m PKCS8 -f FILE",
+                convert("openssl pkey -in FILE", holds_more)
             ),
         ),
     }
     None
 }
 
+/// The advice to replace the file by what `command` makes of its key, followed by its certificates if it
+/// holds any.
+fn convert(command: &str, holds_more: bool) -> String {
+    if !holds_more {
+        return pem::replace(command);
+    }
+    let certificates = "sed -n '/^-----BEGIN CERTIFICATE/,/^-----END CERTIFICATE/p' FILE";
+    pem::replace(&format!("{{ {command} && {certificates}; }}"))
+}
+
 /// Loads the key, which proves that it is consistent and of a type that Envoy takes.
-fn load(der: &PrivateKeyDer<'_>, file: &File, findings: &mut Findings<'_>) -> Option<Loaded> {
+fn load(file: &Item, der: &PrivateKeyDer<'_>, findings: &mut Findings<'_>) -> Option<Loaded> {
     let loaded = Loaded::new(der);
     if loaded.is_none() {
         match KeyType::of_private(der) {
             // Tools written in Rust tend to make them so, for Ed25519.
-            _ if is_of_version_2(der) => findings.error(
+            _ if key::is_of_version_2(der) => findings.error(
                 Reason::UnsupportedKey,
                 &file.name,
                 "the private key is PKCS #8 of version 2, with the public key in it, which Envoy does not read",
                 "write it as PKCS #8 of version 1, which OpenSSL makes",
+            ),
+            _ if key::lacks_curve(der) => findings.error(
+                Reason::UnsupportedKey,
+                &file.name,
+                "the private key does not name its curve, and Envoy does not guess it",
+                format!(
+                    "write it as PKCS#8, which names the curve; or {}",
+                    convert("openssl pkcs8 -topk8 -nocrypt -in FILE", false)
+                ),
             ),
             Some(kind) if !kind.is_taken() => findings.error(
                 Reason::UnsupportedKey,
@@ -128,18 +184,14 @@ fn load(der: &PrivateKeyDer<'_>, file: &File, findings: &mut Findings<'_>) -> Op
     loaded
 }
 
-fn is_of_version_2(der: &PrivateKeyDer<'_>) -> bool {
-    matches!(der, PrivateKeyDer::Pkcs8(key) if strict::is_pkcs8_of_version_2(key.secret_pkcs8_der()))
-}
-
 /// Which of the certificates is the key's.
 fn place(
     certificates: &[Certificate<'_>],
     loaded: &Loaded,
-    [chain, key]: [&File; 2],
+    [chain, key]: [&Item; 2],
     findings: &mut Findings<'_>,
 ) -> Option<usize> {
-    let answer = |certificate: &Certificate<'_>| loaded.belongs_to(certificate.x509.public_key());
+    let answer = |certificate: &Certificate<'_>| loaded.belongs_to(&certificate.x509.key);
     if let Some(place) = certificates
         .iter()
         .position(|one| answer(one) == Some(true))
@@ -148,7 +200,7 @@ fn place(
     }
     let first = &certificates[0];
     let name = called(&first.x509);
-    let kind = KeyType::of_public(first.x509.public_key());
+    let kind = KeyType::of_public(&first.x509.key);
     if !kind.is_taken() {
         let what =
             format!("the key of the certificate {name} is {kind}, which Envoy does not take");
@@ -171,16 +223,12 @@ fn place(
 }
 
 /// BoringSSL takes no certificate with a key on a curve whose key usage rules signatures out.
-fn check_usage(leaf: &X509Certificate<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
+fn check_usage(leaf: &X509<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
     let on_a_curve = !matches!(
-        KeyType::of_public(leaf.public_key()),
+        KeyType::of_public(&leaf.key),
         KeyType::Rsa(_) | KeyType::Ed25519
     );
-    let signs = match leaf.key_usage() {
-        Ok(usage) => usage.is_none_or(|usage| usage.value.digital_signature()),
-        Err(_) => false,
-    };
-    if on_a_curve && !signs {
+    if on_a_curve && !leaf.allows(x509::DIGITAL_SIGNATURE) {
         let what = format!(
             "the key usage of {} lacks digitalSignature, so Envoy does not take it",
             called(leaf)
@@ -192,59 +240,42 @@ fn check_usage(leaf: &X509Certificate<'_>, file: &str, findings: &mut Findings<'
     Some(())
 }
 
-/// A certificate that must come with an OCSP staple can't be served without.
-fn check_staple(leaf: &X509Certificate<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
-    let must = leaf.iter_extensions().any(|extension| {
-        let mut values = extension.value.windows(STATUS_REQUEST.len());
-        extension.oid == TLS_FEATURE && values.any(|value| value == STATUS_REQUEST)
-    });
-    if must {
-        let what = format!(
-            "{} must be served with an OCSP staple (must-staple), and there is none",
-            called(leaf)
-        );
-        let remedy = "have it issued without the TLS feature status_request";
-        findings.error(Reason::Incomplete, file, what, remedy);
-        return None;
+/// Envoy takes no certificate without a name to choose it by.
+fn check_name(leaf: &X509<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
+    if has_name(leaf) {
+        return Some(());
     }
-    Some(())
+    findings.error(
+        Reason::NoName,
+        file,
+        "the certificate has neither a subject alternative name nor a common name, or an empty common name, \
+         so Envoy does not take it",
+        "have it issued with the host names as subject alternative names",
+    );
+    None
 }
 
-/// Warns of a key that users other than the file's owner and group can read or replace.
-fn check_mode(key: &File, findings: &mut Findings<'_>) {
-    if key.mode & LISTED != 0 {
-        findings.warn(
-            Reason::LooseMode,
-            &key.name,
-            "an access control list gives other users or groups a right to the private key",
-            "look at it with `getfacl FILE`, and remove it with `setfacl -b FILE`",
-        );
-    }
-    if key.mode & 0o007 != 0 {
-        let mode = key.mode & 0o7777;
-        findings.warn(
-            Reason::LooseMode,
-            &key.name,
-            format!("the private key's mode is {mode:04o}: others have a right to it"),
-            "take it away: chmod o= FILE",
-        );
-    }
+/// The public key of the leaf's issuer, if that is in the chain.
+fn issuer_key(certificates: &[Certificate<'_>], leaf: &X509<'_>) -> Option<Vec<u8>> {
+    let mut others = certificates.iter().map(|certificate| &certificate.x509);
+    let issuer = others
+        .find(|other| other.is_issuer_of(leaf) && leaf.signed.is_by(&other.key) != Some(false))?;
+    Some(issuer.key_der.to_vec())
 }
 
-/// The chain as it is served: the file as it is, or its certificates alone, the leaf first, when it
-/// holds them in another order or holds anything else.
+/// The chain as it is served: the file as it is, or the certificates alone, the leaf first, when there
+/// are several files, or one that holds them in another order or holds anything else.
 fn served_chain(
-    file: &File,
-    key: &File,
-    alone: bool,
+    files: &[&Item],
+    key: &Item,
+    in_order: bool,
     certificates: &[Certificate<'_>],
     findings: &mut Findings<'_>,
 ) -> Vec<u8> {
-    let secret = pem::mentions_key(&file.bytes);
-    if alone && !secret {
-        return file.bytes.to_vec();
-    }
-    if secret && file.name != key.name {
+    let holds_key = |file: &&&Item| pem::mentions_key(&file.bytes);
+    if let Some(file) = files.iter().find(holds_key)
+        && file.name != key.name
+    {
         findings.warn(
             Reason::Tidied,
             &file.name,
@@ -252,13 +283,22 @@ fn served_chain(
             "remove it from this file",
         );
     }
+    match files {
+        [file] if in_order && !file.rewritten && !holds_key(&file) => {
+            let blocks = file.blocks.as_ref().map_or(0, Vec::len);
+            if blocks == certificates.len() {
+                return file.bytes.to_vec();
+            }
+        }
+        _ => {}
+    }
     pem::join(certificates.iter().map(|certificate| certificate.text)).to_vec()
 }
 
 /// The key as it is served: the file as it is when it holds nothing else but parameters.
-fn served_key(file: &File, blocks: &[Block<'_>], text: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut others = blocks.iter().filter(|block| block.text != text);
-    if others.all(|block| matches!(block.content, Content::Other)) {
+fn served_key(file: &Item, blocks: &[Block], text: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut others = blocks.iter().filter(|block| *block.text != text);
+    if !file.rewritten && others.all(|block| matches!(block.content, Content::Other)) {
         file.bytes.clone()
     } else {
         pem::join([text].into_iter())

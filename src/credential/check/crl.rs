@@ -1,41 +1,34 @@
 //! Revocation lists. Once Envoy has one, it refuses every client unless it has a good list for each
 //! issuer on the way to a self-signed one: a flaw here locks clients out, or lets revoked ones in.
 
-use x509_parser::der_parser::{Oid, oid};
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
-
-use super::certificate::{date, is_self_issued, signed_by};
+use super::certificate::date;
 use super::findings::Findings;
-use crate::credential::facts::{called, distinguished, system_time};
-use crate::credential::pem::{Block, Content, Flaw};
-use crate::credential::strict;
-use crate::files::read::File;
+use crate::config::TrustOptions;
+use crate::credential::contents::Item;
+use crate::credential::facts::{called, distinguished};
+use crate::credential::pem::{Content, Flaw};
+use crate::credential::x509::{self, List as Parsed, X509};
 use crate::problem::Reason;
 
 /// The extension of a list that covers a part of the certificates alone.
-const DISTRIBUTION_POINT: Oid<'static> = oid!(2.5.29.28);
-const AUTHORITY_KEY: Oid<'static> = oid!(2.5.29.35);
+const DISTRIBUTION_POINT: &[u8] = &[0x55, 0x1d, 0x1c];
+const AUTHORITY_KEY: &[u8] = &[0x55, 0x1d, 0x23];
 
 /// A revocation list of a file.
 pub(super) struct List<'a> {
-    file: String,
+    file: &'a str,
     der: &'a [u8],
-    x509: CertificateRevocationList<'a>,
+    parsed: Parsed<'a>,
 }
 
-/// The revocation lists among the blocks of a file; `None`, and an error, when one is broken.
-pub(super) fn lists<'a>(
-    file: &File,
-    blocks: &'a [Block<'a>],
-    findings: &mut Findings<'_>,
-) -> Option<Vec<List<'a>>> {
+/// The revocation lists of a file; `None`, and an error, when one is broken.
+pub(super) fn lists<'a>(file: &'a Item, findings: &mut Findings<'_>) -> Option<Vec<List<'a>>> {
     let mut lists = Vec::new();
-    for block in blocks {
+    for block in file.blocks.iter().flatten() {
         let Content::Crl(der) = &block.content else {
             continue;
         };
-        let parsed = CertificateRevocationList::from_der(der);
-        let Some(([], x509)) = parsed.ok().filter(|_| strict::is_list(der)) else {
+        let Some(parsed) = Parsed::parse(der) else {
             findings.error(
                 Reason::BadCrl,
                 &file.name,
@@ -48,9 +41,9 @@ pub(super) fn lists<'a>(
             return None;
         };
         lists.push(List {
-            file: file.name.clone(),
+            file: &file.name,
             der,
-            x509,
+            parsed,
         });
     }
     Some(lists)
@@ -58,8 +51,9 @@ pub(super) fn lists<'a>(
 
 /// `None`, and errors, unless there is no list at all, or each of the CAs has exactly one good list.
 pub(super) fn check_lists(
-    cas: &[&X509Certificate<'_>],
+    cas: &[&X509<'_>],
     lists: &[List<'_>],
+    options: &TrustOptions,
     findings: &mut Findings<'_>,
 ) -> Option<()> {
     let Some(first) = lists.first() else {
@@ -72,15 +66,15 @@ pub(super) fn check_lists(
             .or_else(|| list.rival(&lists[..at]));
         if let Some(mut flaw) = flaw {
             flaw.what = format!("the revocation list of {} {}", list.issuer(), flaw.what);
-            findings.flaw(Reason::BadCrl, &list.file, flaw);
+            findings.flaw(Reason::BadCrl, list.file, flaw);
         }
     }
     if findings.errors.len() > before {
         return None;
     }
     for ca in cas {
-        if let Some(flaw) = uncovered(ca, cas, lists) {
-            findings.flaw(Reason::BadCrl, &first.file, flaw);
+        if let Some(flaw) = uncovered(ca, cas, lists, options) {
+            findings.flaw(Reason::BadCrl, first.file, flaw);
         }
     }
     for list in lists {
@@ -91,33 +85,29 @@ pub(super) fn check_lists(
 
 impl List<'_> {
     fn issuer(&self) -> String {
-        distinguished(self.x509.issuer())
+        distinguished(self.parsed.issuer)
     }
 
     /// Whether it bears the name of `ca`.
-    fn names(&self, ca: &X509Certificate<'_>) -> bool {
-        self.x509.issuer().as_raw() == ca.subject().as_raw()
+    fn names(&self, ca: &X509<'_>) -> bool {
+        self.parsed.issuer == ca.subject
     }
 
     /// Whether `ca` signed it, and may.
-    fn is_of(&self, ca: &X509Certificate<'_>) -> bool {
-        let may_sign = match ca.key_usage() {
-            Ok(usage) => usage.is_none_or(|usage| usage.value.crl_sign()),
-            Err(_) => false,
-        };
-        let signed = || signed_by(ca, |key| self.x509.verify_signature(key));
-        self.names(ca) && may_sign && signed() != Some(false)
+    fn is_of(&self, ca: &X509<'_>) -> bool {
+        let signed = || self.parsed.signed.is_by(&ca.key);
+        self.names(ca) && ca.allows(x509::CRL_SIGN) && signed() != Some(false)
     }
 
     /// Why Envoy would refuse clients because of it, and what to do. The issuer of a list may be missing
     /// from the bundle: clients send the certificates of intermediate CAs themselves.
-    fn flaw(&self, cas: &[&X509Certificate<'_>], findings: &Findings<'_>) -> Option<Flaw> {
-        let (from, until) = (self.x509.last_update(), self.x509.next_update());
-        if let Some(until) = until.filter(|until| system_time(*until) < findings.now) {
+    fn flaw(&self, cas: &[&X509<'_>], findings: &Findings<'_>) -> Option<Flaw> {
+        let (from, until) = (self.parsed.this_update, self.parsed.next_update);
+        if let Some(until) = until.filter(|until| *until < findings.now) {
             let what = format!("ended on {}: Envoy would refuse its clients", date(until));
             return Some(Flaw::new(what, "fetch the current one"));
         }
-        if system_time(from) > findings.now {
+        if from > findings.now {
             let what = format!("begins on {}: Envoy would refuse its clients", date(from));
             return Some(Flaw::new(
                 what,
@@ -138,21 +128,15 @@ impl List<'_> {
 
     /// Whether it has an extension for which BoringSSL refuses the certificates of its issuer.
     fn is_partial(&self) -> bool {
-        let mut own = self.x509.extensions().iter();
-        let mut entries = self.x509.iter_revoked_certificates();
-        own.any(|extension| extension.critical || extension.oid == DISTRIBUTION_POINT)
-            || entries.any(|entry| {
-                entry
-                    .extensions()
-                    .iter()
-                    .any(|extension| extension.critical)
-            })
+        let mut own = self.parsed.extensions.iter();
+        self.parsed.has_critical_entry
+            || own.any(|extension| extension.critical || extension.id == DISTRIBUTION_POINT)
     }
 
     /// Whether one of `others`, which come before it, is heeded in its place.
     fn rival(&self, others: &[List<'_>]) -> Option<Flaw> {
         let mut rivals = others.iter().filter(|other| {
-            other.x509.issuer().as_raw() == self.x509.issuer().as_raw()
+            other.parsed.issuer == self.parsed.issuer
                 && other.key_id() == self.key_id()
                 && other.der != self.der
         });
@@ -165,13 +149,12 @@ impl List<'_> {
     /// Warns of a list that should have been replaced by now: less than a quarter of its time is left,
     /// and less than that at which certificates are warned of.
     fn warn_of_end(&self, findings: &mut Findings<'_>) {
-        let Some(until) = self.x509.next_update() else {
+        let Some(until) = self.parsed.next_update else {
             return;
         };
-        let end = system_time(until);
         let (Ok(left), Ok(whole)) = (
-            end.duration_since(findings.now),
-            end.duration_since(system_time(self.x509.last_update())),
+            until.duration_since(findings.now),
+            until.duration_since(self.parsed.this_update),
         ) else {
             return;
         };
@@ -181,25 +164,22 @@ impl List<'_> {
                 self.issuer(),
                 date(until)
             );
-            findings.warn(Reason::ExpiresSoon, &self.file, what, "fetch the next one");
+            findings.warn(Reason::ExpiresSoon, self.file, what, "fetch the next one");
         }
     }
 
     /// By which key it was signed, in the issuer's words: two CAs may have the same name.
     fn key_id(&self) -> Option<&[u8]> {
-        self.x509
-            .extensions()
-            .iter()
-            .find(|extension| extension.oid == AUTHORITY_KEY)
-            .map(|extension| extension.value)
+        self.parsed.extension(AUTHORITY_KEY)
     }
 }
 
 /// Why the clients of `ca` would be refused for want of a list, and what to do.
 fn uncovered(
-    ca: &X509Certificate<'_>,
-    cas: &[&X509Certificate<'_>],
+    ca: &X509<'_>,
+    cas: &[&X509<'_>],
     lists: &[List<'_>],
+    options: &TrustOptions,
 ) -> Option<Flaw> {
     let name = called(ca);
     if !lists.iter().any(|list| list.is_of(ca)) {
@@ -207,10 +187,9 @@ fn uncovered(
         let remedy = "add that CA's list, or remove the CA from the bundle, or all lists";
         return Some(Flaw::new(what, remedy));
     }
-    let ends = is_self_issued(ca)
-        || cas
-            .iter()
-            .any(|other| other.subject().as_raw() == ca.issuer().as_raw());
+    let ends = options.checks_leaf_alone()
+        || ca.is_self_issued()
+        || cas.iter().any(|other| other.is_issuer_of(ca));
     (!ends).then(|| {
         let what = format!(
             "{name} is no root, and its issuer is not in the bundle: with a revocation list, Envoy \

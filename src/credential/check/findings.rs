@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::credential::Verdict;
+use crate::credential::contents::Item;
 use crate::credential::pem::{self, Block, Flaw};
-use crate::files::read::File;
+use crate::files::read::LISTED;
 use crate::problem::{Problem, Reason};
 
 /// What has been found wrong so far with the files of one folder, and what it is measured by.
@@ -42,9 +43,9 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// Takes in what keeps the credential from being served. In the remedy, FILE stands for the
-    /// file's path.
-    pub(super) fn error(
+    /// Takes in what keeps the credential from being served. In the remedy, FILE stands for
+    /// the file's path, and FOLDER for its folder's.
+    pub(crate) fn error(
         &mut self,
         reason: Reason,
         file: &str,
@@ -73,7 +74,8 @@ impl<'a> Findings<'a> {
         remedy: impl Into<String>,
     ) -> Problem {
         let path = self.folder.join(file);
-        let remedy = remedy.into().replace("FILE", &quoted(&path));
+        let folder = remedy.into().replace("FOLDER", &quoted(self.folder));
+        let remedy = folder.replace("FILE", &quoted(&path));
         Problem::new(reason, path, what, remedy)
     }
 
@@ -82,28 +84,64 @@ impl<'a> Findings<'a> {
         self.error(reason, file, flaw.what, flaw.remedy);
     }
 
-    /// The PEM blocks of a file; `None`, and an error, when Envoy would not read them all.
-    pub(super) fn blocks<'f>(&mut self, reason: Reason, file: &'f File) -> Option<Vec<Block<'f>>> {
-        pem::blocks(&file.bytes)
-            .map_err(|flaw| self.flaw(reason, &file.name, flaw))
-            .ok()
+    /// The PEM blocks of a file; `None`, and an error, when it can't be read, or Envoy would not read
+    /// them all. Warns of what was tidied in it.
+    pub(super) fn blocks<'f>(&mut self, reason: Reason, file: &'f Item) -> Option<&'f [Block]> {
+        self.readable(file)?;
+        match &file.blocks {
+            Ok(blocks) => {
+                if let Some((what, remedy)) = &file.tidied {
+                    self.warn(Reason::Tidied, &file.name, what, *remedy);
+                }
+                Some(blocks)
+            }
+            Err((own, flaw)) => {
+                let reason = if *own == Reason::BadPem { reason } else { *own };
+                self.flaw(reason, &file.name, flaw.clone());
+                None
+            }
+        }
+    }
+
+    /// `None`, and an error, when the file could not be read.
+    pub(super) fn readable(&mut self, file: &Item) -> Option<()> {
+        match &file.unreadable {
+            None => Some(()),
+            Some(problem) => {
+                self.errors.push(problem.clone());
+                None
+            }
+        }
     }
 
     /// An error for a file that lacks what it is there for. `openssl` is the command for such things.
-    pub(super) fn nothing(
-        &mut self,
-        reason: Reason,
-        file: &File,
-        blocks: &[Block<'_>],
-        wanted: &str,
-        openssl: &str,
-    ) {
-        if blocks.is_empty() {
-            let (what, remedy) = pem::instead(&file.bytes, openssl);
-            self.error(reason, &file.name, what, remedy);
+    pub(super) fn nothing(&mut self, reason: Reason, file: &Item, wanted: &str, openssl: &str) {
+        if file.blocks.as_ref().is_ok_and(Vec::is_empty) {
+            self.flaw(reason, &file.name, pem::foreign(&file.bytes, openssl));
         } else {
             let what = format!("there is no {wanted} among the PEM blocks in it");
             self.error(reason, &file.name, what, format!("put the {wanted} there"));
+        }
+    }
+
+    /// Warns of a secret that users other than the file's owner and group can read or replace.
+    pub(crate) fn check_mode(&mut self, file: &Item, what: &str) {
+        if file.mode & LISTED != 0 {
+            self.warn(
+                Reason::LooseMode,
+                &file.name,
+                format!("an access control list gives other users or groups a right to the {what}"),
+                "look at it with `getfacl FILE`, and remove it with `setfacl -b FILE`",
+            );
+        }
+        if file.mode & 0o007 != 0 {
+            let mode = file.mode & 0o7777;
+            self.warn(
+                Reason::LooseMode,
+                &file.name,
+                format!("the mode of the {what} is {mode:04o}: other users have access to it"),
+                "remove it: chmod o= FILE",
+            );
         }
     }
 }

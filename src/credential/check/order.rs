@@ -1,11 +1,10 @@
 //! Whether a chain leads from its leaf to a CA without a gap.
 
-use x509_parser::prelude::X509Certificate;
-
-use super::certificate::{Certificate, signed_by};
+use super::certificate::Certificate;
 use super::findings::Findings;
 use crate::credential::Bundle;
 use crate::credential::facts::{called, distinguished};
+use crate::credential::x509::X509;
 use crate::problem::Reason;
 
 /// Warns of a chain that clients may not be able to follow. Its leaf was at `place` in `file`, and comes
@@ -45,13 +44,9 @@ pub(super) fn check_order(
 }
 
 /// What is wrong with `next` after `one`.
-fn gap(
-    one: &X509Certificate<'_>,
-    next: &X509Certificate<'_>,
-    chain: &[Certificate<'_>],
-) -> Option<String> {
-    if is_issuer(next, one) {
-        let forged = signed_by(next, |key| one.verify_signature(Some(key))) == Some(false);
+fn gap(one: &X509<'_>, next: &X509<'_>, chain: &[Certificate<'_>]) -> Option<String> {
+    if next.is_issuer_of(one) {
+        let forged = one.signed.is_by(&next.key) == Some(false);
         return forged.then(|| {
             format!(
                 "{} has the name of {}'s issuer, but not its key",
@@ -60,8 +55,8 @@ fn gap(
             )
         });
     }
-    let elsewhere = chain.iter().any(|other| is_issuer(&other.x509, one));
-    Some(if is_issuer(one, one) {
+    let elsewhere = chain.iter().any(|other| other.x509.is_issuer_of(one));
+    Some(if one.is_self_issued() {
         format!(
             "{} follows {}, which is self-signed and ends the chain",
             called(next),
@@ -76,30 +71,30 @@ fn gap(
         format!(
             "the issuer of {}, {}, is missing from the chain",
             called(one),
-            distinguished(one.issuer())
+            distinguished(one.issuer)
         )
     })
 }
 
-/// What is wrong with a chain of one certificate, unless its issuer may well be a root: with a longer
-/// chain, clients are taken to have the issuer of the last one.
+/// What is wrong with a chain of one certificate: clients would have to have its issuer's. They do when
+/// that is the CA of the bundle beside it, a root most likely. With a longer chain, clients are taken
+/// to have the issuer of the last one.
+///
+/// Without a sign of an intermediate, the issuer is taken to be a private root.
 fn open_end(chain: &[Certificate<'_>], bundle: Option<&Bundle>) -> Option<String> {
     let [Certificate { x509: leaf, .. }] = chain else {
         return None;
     };
-    let issuer = distinguished(leaf.issuer());
-    let known = bundle.is_some_and(|bundle| {
+    let issuer = distinguished(leaf.issuer);
+    let is_root = |bundle: &Bundle| {
         bundle
             .facts
             .certificates
             .iter()
             .any(|ca| ca.subject == issuer)
-    });
-    (!known && !is_issuer(leaf, leaf)).then(|| {
-        format!("the issuer of {}, {issuer}, is missing from the chain, which clients need unless they trust it itself", called(leaf))
+    };
+    let is_missed = leaf.is_from_intermediate() && !bundle.is_some_and(is_root);
+    (is_missed && !leaf.is_self_issued()).then(|| {
+        format!("the issuer of {}, {issuer}, is missing from the chain, and clients need it unless they trust it itself", called(leaf))
     })
-}
-
-fn is_issuer(issuer: &X509Certificate<'_>, of: &X509Certificate<'_>) -> bool {
-    issuer.subject().as_raw() == of.issuer().as_raw()
 }

@@ -1,234 +1,387 @@
-//! Which file is what: the table row by row, and random folders against a plain reading of it.
+//! Which file is what: the table row by row, and tools that are in the middle of writing.
 
-use std::path::Path;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
-use super::{CRL, Layout, PAIRS, RESERVED, TRUST, needs, takes};
-use crate::credential::tests::file;
-use crate::files::read::File;
+use super::{CRL, ROWS, TRUST, parts_among, takes};
+use crate::credential::Credential;
+use crate::credential::tests::{Ca, ca, files, intermediate, judged, leaf};
 use crate::problem::{Problem, Reason};
 
-const CERT: &str = "-----BEGIN CERTIFICATE-----\n";
-const KEY: &str = "-----BEGIN PRIVATE KEY-----\n";
-
-fn folder(names: &[&str]) -> Vec<File> {
-    names.iter().map(|name| file(name, b"")).collect()
+/// One generation of a server's certificate, and what else may stand beside it.
+struct Generation {
+    leaf: String,
+    full: String,
+    middle: String,
+    key: String,
+    both: String,
 }
 
-fn layout(files: &[File]) -> Result<Layout, Problem> {
-    Layout::of(Path::new("/c/a"), files)
+impl Generation {
+    fn new(root: &Ca, name: &str) -> Self {
+        let issuer = intermediate(root, &format!("issuer of {name}"));
+        let (leaf, key) = leaf(&issuer, name);
+        Self {
+            full: format!("{leaf}{}", issuer.pem),
+            both: format!("{leaf}{}{key}", issuer.pem),
+            middle: issuer.pem,
+            leaf,
+            key,
+        }
+    }
 }
 
-/// The names of certificate chain and private key.
-fn pair<'a>(names: &[&'a str]) -> [&'a str; 2] {
-    let found = layout(&folder(names)).unwrap().pair.unwrap();
-    found.map(|at| names[at])
+static ROOT: LazyLock<Ca> = LazyLock::new(|| ca("root"));
+static OLD: LazyLock<Generation> = LazyLock::new(|| Generation::new(&ROOT, "old.example"));
+static NEW: LazyLock<Generation> = LazyLock::new(|| Generation::new(&ROOT, "new.example"));
+static OWN_CA: LazyLock<(String, String)> = LazyLock::new(|| {
+    let ca = ca("own");
+    (ca.pem.clone(), ca.key())
+});
+
+/// A letter for each content: the leaf, the full chain, the intermediate, the key, all of them; and a
+/// CA's certificate and key.
+fn content(letter: char, of: &Generation) -> String {
+    match letter {
+        'l' => of.leaf.clone(),
+        'f' => of.full.clone(),
+        'm' => of.middle.clone(),
+        'k' => of.key.clone(),
+        'b' => of.both.clone(),
+        'C' => OWN_CA.0.clone(),
+        'K' => OWN_CA.1.clone(),
+        'D' => "-----BEGIN DH PARAMETERS-----\nAAAA\n-----END DH PARAMETERS-----\n".into(),
+        'e' => String::new(),
+        'x' => "hello\n".into(),
+        // Another server's.
+        'L' => OLD.leaf.clone(),
+        'S' => OLD.key.clone(),
+        'B' => OLD.both.clone(),
+        other => panic!("{other}"),
+    }
 }
 
-fn refused(files: &[File]) -> (Reason, String) {
-    let problem = layout(files).unwrap_err();
-    (problem.reason(), problem.to_string())
+/// The credential of files, each written as `l:cert.pem`.
+fn of(list: &[&str]) -> Credential {
+    let parsed: Vec<(&str, String)> = list
+        .iter()
+        .map(|file| {
+            let (letter, name) = file.split_once(':').unwrap();
+            (name, content(letter.chars().next().unwrap(), &NEW))
+        })
+        .collect();
+    let list: Vec<(&str, &str)> = parsed.iter().map(|(name, text)| (*name, &**text)).collect();
+    judged(files(&list))
+}
+
+/// The names of the files of the pair.
+#[track_caller]
+fn pair(list: &[&str]) -> Vec<String> {
+    let credential = of(list);
+    let problems: Vec<&Problem> = credential.problems().collect();
+    let pair = credential.pair.part.as_ref();
+    let pair = pair.unwrap_or_else(|| panic!("{list:?}: {problems:?}"));
+    assert!(!pair.lesser_chain, "{list:?}");
+    pair.facts.files.clone()
 }
 
 #[test]
 fn every_row_is_found_with_what_the_tools_write_beside_it() {
-    let cases: [(&[&str], [&str; 2]); 12] = [
-        (&["tls.crt", "tls.key", "ca.crt"], ["tls.crt", "tls.key"]),
-        (&["cert", "key", "cacert"], ["cert", "key"]),
+    let cases: [(&[&str], &[&str]); 28] = [
+        (
+            &["f:tls.crt", "k:tls.key", "C:ca.crt"],
+            &["tls.crt", "tls.key"],
+        ),
+        (&["f:cert", "k:key", "C:cacert"], &["cert", "key"]),
         (
             &[
-                "README",
-                "cert.pem",
-                "chain.pem",
-                "fullchain.pem",
-                "privkey.pem",
+                "x:README",
+                "l:cert.pem",
+                "m:chain.pem",
+                "f:fullchain.pem",
+                "k:privkey.pem",
             ],
-            ["fullchain.pem", "privkey.pem"],
+            &["fullchain.pem", "privkey.pem"],
         ),
         (
-            &[
-                "a.example.cer",
-                "a.example.conf",
-                "a.example.csr",
-                "a.example.csr.conf",
-                "a.example.key",
-                "ca.cer",
-                "fullchain.cer",
-            ],
-            ["fullchain.cer", "a.example.key"],
-        ),
-        (
-            &["cert-chain.pem", "key.pem", "root-cert.pem"],
-            ["cert-chain.pem", "key.pem"],
-        ),
-        (
-            &["svid.pem", "svid_key.pem", "svid_bundle.pem"],
-            ["svid.pem", "svid_key.pem"],
-        ),
-        (
-            &["ca.pem", "cert.pem", "key.pem", "server.pem1234"],
-            ["cert.pem", "key.pem"],
+            &["l:cert.pem", "m:chain.pem", "k:privkey.pem"],
+            &["cert.pem", "chain.pem", "privkey.pem"],
         ),
         (
             &[
-                "a.example.crt",
-                "a.example.issuer.crt",
-                "a.example.json",
-                "a.example.key",
+                "l:n.cer",
+                "x:n.conf",
+                "x:n.csr",
+                "k:n.key",
+                "m:ca.cer",
+                "f:fullchain.cer",
             ],
-            ["a.example.crt", "a.example.key"],
+            &["fullchain.cer", "n.key"],
         ),
         (
-            &["_.a.example.crt", "_.a.example.key"],
-            ["_.a.example.crt", "_.a.example.key"],
+            &["f:cert-chain.pem", "k:key.pem", "C:root-cert.pem"],
+            &["cert-chain.pem", "key.pem"],
+        ),
+        (
+            &["f:svid.pem", "k:svid_key.pem", "C:svid_bundle.pem"],
+            &["svid.pem", "svid_key.pem"],
+        ),
+        (
+            &["C:ca.pem", "f:cert.pem", "k:key.pem", "x:server.pem1234"],
+            &["cert.pem", "key.pem"],
+        ),
+        // acme.sh for Apache: the full chain, not the leaf alone.
+        (
+            &["l:cert.pem", "k:key.pem", "f:fullchain.pem"],
+            &["fullchain.pem", "key.pem"],
+        ),
+        (
+            &["l:cert.pem", "k:key.pem", "m:chain.pem"],
+            &["cert.pem", "chain.pem", "key.pem"],
+        ),
+        (
+            &[
+                "f:cert-chain.pem",
+                "l:cert.pem",
+                "f:fullchain.pem",
+                "k:key.pem",
+            ],
+            &["cert-chain.pem", "key.pem"],
+        ),
+        // lego
+        (
+            &["f:n.crt", "m:n.issuer.crt", "x:n.json", "k:n.key"],
+            &["n.crt", "n.key"],
+        ),
+        (&["f:_.n.crt", "k:_.n.key"], &["_.n.crt", "_.n.key"]),
+        (&["f:n.cer", "k:n.key"], &["n.cer", "n.key"]),
+        (&["f:n.pem", "k:n.key"], &["n.pem", "n.key"]),
+        // mkcert, cfssl, Consul
+        (
+            &["f:n.test+2.pem", "k:n.test+2-key.pem"],
+            &["n.test+2.pem", "n.test+2-key.pem"],
+        ),
+        (
+            &[
+                "C:ca.pem",
+                "K:ca-key.pem",
+                "x:ca.csr",
+                "f:server.pem",
+                "k:server-key.pem",
+            ],
+            &["server.pem", "server-key.pem"],
+        ),
+        (
+            &[
+                "C:consul-agent-ca.pem",
+                "K:consul-agent-ca-key.pem",
+                "f:dc1.pem",
+                "k:dc1-key.pem",
+            ],
+            &["dc1.pem", "dc1-key.pem"],
         ),
         // A CA and its key beside a server's.
         (
-            &["ca.crt", "ca.key", "server.crt", "server.key"],
-            ["server.crt", "server.key"],
+            &["C:ca.crt", "K:ca.key", "f:server.crt", "k:server.key"],
+            &["server.crt", "server.key"],
         ),
-        // The first row wins, whatever is in the lower ones.
         (
-            &["cert", "key", "tls.crt", "tls.key", "a.crt", "a.key"],
-            ["tls.crt", "tls.key"],
+            &["C:ca.crt", "K:signer.key", "f:tls.pem", "k:x"],
+            &["tls.pem", "x"],
         ),
-        (&["a.crt", "a.key", "tls.crt"], ["a.crt", "a.key"]),
+        // HAProxy
+        (&["b:haproxy.pem", "D:dh.pem"], &["haproxy.pem"]),
+        (&["b:tls.pem", "C:ca.pem"], &["tls.pem"]),
+        (&["b:cert.pem"], &["cert.pem"]),
+        // By content, where no row fits.
+        (
+            &["l:cert.pem", "k:privkey.pem"],
+            &["cert.pem", "privkey.pem"],
+        ),
+        (&["f:site", "k:private", "l:leaf"], &["site", "private"]),
+        (
+            &["f:public.crt", "k:tls.key", "L:tls.cer"],
+            &["public.crt", "tls.key"],
+        ),
+        // The upper row wins, whatever is in the lower ones.
+        (
+            &[
+                "f:tls.crt",
+                "k:tls.key",
+                "L:cert",
+                "S:key",
+                "L:a.crt",
+                "S:a.key",
+            ],
+            &["tls.crt", "tls.key"],
+        ),
+        // A key without a chain is none.
+        (&["f:n.crt", "k:n.key", "S:old.key"], &["n.crt", "n.key"]),
     ];
-    for (names, expected) in cases {
-        assert_eq!(pair(names), expected, "{names:?}");
+    for (list, expected) in cases {
+        assert_eq!(pair(list), expected, "{list:?}");
+    }
+}
+
+#[test]
+fn a_chain_that_does_not_belong_to_the_key_gives_way_to_a_lesser_one() {
+    let cases: [(&[&str], &[&str]); 6] = [
+        (
+            &["L:fullchain.pem", "l:cert.pem", "k:key.pem"],
+            &["cert.pem", "key.pem"],
+        ),
+        (
+            &["e:fullchain.pem", "l:cert.pem", "k:privkey.pem"],
+            &["cert.pem", "privkey.pem"],
+        ),
+        (
+            &["l:cert.pem", "C:chain.pem", "k:key.pem"],
+            &["cert.pem", "key.pem"],
+        ),
+        (
+            &["L:tls.crt", "k:tls.key", "f:cert", "k:key"],
+            &["cert", "key"],
+        ),
+        (
+            &["L:fullchain.cer", "k:n.key", "l:n.cer"],
+            &["n.cer", "n.key"],
+        ),
+        (
+            &["L:tls.crt", "k:tls.key", "f:other.crt"],
+            &["other.crt", "tls.key"],
+        ),
+    ];
+    for (list, expected) in cases {
+        let credential = of(list);
+        let pair = credential.pair.part.unwrap_or_else(|| panic!("{list:?}"));
+        assert_eq!(pair.facts.files, expected, "{list:?}");
+        assert!(pair.lesser_chain, "{list:?}");
+        let reasons = credential.pair.warnings.iter().map(Problem::reason);
+        assert!(
+            reasons
+                .into_iter()
+                .any(|reason| reason == Reason::LesserChain)
+        );
     }
 }
 
 #[test]
 fn trust_and_revocation_are_the_first_of_their_columns() {
-    let names = [
-        "ca.pem",
-        "ca.crt",
-        "crl.pem",
-        "ca.crl",
-        "fullchain.pem",
-        "privkey.pem",
-    ];
-    let found = layout(&folder(&names)).unwrap();
-    assert_eq!(found.trust.map(|at| names[at]), Some("ca.crt"));
-    assert_eq!(found.crl.map(|at| names[at]), Some("ca.crl"));
+    let credential = of(&["f:fullchain.pem", "k:privkey.pem", "L:ca.pem", "C:ca.crt"]);
+    let bundle = credential.bundle.part.unwrap();
+    assert_eq!(bundle.facts.files, ["ca.crt"]);
     for name in TRUST {
-        let found = layout(&folder(&[name])).unwrap();
-        assert_eq!((found.pair, found.trust), (None, Some(0)), "{name}");
+        let credential = of(&[&format!("C:{name}")]);
+        assert!(credential.pair.is_absent(), "{name}");
+        assert_eq!(credential.bundle.part.unwrap().facts.files, [name]);
     }
+}
+
+/// Why there is no pair.
+#[track_caller]
+fn rejected(list: &[&str]) -> (Reason, String) {
+    let credential = of(list);
+    assert!(credential.pair.part.is_none(), "{list:?}");
+    let problem = credential.pair.problems.first();
+    let problem = problem.unwrap_or_else(|| panic!("{list:?}: absent"));
+    (problem.reason(), problem.to_string())
 }
 
 #[test]
 fn two_candidates_are_a_problem_that_names_both() {
-    let cases: [(&[&str], [&str; 2]); 2] = [
-        (&["a.crt", "a.key", "b.crt", "b.key"], ["a.crt", "b.crt"]),
-        (&["fullchain.cer", "a.key", "b.key"], ["a.key", "b.key"]),
+    let cases: [(&[&str], [&str; 2]); 4] = [
+        (
+            &["f:a.crt", "k:a.key", "L:b.crt", "S:b.key"],
+            ["a.crt", "b.crt"],
+        ),
+        (
+            &["f:fullchain.cer", "k:a.key", "k:b.key"],
+            ["a.key", "b.key"],
+        ),
+        (&["b:a.pem", "B:b.pem"], ["a.pem", "b.pem"]),
+        (&["f:site", "k:a", "S:b"], ["a", "b"]),
     ];
-    for (names, both) in cases {
-        let (reason, text) = refused(&folder(names));
-        assert_eq!(reason, Reason::Ambiguous);
+    for (list, both) in cases {
+        let (reason, text) = rejected(list);
+        assert_eq!(reason, Reason::Ambiguous, "{list:?}: {text}");
         assert!(both.iter().all(|name| text.contains(name)), "{text}");
     }
-    let both = format!("{CERT}{KEY}");
-    let (reason, text) = refused(&[
-        file("a.pem", both.as_bytes()),
-        file("b.pem", both.as_bytes()),
-    ]);
-    assert_eq!(reason, Reason::Ambiguous);
-    assert!(text.contains("a.pem") && text.contains("b.pem"), "{text}");
 }
 
 #[test]
-fn a_half_names_what_is_missing() {
-    let cases: [(&[&str], &str, &[&str]); 9] = [
-        (&["tls.crt"], "tls.crt", &["tls.key"]),
-        (&["tls.key", "ca.crt"], "tls.key", &["tls.crt"]),
-        (&["cert"], "cert", &["key"]),
+fn a_half_names_what_is_missing_and_a_bundle_beside_it_is_judged_by_itself() {
+    let cases: [(&[&str], &str, &[&str]); 14] = [
+        (&["f:tls.crt"], "tls.crt", &["tls.key"]),
+        (&["e:tls.crt"], "tls.crt", &["tls.key"]),
+        (&["k:tls.key"], "tls.key", &["tls.crt"]),
+        (&["e:tls.key"], "tls.key", &["tls.crt"]),
+        (&["f:cert"], "cert", &["key"]),
         (
-            &["cert.pem", "chain.pem", "fullchain.pem"],
-            "fullchain.pem",
-            &["privkey.pem"],
+            &["l:cert.pem", "m:chain.pem", "f:fullchain.pem"],
+            "cert.pem",
+            &["key.pem"],
         ),
         (
-            &["cert.pem", "chain.pem", "privkey.pem"],
+            &["m:chain.pem", "k:privkey.pem"],
             "privkey.pem",
             &["fullchain.pem"],
         ),
-        (&["key.pem"], "key.pem", &["cert-chain.pem", "cert.pem"]),
-        (&["a.crt"], "a.crt", &["a.key"]),
-        (
-            &["a.example.crt", "a.example.issuer.crt"],
-            "a.example.crt",
-            &["a.example.key"],
-        ),
-        (&["a.key"], "a.key", &["fullchain.cer", "a.crt"]),
+        (&["k:key.pem"], "key.pem", &["cert-chain.pem", "cert.pem"]),
+        (&["l:a.crt"], "a.crt", &["a.key"]),
+        (&["l:n.crt", "m:n.issuer.crt"], "n.crt", &["n.key"]),
+        (&["k:a.key"], "a.key", &["fullchain.cer", "a.crt"]),
+        (&["k:server-key.pem"], "server-key.pem", &["server.pem"]),
+        (&["l:server.pem"], "server.pem", &["server-key.pem"]),
+        (&["k:private"], "private", &["tls.crt"]),
     ];
-    for (names, lone, missing) in cases {
-        let (reason, text) = refused(&folder(names));
-        assert_eq!(reason, Reason::Incomplete, "{names:?}");
-        let path = format!("/c/a/{lone}: ");
-        assert!(text.starts_with(&path), "{text}");
-        assert!(missing.iter().all(|name| text.contains(name)), "{text}");
+    for (list, lone, missing) in cases {
+        let with_bundle = [list, &["C:ca.crt"]].concat();
+        for list in [list, &with_bundle] {
+            let (reason, text) = rejected(list);
+            assert_eq!(reason, Reason::Incomplete, "{list:?}");
+            assert!(text.starts_with(&format!("/c/a/{lone}: ")), "{text}");
+            assert!(missing.iter().all(|name| text.contains(name)), "{text}");
+            let bundle = of(list).bundle;
+            assert_eq!(bundle.part.is_some(), list.contains(&"C:ca.crt"));
+        }
     }
 }
 
 #[test]
-fn one_pem_counts_by_its_content() {
-    let both = format!("{CERT}{KEY}");
-    let alone = |name: &str, text: &str| layout(&[file(name, text.as_bytes())]);
-    for name in [
-        "a.pem",
-        "haproxy.pem",
-        "cert.pem",
-        "key.pem",
-        "fullchain.pem",
-    ] {
-        assert_eq!(alone(name, &both).unwrap().pair, Some([0, 0]), "{name}");
-    }
-    // A bundle stays one, whatever is in it.
-    assert_eq!(alone("ca.pem", &both).unwrap().pair, None);
-    for text in ["", "hello", CERT, KEY] {
-        assert_eq!(
-            alone("a.pem", text).unwrap_err().reason(),
-            Reason::Incomplete
-        );
-        // Nor is a bundle beside it served as if nothing were missing.
-        let files = [file("a.pem", text.as_bytes()), file("ca.pem", b"")];
-        assert_eq!(refused(&files).0, Reason::Incomplete, "{text}");
-    }
-    let files = [
-        file("ca.pem", b""),
-        file("dh.pem", b"-----BEGIN DH PARAMETERS-----\n"),
-    ];
-    assert_eq!(layout(&files).unwrap().trust, Some(0));
-}
-
-#[test]
-fn nothing_to_serve_says_what_is_looked_for() {
-    for names in [
-        &[][..],
+fn a_folder_without_a_part_is_absent_in_all_parts() {
+    let cases: [&[&str]; 8] = [
+        &[],
+        &["x:README", "x:.a.crt", "x:.crt"],
+        &["C:ca-bundle.crt"],
+        &["m:chain.pem"],
+        &["m:n.issuer.crt", "C:ca.cer"],
+        &["D:dh.pem"],
+        &["x:password"],
         &[
-            "README",
-            "token",
-            ".a.crt",
-            ".crt",
-            "crl.pem",
-            "tls.ocsp-staple",
+            "K:ca.key",
+            "K:ca-key.pem",
+            "C:rootCA.pem",
+            "K:rootCA-key.pem",
         ],
-    ] {
-        let (reason, text) = refused(&folder(names));
-        assert_eq!(reason, Reason::Incomplete);
-        let (cert, key) = PAIRS[0];
+    ];
+    for list in cases {
+        let credential = of(list);
         assert!(
-            text.contains(cert) && text.contains(key) && text.contains(TRUST[0]),
-            "{text}"
+            credential.pair.is_absent(),
+            "{list:?}: {:?}",
+            credential.pair
         );
+        assert!(credential.bundle.is_absent() && credential.generic.is_absent());
+        assert!(credential.staple.is_absent() && credential.ticket_keys.is_absent());
+        let names: Vec<&str> = list.iter().map(|file| &file[2..]).collect();
+        let skipped = names.iter().filter(|name| **name != "password");
+        assert_eq!(credential.skipped.len(), skipped.count());
     }
 }
 
 #[test]
-fn only_files_that_could_be_parts_matter() {
+fn only_files_that_could_be_parts_count() {
     for name in [
         "tls.crt",
         "privkey.pem",
@@ -236,136 +389,104 @@ fn only_files_that_could_be_parts_matter() {
         "a.key",
         "a.pem",
         "fullchain.cer",
+        "a.cer",
         "ca.crl",
+        "secret",
+        "a.ticketkey",
+        "tls.ocsp-staple",
+        "a.ocsp",
+        "keystore.p12",
+        "a.pfx",
+        "tls.key.password",
     ] {
         assert!(takes(name), "{name}");
+        assert_eq!(parts_among(&[name]), [0], "{name}");
     }
-    for name in [
-        "README",
-        "..data",
-        "token",
-        "a.cer",
-        "a.crt~",
-        ".a.key.swp",
-        "ca.key",
-        ".pem",
-    ] {
+    for name in ["README", "..data", "token", "a.crt~", ".a.key.swp", ".pem"] {
         assert!(!takes(name), "{name}");
-        assert!(!needs(name, &["tls.crt"]), "{name}");
     }
-    let certbot = ["cert.pem", "chain.pem", "fullchain.pem"];
-    assert!(needs("privkey.pem", &certbot));
-    assert!(!needs("key.pem", &["tls.crt", "tls.key"]));
-    assert!(needs("tls.key", &["tls.crt", "cert", "key"]));
-    assert!(!needs("cert", &["tls.crt", "tls.key", "key"]));
-    assert!(needs("b.key", &["a.crt", "a.key", "b.crt"]));
-}
-
-/// The table, read as plainly as can be: `Err` for two candidates.
-fn model(names: &[&str]) -> Result<Option<(String, String)>, ()> {
-    let has = |name: &str| names.contains(&name);
-    let stems = |ending: &str| -> Vec<String> {
-        let stems = names.iter().filter_map(|name| name.strip_suffix(ending));
-        stems
-            .filter(|stem| !stem.is_empty() && !stem.starts_with('.') && !RESERVED.contains(stem))
-            .map(str::to_owned)
-            .collect()
-    };
-    for (cert, key) in PAIRS {
-        let candidates: Vec<(String, String)> = match (cert, key) {
-            ("*.crt", "*.key") => stems(".key")
-                .into_iter()
-                .map(|stem| (format!("{stem}.crt"), format!("{stem}.key")))
-                .filter(|(cert, _)| has(cert))
-                .collect(),
-            (cert, "*.key") if has(cert) => stems(".key")
-                .into_iter()
-                .map(|stem| (cert.to_owned(), format!("{stem}.key")))
-                .collect(),
-            (cert, key) if has(cert) && has(key) => vec![(cert.to_owned(), key.to_owned())],
-            _ => Vec::new(),
-        };
-        match candidates.len() {
-            0 => {}
-            1 => return Ok(candidates.into_iter().next()),
-            _ => return Err(()),
-        }
-    }
-    Ok(None)
-}
-
-fn some_names() -> impl Strategy<Value = Vec<&'static str>> {
-    let known = [
-        "tls.crt",
-        "tls.key",
-        "cert",
-        "key",
+    let mut dehydrated = vec![
+        "cert.pem",
+        "chain.pem",
         "fullchain.pem",
         "privkey.pem",
-        "fullchain.cer",
-        "cert-chain.pem",
-        "key.pem",
-        "svid.pem",
-        "svid_key.pem",
-        "cert.pem",
-        "a.crt",
-        "a.key",
-        "b.crt",
-        "b.key",
-        "a.issuer.crt",
-        "ca.crt",
-        "ca.key",
-        "ca.pem",
-        "ca.crl",
-        "crl.pem",
-        "chain.pem",
-        "README",
-        ".a.key",
-        "a.cer",
+        "ocsp.der",
     ];
-    proptest::sample::subsequence(known.to_vec(), 0..=known.len()).prop_shuffle()
-}
-
-proptest! {
-    #[test]
-    fn random_folders_are_laid_out_as_the_table_says(names in some_names()) {
-        let got = layout(&folder(&names));
-        match model(&names) {
-            Err(()) => prop_assert_eq!(got.unwrap_err().reason(), Reason::Ambiguous),
-            Ok(Some((cert, key))) => {
-                let pair = got.unwrap().pair.unwrap();
-                prop_assert_eq!(pair.map(|at| names[at].to_owned()), [cert, key]);
-            }
-            Ok(None) => match got {
-                Ok(layout) => {
-                    prop_assert_eq!(layout.pair, None);
-                    prop_assert!(layout.trust.is_some());
-                }
-                Err(problem) => prop_assert_eq!(problem.reason(), Reason::Incomplete),
-            },
-        }
-    }
-
-    #[test]
-    fn what_is_used_would_be_missed(names in some_names()) {
-        let Ok(layout) = layout(&folder(&names)) else { return Ok(()) };
-        for (at, name) in names.iter().enumerate().filter(|(at, _)| layout.uses(*at)) {
-            let mut others = names.clone();
-            others.remove(at);
-            prop_assert!(takes(name) && needs(name, &others), "{}", name);
-        }
-    }
-
-    #[test]
-    fn what_is_missed_is_of_a_name_that_is_taken(name in "[a-z.*_]{1,12}", names in some_names()) {
-        prop_assert!(takes(&name) || !needs(&name, &names));
-    }
+    dehydrated.extend([
+        "cert-1.pem",
+        "chain-1.pem",
+        "fullchain-1.pem",
+        "privkey-1.pem",
+        "cert-1.csr",
+    ]);
+    assert_eq!(parts_among(&dehydrated), [0, 1, 2, 3, 4]);
 }
 
 #[test]
 fn no_name_is_in_two_columns() {
-    let pairs = PAIRS.iter().flat_map(|(cert, key)| [*cert, *key]);
-    for name in pairs.filter(|name| !name.contains('*')) {
-        assert!(!TRUST.contains(&name) && !CRL.contains(&name), "{name}");
+    for row in &ROWS {
+        let chains = row.chains.iter().copied().flatten();
+        for name in chains.chain([&row.key]).filter(|name| !name.contains('*')) {
+            assert!(!TRUST.contains(name) && !CRL.contains(name), "{name}");
+        }
+    }
+}
+
+/// How tools write, by letters; the order of the replacements is chance.
+const TOOLS: [&[&str]; 8] = [
+    &[
+        "l:cert.pem",
+        "m:chain.pem",
+        "f:fullchain.pem",
+        "k:privkey.pem",
+    ],
+    &["l:cert.pem", "k:key.pem", "f:fullchain.pem", "m:ca.cer"],
+    &["l:cert.pem", "k:key.pem", "m:chain.pem"],
+    &["f:tls.crt", "k:tls.key"],
+    &["l:n.cer", "k:n.key", "f:fullchain.cer", "m:ca.cer"],
+    &["f:n.crt", "m:n.issuer.crt", "k:n.key"],
+    &["f:server.pem", "k:server-key.pem"],
+    &["f:chain", "k:private"],
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// At each moment of a renewal, the pair is a whole one of one generation, or it is rejected, or
+    /// marked as one to wait with. `done` of the files have been replaced, in any order, and the next
+    /// one is whole as it was, empty, or cut.
+    #[test]
+    fn a_renewal_is_never_seen_half_done(
+        tool in proptest::sample::select(&TOOLS[..]),
+        order in proptest::collection::vec(any::<u32>(), 4),
+        done in 0..4_usize,
+        cut in proptest::option::of(0.0..1.0_f64),
+    ) {
+        let mut places: Vec<usize> = (0..tool.len()).collect();
+        places.sort_by_key(|place| order[*place]);
+        let texts: Vec<(&str, String)> = tool.iter().enumerate().map(|(at, file)| {
+            let (letter, name) = file.split_once(':').unwrap();
+            let letter = letter.chars().next().unwrap();
+            let turn = places.iter().position(|place| *place == at).unwrap();
+            let text = content(letter, if turn < done { &NEW } else { &OLD });
+            match cut {
+                Some(cut) if turn == done => {
+                    let text = content(letter, &NEW);
+                    let length = (text.len() as f64 * cut) as usize;
+                    (name, text[..length].to_owned())
+                }
+                _ => (name, text),
+            }
+        }).collect();
+        let list: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (*name, &**text)).collect();
+        let credential = judged(files(&list));
+        let Some(pair) = credential.pair.part else {
+            prop_assert!(!credential.pair.is_absent());
+            return Ok(());
+        };
+        let of = |generation: &Generation| {
+            *pair.key == generation.key.as_bytes() && pair.chain == generation.full.as_bytes()
+        };
+        prop_assert!(of(&OLD) || of(&NEW) || pair.lesser_chain, "{:?}", pair.facts.files);
     }
 }

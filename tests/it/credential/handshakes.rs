@@ -134,7 +134,13 @@ fn situations() -> Vec<Situation> {
         ),
         situation("expired", &[&expired], &[], false, both(false, false)),
         situation("not valid yet", &[&early], &[], false, both(false, false)),
-        situation("a leaf", &[&lone.leaf], &[], false, both(false, false)),
+        situation(
+            "a leaf",
+            &[&lone.leaf],
+            &[],
+            true,
+            vec![(lone.clone(), true), (own(), false), (below(), false)],
+        ),
         situation(
             "one list",
             &[&root.pem],

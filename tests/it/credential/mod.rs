@@ -1,7 +1,10 @@
 //! What the check says of files, good and bad, and whether the real Envoy agrees.
 
 mod cases;
+mod dice;
+mod differential;
 mod handshakes;
+mod mutation;
 mod oracle;
 
 use std::path::{Path, PathBuf};
@@ -16,21 +19,23 @@ use self::cases::{Case, Verdict};
 /// What the agent makes of `files`: a credential none of whose parts is rejected, or what is wrong
 /// with them.
 fn check(files: &[(String, Vec<u8>)]) -> Result<Credential, Vec<Problem>> {
-    let files = files
-        .iter()
-        .map(|(name, bytes)| File {
-            name: name.clone(),
-            bytes: bytes.clone().into(),
-            mode: 0o640,
-        })
-        .collect();
-    let credential = from_files(Path::new("/c/a"), files, SystemTime::now(), 30)?;
+    let credential = judged(files);
     let problems: Vec<Problem> = credential.problems().cloned().collect();
     if problems.is_empty() {
         Ok(credential)
     } else {
         Err(problems)
     }
+}
+
+/// What the agent makes of `files`, each part by itself.
+fn judged(files: &[(String, Vec<u8>)]) -> Credential {
+    let files = files.iter().map(|(name, bytes)| File {
+        name: name.clone(),
+        bytes: bytes.clone().into(),
+        mode: 0o640,
+    });
+    from_files(Path::new("/c/a"), files.collect(), SystemTime::now(), 30)
 }
 
 /// The folder of files that only OpenSSL can make.

@@ -10,6 +10,7 @@ pub(crate) mod folders;
 #[cfg(feature = "mirror")]
 pub(crate) mod http_server;
 pub(crate) mod https;
+pub(crate) mod judge;
 #[cfg(feature = "mirror")]
 pub(crate) mod kube;
 pub(crate) mod kubelet;

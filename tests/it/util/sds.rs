@@ -25,7 +25,7 @@ use tonic::{Code, Status};
 use super::wait::{BOUND, QUIET, eventually};
 
 /// One thread drives the connections of all tests.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -1,0 +1,88 @@
+//! What a file is when it holds no PEM block, and how blocks are put together again.
+
+use zeroize::Zeroizing;
+
+use super::Flaw;
+use super::lines::BEGIN;
+use crate::credential::der::{Der, tag};
+
+/// The start of a Java keystore, of both kinds.
+const JAVA: [[u8; 4]; 2] = [[0xfe, 0xed, 0xfe, 0xed], [0xce, 0xce, 0xce, 0xce]];
+
+/// What a file in which no block was found is, and what to do about it: `openssl` is the command that
+/// reads what is expected there. FILE stands for the file.
+pub fn foreign(bytes: &[u8], openssl: &str) -> Flaw {
+    let der = |command: String| Flaw::new("it is binary DER, not PEM", rewrite(&command));
+    match bytes {
+        [] => Flaw::new("it is empty", "write it again"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Flaw::new(
+            "it is UTF-16 text, as some Windows programs write, not PEM",
+            rewrite("iconv -f UTF-16 -t ASCII"),
+        ),
+        _ if is_pkcs12(bytes) => Flaw::new(
+            "it is a PKCS#12 keystore, not PEM",
+            "rename it, so that its name ends in .p12: mv FILE FILE.p12; and put its password beside \
+             it, in a file called password",
+        ),
+        _ if JAVA.iter().any(|magic| bytes.starts_with(magic)) => Flaw::new(
+            "it is a Java keystore, not PEM",
+            "convert it to PKCS#12: keytool -importkeystore -srckeystore FILE -destkeystore FILE.p12 \
+             -deststoretype PKCS12; and put its password beside it, in a file called password",
+        ),
+        [0x30, 0x80..=0xff, ..] => der(format!("openssl {openssl} -inform DER")),
+        _ => Flaw::new(
+            "there is no PEM block in it",
+            "write PEM there, from -----BEGIN to -----END",
+        ),
+    }
+}
+
+/// Whether it looks like PKCS#12: a sequence with version 3, and another sequence.
+fn is_pkcs12(bytes: &[u8]) -> bool {
+    let looks = || {
+        let mut keystore = Der(bytes).sequence()?;
+        let version = keystore.integer()?;
+        (version == [3] && keystore.next_is(tag::SEQUENCE)).then_some(())
+    };
+    looks().is_some()
+}
+
+/// The advice to put a file through `command`, which reads its standard input. The file keeps its
+/// owner and mode, and nobody else can read what is made on the way, which may be a key.
+pub fn rewrite(command: &str) -> String {
+    replace(&format!("{command} < FILE"))
+}
+
+/// The advice to replace a file by what `command` prints, as [`rewrite`] does.
+pub fn replace(command: &str) -> String {
+    format!("convert it: (umask 077; {command} > FILE.new) && cp FILE.new FILE && rm FILE.new")
+}
+
+/// Blocks one after the other, each on lines of its own.
+pub fn join<'a>(texts: impl Iterator<Item = &'a [u8]>) -> Zeroizing<Vec<u8>> {
+    let texts: Vec<&[u8]> = texts.collect();
+    let room = texts.iter().map(|text| text.len() + 1).sum();
+    let mut joined = Zeroizing::new(Vec::with_capacity(room));
+    for text in texts {
+        joined.extend_from_slice(text);
+        if !text.ends_with(b"\n") {
+            joined.push(b'\n');
+        }
+    }
+    joined
+}
+
+/// Whether `bytes` holds the words that a private key's label ends with, in a block or not.
+pub fn mentions_key(bytes: &[u8]) -> bool {
+    find(bytes, b"PRIVATE KEY-----")
+}
+
+/// How often a block seems to begin in `bytes`.
+pub(super) fn beginnings(bytes: &[u8]) -> usize {
+    let windows = bytes.windows(BEGIN.len());
+    windows.filter(|window| *window == BEGIN).count()
+}
+
+pub(super) fn find(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}

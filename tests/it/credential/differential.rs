@@ -1,0 +1,286 @@
+//! The check against a running Envoy, over SDS: Envoy rejects nothing that the agent would send, and
+//! takes nothing that the agent refuses as broken. Seconds here, minutes in `tests/soak`.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{
+    CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
+};
+use sds_agent::credential::pem::tidy;
+use sds_agent::problem::{Problem, Reason};
+use sds_agent::proto::tls::secret::Type as Kind;
+
+use super::cases::{ca, days, pem};
+use super::dice::Dice;
+use super::{judged, mutation, odd};
+use crate::util::judge::{Judge, bundle, pair};
+use crate::util::{require, tools};
+
+/// How long it takes unless `SDS_AGENT_SOAK` says otherwise, in seconds.
+const SECONDS: u64 = 6;
+
+/// What is judged at once.
+const ROUND: usize = 480;
+
+type Files = Vec<(String, Vec<u8>)>;
+
+#[test]
+fn envoy_and_the_check_agree_on_mutated_files() {
+    let Some(program) = require(&tools::ENVOY) else {
+        return;
+    };
+    let read = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().unwrap())
+    };
+    let soak = read("SDS_AGENT_SOAK");
+    let seconds = soak.unwrap_or(SECONDS);
+    // The same each time in `cargo test`, another one in each soak.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let random = soak.map(|_| now.unwrap().as_secs());
+    let seed = read("SDS_AGENT_SEED").or(random).unwrap_or(1);
+    println!("SDS_AGENT_SEED={seed}");
+    let mut dice = Dice(seed);
+    let mut judge = Judge::start(&program);
+    let foundations = foundations();
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let mut counts = [0_usize; 2];
+    let mut wrong = Vec::new();
+    while Instant::now() < until && wrong.len() < 60 {
+        let round: Vec<Tried> = (0..ROUND)
+            .filter_map(|_| Tried::new(mutated(&foundations, &mut dice)))
+            .collect();
+        let verdicts = judge.judge(round.iter().map(|tried| tried.sent.clone()).collect());
+        for (tried, verdict) in round.into_iter().zip(verdicts) {
+            counts[usize::from(tried.refused.is_some())] += 1;
+            wrong.extend(tried.disagreement(verdict));
+        }
+    }
+    println!(
+        "{} sent by the agent, {} refused by it",
+        counts[0], counts[1]
+    );
+    assert!(judge.envoy.is_running());
+    assert!(counts.iter().all(|count| *count > 100), "{counts:?}");
+    assert!(
+        wrong.is_empty(),
+        "seed {seed}: {} disagreements\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+/// A folder, what is sent to Envoy of it, and why the agent would not.
+struct Tried {
+    files: Files,
+    sent: Kind,
+    refused: Option<Problem>,
+}
+
+impl Tried {
+    fn new(files: Files) -> Option<Self> {
+        let credential = judged(&files);
+        let file = |name: &str| {
+            files
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, bytes)| &**bytes)
+        };
+        let is_pair = file("tls.key").is_some();
+        let (sent, refused) = if is_pair {
+            match (
+                credential.pair.part,
+                credential.pair.problems.into_iter().next(),
+            ) {
+                (Some(good), _) => (pair(&good.chain, &good.key), None),
+                (None, problem) => (pair(file("tls.crt")?, file("tls.key")?), problem),
+            }
+        } else {
+            match (
+                credential.bundle.part,
+                credential.bundle.problems.into_iter().next(),
+            ) {
+                (Some(good), _) => (bundle(&good.trusted_ca, good.crl.as_deref()), None),
+                (None, problem) => (bundle(file("ca.crt")?, file("ca.crl")), problem),
+            }
+        };
+        let tried = Self {
+            files,
+            sent,
+            refused,
+        };
+        (!tried.is_excepted()).then_some(tried)
+    }
+
+    /// What the agent refuses though Envoy takes it, on purpose.
+    fn is_excepted(&self) -> bool {
+        let Some(problem) = &self.refused else {
+            return false;
+        };
+        let what = problem.what();
+        // Loaded, and then all clients are refused, or the wrong ones let in.
+        let reasons = [Reason::BadTrustBundle, Reason::BadCrl];
+        reasons.contains(&problem.reason()) && !what.contains("line")
+            // A block that Envoy would not see at all.
+            || self.files.iter().any(|(_, bytes)| !matches!(tidy(bytes), Ok(None)))
+            // Envoy reads a key up to its first block, and a file of lists as far as it goes.
+            || (what.contains("PEM block") && problem.path().ends_with("tls.key"))
+            || (what.contains("PEM block") && problem.path().ends_with("ca.crl"))
+            // An empty bundle turns client authentication off.
+            || problem.path().ends_with("ca.crt") && (what.contains("there is no") || what.contains("it is empty"))
+    }
+
+    fn disagreement(self, verdict: Result<(), String>) -> Option<String> {
+        let what = match (self.refused, verdict) {
+            (None, Err(words)) => format!("sent, and Envoy rejects it: {words}"),
+            (Some(problem), Ok(())) => format!("Envoy takes it, and the agent does not: {problem}"),
+            _ => return None,
+        };
+        let files = self.files.iter().map(|(name, bytes)| {
+            format!("{name}: {}", String::from_utf8_lossy(bytes).escape_debug())
+        });
+        Some(format!(
+            "{what}\n  {}",
+            files.collect::<Vec<_>>().join("\n  ")
+        ))
+    }
+}
+
+/// Good folders, to be mutated: pairs with keys of several kinds, bundles with and without lists.
+fn foundations() -> Vec<Files> {
+    let root = ca("root");
+    let other = ca("other");
+    let rich = |params: &mut CertificateParams| {
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyAgreement,
+        ];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = days(-1);
+        params.not_after = days(100);
+        let mut critical = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+        critical.set_criticality(true);
+        params.custom_extensions = vec![critical];
+    };
+    let (cert, key) = root.leaf("a.example", rich);
+    let rsa = KeyPair::from_pem(&std::fs::read_to_string(odd().join("rsa2048.key")).unwrap());
+    let rsa = rsa.map(|key| root.certify("r.example", &key, rich));
+    let mut all: Vec<Files> = vec![
+        files(&[
+            ("tls.crt", &format!("{cert}{}", root.pem)),
+            ("tls.key", &key),
+        ]),
+        files(&[("ca.crt", &root.pem)]),
+        files(&[("ca.crt", &format!("{}{}", root.pem, other.pem))]),
+        files(&[("ca.crt", &root.pem), ("ca.crl", &root.list(1))]),
+        files(&[("ca.crt", &format!("{}{}", root.pem, root.list(1)))]),
+        files(&[("ca.crt", &cert)]),
+    ];
+    if let Ok((cert, key)) = rsa {
+        all.push(files(&[("tls.crt", &cert), ("tls.key", &key)]));
+    }
+    let kinds = [
+        "p256",
+        "p384",
+        "p521",
+        "ed25519",
+        "rsa2048",
+        "rsa2048-pkcs1",
+        "p256-compressed",
+        "p256-parameters",
+        "p256-no-public",
+        "p256-v1",
+        "p256-critical",
+        "trusted",
+    ];
+    let read = |name: &str, ending: &str| {
+        std::fs::read_to_string(odd().join(format!("{name}.{ending}"))).unwrap()
+    };
+    all.extend(kinds.map(|name| {
+        files(&[
+            ("tls.crt", &read(name, "crt")),
+            ("tls.key", &read(name, "key")),
+        ])
+    }));
+    all
+}
+
+fn files(list: &[(&str, &str)]) -> Files {
+    let owned = list
+        .iter()
+        .map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()));
+    owned.collect()
+}
+
+/// One of the folders with a change in one of its files.
+fn mutated(foundations: &[Files], dice: &mut Dice) -> Files {
+    let mut files = dice.pick(foundations).clone();
+    let at = dice.below(files.len());
+    let file = &mut files[at].1;
+    match dice.below(4) {
+        0 => mutation::text(file, dice),
+        1 if dice.below(4) == 0 => relabel(file, dice),
+        _ => mutate_block(file, dice),
+    }
+    files
+}
+
+/// Puts another label around one of the blocks.
+fn relabel(file: &mut Vec<u8>, dice: &mut Dice) {
+    let labels = [
+        "CERTIFICATE",
+        "X509 CERTIFICATE",
+        "TRUSTED CERTIFICATE",
+        "PRIVATE KEY",
+        "RSA PRIVATE KEY",
+        "EC PRIVATE KEY",
+        "DSA PRIVATE KEY",
+        "ENCRYPTED PRIVATE KEY",
+        "ANY PRIVATE KEY",
+        "X509 CRL",
+        "PKCS7",
+        "CERTIFICATE REQUEST",
+        "certificate",
+        "",
+    ];
+    let mut blocks = blocks(file);
+    let at = dice.below(blocks.len());
+    blocks[at].0 = (*dice.pick(&labels)).to_owned();
+    *file = joined(&blocks);
+}
+
+fn mutate_block(file: &mut Vec<u8>, dice: &mut Dice) {
+    let mut blocks = blocks(file);
+    let at = dice.below(blocks.len());
+    blocks[at].1 = mutation::der(&blocks[at].1, dice);
+    *file = joined(&blocks);
+}
+
+/// The labels and contents of the PEM blocks of a good file.
+fn blocks(file: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let text = std::str::from_utf8(file).unwrap();
+    let parts = text.split("-----BEGIN ").skip(1);
+    parts
+        .map(|part| {
+            let (label, rest) = part.split_once("-----").unwrap();
+            let body: String = rest
+                .split("-----")
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .collect();
+            (label.to_owned(), STANDARD.decode(body).unwrap())
+        })
+        .collect()
+}
+
+fn joined(blocks: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let texts = blocks
+        .iter()
+        .map(|(label, der)| pem(label, &STANDARD.encode(der), 64));
+    texts.collect::<String>().into_bytes()
+}
