@@ -148,6 +148,7 @@ pub struct Part {
     fields: Bytes,
     version: Arc<str>,
     facts: Facts,
+    provisional: bool,
 }
 
 impl Part {
@@ -164,6 +165,12 @@ impl Part {
     /// What may be shown of it.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Whether the files promise a better one, which may be on its way: a full chain in place of the leaf
+    /// alone.
+    pub fn is_provisional(&self) -> bool {
+        self.provisional
     }
 
     /// The `Secret` message with this part alone, for what has to keep it outside of the process.
@@ -187,6 +194,7 @@ impl Part {
             fields: Bytes::from_owner(encoded),
             version: short_hex(&hash.finalize()).into(),
             facts,
+            provisional: false,
         }
     }
 }
@@ -197,7 +205,11 @@ impl From<Pair> for Part {
             Field(1, inline_bytes(&pair.chain)),
             Field(2, inline_bytes(&pair.key)),
         ];
-        Self::new(Kind::Certificate, &fields, Facts::Certificate(pair.facts))
+        let facts = Facts::Certificate(pair.facts);
+        Self {
+            provisional: pair.lesser_chain,
+            ..Self::new(Kind::Certificate, &fields, facts)
+        }
     }
 }
 

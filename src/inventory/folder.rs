@@ -210,9 +210,11 @@ impl Folder {
         dates.filter(|date| *date > now).min()
     }
 
-    /// When it will be known whether a bundle without a pair stays one.
+    /// When it will be known whether a pair follows a bundle that is alone, or a better chain a lesser one.
     pub(super) fn settles_at(&self) -> Option<Instant> {
-        self.alone_since.map(|since| since + ALONE)
+        let alone = self.alone_since.map(|since| since + ALONE);
+        let parts = self.parts.iter().filter_map(PartState::settles_at);
+        alone.into_iter().chain(parts).min()
     }
 
     /// Whether it is gone, and nothing of it is served.

@@ -12,6 +12,10 @@ use crate::secret::{Facts, Part};
 /// other pass through states that are nobody's problem.
 const LASTING: Duration = Duration::from_secs(1);
 
+/// How long a part that a better one may follow waits before it is taken: a tool may be in the middle
+/// of writing.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// The time, by the clock that never goes back and by the one that dates certificates.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
@@ -50,6 +54,8 @@ pub(super) struct PartState {
 struct Successor {
     part: Arc<Part>,
     warnings: Vec<Problem>,
+    /// When it is taken though the files promise a better one; none when its dates decide.
+    settles: Option<Instant>,
 }
 
 /// What keeps files from being served, and whether that has been logged.
@@ -135,10 +141,10 @@ impl PartState {
             problems,
             warnings,
         } = verdict;
-        self.successor = None;
+        let pending = self.successor.take();
         if let Some(part) = part {
             self.missing_since = None;
-            return self.accept(Arc::new(part), warnings, now);
+            return self.accept(Arc::new(part), warnings, pending, now);
         }
         self.holds_previous = self.current.is_some();
         let problems = match missing {
@@ -156,16 +162,30 @@ impl PartState {
     }
 
     /// Returns whether a logged problem is over.
-    fn accept(&mut self, part: Arc<Part>, warnings: Vec<Problem>, now: Now) -> bool {
+    fn accept(
+        &mut self,
+        part: Arc<Part>,
+        warnings: Vec<Problem>,
+        pending: Option<Successor>,
+        now: Now,
+    ) -> bool {
         self.seen_good = true;
-        let keeps = self.current.as_ref().is_some_and(|current| {
-            current.version() != part.version()
-                && current.facts().is_valid(now.system)
-                && !part.facts().is_valid(now.system)
+        let current = self.current.as_ref();
+        let is_other = current.is_none_or(|current| current.version() != part.version());
+        let waits_for_dates = current.is_some_and(|current| {
+            current.facts().is_valid(now.system) && !part.facts().is_valid(now.system)
         });
-        if keeps {
-            self.holds_previous = true;
-            self.successor = Some(Successor { part, warnings });
+        let settles = part.is_provisional().then(|| {
+            let since = pending.and_then(|pending| pending.settles);
+            since.unwrap_or(now.instant + SETTLING)
+        });
+        if is_other && (waits_for_dates || settles.is_some_and(|at| at > now.instant)) {
+            self.holds_previous = self.current.is_some();
+            self.successor = Some(Successor {
+                part,
+                warnings,
+                settles: settles.filter(|_| !waits_for_dates),
+            });
         } else {
             self.holds_previous = false;
             self.warnings = warnings;
@@ -188,6 +208,9 @@ impl PartState {
             self.warnings.clear();
         }
         let takes_over = self.successor.as_ref().is_some_and(|successor| {
+            if let Some(settles) = successor.settles {
+                return settles <= now.instant;
+            }
             let current = self.current.as_ref();
             successor.part.facts().is_valid(now.system)
                 || current.is_none_or(|current| !current.facts().is_valid(now.system))
@@ -205,7 +228,13 @@ impl PartState {
 
     /// What the files hold and what is not served yet, for its time has not come.
     pub(super) fn successor(&self) -> Option<&Facts> {
-        self.successor.as_ref().map(|next| next.part.facts())
+        let next = self.successor.as_ref().filter(|next| next.settles.is_none());
+        next.map(|next| next.part.facts())
+    }
+
+    /// When it will be known whether a better part follows the one in the files.
+    pub(super) fn settles_at(&self) -> Option<Instant> {
+        self.successor.as_ref()?.settles
     }
 
     pub(super) fn warnings(&self) -> &[Problem] {
@@ -233,7 +262,8 @@ impl PartState {
     /// When [`Self::tick`] has something to do next, by the clock of delays.
     pub(super) fn deadline(&self, removal_delay: Duration) -> Option<Instant> {
         let missing = self.missing_since.map(|since| since + removal_delay);
-        missing.into_iter().chain(self.trouble.deadline()).min()
+        let deadlines = [missing, self.trouble.deadline(), self.settles_at()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The dates at which it may change what is served, or which certificate is best for a host.

@@ -369,6 +369,37 @@ fn a_pair_that_is_not_valid_takes_over_when_its_time_comes_or_the_others_ends() 
 }
 
 #[test]
+fn a_lesser_chain_is_taken_when_no_better_one_has_followed() {
+    let lesser = |content: &str| {
+        let mut pair = pair(content);
+        pair.lesser_chain = true;
+        judged(Credential {
+            pair: verdict(Some(pair)),
+            ..Credential::default()
+        })
+    };
+    for before in [None, Some("old")] {
+        let mut bench = Bench::new();
+        if let Some(before) = before {
+            bench.observe(good(Some(before), None));
+        }
+        bench.observe(lesser("leaf"));
+        bench.wait(Duration::from_millis(999));
+        bench.observe(lesser("leaf"));
+        assert!(!is_served(bench.pair(), "chain leaf"), "a tool is writing");
+        assert_eq!(bench.pair().is_some(), before.is_some());
+        bench.wait(Duration::from_millis(1));
+        assert!(is_served(bench.pair(), "chain leaf"));
+        bench.observe(good(Some("full"), None));
+        assert!(is_served(bench.pair(), "chain full"), "at once");
+        bench.observe(lesser("other"));
+        bench.observe(good(Some("next"), None));
+        bench.wait(Duration::from_secs(5));
+        assert!(is_served(bench.pair(), "chain next"));
+    }
+}
+
+#[test]
 fn a_staple_is_sent_with_the_certificate_that_it_is_about_until_it_ends() {
     let with = |content: &str, serial: &str, ends_in: u64, now: Now| {
         let mut pair = pair(content);
