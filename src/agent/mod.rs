@@ -212,13 +212,14 @@ impl Agent {
 
     /// Puts the rules of the last reload in force, as soon as everything has been read.
     fn loosen(&mut self) {
-        if self.pending.is_some() && self.reads.is_idle() && self.inventory.is_read() {
-            if let Some(Pending { rules, in_force }) = self.pending.take() {
-                self.rules = rules;
-                self.hub.enforce(self.rules.clone());
-                // Whoever asked for the reload need not be waiting any more.
-                let _ = in_force.send(());
-            }
+        if !self.reads.is_idle() || !self.inventory.is_read() {
+            return;
+        }
+        if let Some(Pending { rules, in_force }) = self.pending.take() {
+            self.rules = rules;
+            self.hub.enforce(self.rules.clone());
+            // Whoever asked for the reload need not be waiting any more.
+            let _ = in_force.send(());
         }
     }
 

@@ -18,7 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 const ABOUT: &str = "\
 Watches folders of PEM files and serves them to Envoy over a Unix socket, as its Secret Discovery
 Service (SDS). A certificate that is replaced on disk reaches Envoy within milliseconds, without a
-restart or a reload; one that Envoy would reject never reaches it, and the last good one stays.";
+restart or a reload; one that Envoy would reject never reaches it, and the previous version stays.";
 
 const EXAMPLES: &str = "\
 A first try:
