@@ -381,7 +381,8 @@ impl Folder {
     fn is_unread(&self) -> bool {
         let pair = &self.parts[Kind::Certificate as usize];
         let seen_good = self.parts.iter().any(PartState::seen_good);
-        !pair.seen_good() && !(self.judged && self.without_pair && seen_good)
+        let holds_no_pair = self.judged && self.without_pair && seen_good;
+        !pair.seen_good() && !holds_no_pair
     }
 
     fn is_bundle_unknown(&self) -> bool {
@@ -477,9 +478,13 @@ fn requires_staple(part: &Part) -> bool {
     matches!(part.facts(), Facts::Certificate(facts) if facts.must_staple)
 }
 
-/// Whether a warning is about the end of the certificate, which each new one has anew.
+/// Whether a warning is about the dates of the certificate, which each new one has anew.
 fn is_of_time(warning: &Problem) -> bool {
-    matches!(warning.reason(), Reason::ExpiresSoon | Reason::Expired)
+    let reason = warning.reason();
+    matches!(
+        reason,
+        Reason::ExpiresSoon | Reason::Expired | Reason::NotYetValid
+    )
 }
 
 fn is_due(since: Option<Instant>, delay: Duration, now: Instant) -> bool {

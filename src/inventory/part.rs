@@ -228,7 +228,10 @@ impl PartState {
 
     /// What the files hold and what is not served yet, for its time has not come.
     pub(super) fn successor(&self) -> Option<&Facts> {
-        let next = self.successor.as_ref().filter(|next| next.settles.is_none());
+        let next = self
+            .successor
+            .as_ref()
+            .filter(|next| next.settles.is_none());
         next.map(|next| next.part.facts())
     }
 
