@@ -198,6 +198,28 @@ pub(crate) fn of_doing_nothing() {
     );
 }
 
+/// Whether the agent pays for what others do in a folder above a root.
+pub(crate) fn of_what_strangers_open() {
+    const OPENS: usize = 200_000;
+
+    title("Processor time of the agent while others open files in the folder above its root");
+    let bed = Bed::new_in(Path::new("/var/tmp"));
+    bed.pair("site");
+    let agent = bed.agent();
+    let file = bed.root.beside("stranger");
+    std::fs::write(&file, "x").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let before = processor_time(&agent);
+    for _ in 0..OPENS {
+        std::fs::File::open(&file).unwrap();
+    }
+    let spent = processor_time(&agent).saturating_sub(before);
+    line(
+        &format!("{OPENS} opens"),
+        format!("{} µs", spent.as_micros()),
+    );
+}
+
 /// The time that all threads of the agent have run, which the kernel counts in nanoseconds.
 fn processor_time(agent: &Agent) -> Duration {
     let tasks = format!("/proc/{}/task", agent.pid().as_raw_nonzero());

@@ -20,12 +20,13 @@ mod util;
 
 type Measure = fn();
 
-const MEASURES: [(&str, Measure); 6] = [
+const MEASURES: [(&str, Measure); 7] = [
     ("delivery", delivery::among_1_000),
     ("rotation-cost", cost::of_a_rotation),
     ("other-streams", cost::of_a_rotation_beside_other_streams),
     ("streams", cost::of_10_000_streams),
     ("idle", cost::of_doing_nothing),
+    ("strangers", cost::of_what_strangers_open),
     ("envoy", envoy::against_its_own_file_watch),
 ];
 
