@@ -32,6 +32,8 @@ use crate::cli::logging::Logging;
 
 /// How long the end of a reload is waited for: its roots may be on a network file system that is down.
 const READING: Duration = Duration::from_secs(30);
+/// How long the task that reads the files may take to end.
+const STOPPING: Duration = Duration::from_secs(2);
 /// How long the user database may take before the log says that the agent waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -227,8 +229,12 @@ async fn serve(
     shared.health.enter(Phase::Stopping);
     shared.stopping.cancel();
     drop(commands);
-    let (server, agent) = tokio::join!(server, agent);
-    server.and(agent).context("a task of the agent failed")
+    let server = server.await;
+    match tokio::time::timeout(STOPPING, agent).await {
+        Ok(agent) => server.and(agent).context("a task of the agent failed"),
+        // What it reads may be on a network file system that is down.
+        Err(_) => server.context("the task that serves failed"),
+    }
 }
 
 impl Shared {
