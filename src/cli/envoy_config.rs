@@ -16,6 +16,8 @@ Examples:
   Try two hosts at once, with client certificates
       sds-agent envoy-config a.example.com b.example.com --mutual --full > envoy.yaml
       envoy -c envoy.yaml
+  Serve one host with an RSA and an ECDSA certificate, by what the client can do
+      sds-agent envoy-config site site-ecdsa
   Serve every credential that the agent has, or gets later, without naming it
       sds-agent envoy-config fallback.example.com --on-demand
   Show a client certificate to an upstream
@@ -28,7 +30,8 @@ files tls.crt, tls.key and ca.crt gives both.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The names of the credentials; with several, a client's server name chooses among them
+    /// The names of the credentials; with several, a client's server name chooses among them, but for
+    /// NAME-ecdsa and NAME-rsa, which are further certificates of NAME
     #[arg(value_name = "NAME", required = true)]
     names: Vec<Name>,
 

@@ -10,6 +10,7 @@ mod man;
 mod output;
 mod serve;
 mod status;
+mod ticket_keys;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,8 @@ enum Command {
     Get(get::Args),
     /// Write the Envoy configuration that goes with the agent
     EnvoyConfig(envoy_config::Args),
+    /// Make and rotate TLS session ticket keys
+    TicketKeys(ticket_keys::Args),
     /// Write what a shell needs to complete this program's commands and options
     Completions(completions::Args),
     /// Write the manual pages
@@ -72,6 +75,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Status(args) => status::run(args),
         Command::Get(args) => get::run(args),
         Command::EnvoyConfig(args) => envoy_config::run(args),
+        Command::TicketKeys(args) => ticket_keys::run(args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => man::run(args, Cli::command()),
     }

@@ -49,6 +49,9 @@ impl Request {
     }
 }
 
+/// What a name ends with when it is the second certificate of the host before it.
+const FURTHER: [&str; 2] = ["-ecdsa", "-rsa"];
+
 /// A name that a credential can have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(String);
@@ -100,7 +103,10 @@ impl Names {
             }
             unique.push(name);
         }
-        let several = unique.len() > 1;
+        let hosts = unique
+            .iter()
+            .filter(|name| !unique.iter().any(|host| name.is_further_of(host)));
+        let several = hosts.count() > 1;
         if let Some(name) = unique.iter().find(|name| several && !name.is_host()) {
             return Err(format!(
                 "Envoy can't choose `{name}` by the host of a connection: `*` may only stand for the first \
@@ -119,8 +125,21 @@ impl Names {
         std::iter::once(&self.first).chain(&self.others)
     }
 
-    fn are_several(&self) -> bool {
-        !self.others.is_empty()
+    /// The names that stand for a host, each with the names of further certificates for it: `site` with
+    /// `site-ecdsa` and `site-rsa`, so that Envoy chooses by what the client can do.
+    fn hosts(&self) -> Vec<(&Name, Vec<&Name>)> {
+        let is_further = |name: &Name| self.iter().any(|host| name.is_further_of(host));
+        let hosts = self.iter().filter(|name| !is_further(name));
+        hosts
+            .map(|host| {
+                (
+                    host,
+                    self.iter()
+                        .filter(|name| name.is_further_of(host))
+                        .collect(),
+                )
+            })
+            .collect()
     }
 }
 
@@ -128,6 +147,13 @@ impl Name {
     /// The host that it stands for: Envoy compares server names in lower case.
     fn host(&self) -> String {
         self.0.to_lowercase()
+    }
+
+    /// Whether it is `host` with the kind of a key behind it.
+    fn is_further_of(&self, host: &Self) -> bool {
+        FURTHER
+            .iter()
+            .any(|kind| self.0.strip_suffix(kind) == Some(&host.0))
     }
 
     fn is_host(&self) -> bool {
@@ -156,6 +182,17 @@ mod tests {
         assert!(names(&["a*b", "c"]).is_err());
         assert!(names(&["a", "A"]).is_err());
         assert!(names(&[]).is_err());
+    }
+
+    #[test]
+    fn a_name_with_the_kind_of_a_key_is_a_further_certificate_of_its_host() {
+        let names = names(&["site", "site-ecdsa", "b-rsa"]).unwrap();
+        let hosts = names.hosts();
+        let shown: Vec<_> = hosts
+            .iter()
+            .map(|(host, further)| (&*host.0, further.len()))
+            .collect();
+        assert_eq!(shown, [("site", 1), ("b-rsa", 0)]);
     }
 
     #[test]

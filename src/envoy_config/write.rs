@@ -102,13 +102,14 @@ fn tls_listener(request: &Request, sources: &mut Sources) -> String {
         listener.push_str(&on_demand_socket(request, sources));
         return listener;
     }
-    for name in request.names.iter() {
-        let matching = match request.names.are_several() {
+    let hosts = request.names.hosts();
+    for (name, further) in &hosts {
+        let matching = match hosts.len() > 1 {
             true => format!("{{server_names: [{}]}}", quote(&name.host())),
             false => "{}".to_owned(),
         };
         listener.push_str(&chain(&matching, &name.0, request.full));
-        listener.push_str(&downstream_socket(request, name, sources));
+        listener.push_str(&downstream_socket(request, name, further, sources));
     }
     listener
 }
@@ -119,7 +120,10 @@ fn chain(matching: &str, body: &str, full: bool) -> String {
         true => http(&answer(body)),
         false => "      filters: []  # yours\n".to_owned(),
     };
-    format!("    - filter_chain_match: {matching}\n{filters}")
+    format!(
+        "    - filter_chain_match: {matching}\n      # No handshake waits longer than this for its certificate.\n      \
+         transport_socket_connect_timeout: 10s\n{filters}"
+    )
 }
 
 /// The HTTP filters of a full configuration, with these virtual hosts.
@@ -146,12 +150,20 @@ fn answer(body: &str) -> String {
     )
 }
 
-fn downstream_socket(request: &Request, name: &Name, sources: &mut Sources) -> String {
-    let certificate = format!(
-        "            tls_certificate_sds_secret_configs:\n            - name: {}\n              sds_config: {}\n",
-        quote(&name.0),
-        sources.next(14),
-    );
+fn downstream_socket(
+    request: &Request,
+    name: &Name,
+    further: &[&Name],
+    sources: &mut Sources,
+) -> String {
+    let mut certificate = "            tls_certificate_sds_secret_configs:\n".to_owned();
+    for name in [name].iter().chain(further) {
+        certificate.push_str(&format!(
+            "            - name: {}\n              sds_config: {}\n",
+            quote(&name.0),
+            sources.next(14),
+        ));
+    }
     let context = format!("{certificate}{}", client_validation(request, name, sources));
     downstream("", request.mutual, &context)
 }

@@ -43,10 +43,11 @@ fn assert_envoy_takes(envoy: &Path, arguments: &[&str]) {
 #[test]
 fn envoy_takes_every_combination() {
     let Some(envoy) = require(&ENVOY) else { return };
-    let names: [&[&str]; 3] = [
+    let names: [&[&str]; 4] = [
         &["a.test"],
         &["a.test", "B.test", "*.c.test"],
         &["a.test", "a.test"],
+        &["a.test", "a.test-ecdsa", "a.test-rsa", "b.test"],
     ];
     for names in names {
         for options in 0..16_u8 {

@@ -21,6 +21,7 @@ mod health;
 mod hostile;
 mod hygiene;
 mod interrupted;
+mod kinds;
 mod lifecycle;
 mod limits;
 mod metrics;

@@ -162,10 +162,7 @@ fn load(file: &Item, der: &PrivateKeyDer<'_>, findings: &mut Findings<'_>) -> Op
                 Reason::UnsupportedKey,
                 &file.name,
                 "the private key does not name its curve, and Envoy does not guess it",
-                format!(
-                    "write it as PKCS#8, which names the curve; or {}",
-                    convert("openssl pkcs8 -topk8 -nocrypt -in FILE", false)
-                ),
+                "export it anew as PKCS#8, which names the curve, from the program that made it",
             ),
             Some(kind) if !kind.is_taken() => findings.error(
                 Reason::UnsupportedKey,

@@ -42,7 +42,7 @@ fn envoy_and_the_check_agree_on_mutated_files() {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let random = soak.map(|_| now.unwrap().as_secs());
     let seed = read("SDS_AGENT_SEED").or(random).unwrap_or(1);
-    println!("SDS_AGENT_SEED={seed}");
+    eprintln!("SDS_AGENT_SEED={seed}");
     let mut dice = Dice(seed);
     let mut judge = Judge::start(&program);
     let foundations = foundations();
@@ -59,7 +59,7 @@ fn envoy_and_the_check_agree_on_mutated_files() {
             wrong.extend(tried.disagreement(verdict));
         }
     }
-    println!(
+    eprintln!(
         "{} sent by the agent, {} refused by it",
         counts[0], counts[1]
     );

@@ -6,6 +6,7 @@ mod differential;
 mod handshakes;
 mod mutation;
 mod oracle;
+mod remedies;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -29,7 +30,7 @@ fn check(files: &[(String, Vec<u8>)]) -> Result<Credential, Vec<Problem>> {
 }
 
 /// What the agent makes of `files`, each part by itself.
-fn judged(files: &[(String, Vec<u8>)]) -> Credential {
+pub(crate) fn judged(files: &[(String, Vec<u8>)]) -> Credential {
     let files = files.iter().map(|(name, bytes)| File {
         name: name.clone(),
         bytes: bytes.clone().into(),

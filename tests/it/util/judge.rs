@@ -138,7 +138,6 @@ pub(crate) fn bundle(trusted_ca: &[u8], crl: Option<&[u8]>) -> Kind {
     Kind::ValidationContext(CertificateValidationContext {
         trusted_ca: Some(inline(trusted_ca)),
         crl: crl.map(inline),
-        ..CertificateValidationContext::default()
     })
 }
 

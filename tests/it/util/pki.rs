@@ -54,6 +54,11 @@ impl Ca {
         &self.pem
     }
 
+    /// Its private key.
+    pub(crate) fn key(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// The certificates between a leaf of this authority and the root.
     pub(crate) fn intermediates(&self) -> &str {
         &self.chain

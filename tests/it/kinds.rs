@@ -1,0 +1,492 @@
+//! Every kind of secret, from its files to what Envoy gets: served, rotated alone, kept while the files
+//! are bad, healed, removed.
+
+use std::path::Path;
+use std::process::Command;
+
+use prost::Message;
+use sds_agent::proto::core::{DataSource, data_source::Specifier};
+use sds_agent::proto::tls::{Secret, TlsCertificate, secret::Type as Kind};
+
+use crate::util::agent::PROGRAM;
+use crate::util::bed::assert_no_key_in;
+use crate::util::judge::{Judge, pair_with_staple};
+use crate::util::sds::Delta;
+use crate::util::{Agent, Bed, Ca, Identity, require, tools};
+
+fn openssl(folder: &Path, arguments: &[&str]) {
+    let output = Command::new("openssl")
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl {arguments:?}: {said}");
+}
+
+/// The next secret, whole.
+#[track_caller]
+fn next(stream: &mut Delta) -> Kind {
+    let response = stream.recv();
+    stream.ack(&response);
+    let [resource] = &response.resources[..] else {
+        panic!("one secret was due: {response:?}");
+    };
+    let any = resource.resource.as_ref().unwrap();
+    Secret::decode(&*any.value).unwrap().r#type.unwrap()
+}
+
+#[track_caller]
+fn next_pair(stream: &mut Delta) -> TlsCertificate {
+    match next(stream) {
+        Kind::TlsCertificate(pair) => pair,
+        other => panic!("a pair was due: {other:?}"),
+    }
+}
+
+fn bytes(source: Option<DataSource>) -> Vec<u8> {
+    match source.and_then(|source| source.specifier) {
+        Some(Specifier::InlineBytes(bytes)) => bytes,
+        _ => Vec::new(),
+    }
+}
+
+fn subscribed(bed: &Bed, names: &[&str]) -> (Agent, Delta) {
+    let agent = bed.ready_agent();
+    let mut stream = bed.client().delta();
+    stream.subscribe(names);
+    (agent, stream)
+}
+
+/// An OCSP response of `ca` about the certificate of `identity`, valid for some days, of status `V` or `R`.
+fn staple(bed: &Bed, ca: &Ca, identity: &Identity, status: &str, days: &str) -> Vec<u8> {
+    let folder = bed.scratch(&format!("ocsp-{}", rand()));
+    std::fs::create_dir(&folder).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    write("ca.crt", ca.pem());
+    write("ca.key", &ca.key());
+    write("leaf.crt", &identity.leaf);
+    let serial = Command::new("openssl")
+        .args(["x509", "-noout", "-serial", "-in", "leaf.crt"])
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    let serial = String::from_utf8(serial.stdout).unwrap();
+    let serial = serial.trim().strip_prefix("serial=").unwrap();
+    let revoked = if status == "R" { "250101000000Z" } else { "" };
+    write(
+        "index",
+        &format!("{status}\t350101000000Z\t{revoked}\t{serial}\tunknown\t/CN=x\n"),
+    );
+    openssl(
+        &folder,
+        &[
+            "ocsp",
+            "-issuer",
+            "ca.crt",
+            "-cert",
+            "leaf.crt",
+            "-no_nonce",
+            "-reqout",
+            "request",
+        ],
+    );
+    let validity: &[&str] = if days == "0" {
+        &["-nmin", "0"]
+    } else {
+        &["-ndays", days]
+    };
+    let arguments = [
+        "ocsp", "-index", "index", "-CA", "ca.crt", "-rsigner", "ca.crt", "-rkey", "ca.key",
+        "-reqin", "request", "-respout", "response",
+    ];
+    openssl(&folder, &[&arguments, validity].concat());
+    std::fs::read(folder.join("response")).unwrap()
+}
+
+fn rand() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
+
+#[test]
+fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_bad() {
+    let bed = Bed::new();
+    let identity = bed.ca.server(&["site.test"]);
+    let good = staple(&bed, &bed.ca, &identity, "V", "7");
+    let files = |staple: &[u8]| {
+        vec![
+            ("tls.crt", identity.chain.clone().into_bytes()),
+            ("tls.key", identity.key.clone().into_bytes()),
+            ("ca.crt", bed.ca.pem().as_bytes().to_vec()),
+            ("tls.ocsp-staple", staple.to_vec()),
+        ]
+    };
+    bed.root.write("site", &files(&good));
+    let (agent, mut stream) = subscribed(&bed, &["site"]);
+    assert_eq!(bytes(next_pair(&mut stream).ocsp_staple), good);
+
+    // One replaced alone is a rotation.
+    let newer = staple(&bed, &bed.ca, &identity, "V", "8");
+    let path = bed.root.credential("site").join("tls.ocsp-staple");
+    std::fs::write(&path, &newer).unwrap();
+    let pair = next_pair(&mut stream);
+    assert_eq!(bytes(pair.ocsp_staple), newer);
+    assert_eq!(bytes(pair.certificate_chain), identity.chain.as_bytes());
+
+    // A renewed pair beside the old staple is served at once, without it.
+    let renewed = bed.ca.server(&["site.test"]);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(bytes(next_pair(&mut stream).ocsp_staple), Vec::<u8>::new());
+    bed.root.write(
+        "site",
+        &[
+            ("tls.crt", renewed.chain.as_bytes()),
+            ("tls.key", renewed.key.as_bytes()),
+            ("ca.crt", bed.ca.pem().as_bytes()),
+            ("tls.ocsp-staple", &newer),
+        ],
+    );
+    let pair = next_pair(&mut stream);
+    assert_eq!(bytes(pair.certificate_chain), renewed.chain.as_bytes());
+    assert_eq!(bytes(pair.ocsp_staple), Vec::<u8>::new());
+    agent.wait_for_line(&["another certificate"]);
+
+    // Healed, and then revoked: said loudly, and left out, or kept until it expires.
+    let healed = staple(&bed, &bed.ca, &renewed, "V", "7");
+    std::fs::write(&path, &healed).unwrap();
+    assert_eq!(bytes(next_pair(&mut stream).ocsp_staple), healed);
+    std::fs::write(&path, staple(&bed, &bed.ca, &renewed, "R", "7")).unwrap();
+    agent.wait_for_line(&["REVOKED"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_staple_is_said_and_envoy_takes_the_good_one() {
+    let bed = Bed::new();
+    let identity = bed.ca.server(&["site.test"]);
+    let other = bed.ca.server(&["other.test"]);
+    let forger = Ca::new("Test CA");
+    let good = staple(&bed, &bed.ca, &identity, "V", "7");
+    let pem = openssl_pem(&good);
+    let cases: [(&str, Vec<u8>, &str); 6] = [
+        (
+            "other",
+            staple(&bed, &bed.ca, &other, "V", "7"),
+            "another certificate",
+        ),
+        (
+            "revoked",
+            staple(&bed, &bed.ca, &identity, "R", "7"),
+            "REVOKED",
+        ),
+        (
+            "forged",
+            staple(&bed, &forger, &identity, "V", "7"),
+            "certificate",
+        ),
+        ("pem", pem, "it is PEM"),
+        (
+            "cut",
+            good[..good.len() - 9].to_vec(),
+            "no valid OCSP response",
+        ),
+        ("empty", Vec::new(), "it is empty"),
+    ];
+    let folder = |staple: &[u8]| -> Vec<(String, Vec<u8>)> {
+        let files = [
+            ("tls.crt", identity.chain.as_bytes()),
+            ("tls.key", identity.key.as_bytes()),
+            ("ca.crt", bed.ca.pem().as_bytes()),
+            ("ocsp.der", staple),
+        ];
+        files
+            .map(|(name, bytes)| (name.to_owned(), bytes.to_vec()))
+            .into()
+    };
+    for (name, staple, word) in cases {
+        let credential = crate::credential::judged(&folder(&staple));
+        assert!(
+            credential.pair.part.is_some() && credential.staple.part.is_none(),
+            "{name}"
+        );
+        let said = credential.staple.problems[0].to_string();
+        assert!(said.contains(word), "{name}: {said}");
+    }
+    let credential = crate::credential::judged(&folder(&good));
+    assert!(credential.staple.part.is_some(), "{:?}", credential.staple);
+    let Some(program) = require(&tools::ENVOY) else {
+        return;
+    };
+    let sent = pair_with_staple(
+        identity.chain.as_bytes(),
+        identity.key.as_bytes(),
+        Some(&good),
+    );
+    assert_eq!(Judge::start(&program).judge(vec![sent]), [Ok(())]);
+}
+
+fn openssl_pem(der: &[u8]) -> Vec<u8> {
+    use base64::Engine;
+    let body = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN OCSP RESPONSE-----\n{body}\n-----END OCSP RESPONSE-----\n").into_bytes()
+}
+
+#[test]
+fn a_must_staple_certificate_needs_a_good_staple_and_the_reason_is_named() {
+    let bed = Bed::new();
+    let identity = bed.ca.server_with(&["site.test"], |params| {
+        let feature = rcgen::CustomExtension::from_oid_content(
+            &[1, 3, 6, 1, 5, 5, 7, 1, 24],
+            vec![48, 3, 2, 1, 5],
+        );
+        params.custom_extensions = vec![feature];
+    });
+    let folder = |staple: Option<Vec<u8>>| {
+        let mut files = vec![
+            ("tls.crt".to_owned(), identity.chain.clone().into_bytes()),
+            ("tls.key".to_owned(), identity.key.clone().into_bytes()),
+        ];
+        files.extend(staple.map(|staple| ("tls.ocsp-staple".to_owned(), staple)));
+        crate::credential::judged(&files)
+    };
+    let said = |staple| {
+        let credential = folder(staple);
+        assert!(credential.pair.part.is_none());
+        credential.pair.problems[0].to_string()
+    };
+    assert!(said(None).contains("there is none"));
+    let broken = said(Some(b"x".to_vec()));
+    assert!(
+        broken.contains("the one beside it can't be used"),
+        "{broken}"
+    );
+    let good = staple(&bed, &bed.ca, &identity, "V", "7");
+    assert!(folder(Some(good)).pair.part.is_some());
+}
+
+fn rotate(folder: &Path, keep: &str) -> std::process::Output {
+    Command::new(PROGRAM)
+        .args(["ticket-keys", "rotate", "--keep", keep])
+        .arg(folder)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn ticket_keys_are_rotated_and_the_last_by_name_comes_first() {
+    let bed = Bed::new();
+    let folder = bed.root.credential("tickets");
+    bed.root.write("tickets", &[("0.ticketkey", [1_u8; 80])]);
+    let (agent, mut stream) = subscribed(&bed, &["tickets"]);
+    let keys = |kind: Kind| match kind {
+        Kind::SessionTicketKeys(keys) => keys
+            .keys
+            .into_iter()
+            .map(|key| bytes(Some(key)))
+            .collect::<Vec<_>>(),
+        other => panic!("ticket keys were due: {other:?}"),
+    };
+    assert_eq!(keys(next(&mut stream)), [vec![1; 80]]);
+    let output = rotate(&folder, "2");
+    assert!(output.status.success(), "{output:?}");
+    let two = keys(next(&mut stream));
+    assert_eq!(two.len(), 2);
+    assert_eq!(two[1], [1; 80]);
+    assert!(two[0].len() == 80 && two[0] != two[1]);
+    // The oldest goes when there would be three.
+    assert!(rotate(&folder, "2").status.success());
+    let mut latest = keys(next(&mut stream));
+    if latest.len() == 3 {
+        latest = keys(next(&mut stream));
+    }
+    assert_eq!(latest.len(), 2);
+    assert_eq!(latest[1], two[0]);
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        use std::os::unix::fs::PermissionsExt;
+        let entry = entry.unwrap();
+        assert_eq!(
+            entry.metadata().unwrap().permissions().mode() & 0o007,
+            0,
+            "{entry:?}"
+        );
+    }
+
+    // A bad one is rejected with all of them, and the previous version stays.
+    let bad = folder.join("9.ticketkey");
+    std::fs::write(&bad, [0; 79]).unwrap();
+    agent.wait_for_line(&["9.ticketkey", "79 bytes"]);
+    stream.0.assert_silent();
+    std::fs::remove_file(&bad).unwrap();
+    bed.root.remove("tickets");
+    assert_eq!(stream.removed(), ["tickets"]);
+}
+
+#[test]
+fn the_clock_set_back_costs_no_ticket_key() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("zz.ticketkey"), [1; 80]).unwrap();
+    let output = rotate(folder.path(), "1");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("zz.ticketkey"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    let missing = rotate(&folder.path().join("none"), "1");
+    assert_eq!(missing.status.code(), Some(2));
+}
+
+#[test]
+fn a_generic_secret_is_served_without_its_line_end() {
+    let bed = Bed::new();
+    bed.root.write("token", &[("secret", "Bearer one\r\n")]);
+    bed.root
+        .write("binary", &[("secret.bin", &[0, 255, 10][..])]);
+    let (agent, mut stream) = subscribed(&bed, &["token"]);
+    let value = |kind: Kind| match kind {
+        Kind::GenericSecret(secret) => bytes(secret.secret),
+        other => panic!("a generic secret was due: {other:?}"),
+    };
+    assert_eq!(value(next(&mut stream)), b"Bearer one");
+    let path = bed.root.credential("token").join("secret");
+    std::fs::write(&path, "Bearer two").unwrap();
+    assert_eq!(value(next(&mut stream)), b"Bearer two");
+    std::fs::write(&path, "").unwrap();
+    agent.wait_for_line(&["token", "it is empty"]);
+    stream.0.assert_silent();
+    std::fs::write(&path, "Bearer three\n").unwrap();
+    assert_eq!(value(next(&mut stream)), b"Bearer three");
+    let mut other = bed.client().delta();
+    other.subscribe(&["binary"]);
+    assert_eq!(value(next(&mut other)), [0, 255, 10]);
+    assert!(agent.lines_with(&["Bearer"]).is_empty());
+    bed.root.remove("token");
+    assert_eq!(stream.removed(), ["token"]);
+}
+
+#[test]
+fn encrypted_keys_and_keystores_are_opened_with_the_password_beside_them() {
+    let bed = Bed::new();
+    let identity = bed.ca.intermediate("Between").server(&["site.test"]);
+    let work = bed.scratch("work");
+    std::fs::create_dir(&work).unwrap();
+    std::fs::write(work.join("tls.key"), &identity.key).unwrap();
+    std::fs::write(work.join("tls.crt"), &identity.chain).unwrap();
+    let mut names = Vec::new();
+    let kinds: [(&str, &[&str]); 7] = [
+        ("aes", &["-v2", "aes-256-cbc"]),
+        (
+            "sha1-prf",
+            &["-v2", "aes-128-cbc", "-v2prf", "hmacWithSHA1"],
+        ),
+        ("des3", &["-v2", "des3"]),
+        ("scrypt", &["-scrypt"]),
+        ("pbe-3des", &["-v1", "PBE-SHA1-3DES"]),
+        (
+            "pbe-md5-des",
+            &[
+                "-v1",
+                "PBE-MD5-DES",
+                "-provider",
+                "legacy",
+                "-provider",
+                "default",
+            ],
+        ),
+        (
+            "pbe-sha1-des",
+            &[
+                "-v1",
+                "PBE-SHA1-DES",
+                "-provider",
+                "legacy",
+                "-provider",
+                "default",
+            ],
+        ),
+    ];
+    for (name, options) in kinds {
+        let start = [
+            "pkcs8",
+            "-topk8",
+            "-in",
+            "tls.key",
+            "-out",
+            "out.key",
+            "-passout",
+            "pass:s3cret word",
+        ];
+        openssl(&work, &[&start, options].concat());
+        let key = std::fs::read(work.join("out.key")).unwrap();
+        let files = [
+            ("tls.crt", identity.chain.as_bytes()),
+            ("tls.key", &key),
+            ("tls.key.password", b"s3cret word\n"),
+        ];
+        bed.root.write(name, &files);
+        names.push(name);
+    }
+    let stores: [(&str, &[&str]); 2] = [
+        ("p12", &[]),
+        (
+            "p12-old",
+            &[
+                "-certpbe",
+                "PBE-SHA1-3DES",
+                "-keypbe",
+                "PBE-SHA1-3DES",
+                "-macalg",
+                "sha1",
+            ],
+        ),
+    ];
+    for (name, options) in stores {
+        let start = [
+            "pkcs12",
+            "-export",
+            "-in",
+            "tls.crt",
+            "-inkey",
+            "tls.key",
+            "-out",
+            "out.p12",
+            "-passout",
+            "pass:s3cret word",
+        ];
+        openssl(&work, &[&start, options].concat());
+        let store = std::fs::read(work.join("out.p12")).unwrap();
+        bed.root.write(
+            name,
+            &[("keystore.p12", &store[..]), ("password", b"s3cret word")],
+        );
+        names.push(name);
+    }
+    let wrong = std::fs::read(work.join("out.p12")).unwrap();
+    bed.root.write(
+        "wrong",
+        &[("keystore.p12", &wrong[..]), ("password", b"wr0ng")],
+    );
+    let (agent, _) = subscribed(&bed, &[]);
+    let plain = |text: &[u8]| {
+        let text = String::from_utf8_lossy(text);
+        text.lines()
+            .filter(|line| !line.starts_with('-'))
+            .collect::<String>()
+    };
+    for name in names {
+        let mut stream = bed.client().delta();
+        stream.subscribe(&[name]);
+        let pair = next_pair(&mut stream);
+        assert_eq!(
+            plain(&bytes(pair.private_key)),
+            plain(identity.key.as_bytes()),
+            "{name}"
+        );
+        assert_eq!(
+            plain(&bytes(pair.certificate_chain)),
+            plain(identity.chain.as_bytes()),
+            "{name}"
+        );
+    }
+    agent.wait_for_line(&["wrong", "not opened by the password"]);
+    let log = agent.lines().join("\n");
+    assert_no_key_in(&log, &[&identity]);
+    assert!(!log.contains("s3cret") && !log.contains("wr0ng"), "{log}");
+}
