@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::Output;
 use super::secrets::ask;
+use super::{OTHER, Output, PAIR};
 use crate::util::kube::{self, ControlPlane, Mirror, secret};
 use crate::util::{eventually_true, require};
-
-const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
-const OTHER: [(&str, &str); 2] = [("cert", "C2"), ("key", "K2")];
 
 /// How often a namespace was listed as a whole.
 fn lists(socket: &Path) -> u64 {
@@ -114,7 +111,7 @@ fn another_cluster_is_refused(mirror: &mut Mirror, name: &str, output: &Output) 
     let ended = command.arg("--once").output().unwrap();
     let log = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(2), "{log}");
-    assert!(log.contains("folders of another cluster"), "{log}");
+    assert!(log.contains("folders are of another cluster"), "{log}");
     assert_eq!(output.names(), ["a", "c", "d"]);
     // Meant: then its folders are as any others that no Secret is there for.
     let ended = command.arg("--allow-cluster-change").output().unwrap();

@@ -11,8 +11,34 @@ mod unit;
 mod walk;
 
 use std::process::Command;
+use std::sync::LazyLock;
 
 use output::Output;
+
+use crate::util::Ca;
+
+/// The keys of a Secret, each with its content.
+type Keys = Vec<(&'static str, &'static str)>;
+
+/// A certificate with its key, in Istio's convention, and another one.
+static PAIR: LazyLock<Keys> = LazyLock::new(|| new_pair("cert", "key"));
+static OTHER: LazyLock<Keys> = LazyLock::new(|| new_pair("cert", "key"));
+/// One in Kubernetes' convention.
+static TLS: LazyLock<Keys> = LazyLock::new(|| new_pair("tls.crt", "tls.key"));
+/// A bundle of CAs.
+static BUNDLE: LazyLock<&'static str> = LazyLock::new(|| leak(Ca::new("Bundle").pem()));
+
+fn new_pair(certificate: &'static str, key: &'static str) -> Keys {
+    let identity = Ca::new("CA").server(&["a.example.com"]);
+    vec![
+        (certificate, leak(&identity.chain)),
+        (key, leak(&identity.key)),
+    ]
+}
+
+fn leak(text: &str) -> &'static str {
+    Box::leak(text.to_owned().into_boxed_str())
+}
 
 /// The agent neither contains nor needs any of the mirror.
 #[test]

@@ -5,13 +5,10 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::Output;
 use super::secrets::ask;
+use super::{OTHER, Output, PAIR};
 use crate::util::kube::{self, ControlPlane, Mirror, Namespace, secret};
 use crate::util::tools::{Tool, require};
-
-const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
-const OTHER: [(&str, &str); 2] = [("cert", "C2"), ("key", "K2")];
 
 const ROOT: Tool = Tool {
     name: "the rights of root",

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Output;
+use super::{Output, PAIR};
 use crate::util::http_server::{Answer, HttpServer};
 use crate::util::kube::{Mirror, secret};
 use crate::util::{Ca, eventually_true};
-
-const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
 
 fn mirror(server: &HttpServer, output: &Output) -> Mirror {
     let ca = output.beside("ca.crt");
@@ -132,7 +130,7 @@ fn half_a_list_takes_nothing_away() {
     eventually_true("another try", || server.count("continue=") >= 3);
     assert_eq!(output.names(), ["first", "second"]);
     whole.store(true, Ordering::Relaxed);
-    second.wait_for_line(&["listed", "secrets=2"]);
+    second.wait_for_line(&["listed", "objects=2"]);
     assert_eq!(output.names(), ["first", "second"]);
 }
 

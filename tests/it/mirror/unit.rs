@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use super::PAIR;
 use super::secrets::ask;
-use crate::util::kube::PROGRAM;
+use crate::util::kube::{PROGRAM, secret};
 use crate::util::machine::{Machine, machine};
 use crate::util::{Ca, eventually_true};
 
@@ -12,7 +13,7 @@ use crate::util::{Ca, eventually_true};
 const API_SERVER: &str = r#"
 import http.server, json, time
 SECRET = {"metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "1"},
-          "type": "Opaque", "data": {"cert": "Qw==", "key": "Sw=="}}
+          "type": "Opaque", "data": json.load(open("/srv/pair.json"))}
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         ours = "/namespaces/n/secrets" in self.path
@@ -60,6 +61,8 @@ fn install(machine: &Machine) {
     machine.write("etc/sds-mirror/sds-mirror.toml", CONFIG);
     machine.write("etc/sds-mirror/ca.crt", Ca::new("CA").pem());
     machine.write("srv/api.py", API_SERVER);
+    let pair = secret("a", "Opaque", &PAIR)["data"].to_string();
+    machine.write("srv/pair.json", &pair);
 }
 
 #[test]
