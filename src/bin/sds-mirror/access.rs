@@ -304,6 +304,10 @@ fn proxy_of_environment(server: &http::Uri) -> Option<(&'static str, String)> {
     // The rules of NO_PROXY are the library's; which proxy it is does not matter to them.
     let mut rules = Matcher::builder().all("http://proxy.invalid");
     if let Some((_, hosts)) = set(&NO_PROXY) {
+        // To the library, this is for names of hosts alone.
+        if hosts.split(',').any(|host| host.trim() == "*") {
+            return None;
+        }
         rules = rules.no(hosts);
     }
     rules.build().intercept(server).map(|_| (source, url))

@@ -22,7 +22,7 @@ fn mirror(server: &HttpServer, output: &Output) -> Mirror {
     Mirror::spawn(&mut command)
 }
 
-fn object(name: &str, data: &[(&str, &str)]) -> Value {
+pub(super) fn object(name: &str, data: &[(&str, &str)]) -> Value {
     let mut object = secret(name, "Opaque", data);
     object["metadata"]["namespace"] = "n".into();
     object["metadata"]["uid"] = format!("uid of {name}").into();
@@ -30,7 +30,7 @@ fn object(name: &str, data: &[(&str, &str)]) -> Value {
     object
 }
 
-fn list(items: &[Value], next: Option<&str>) -> Answer {
+pub(super) fn list(items: &[Value], next: Option<&str>) -> Answer {
     let metadata = json!({"resourceVersion": "7", "continue": next.unwrap_or_default()});
     Answer::Json(
         200,
@@ -38,7 +38,7 @@ fn list(items: &[Value], next: Option<&str>) -> Answer {
     )
 }
 
-fn failure(code: u16) -> Answer {
+pub(super) fn failure(code: u16) -> Answer {
     Answer::Json(
         code,
         json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "message": "so it is"}),
@@ -46,11 +46,11 @@ fn failure(code: u16) -> Answer {
 }
 
 /// Whether this asks for Secrets, and whether it is a watch.
-fn is_list(path: &str) -> bool {
+pub(super) fn is_list(path: &str) -> bool {
     path.contains("/secrets?") && !is_watch(path)
 }
 
-fn is_watch(path: &str) -> bool {
+pub(super) fn is_watch(path: &str) -> bool {
     path.contains("watch=true") || path.contains("watch=1")
 }
 

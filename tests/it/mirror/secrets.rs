@@ -2,24 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::process::{Command, Output as Ended, Stdio};
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{BUNDLE, OTHER, Output, PAIR, TLS};
-use crate::util::kube::{self, ControlPlane, Mirror, secret};
-use crate::util::{Ca, eventually_true, require, tools};
-
-/// One pass over these namespaces.
-fn once(cluster: &ControlPlane, namespaces: &[&str], output: &Output, more: &[&str]) -> Ended {
-    let mut command = Mirror::command(cluster, namespaces, &output.path());
-    command.arg("--once").args(more).output().unwrap()
-}
-
-fn log(ended: &Ended) -> String {
-    String::from_utf8_lossy(&ended.stderr).into_owned()
-}
+use super::{BUNDLE, OTHER, Output, PAIR, TLS, log, once};
+use crate::util::kube::{self, Mirror, secret};
+use crate::util::{Ca, eventually_true};
 
 #[test]
 fn a_secret_becomes_a_folder_follows_its_changes_and_goes() {
@@ -343,37 +333,4 @@ fn a_folder_that_somebody_removed_comes_back() {
     output.wait_for_content("a", &PAIR);
     fs::remove_dir_all(output.folder("a")).unwrap();
     eventually_true("the folder again", || output.holds("a", &PAIR));
-}
-
-/// Prometheus' own checker finds nothing to say about the metrics of an answer.
-fn check_metrics(answer: &str) {
-    use std::io::Write;
-    let promtool = tools::program("promtool", "apt-get install prometheus");
-    let Some(promtool) = require(&promtool) else {
-        return;
-    };
-    let (_, metrics) = answer.split_once("\r\n\r\n").unwrap();
-    let mut command = Command::new(promtool);
-    command.args(["check", "metrics"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(metrics.as_bytes()).unwrap();
-    drop(input);
-    let ended = child.wait_with_output().unwrap();
-    assert!(
-        ended.status.success() && ended.stderr.is_empty(),
-        "{ended:?}"
-    );
-}
-
-/// Asks the admin socket.
-pub(super) fn ask(socket: &std::path::Path, path: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }

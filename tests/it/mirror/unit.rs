@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::PAIR;
-use super::secrets::ask;
+use super::health::ask;
 use crate::util::kube::{PROGRAM, secret};
 use crate::util::machine::{Machine, machine};
 use crate::util::{Ca, eventually_true};

@@ -28,8 +28,8 @@ impl Mirror {
                 let outcome = to_write(&output, &name, &content, &rejected)
                     .map_err(WriteError::from)
                     .and_then(|files| match files.is_empty() {
-                        true => Ok(Outcome::Same),
-                        false => output.compare(&name, &files),
+                        true => Ok(None),
+                        false => output.compare(&name, &files).map(Some),
                     });
                 (rejected, outcome)
             })
@@ -40,12 +40,14 @@ impl Mirror {
                     .insert(id.clone(), super::work::text_of(&rejected));
             }
             let word = match outcome {
-                Ok(Outcome::Made) => "create",
-                Ok(Outcome::Changed) => "change",
-                Ok(Outcome::Same) => {
+                Ok(Some(Outcome::Made)) => "create",
+                Ok(Some(Outcome::Changed)) => "change",
+                Ok(Some(Outcome::Same)) => {
                     unchanged += 1;
                     continue;
                 }
+                // All of it is rejected, which is among the problems.
+                Ok(None) => continue,
                 Err(error) => return Err(format!("folder {folder}: {error}")),
             };
             lines.insert(folder.clone(), format!("{word}  {folder}  ({id})"));

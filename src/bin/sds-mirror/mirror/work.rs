@@ -333,9 +333,10 @@ fn write(
         return Ok(None);
     }
     let outcome = output.write(folder, &content.manifest, &files)?;
-    let gone = || io::Error::other("it was removed right after it was written");
-    let inspection = output.inspect(folder)?.ok_or_else(gone)?;
-    Ok(Some((outcome, inspection)))
+    let inspection = output.inspect(folder)?;
+    let inspection = inspection.filter(|inspection| inspection.stamp.is_of(&files));
+    let changed = || io::Error::other("somebody changed it while it was written");
+    Ok(Some((outcome, inspection.ok_or_else(changed)?)))
 }
 
 /// The content, with what is on disk in the place of the parts that are rejected.

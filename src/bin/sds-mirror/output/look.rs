@@ -50,6 +50,16 @@ pub(crate) struct Stamp {
     files: Vec<(String, u64, i64, i64, i64)>,
 }
 
+impl Stamp {
+    /// Whether this can be the stamp of `files`.
+    pub(crate) fn is_of(&self, files: &Files) -> bool {
+        let sizes = files.iter().map(|(name, bytes)| (name, bytes.len()));
+        let there = self.files.iter();
+        let there = there.map(|file| (&file.0, usize::try_from(file.2).unwrap_or(usize::MAX)));
+        self.links.iter().eq(files.keys()) && there.eq(sizes)
+    }
+}
+
 /// Looks at what is under `name` in the output folder `output`.
 pub(super) fn current(output: impl AsFd, name: &str) -> io::Result<Look> {
     let dir = match sys::open_folder(output, name) {
