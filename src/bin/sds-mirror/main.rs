@@ -329,3 +329,48 @@ impl Admin {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// The source of a module, its tests left out.
+    fn source(module: &str) -> String {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/sds-mirror");
+        let mut files = vec![folder.join(format!("{module}.rs"))];
+        if let Ok(entries) = fs::read_dir(folder.join(module)) {
+            files.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+        let is_test = |path: &Path| path.to_string_lossy().ends_with("tests.rs");
+        let text = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        let files = files.iter().filter(|path| !is_test(path));
+        let code = files.map(|path| text(path).split("#[cfg(test)]").next().unwrap().to_owned());
+        code.collect()
+    }
+
+    #[test]
+    fn no_module_uses_one_that_is_listed_after_it() {
+        let list = include_str!("main.rs").split("\nmod ").next().unwrap();
+        let listed: Vec<&str> = list
+            .split("[`")
+            .skip(1)
+            .filter_map(|rest| rest.split('`').next())
+            .collect();
+        let modules = include_str!("main.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+        for module in modules {
+            let place = listed.iter().position(|one| *one == module);
+            let place = place.unwrap_or_else(|| panic!("{module} is not listed"));
+            let code = source(module);
+            assert!(!code.is_empty(), "{module}");
+            for later in &listed[place + 1..] {
+                assert!(
+                    !code.contains(&format!("crate::{later}::")),
+                    "{module} uses {later}"
+                );
+            }
+        }
+    }
+}

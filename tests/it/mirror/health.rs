@@ -1,5 +1,6 @@
 //! Health, metrics, status, and a configuration that is reloaded.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -264,5 +265,75 @@ fn man_page_and_completions_are_made() {
             run(&["completions", shell]).contains("sds-mirror"),
             "{shell}"
         );
+    }
+}
+
+/// The mirror's metrics that a text names.
+fn names(text: &str) -> BTreeSet<String> {
+    text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'))
+        .filter(|word| word.starts_with("sds_mirror_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_metric_is_documented_and_rules_and_dashboard_ask_for_no_other() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    namespace.create_generic("a", &PAIR);
+    namespace.create_generic("b", &PAIR);
+    let _mirror = Mirror::spawn(&mut watching(cluster, &namespace.name, &output));
+    output.wait_for(&["a", "b"]);
+    namespace.delete("b");
+    output.wait_for(&["a"]);
+    let read = |path: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        fs::read_to_string(path).unwrap()
+    };
+    let metrics = ask(&output.socket(), "/metrics");
+    let types = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    let there: BTreeSet<String> = types
+        .filter_map(|rest| rest.split(' ').next())
+        .filter(|name| name.starts_with("sds_mirror_"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(names(&read("docs/mirror.md")), there);
+    for path in [
+        "examples/prometheus/sds-mirror.rules.yaml",
+        "examples/grafana/sds-agent.json",
+    ] {
+        let asked = names(&read(path));
+        assert!(
+            !asked.is_empty() && asked.is_subset(&there),
+            "{path}: {asked:?}"
+        );
+    }
+}
+
+#[test]
+fn the_alert_rules_do_what_their_tests_describe() {
+    let promtool = tools::program("promtool", "apt-get install prometheus");
+    let Some(promtool) = require(&promtool) else {
+        return;
+    };
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/prometheus");
+    for (command, file) in [
+        (["check", "rules"], "sds-mirror.rules.yaml"),
+        (["test", "rules"], "sds-mirror.rules.test.yaml"),
+        (["check", "config"], "prometheus.yaml"),
+    ] {
+        let mut promtool = Command::new(&promtool);
+        let ended = promtool
+            .args(command)
+            .arg(file)
+            .current_dir(&folder)
+            .output()
+            .unwrap();
+        assert!(ended.status.success(), "{file}: {ended:?}");
     }
 }

@@ -11,9 +11,9 @@ use serde_json::json;
 
 use super::health::ask;
 use super::{OTHER, Output, PAIR, log};
-use crate::util::Ca;
 use crate::util::kube::{self, ControlPlane, Mirror, Namespace, secret};
 use crate::util::tools::{Tool, require};
+use crate::util::{Ca, eventually_true};
 
 const ROOT: Tool = Tool {
     name: "the rights of root",
@@ -26,9 +26,13 @@ const ROOT: Tool = Tool {
 
 /// Applies examples/kubernetes/rbac.yaml to the namespace.
 fn grant(cluster: &ControlPlane, namespace: &Namespace<'_>, output: &Output) {
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kubernetes/rbac.yaml");
-    let text = fs::read_to_string(example).unwrap();
-    let file = output.beside("rbac.yaml");
+    grant_by("rbac.yaml", cluster, namespace, output);
+}
+
+fn grant_by(name: &str, cluster: &ControlPlane, namespace: &Namespace<'_>, output: &Output) {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kubernetes");
+    let text = fs::read_to_string(format!("{examples}/{name}")).unwrap();
+    let file = output.beside(name);
     fs::write(
         &file,
         text.replace(": gateways", &format!(": {}", namespace.name)),
@@ -66,6 +70,64 @@ fn the_example_gives_what_is_needed_and_nothing_else() {
     }
     for verb in ["create", "update", "patch", "delete"] {
         assert!(!may(verb, "secrets", &namespace.name), "{verb}");
+    }
+}
+
+#[test]
+fn the_example_of_options_gives_what_each_one_needs() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    grant(cluster, &namespace, &output);
+    let token = namespace.kubectl(&["create", "token", "sds-mirror"]);
+    fs::write(output.beside("token"), token).unwrap();
+    namespace.create_generic("a", &PAIR);
+    namespace.apply(&secret("bad", "Opaque", &[PAIR[0], OTHER[1]]));
+    let run = || {
+        let mut command = mirror_with_token(cluster, &[&namespace.name], &output);
+        command.args(["--configmaps", "", "--events", "--admin-socket"]);
+        Mirror::spawn(command.arg(output.socket()))
+    };
+    let mirror = run();
+    mirror.wait_for_line(&["WARN", "forbidden", "get, list and watch on configmaps"]);
+    mirror.wait_for_line(&[
+        "WARN",
+        "Events can't be reported",
+        "create and patch on events",
+    ]);
+    drop(mirror);
+    grant_by("rbac-options.yaml", cluster, &namespace, &output);
+    let mirror = run();
+    mirror.wait_for_line(&["listed", "configmaps"]);
+    output.wait_for(&["a"]);
+    eventually_true("the event", || {
+        let arguments = [
+            "get",
+            "events",
+            "-o",
+            "jsonpath={.items[*].involvedObject.name}",
+        ];
+        namespace.kubectl(&arguments).contains("bad")
+    });
+    eventually_true("the cluster's uid", || {
+        output.manifest("a")["cluster"]["uid"].is_string()
+    });
+    let account = format!("--as=system:serviceaccount:{}:sds-mirror", namespace.name);
+    for resource in ["gateways", "referencegrants"] {
+        let resource = format!("{resource}.gateway.networking.k8s.io");
+        let mut command = cluster.kubectl();
+        command.args([
+            "auth",
+            "can-i",
+            "watch",
+            &resource,
+            "-n",
+            &namespace.name,
+            &account,
+        ]);
+        assert!(command.output().unwrap().status.success(), "{resource}");
     }
 }
 
