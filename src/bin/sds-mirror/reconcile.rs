@@ -125,6 +125,15 @@ impl Objects {
         self.deleted.retain(|id, _| owners.contains(id));
     }
 
+    /// Whether the content of an object is worth keeping: it is chosen, or that is not decided yet.
+    pub(crate) fn may_be_chosen(&self, id: &Id) -> bool {
+        match &self.chosen {
+            Chosen::Unknown => true,
+            Chosen::Only { undecided, .. } if undecided.contains(id) => true,
+            _ => self.is_chosen(id),
+        }
+    }
+
     fn is_chosen(&self, id: &Id) -> bool {
         match &self.chosen {
             Chosen::All(_) => true,

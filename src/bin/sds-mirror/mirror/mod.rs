@@ -211,7 +211,8 @@ impl Mirror {
                 return Ok((self.dry_run().await?, self.policy.history));
             }
             self.step(shutdown).await;
-            if self.config.once && self.is_settled() && !self.unfinished {
+            let is_done = self.is_settled() && self.listing.is_empty() && !self.unfinished;
+            if self.config.once && is_done {
                 return Ok((self.end(), self.policy.history));
             }
         }
@@ -275,12 +276,23 @@ impl Mirror {
         self.look_at = Instant::now() + self.config.check_interval;
         let output = Arc::clone(&self.output);
         match work::blocking(move || scan(&output)).await {
-            Ok(present) => self.present = present,
+            Ok(present) => self.found(present),
             Err(error) if self.config.once => return Err(error),
             Err(error) => warn!("{error}"),
         }
         self.inspect().await;
         Ok(())
+    }
+
+    /// Takes over what stands in the output folder.
+    fn found(&mut self, present: BTreeMap<String, Found>) {
+        let before = std::mem::replace(&mut self.present, present);
+        for (folder, found) in &mut self.present {
+            // A hold lasts also where it could not be noted on disk.
+            if let (Found::Ours(now), Some(Found::Ours(before))) = (found, before.get(folder)) {
+                now.held |= before.held;
+            }
+        }
     }
 
     fn is_settled(&self) -> bool {

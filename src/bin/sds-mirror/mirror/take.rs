@@ -112,8 +112,8 @@ impl Mirror {
         });
         // What was not chosen has no content at hand, and what is no longer needs none.
         let objects = &self.objects;
-        self.pending.retain(|id, _| objects.wish(id).is_some());
-        self.done.retain(|id, _| objects.wish(id).is_some());
+        self.pending.retain(|id, _| objects.may_be_chosen(id));
+        self.done.retain(|id, _| objects.may_be_chosen(id));
     }
 
     fn take_failure(
@@ -183,7 +183,9 @@ impl Mirror {
                     written: now(),
                     held: false,
                 };
-                self.pending.insert(id.clone(), Content { manifest, files });
+                if self.objects.may_be_chosen(&id) {
+                    self.pending.insert(id.clone(), Content { manifest, files });
+                }
                 wish.folder = Some(folder);
             }
             Choice::Skip(why) => tracing::debug!("{id}: skipped because of {why}"),
