@@ -133,6 +133,7 @@ fn the_unit_has_little_exposure_and_the_mirror_works_in_it() {
     });
     assert_eq!(property("ActiveState"), "active");
     assert_eq!(property("MainPID"), pid);
+    machine.write("etc/sds-mirror/sds-mirror.toml", CONFIG);
     // root and the unit's user alone may release, and root is known in the unit's user namespace.
     let released = machine.run("sds-mirror release --all");
     assert_eq!(released, "no folder is held back\n");
