@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue,
@@ -42,6 +42,8 @@ const TIME_TO_READ: Duration = Duration::from_secs(4);
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of a request's head; nothing that asks for a page needs more.
 const MAX_HEAD: usize = 16 * 1024;
+/// Bytes of a request's body.
+const MAX_BODY: usize = 1024 * 1024;
 /// Pause after an `accept` that failed for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -93,6 +95,13 @@ pub trait Pages: Send + Sync + 'static {
     /// The page at `path`, which begins with `/` and is as the client sent it; `None` is "not found".
     /// Dropped when the client has gone. It must not block.
     fn page<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<Page>>;
+
+    /// Does what a `POST` to `path` asks for, and answers it; `None` is "not allowed". Only the Unix
+    /// socket takes one, from root and from this process's user: no browser can send it.
+    fn action<'a>(&'a self, path: &'a str, body: &'a [u8]) -> BoxFuture<'a, Option<Page>> {
+        let _ = (path, body);
+        Box::pin(std::future::ready(None))
+    }
 }
 
 /// Decides who may connect.
@@ -115,7 +124,9 @@ pub async fn serve_unix_to(
     let mut server = Server::new(pages, Hosts::Any, shutdown);
     while let Some((stream, credentials)) = server.next(listener.accept()).await {
         let gate = gate.clone();
-        server.spawn(stream, async move { gate(credentials).await });
+        let own = rustix::process::geteuid().as_raw();
+        let may_act = [0, own].contains(&credentials.uid());
+        server.spawn(stream, may_act, async move { gate(credentials).await });
     }
     server.end().await;
 }
@@ -125,7 +136,7 @@ pub async fn serve_tcp(listener: TcpListener, pages: Arc<dyn Pages>, shutdown: C
     let mut server = Server::new(pages, Hosts::Loopback, shutdown);
     while let Some(accepted) = server.next(listener.accept()).await {
         match accepted {
-            Ok((stream, _)) => server.spawn(stream, std::future::ready(true)),
+            Ok((stream, _)) => server.spawn(stream, false, std::future::ready(true)),
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
@@ -186,8 +197,12 @@ impl Server {
     }
 
     /// Serves a connection, once `admitted` says so.
-    fn spawn<S>(&mut self, stream: S, admitted: impl Future<Output = bool> + Send + 'static)
-    where
+    fn spawn<S>(
+        &mut self,
+        stream: S,
+        may_act: bool,
+        admitted: impl Future<Output = bool> + Send + 'static,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let open = Arc::new(Connection {
@@ -204,7 +219,7 @@ impl Server {
             let served = async {
                 if admitted.await {
                     // A client that is too slow or that breaks off is its own affair.
-                    let _ = serve_connection(stream, pages, hosts, open).await;
+                    let _ = serve_connection(stream, pages, hosts, may_act, open).await;
                 }
             };
             tokio::select! {
@@ -253,15 +268,22 @@ async fn serve_connection<S>(
     stream: S,
     pages: Arc<dyn Pages>,
     hosts: Hosts,
+    may_act: bool,
     open: Arc<Connection>,
 ) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         open.asked.store(true, Ordering::Relaxed);
         let pages = pages.clone();
-        async move { Ok::<_, Infallible>(response(answer(&request, pages, hosts).await)) }
+        async move {
+            let page = match may_act && *request.method() == Method::POST {
+                true => action(request, pages).await,
+                false => answer(&request, pages, hosts).await,
+            };
+            Ok::<_, Infallible>(response(page))
+        }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -275,7 +297,7 @@ where
 
 async fn answer(request: &Request<Incoming>, pages: Arc<dyn Pages>, hosts: Hosts) -> Page {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is supported\n");
+        return not_allowed();
     }
     if matches!(hosts, Hosts::Loopback) && !names_loopback(request) {
         let words = "ask for localhost, 127.0.0.1 or [::1]: other names are refused here\n";
@@ -283,6 +305,20 @@ async fn answer(request: &Request<Incoming>, pages: Arc<dyn Pages>, hosts: Hosts
     }
     let page = pages.page(request.uri().path()).await;
     page.unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n"))
+}
+
+async fn action(request: Request<Incoming>, pages: Arc<dyn Pages>) -> Page {
+    let (head, body) = request.into_parts();
+    let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
+        let words = "the request's body is too long, or it broke off\n";
+        return Page::text(StatusCode::PAYLOAD_TOO_LARGE, words);
+    };
+    let page = pages.action(head.uri.path(), &body.to_bytes()).await;
+    page.unwrap_or_else(not_allowed)
+}
+
+fn not_allowed() -> Page {
+    Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is supported\n")
 }
 
 /// Whether a request names this machine, or no host at all, which no browser can be made to do.

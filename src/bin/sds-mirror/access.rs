@@ -1,20 +1,36 @@
 //! How the cluster is reached, and as whom: kubeconfig, service account, or server and token file.
-//! All of it may be replaced while the mirror runs, so it is read again whenever it stops working.
+//! All of it may be replaced while the mirror runs, so it is read again whenever it stops working or
+//! one of its files changes.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use hyper_util::client::proxy::matcher::Matcher;
+use kube::client::AuthError;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use zeroize::Zeroizing;
 
 use crate::cluster::Cluster;
-use crate::source::WATCH_TIMEOUT;
+use crate::exec::{Credentials, Plugins};
 
-/// Seconds beyond a watch's own end after which a silent connection is taken for dead.
-const READ_MARGIN: u64 = 30;
+/// Seconds after which the API server ends a watch, and it is begun anew where it ended. The API
+/// server is heard of at least this often, and a dead connection is found soon after.
+pub(crate) const WATCH_TIMEOUT: u32 = 60;
+/// How long a connection may be silent beyond a watch's own end before it counts as dead.
+const READ_MARGIN: Duration = Duration::from_secs(30);
 /// Bytes of a token file: far more than any token has.
 const MAX_TOKEN: usize = 64 * 1024;
+/// Where a pod finds its service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The environment's variables for proxies, in the order in which they count.
+const HTTPS_PROXY: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+/// The same for an API server without TLS.
+const HTTP_PROXY: [&str; 4] = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
 /// Where to learn how the cluster is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +41,7 @@ pub(crate) enum Access {
         context: Option<String>,
         token_file: Option<PathBuf>,
     },
-    /// A server's URL, with the CA that vouches for it and the token to show to it.
+    /// A server's URL, with the CA that its certificate is checked against and the token to send.
     Server {
         url: http::Uri,
         ca_file: Option<PathBuf>,
@@ -43,56 +59,82 @@ pub(crate) struct Loaded {
     pub(crate) config: kube::Config,
     pub(crate) token: Option<TokenFile>,
     pub(crate) cluster: Cluster,
+    /// The proxy, and where its URL comes from; without credentials.
+    pub(crate) proxy: Option<String>,
+    /// When the credentials have to be made anew.
+    pub(crate) renew_at: Option<SystemTime>,
+    /// All files that this was read from.
+    pub(crate) files: Vec<PathBuf>,
+}
+
+/// A configuration as it was read, before plugins and proxies.
+struct Read {
+    config: kube::Config,
+    proxy_url: Option<String>,
+    files: Vec<PathBuf>,
 }
 
 impl Access {
-    /// Reads the files that there are.
+    /// Reads the files that there are, and runs a credential plugin where one is needed.
     ///
     /// # Errors
     /// Files that are missing or that are not what they should be.
-    pub(crate) async fn load(&self) -> Result<Loaded, String> {
-        let mut config = self.config().await?;
-        config.read_timeout = Some(std::time::Duration::from_secs(
-            u64::from(WATCH_TIMEOUT) + READ_MARGIN,
-        ));
+    pub(crate) async fn load(&self, plugins: &Plugins) -> Result<Loaded, String> {
+        let Read {
+            mut config,
+            proxy_url,
+            mut files,
+        } = self.read().await?;
+        config.read_timeout = Some(Duration::from_secs(WATCH_TIMEOUT.into()) + READ_MARGIN);
         // The time that a connection was idle in the pool must not count.
         config.reset_reader_on_write = true;
         // The mirror waits by itself, so that it can say so, and be ended meanwhile.
         config.default_retry = false;
+        let proxy = proxy(&mut config, proxy_url)?;
         let auth = &mut config.auth_info;
         let token_file = match self.token_file() {
-            Some(path) => Some(path.clone()),
+            Some(path) => {
+                auth.token = None;
+                auth.token_file = None;
+                Some(path.clone())
+            }
             None if auth.token.is_none() => auth.token_file.take().map(PathBuf::from),
             None => None,
         };
-        if self.token_file().is_some() {
-            auth.token = None;
-            auth.token_file = None;
+        let mut renew_at = None;
+        if let Some(exec) = auth.exec.take()
+            && token_file.is_none()
+            && auth.token.is_none()
+        {
+            let credentials = plugins.credentials(&exec).await?;
+            renew_at = credentials.renew_at;
+            apply(&credentials, auth);
         }
+        files.extend(token_file.clone());
         let cas = config.root_cert.as_deref().unwrap_or_default();
-        let cluster = Cluster::new(config.cluster_url.to_string(), cas);
         Ok(Loaded {
             token: token_file.map(TokenFile),
-            cluster,
+            cluster: Cluster::new(config.cluster_url.to_string(), cas),
+            proxy,
+            renew_at,
+            files,
             config,
         })
     }
 
-    async fn config(&self) -> Result<kube::Config, String> {
+    async fn read(&self) -> Result<Read, String> {
         match self {
             Self::Kubeconfig { path, context, .. } => {
-                let failed = |error: kube::config::KubeconfigError| {
-                    format!("the kubeconfig {}: {}", path.display(), chain(&error))
-                };
-                let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
-                kube::Config::from_custom_kubeconfig(kubeconfig, &options(context))
-                    .await
-                    .map_err(failed)
+                from_kubeconfigs(std::slice::from_ref(path), context).await
             }
             Self::Server { url, ca_file, .. } => {
                 let mut config = kube::Config::new(url.clone());
                 config.root_cert = ca_file.as_deref().map(read_cas).transpose()?;
-                Ok(config)
+                Ok(Read {
+                    config,
+                    proxy_url: None,
+                    files: ca_file.iter().cloned().collect(),
+                })
             }
             Self::Infer { context, .. } => infer(context).await,
         }
@@ -107,24 +149,178 @@ impl Access {
     }
 }
 
-async fn infer(context: &Option<String>) -> Result<kube::Config, String> {
-    let from_kubeconfig = kube::Config::from_kubeconfig(&options(context)).await;
-    from_kubeconfig.or_else(|kubeconfig| {
-        kube::Config::incluster().map_err(|in_cluster| {
-            format!(
-                "there is no way to the cluster: no kubeconfig ({}), and no service account ({}); \
-                 give --kubeconfig, or --server with --ca-file and --token-file",
-                chain(&kubeconfig),
-                chain(&in_cluster)
-            )
-        })
+/// As kubectl does it: of the files that `$KUBECONFIG` names, those that are missing are skipped.
+async fn infer(context: &Option<String>) -> Result<Read, String> {
+    let named: Vec<PathBuf> = match std::env::var_os("KUBECONFIG") {
+        Some(paths) if !paths.is_empty() => std::env::split_paths(&paths)
+            .filter(|path| !path.as_os_str().is_empty())
+            .collect(),
+        _ => std::env::var_os("HOME")
+            .map(|home| Path::new(&home).join(".kube/config"))
+            .into_iter()
+            .collect(),
+    };
+    let there: Vec<PathBuf> = named.iter().filter(|path| path.exists()).cloned().collect();
+    if !there.is_empty() {
+        return from_kubeconfigs(&there, context).await;
+    }
+    let config = kube::Config::incluster().map_err(|error| {
+        let named: Vec<String> = named
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        format!(
+            "there is no way to the cluster: no kubeconfig ({}), and no service account of a pod \
+             ({}); give --kubeconfig, or --server with --ca-file and --token-file",
+            match named.is_empty() {
+                true => "neither $KUBECONFIG nor $HOME is set".to_owned(),
+                false => format!("none of these exists: {}", named.join(", ")),
+            },
+            chain(&error)
+        )
+    })?;
+    let account = Path::new(SERVICE_ACCOUNT);
+    Ok(Read {
+        config,
+        proxy_url: None,
+        files: ["ca.crt", "token"].map(|name| account.join(name)).into(),
     })
 }
 
-fn options(context: &Option<String>) -> KubeConfigOptions {
-    KubeConfigOptions {
+/// The configuration that these kubeconfigs amount to together; what an earlier one sets counts.
+async fn from_kubeconfigs(paths: &[PathBuf], context: &Option<String>) -> Result<Read, String> {
+    let failed = |path: &Path, error: &KubeconfigError| {
+        format!(
+            "the kubeconfig {}: {}",
+            path.display(),
+            kubeconfig_error(error)
+        )
+    };
+    let mut merged = Kubeconfig::default();
+    for path in paths {
+        let one = Kubeconfig::read_from(path).map_err(|error| failed(path, &error))?;
+        merged = merged.merge(one).map_err(|error| failed(path, &error))?;
+    }
+    let last = paths.last().map_or(Path::new(""), PathBuf::as_path);
+    let mut files = paths.to_vec();
+    files.extend(files_of(&merged));
+    let proxy_url = take_proxy_url(&mut merged, context);
+    let options = KubeConfigOptions {
         context: context.clone(),
         ..KubeConfigOptions::default()
+    };
+    let config = kube::Config::from_custom_kubeconfig(merged, &options).await;
+    Ok(Read {
+        config: config.map_err(|error| failed(last, &error))?,
+        proxy_url,
+        files,
+    })
+}
+
+/// The files that a kubeconfig names.
+fn files_of(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
+    let clusters = kubeconfig
+        .clusters
+        .iter()
+        .filter_map(|named| named.cluster.as_ref());
+    let users = kubeconfig
+        .auth_infos
+        .iter()
+        .filter_map(|named| named.auth_info.as_ref());
+    clusters
+        .filter_map(|cluster| cluster.certificate_authority.clone())
+        .chain(users.flat_map(|user| {
+            [
+                user.client_certificate.clone(),
+                user.client_key.clone(),
+                user.token_file.clone(),
+            ]
+            .into_iter()
+            .flatten()
+        }))
+        .map(PathBuf::from)
+        .collect()
+}
+
+/// The `proxy-url` of the context's cluster, which is taken out: kube would compare it with
+/// `NO_PROXY`, and kubectl does not.
+fn take_proxy_url(kubeconfig: &mut Kubeconfig, context: &Option<String>) -> Option<String> {
+    let name = context.as_ref().or(kubeconfig.current_context.as_ref())?;
+    let contexts = &mut kubeconfig.contexts.iter();
+    let context = contexts
+        .find(|named| named.name == *name)?
+        .context
+        .as_ref()?;
+    let mut clusters = kubeconfig.clusters.iter_mut();
+    let cluster = clusters.find(|named| named.name == context.cluster)?;
+    let url = cluster.cluster.as_mut()?.proxy_url.take()?;
+    (!url.is_empty()).then_some(url)
+}
+
+/// Sets the proxy of the kubeconfig, or else the environment's. Returns what to call it.
+fn proxy(
+    config: &mut kube::Config,
+    from_kubeconfig: Option<String>,
+) -> Result<Option<String>, String> {
+    let found = match from_kubeconfig {
+        Some(url) => Some(("proxy-url of the kubeconfig", url)),
+        None => proxy_of_environment(&config.cluster_url),
+    };
+    config.proxy_url = None;
+    let Some((source, url)) = found else {
+        return Ok(None);
+    };
+    let url = match url.contains("://") {
+        true => url,
+        false => format!("http://{url}"),
+    };
+    let url: http::Uri = url
+        .parse()
+        .map_err(|_| format!("{source} is not a URL; write one as http://proxy:3128"))?;
+    let (Some("http" | "https"), Some(host)) = (url.scheme_str(), url.host()) else {
+        return Err(format!(
+            "{source} is not the URL of an HTTP proxy; write one as http://proxy:3128"
+        ));
+    };
+    let port = url
+        .port()
+        .map_or_else(String::new, |port| format!(":{port}"));
+    let text = format!("{host}{port} from {source}");
+    config.proxy_url = Some(url);
+    Ok(Some(text))
+}
+
+fn proxy_of_environment(server: &http::Uri) -> Option<(&'static str, String)> {
+    let set = |names: &[&'static str]| {
+        let mut values = names
+            .iter()
+            .filter_map(|name| Some((*name, std::env::var(name).ok()?)));
+        values.find(|(_, value)| !value.is_empty())
+    };
+    let (source, url) = match server.scheme_str() {
+        Some("https") => set(&HTTPS_PROXY),
+        _ => set(&HTTP_PROXY),
+    }?;
+    // The rules of NO_PROXY are the library's; which proxy it is does not matter to them.
+    let mut rules = Matcher::builder().all("http://proxy.invalid");
+    if let Some((_, hosts)) = set(&NO_PROXY) {
+        // To the library, this is for names of hosts alone.
+        if hosts.split(',').any(|host| host.trim() == "*") {
+            return None;
+        }
+        rules = rules.no(hosts);
+    }
+    rules.build().intercept(server).map(|_| (source, url))
+}
+
+/// Uses what a plugin gave in the place of the plugin, which kube would run for each client.
+fn apply(credentials: &Credentials, auth: &mut kube::config::AuthInfo) {
+    if let Some(token) = &credentials.token {
+        auth.token = Some(token.as_str().to_owned().into());
+    }
+    if let Some((certificate, key)) = &credentials.identity {
+        auth.client_certificate_data = Some(BASE64.encode(certificate));
+        auth.client_key_data = Some(BASE64.encode(key.as_bytes()).into());
     }
 }
 
@@ -173,6 +369,51 @@ impl TokenFile {
         request.headers_mut().insert(AUTHORIZATION, header);
         Ok(())
     }
+}
+
+/// What is wrong with a kubeconfig, without any of its lines: they hold keys and tokens.
+fn kubeconfig_error(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(error) => {
+            let at = error.location().map_or_else(String::new, |at| {
+                format!(" (line {}, column {})", at.line(), at.column())
+            });
+            format!("it is not the YAML of a kubeconfig{at}")
+        }
+        KubeconfigError::ParseProxyUrl(_) => {
+            "the proxy in the environment (HTTPS_PROXY or https_proxy) is not a URL".to_owned()
+        }
+        KubeconfigError::ParseNoProxy(_) => {
+            "NO_PROXY in the environment is not a list of hosts and networks".to_owned()
+        }
+        error => chain(error),
+    }
+}
+
+/// What went wrong with a request, without anything of an answer or of a plugin's output: both may
+/// hold keys.
+pub(crate) fn client_error(error: &kube::Error) -> String {
+    match error {
+        kube::Error::SerdeError(error) => parse_error(error),
+        kube::Error::Service(error) => chain(error.as_ref()),
+        kube::Error::Auth(
+            AuthError::AuthExecRun { .. }
+            | AuthError::AuthExecParse(_)
+            | AuthError::ParseTokenKey(_)
+            | AuthError::AuthExec(_),
+        ) => "the kubeconfig's auth-provider failed; use a credential plugin (exec)".to_owned(),
+        error => chain(error),
+    }
+}
+
+/// A message of serde_json quotes the text that it could not take.
+fn parse_error(error: &serde_json::Error) -> String {
+    let what = match error.is_eof() {
+        true => "ends too early",
+        false => "is not what Kubernetes sends",
+    };
+    let (line, column) = (error.line(), error.column());
+    format!("the answer {what} (line {line}, column {column}); is there a proxy in between?")
 }
 
 /// An error with its causes, on one line.
@@ -231,10 +472,58 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
             context: None,
             token_file: token_file.map(PathBuf::from),
         };
-        let loaded = access(None).load().await.unwrap();
+        let plugins = Plugins::default();
+        let loaded = access(None).load(&plugins).await.unwrap();
         assert!(loaded.token.is_none() && loaded.config.auth_info.token.is_some());
-        let loaded = access(Some("/t")).load().await.unwrap();
+        let loaded = access(Some("/t")).load(&plugins).await.unwrap();
         assert_eq!(loaded.token, Some(TokenFile("/t".into())));
         assert!(loaded.config.auth_info.token.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_broken_kubeconfig_is_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubeconfig");
+        for text in [
+            "users: [{name: u, user: {token: secret}, user: secret}",
+            "clusters: secret",
+            "users: [{name: u, user: {token: [secret]}}]",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let access = Access::Kubeconfig {
+                path: path.clone(),
+                context: None,
+                token_file: None,
+            };
+            let error = access.load(&Plugins::default()).await.err().unwrap();
+            assert!(error.contains("is not the YAML"), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_parse_error_shows_nothing_of_the_answer() {
+        let error = serde_json::from_str::<Vec<u8>>(r#""secret""#).unwrap_err();
+        let text = client_error(&kube::Error::SerdeError(error));
+        assert!(
+            text.contains("line 1") && !text.contains("secret"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_proxy_is_named_by_its_source_without_its_credentials() {
+        let config = || kube::Config::new("https://10.0.0.1:6443".parse().unwrap());
+        let mut good = config();
+        let text = proxy(&mut good, Some("user:secret@proxy:3128".into())).unwrap();
+        assert_eq!(text.unwrap(), "proxy:3128 from proxy-url of the kubeconfig");
+        assert!(good.proxy_url.is_some());
+        for bad in ["socks5://user:secret@proxy", "http://user:secret@pro xy"] {
+            let error = proxy(&mut config(), Some(bad.into())).unwrap_err();
+            assert!(
+                error.contains("proxy-url") && !error.contains("secret"),
+                "{error}"
+            );
+        }
     }
 }

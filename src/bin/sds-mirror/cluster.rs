@@ -30,15 +30,40 @@ impl Cluster {
         }
     }
 
-    /// Whether this is the cluster that `other` is. The uid decides where both know it. Then a CA
-    /// that they have in common, so that CAs can be rotated and servers moved; a server's URL only
-    /// counts where no CA is known, for a cluster that was made anew has the old one's URL.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    /// How this cluster differs from `other`; `None` when they are the same one. The uid decides
+    /// where both are known. Then a CA that they have in common, so that CAs can be rotated and
+    /// servers moved; a server's URL only counts where no CA is known, because a cluster that was
+    /// made anew has the old one's URL.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
         match (&self.uid, &other.uid) {
-            (Some(a), Some(b)) => a == b,
-            _ if self.ca.is_empty() && other.ca.is_empty() => self.server == other.server,
-            _ => !self.ca.is_disjoint(&other.ca),
+            (Some(a), Some(b)) => (a != b).then(|| differ("uid", a, b)),
+            _ if self.ca.is_empty() && other.ca.is_empty() => {
+                (self.server != other.server).then(|| differ("URL", &self.server, &other.server))
+            }
+            _ if self.ca.is_disjoint(&other.ca) => {
+                Some(differ("CA", &list(&self.ca), &list(&other.ca)))
+            }
+            _ => None,
         }
+    }
+}
+
+fn differ(what: &str, this: &str, other: &str) -> String {
+    format!(
+        "its {what} is {}, not {}",
+        this.escape_debug(),
+        other.escape_debug()
+    )
+}
+
+fn list(hashes: &BTreeSet<String>) -> String {
+    match hashes.is_empty() {
+        true => "unknown".to_owned(),
+        false => hashes
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(" and "),
     }
 }
 
@@ -74,28 +99,36 @@ mod tests {
         }
     }
 
+    fn same(a: &Cluster, b: &Cluster) -> bool {
+        a.difference(b).is_none()
+    }
+
     #[test]
     fn the_uid_decides_where_both_know_it() {
         let a = cluster(Some("1"), "https://a", &["x"]);
-        assert!(a.is(&cluster(Some("1"), "https://b", &["y"])));
-        assert!(!a.is(&cluster(Some("2"), "https://a", &["x"])));
+        assert!(same(&a, &cluster(Some("1"), "https://b", &["y"])));
+        let other = cluster(Some("2"), "https://a", &["x"]);
+        assert_eq!(a.difference(&other).unwrap(), "its uid is 1, not 2");
     }
 
     #[test]
     fn a_common_ca_decides_where_the_uid_is_unknown() {
         let a = cluster(Some("1"), "https://a", &["old", "new"]);
         assert!(
-            a.is(&cluster(None, "https://b", &["new"])),
+            same(&a, &cluster(None, "https://b", &["new"])),
             "a moved server"
         );
-        assert!(!a.is(&cluster(None, "https://a", &["other"])), "made anew");
-        assert!(!a.is(&cluster(None, "https://a", &[])));
+        let made_anew = cluster(None, "https://a", &["other"]);
+        let difference = a.difference(&made_anew).unwrap();
+        assert!(difference.starts_with("its CA is "), "{difference}");
+        assert!(a.difference(&cluster(None, "https://a", &[])).is_some());
     }
 
     #[test]
     fn the_url_decides_where_no_ca_is_known() {
         let a = cluster(None, "https://a", &[]);
-        assert!(a.is(&cluster(None, "https://a", &[])));
-        assert!(!a.is(&cluster(None, "https://b", &[])));
+        assert!(same(&a, &cluster(None, "https://a", &[])));
+        let difference = a.difference(&cluster(None, "https://b", &[])).unwrap();
+        assert_eq!(difference, "its URL is https://a, not https://b");
     }
 }

@@ -1,84 +1,226 @@
-//! What the program is told to do, after the options were checked.
+//! The program's settings, checked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use nix::unistd::Group;
+use nix::unistd::{Group, User};
 use sds_agent::config::{Account, LogFilter, LogFormat};
 
 use crate::access::Access;
-use crate::name::NameTemplate;
-use crate::options::{Cli, Options};
-use crate::select::LEAVE_OUT;
+use crate::name::{NameTemplate, check_key};
+use crate::options::Options;
+use crate::select::{CONFIGMAP_KEYS, LEAVE_OUT, Rules};
+
+/// The mode of files: the mirror writes, the group reads.
+const FILE_MODE: u32 = 0o640;
+/// The mode of folders, likewise.
+const DIR_MODE: u32 = 0o750;
 
 /// Settings that can't be wrong in themselves.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) access: Access,
-    pub(crate) namespaces: BTreeSet<String>,
-    pub(crate) selector: Option<String>,
-    pub(crate) field_selector: String,
+    pub(crate) selection: Selection,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) output: PathBuf,
-    pub(crate) template: Arc<NameTemplate>,
-    pub(crate) group: Option<u32>,
-    pub(crate) allow_mass_removal: bool,
+    pub(crate) rights: Rights,
+    pub(crate) guard: Guard,
     pub(crate) allow_cluster_change: bool,
     pub(crate) once: bool,
+    pub(crate) dry_run: bool,
+    pub(crate) check_interval: Duration,
+    pub(crate) events: bool,
     pub(crate) admin_socket: Option<PathBuf>,
     pub(crate) admin_tcp: Option<SocketAddr>,
     pub(crate) log_level: Option<LogFilter>,
     pub(crate) log_format: LogFormat,
 }
 
+/// Which objects are mirrored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Selection {
+    /// All of these namespaces that the selectors select.
+    Namespaces {
+        namespaces: BTreeSet<String>,
+        selector: Option<String>,
+        field_selector: String,
+        /// The selector of ConfigMaps, where those are mirrored.
+        configmaps: Option<String>,
+    },
+    /// Those that the listeners of this Gateway refer to.
+    Gateway { namespace: String, name: String },
+}
+
+/// Whom folders and files belong to, and who may read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rights {
+    pub(crate) owner: Option<u32>,
+    pub(crate) group: Option<u32>,
+    pub(crate) file_mode: u32,
+    pub(crate) dir_mode: u32,
+}
+
+impl Default for Rights {
+    fn default() -> Self {
+        Self {
+            owner: None,
+            group: None,
+            file_mode: FILE_MODE,
+            dir_mode: DIR_MODE,
+        }
+    }
+}
+
+/// Which removals are held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Guard {
+    /// More than this share of the folders.
+    pub(crate) percent: u8,
+    /// Within this time.
+    pub(crate) window: Duration,
+    /// None are held back.
+    pub(crate) is_off: bool,
+}
+
 impl Config {
-    /// The settings of the command line and of the file that it names.
+    /// Checks `options`.
     ///
     /// # Errors
-    /// Whatever can't be, and what to write instead.
-    pub(crate) fn new(cli: Cli) -> Result<Self, String> {
-        let file = match &cli.config {
-            Some(path) => Options::read(path)?,
-            None => Options::default(),
-        };
-        Self::resolve(cli.options.or(file))
-    }
-
-    fn resolve(options: Options) -> Result<Self, String> {
-        let namespaces: BTreeSet<String> = options.namespace.iter().cloned().collect();
-        if namespaces.is_empty() {
-            return Err("no namespace is given; give --namespace NS".into());
+    /// What is wrong, and what to write instead.
+    pub(crate) fn new(options: Options) -> Result<Self, String> {
+        let percent = options.mass_removal_percent.unwrap_or(50);
+        if !(1..=100).contains(&percent) {
+            return Err(format!("mass_removal_percent is {percent}; give 1 to 100"));
         }
-        if let Some(bad) = namespaces.iter().find(|namespace| !is_label(namespace)) {
-            return Err(format!("{bad:?} is no name of a namespace"));
+        let check_interval = options.check_interval.unwrap_or(Duration::from_secs(60));
+        if check_interval < Duration::from_millis(100) {
+            return Err("check_interval is too short; give 100ms or more".into());
         }
-        let template = match &options.name_template {
-            Some(template) => NameTemplate::parse(template)?,
-            None => NameTemplate::default(),
-        };
         Ok(Self {
             access: access(&options)?,
-            namespaces,
-            selector: options.selector,
-            field_selector: match options.field_selector {
-                Some(selector) if !selector.is_empty() => format!("{selector},{LEAVE_OUT}"),
-                _ => LEAVE_OUT.to_owned(),
+            selection: selection(&options)?,
+            rules: Arc::new(rules(&options)?),
+            rights: rights(&options)?,
+            guard: Guard {
+                percent,
+                window: options
+                    .mass_removal_window
+                    .unwrap_or(Duration::from_secs(60)),
+                is_off: options.allow_mass_removal,
             },
             output: options
                 .output
                 .ok_or("no output folder is given; give --output DIR")?,
-            template: Arc::new(template),
-            group: options.group.as_ref().map(group_id).transpose()?,
-            allow_mass_removal: options.allow_mass_removal,
             allow_cluster_change: options.allow_cluster_change,
-            once: options.once,
+            once: options.once || options.dry_run,
+            dry_run: options.dry_run,
+            check_interval,
+            events: options.events,
             admin_socket: options.admin_socket,
             admin_tcp: options.admin_tcp,
             log_level: options.log_level,
             log_format: options.log_format.unwrap_or_default(),
         })
     }
+}
+
+fn selection(options: &Options) -> Result<Selection, String> {
+    let Some(gateway) = &options.gateway else {
+        return namespaces(options);
+    };
+    let selects = !options.namespace.is_empty()
+        || options.selector.is_some()
+        || options.field_selector.is_some()
+        || options.configmaps.is_some();
+    if selects {
+        return Err(
+            "--gateway selects by itself; give it without --namespace, --selector, --field-selector \
+             and --configmaps"
+                .into(),
+        );
+    }
+    match gateway.split_once('/') {
+        Some((namespace, name)) if is_label(namespace) && is_subdomain(name) => {
+            Ok(Selection::Gateway {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
+        }
+        _ => Err(format!(
+            "{gateway:?} does not name a Gateway; write --gateway NAMESPACE/NAME"
+        )),
+    }
+}
+
+fn namespaces(options: &Options) -> Result<Selection, String> {
+    let namespaces: BTreeSet<String> = options.namespace.iter().cloned().collect();
+    if namespaces.is_empty() {
+        return Err("no namespace is given; give --namespace NS, or --gateway NS/NAME".into());
+    }
+    if let Some(bad) = namespaces.iter().find(|namespace| !is_label(namespace)) {
+        return Err(format!("{bad:?} is not the name of a namespace"));
+    }
+    Ok(Selection::Namespaces {
+        namespaces,
+        selector: options.selector.clone(),
+        field_selector: match &options.field_selector {
+            Some(selector) if !selector.is_empty() => format!("{selector},{LEAVE_OUT}"),
+            _ => LEAVE_OUT.to_owned(),
+        },
+        configmaps: options.configmaps.clone(),
+    })
+}
+
+fn rules(options: &Options) -> Result<Rules, String> {
+    let template = |template: &Option<String>, default: &str| {
+        NameTemplate::parse(template.as_deref().unwrap_or(default))
+    };
+    let mut keys = BTreeMap::new();
+    for mapping in &options.key {
+        let (key, file) = mapping.split_once('=').unwrap_or((mapping, mapping));
+        check_key(key).map_err(|why| format!("--key {mapping}: the key {why}"))?;
+        check_key(file).map_err(|why| format!("--key {mapping}: the file's name {why}"))?;
+        if let Some((other, _)) = keys.iter().find(|(_, there)| *there == file) {
+            return Err(format!(
+                "--key {mapping}: {other} is written as {file} already; give each key a file of its own"
+            ));
+        }
+        keys.insert(key.to_owned(), file.to_owned());
+    }
+    Ok(Rules {
+        template: template(&options.name_template, "{name}")?,
+        configmap_template: template(&options.configmap_name_template, "{name}-cacert")?,
+        keys,
+        configmap_keys: match options.configmap_key.is_empty() {
+            true => CONFIGMAP_KEYS.map(str::to_owned).to_vec(),
+            false => options.configmap_key.clone(),
+        },
+    })
+}
+
+fn rights(options: &Options) -> Result<Rights, String> {
+    let file_mode = options.file_mode.unwrap_or(FILE_MODE);
+    let dir_mode = options.dir_mode.unwrap_or(DIR_MODE);
+    if file_mode & 0o117 != 0 || file_mode & 0o600 != 0o600 {
+        return Err(format!(
+            "the file mode {file_mode:04o} can't be used for private keys; give 0600, 0640 or 0660, \
+             and let others read through --group"
+        ));
+    }
+    if dir_mode & 0o002 != 0 || dir_mode & 0o700 != 0o700 {
+        return Err(format!(
+            "the folder mode {dir_mode:04o} can't be used; give one such as 0700, 0750 or 0755"
+        ));
+    }
+    Ok(Rights {
+        owner: options.owner.as_ref().map(user_id).transpose()?,
+        group: options.group.as_ref().map(group_id).transpose()?,
+        file_mode,
+        dir_mode,
+    })
 }
 
 fn access(options: &Options) -> Result<Access, String> {
@@ -114,11 +256,24 @@ fn access(options: &Options) -> Result<Access, String> {
 
 fn server_url(text: &str) -> Result<http::Uri, String> {
     let wrong =
-        || format!("{text:?} is no URL of an API server; write one as https://10.0.0.1:6443");
+        || format!("{text:?} is not the URL of an API server; write one as https://10.0.0.1:6443");
     let url: http::Uri = text.parse().map_err(|_| wrong())?;
     match url.scheme_str() {
         Some("https" | "http") => Ok(url),
         _ => Err(wrong()),
+    }
+}
+
+fn user_id(user: &Account) -> Result<u32, String> {
+    match user {
+        Account::Id(id) => Ok(*id),
+        Account::Name(name) => match User::from_name(name) {
+            Ok(Some(user)) => Ok(user.uid.as_raw()),
+            Ok(None) => Err(format!(
+                "there is no user {name:?}; create it, or give a number"
+            )),
+            Err(error) => Err(format!("can't look up the user {name:?}: {error}")),
+        },
     }
 }
 
@@ -145,14 +300,18 @@ fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
+/// Whether this can be an object's name (an RFC 1123 subdomain).
+fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
+    use crate::options::from_arguments;
 
     fn config(arguments: &[&str]) -> Result<Config, String> {
-        let all = ["sds-mirror"].iter().chain(arguments);
-        Config::new(Cli::parse_from(all))
+        Config::new(from_arguments(arguments).unwrap())
     }
 
     const MINIMUM: [&str; 4] = ["--namespace", "a", "--output", "/o"];
@@ -168,10 +327,18 @@ mod tests {
 
     #[test]
     fn what_can_not_be_is_refused() {
-        let cases: [(&[&str], &str); 7] = [
-            (&["--namespace", "A_b"], "no name of a namespace"),
+        let cases: [(&[&str], &str); 15] = [
+            (&["--namespace", "A_b"], "not the name of a namespace"),
             (&["--name-template", "x"], "lacks {name}"),
-            (&["--server", "10.0.0.1"], "no URL"),
+            (&["--configmap-name-template", "x"], "lacks {name}"),
+            (&["--gateway", "a/b"], "without --namespace"),
+            (&["--file-mode", "0644"], "private keys"),
+            (&["--file-mode", "0400"], "private keys"),
+            (&["--dir-mode", "0777"], "0750"),
+            (&["--key", "a=../b"], "path separator"),
+            (&["--key", "a=c", "--key", "b=c"], "file of its own"),
+            (&["--owner", "no-such-user-here"], "no user"),
+            (&["--server", "10.0.0.1"], "not the URL"),
             (&["--kubeconfig", "k", "--server", "https://s"], "one of"),
             (&["--ca-file", "c"], "--server"),
             (&["--server", "https://s", "--context", "c"], "--context"),
@@ -187,10 +354,31 @@ mod tests {
     fn the_fields_of_the_user_come_on_top_of_the_types_that_are_left_out() {
         let fields = ["--field-selector", "metadata.name=a"];
         let config = config(&[&MINIMUM[..], &fields].concat()).unwrap();
-        assert!(
-            config
-                .field_selector
-                .starts_with("metadata.name=a,type!=helm")
-        );
+        let Selection::Namespaces { field_selector, .. } = config.selection else {
+            panic!("not the namespaces");
+        };
+        assert!(field_selector.starts_with("metadata.name=a,type!=helm"));
+    }
+
+    #[test]
+    fn a_gateway_takes_the_place_of_namespaces() {
+        let gateway = |text: &str| config(&["--output", "/o", "--gateway", text]);
+        let expected = Selection::Gateway {
+            namespace: "infra".into(),
+            name: "public.v2".into(),
+        };
+        assert_eq!(gateway("infra/public.v2").unwrap().selection, expected);
+        for bad in [
+            "infra",
+            "infra/",
+            "/public",
+            "infra/public/x",
+            "Infra/public",
+        ] {
+            assert!(
+                gateway(bad).unwrap_err().contains("NAMESPACE/NAME"),
+                "{bad}"
+            );
+        }
     }
 }

@@ -2,23 +2,30 @@
 //!
 //! # Layout
 //!
-//! In the order of the flow; a module knows only the ones before it.
+//! In the order of the flow; a module uses only those before it.
 //!
-//! - [`options`], [`name`], [`config`]: command line and file → settings that can't be wrong
-//! - [`access`], [`cluster`], [`transport`]: how the cluster is reached, and which one it is
-//! - [`select`]: Secret → the files of a folder, or why not
-//! - [`source`], [`backoff`]: list and watch → events
-//! - [`reconcile`]: what should be there against what is there
+//! - [`name`], [`select`]: Secret or ConfigMap → the files of a folder, or why not
+//! - [`gateway`]: which of them a Gateway refers to
+//! - [`options`]: the command line's options and the configuration file
+//! - [`cluster`], [`exec`], [`access`], [`transport`]: how the cluster is reached, and which one it is
+//! - [`config`]: options → settings that can't be wrong
+//! - [`backoff`], [`source`]: list and watch → events
 //! - [`manifest`], [`output`]: the folders on disk, changed in one step each
-//! - [`content`]: what sds-agent will make of them
-//! - [`problems`], [`metrics`], [`status`]: how it is doing
+//! - [`content`]: what sds-agent would reject of them
+//! - [`reconcile`]: what should be there against what is there
+//! - [`problems`], [`metrics`], [`status`], [`events`]: how it is doing
 //! - [`mirror`]: wires all of the above
+//! - [`cli`]: the command line
 
 mod access;
 mod backoff;
+mod cli;
 mod cluster;
 mod config;
 mod content;
+mod events;
+mod exec;
+mod gateway;
 mod manifest;
 mod metrics;
 mod mirror;
@@ -33,46 +40,60 @@ mod status;
 mod transport;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use sds_agent::admin::http::{self, Pages};
-use sds_agent::config::LogFormat;
+use sds_agent::config::{LogFilter, LogFormat};
 use sds_agent::harden;
 use sds_agent::listen::{ListenConfig, Listener};
 use sds_agent::systemd::{self, Heart};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
-use tracing_subscriber::EnvFilter;
+use tracing::{Metadata, error, info};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use crate::cli::Cli;
 use crate::config::Config;
 use crate::mirror::{End, Mirror};
-use crate::options::Cli;
+use crate::options::Options;
+use crate::reconcile::History;
 use crate::status::Status;
-use crate::transport::Transport;
 
 /// Something was refused, or could not be written.
 const WITH_PROBLEMS: u8 = 1;
 /// It could not run at all.
 const COULD_NOT_RUN: u8 = 2;
-/// kube logs each failed request as an error; the mirror says the same in context, and once.
-const DEFAULT_LOG: &str = "info,kube_client=off,kube_runtime=off";
 /// The admin socket's mode: its owner and group ask.
 const ADMIN_MODE: u32 = 0o660;
+/// The programs whose lines are logged. Whatever the level, no library's are: those for Kubernetes and
+/// HTTP log whole answers, and private keys with them.
+const OWN: [&str; 2] = ["sds_mirror", "sds_agent"];
 
 fn main() -> ExitCode {
-    let config = match Config::new(Cli::parse()) {
+    let mut cli = Cli::parse();
+    if let Some(command) = cli.command.take() {
+        return cli::run(command);
+    }
+    let settings = Settings {
+        file: cli.config,
+        options: cli.options,
+    };
+    let config = match settings.read() {
         Ok(config) => config,
         Err(error) => {
             eprintln!("sds-mirror: {error}");
             return ExitCode::from(COULD_NOT_RUN);
         }
     };
-    start_logging(&config);
+    let levels = start_logging(&config);
     harden::no_dumps();
-    match run(config) {
+    match run(config, settings, levels) {
         Ok(End::Good) => ExitCode::SUCCESS,
         Ok(End::WithProblems) => ExitCode::from(WITH_PROBLEMS),
         Err(error) => {
@@ -82,61 +103,118 @@ fn main() -> ExitCode {
     }
 }
 
-fn start_logging(config: &Config) {
-    let filter = match &config.log_level {
-        Some(level) => level.to_filter(),
-        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG)),
-    };
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => lines
-            .with_target(false)
-            .with_ansi(std::io::stderr().is_terminal())
-            .init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+/// Where the configuration comes from, to be read again.
+struct Settings {
+    file: Option<PathBuf>,
+    options: Options,
+}
+
+impl Settings {
+    fn read(&self) -> Result<Config, String> {
+        let file = match &self.file {
+            Some(path) => Options::read(path)?,
+            None => Options::default(),
+        };
+        Config::new(self.options.clone().or(file))
     }
 }
 
-fn run(config: Config) -> Result<End, String> {
+/// Changes what is logged in a running process.
+struct Levels(reload::Handle<EnvFilter, Registry>);
+
+impl Levels {
+    fn set(&self, level: Option<&LogFilter>) {
+        if let Err(error) = self.0.reload(filter(level)) {
+            tracing::warn!("the log level can't be changed: {error}");
+        }
+    }
+}
+
+fn filter(level: Option<&LogFilter>) -> EnvFilter {
+    match level {
+        Some(level) => level.to_filter(),
+        None => EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+    }
+}
+
+fn start_logging(config: &Config) -> Levels {
+    let (filter, handle) = reload::Layer::new(filter(config.log_level.as_ref()));
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match config.log_format {
+        LogFormat::Text => lines
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines.with_filter(filter_fn(is_own)))
+        .init();
+    Levels(handle)
+}
+
+fn is_own(metadata: &Metadata<'_>) -> bool {
+    let program = metadata.target().split("::").next().unwrap_or_default();
+    OWN.contains(&program)
+}
+
+fn run(config: Config, settings: Settings, levels: Levels) -> Result<End, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the asynchronous runtime can't start: {error}"))?;
-    let end = runtime.block_on(mirror(config));
+    let end = runtime.block_on(mirror(config, settings, levels));
     // A write that hangs on a dead file system must not keep the process.
     runtime.shutdown_background();
     end
 }
 
-async fn mirror(config: Config) -> Result<End, String> {
-    let shutdown = CancellationToken::new();
-    cancel_on_signal(&shutdown)?;
-    let status = Arc::new(Status::new(&config.namespaces));
-    let transport = Transport::new(config.access.clone()).await?;
-    let cluster = transport.cluster().clone();
-    info!(
-        version = sds_agent::VERSION,
-        cluster = %cluster,
-        output = %config.output.display(),
-        "mirroring"
-    );
-    serve_admin(&config, &status, &shutdown).await?;
-    let mirror = Mirror::new(config, cluster, Arc::clone(&status))?;
+/// Mirrors until the end, by one configuration after the other.
+async fn mirror(mut config: Config, settings: Settings, levels: Levels) -> Result<End, String> {
+    let mut signals = Signals::new()?;
+    let status = Arc::new(Status::new());
     let heart = Heart::default();
-    let pulse = heart.part("mirror");
-    systemd::ready(&status.line());
-    let end = tokio::select! {
-        end = mirror.run(&transport, pulse, &shutdown) => end,
-        () = feed_watchdog(&heart) => Ok(End::Good),
-    };
-    systemd::stopping();
-    if shutdown.is_cancelled() {
-        info!("ended by a signal; the folders stay as they are");
+    let mut admin = Admin::start(&config, &status).await?;
+    let mut history = History::default();
+    let mut previous: Option<Config> = None;
+    loop {
+        status.reset();
+        let mirror = Mirror::new(config.clone(), Arc::clone(&status), history.clone()).await;
+        let mirror = match (mirror, previous.take()) {
+            (Ok(mirror), None) => mirror,
+            (Ok(mirror), Some(_)) => {
+                levels.set(config.log_level.as_ref());
+                admin.change(&config, &status).await;
+                info!("reloaded: the new configuration is in force");
+                mirror
+            }
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(previous)) => {
+                error!("not reloaded, the present configuration stays in force: {error}");
+                config = previous;
+                continue;
+            }
+        };
+        systemd::ready(&status.line());
+        let stop = CancellationToken::new();
+        let run = mirror.run(heart.part("mirror"), &stop);
+        tokio::pin!(run);
+        let next = tokio::select! {
+            end = &mut run => return end.map(|(end, _)| end),
+            () = feed_watchdog(&heart) => return Ok(End::Good),
+            next = signals.next(&settings) => next,
+        };
+        stop.cancel();
+        let (_, past) = run.await?;
+        history = past;
+        let Some(next) = next else {
+            systemd::stopping();
+            info!("ended by a signal; the folders stay as they are");
+            return Ok(End::Good);
+        };
+        previous = Some(std::mem::replace(&mut config, next));
     }
-    shutdown.cancel();
-    end
 }
 
 /// Never ends, also where there is no watchdog.
@@ -145,38 +223,154 @@ async fn feed_watchdog(heart: &Heart) {
     std::future::pending::<()>().await;
 }
 
-fn cancel_on_signal(shutdown: &CancellationToken) -> Result<(), String> {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let mut signals =
-            signal(kind).map_err(|error| format!("signals can't be handled: {error}"))?;
-        let shutdown = shutdown.clone();
-        tokio::spawn(async move {
-            signals.recv().await;
-            shutdown.cancel();
-        });
-    }
-    Ok(())
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
 }
 
-/// Serves health and metrics where the configuration says so.
-async fn serve_admin(
-    config: &Config,
-    status: &Arc<Status>,
-    shutdown: &CancellationToken,
-) -> Result<(), String> {
-    let pages = || Arc::clone(status) as Arc<dyn Pages>;
-    if let Some(path) = &config.admin_socket {
-        let listen = ListenConfig {
+impl Signals {
+    fn new() -> Result<Self, String> {
+        let signal =
+            |kind| signal(kind).map_err(|error| format!("signals can't be handled: {error}"));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next configuration; `None` when it is time to end. A configuration that can't be used is
+    /// logged, and the present one stays in force.
+    async fn next(&mut self, settings: &Settings) -> Option<Config> {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return None,
+                _ = self.interrupt.recv() => return None,
+                _ = self.reload.recv() => {}
+            }
+            systemd::reloading();
+            match settings.read() {
+                Ok(config) => return Some(config),
+                Err(error) => {
+                    error!("not reloaded, the present configuration stays in force: {error}");
+                    systemd::ready("the last reload was refused; see the log");
+                }
+            }
+        }
+    }
+}
+
+/// What serves health, metrics and state.
+struct Admin {
+    socket: Option<(ListenConfig, CancellationToken)>,
+    tcp: Option<(std::net::SocketAddr, CancellationToken)>,
+}
+
+impl Admin {
+    async fn start(config: &Config, status: &Arc<Status>) -> Result<Self, String> {
+        let mut admin = Self {
+            socket: None,
+            tcp: None,
+        };
+        // A pass beside a running mirror must not take its socket away.
+        if !config.once {
+            admin.set_socket(config, status)?;
+            admin.set_tcp(config, status).await?;
+        }
+        Ok(admin)
+    }
+
+    /// Follows a new configuration, as far as that works.
+    async fn change(&mut self, config: &Config, status: &Arc<Status>) {
+        let socket = self.set_socket(config, status);
+        let tcp = self.set_tcp(config, status).await;
+        for error in [socket.err(), tcp.err()].into_iter().flatten() {
+            error!("{error}");
+        }
+    }
+
+    fn set_socket(&mut self, config: &Config, status: &Arc<Status>) -> Result<(), String> {
+        let wanted = config.admin_socket.as_ref().map(|path| ListenConfig {
             path: path.clone(),
             mode: ADMIN_MODE,
-            group: config.group,
-        };
-        let listener = Listener::bind(&listen).map_err(|error| error.to_string())?;
-        tokio::spawn(http::serve_unix(listener, pages(), shutdown.clone()));
+            group: config.rights.group,
+        });
+        if self.socket.as_ref().map(|(socket, _)| socket) == wanted.as_ref() {
+            return Ok(());
+        }
+        if let Some((_, stop)) = self.socket.take() {
+            stop.cancel();
+        }
+        if let Some(listen) = wanted {
+            let listener = Listener::bind(&listen).map_err(|error| error.to_string())?;
+            let stop = CancellationToken::new();
+            let pages = Arc::clone(status) as Arc<dyn Pages>;
+            tokio::spawn(http::serve_unix(listener, pages, stop.clone()));
+            self.socket = Some((listen, stop));
+        }
+        Ok(())
     }
-    if let Some(address) = config.admin_tcp {
-        let listener = http::bind_loopback(address).await?;
-        tokio::spawn(http::serve_tcp(listener, pages(), shutdown.clone()));
+
+    async fn set_tcp(&mut self, config: &Config, status: &Arc<Status>) -> Result<(), String> {
+        if self.tcp.as_ref().map(|(address, _)| *address) == config.admin_tcp {
+            return Ok(());
+        }
+        if let Some((_, stop)) = self.tcp.take() {
+            stop.cancel();
+        }
+        if let Some(address) = config.admin_tcp {
+            let listener = http::bind_loopback(address).await?;
+            let stop = CancellationToken::new();
+            let pages = Arc::clone(status) as Arc<dyn Pages>;
+            tokio::spawn(http::serve_tcp(listener, pages, stop.clone()));
+            self.tcp = Some((address, stop));
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// The source of a module, its tests left out.
+    fn source(module: &str) -> String {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/sds-mirror");
+        let mut files = vec![folder.join(format!("{module}.rs"))];
+        if let Ok(entries) = fs::read_dir(folder.join(module)) {
+            files.extend(entries.map(|entry| entry.unwrap().path()));
+        }
+        let is_test = |path: &Path| path.to_string_lossy().ends_with("tests.rs");
+        let text = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+        let files = files.iter().filter(|path| !is_test(path));
+        let code = files.map(|path| text(path).split("#[cfg(test)]").next().unwrap().to_owned());
+        code.collect()
+    }
+
+    #[test]
+    fn no_module_uses_one_that_is_listed_after_it() {
+        let list = include_str!("main.rs").split("\nmod ").next().unwrap();
+        let listed: Vec<&str> = list
+            .split("[`")
+            .skip(1)
+            .filter_map(|rest| rest.split('`').next())
+            .collect();
+        let modules = include_str!("main.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+        for module in modules {
+            let place = listed.iter().position(|one| *one == module);
+            let place = place.unwrap_or_else(|| panic!("{module} is not listed"));
+            let code = source(module);
+            assert!(!code.is_empty(), "{module}");
+            for later in &listed[place + 1..] {
+                assert!(
+                    !code.contains(&format!("crate::{later}::")),
+                    "{module} uses {later}"
+                );
+            }
+        }
+    }
 }

@@ -1,12 +1,12 @@
-//! What the mirror notes in each folder that it makes: where it came from. It is in the generation
-//! that it speaks of, so that both change in one step.
+//! What the mirror notes in each folder that it makes: where it came from, and whether its removal is
+//! held back. It is in the generation that it describes, so that both change in one step.
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
-use crate::select::Id;
+use crate::select::{Id, Kind};
 
-/// The manifest's file name; sds-agent passes over names that begin with `..`.
+/// The manifest's file name; sds-agent skips names that begin with `..`.
 pub(crate) const FILE_NAME: &str = "..sds-mirror.json";
 /// Bytes of a manifest that are read at most.
 pub(crate) const MAX_BYTES: usize = 64 * 1024;
@@ -17,20 +17,34 @@ pub(crate) const MAX_BYTES: usize = 64 * 1024;
 pub(crate) struct Manifest {
     /// The cluster.
     pub(crate) cluster: Cluster,
-    /// The Secret's namespace.
+    /// The kind of the object.
+    #[serde(default, skip_serializing_if = "is_secret")]
+    pub(crate) kind: Kind,
+    /// The object's namespace.
     pub(crate) namespace: String,
-    /// The Secret's name.
+    /// The object's name.
     pub(crate) name: String,
-    /// The Secret's uid: another one is another Secret, whatever its name.
+    /// The object's uid: another one is another object, whatever its name.
     pub(crate) uid: String,
-    /// The Secret's resource version.
+    /// The object's resource version.
     pub(crate) resource_version: String,
+    /// When the files were written last, in seconds since 1970.
+    #[serde(default)]
+    pub(crate) written: u64,
+    /// Its object is gone, and the folder stays until that is back or the operator releases it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) held: bool,
+}
+
+fn is_secret(kind: &Kind) -> bool {
+    *kind == Kind::Secret
 }
 
 impl Manifest {
-    /// The Secret's place in the cluster.
+    /// The object's place in the cluster.
     pub(crate) fn id(&self) -> Id {
         Id {
+            kind: self.kind,
             namespace: self.namespace.clone(),
             name: self.name.clone(),
         }
@@ -47,4 +61,15 @@ impl Manifest {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
+}
+
+/// What stands in the output folder under some name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// A folder that the mirror made, with its manifest.
+    Ours(Manifest),
+    /// Anything else. It is never touched.
+    Foreign,
+    /// It can't be read, so nobody knows which of the two it is. It is never touched either.
+    Unreadable(String),
 }

@@ -12,31 +12,39 @@ use prometheus_client::registry::Registry;
 
 use sds_agent::admin::{exposition, process};
 
-use crate::output::Outcome;
 use crate::problems::{Kind, Problems};
+use crate::select::Scope;
 use crate::source::FailureKind;
 
 /// How much of everything there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// Secrets that have their folder.
+    /// Objects that are on disk as they are in the cluster.
     pub(crate) mirrored: usize,
-    /// Secrets that are to have one, and have not yet.
+    /// Objects that are to be on disk, and are not, or are another version there.
     pub(crate) waiting: usize,
-    /// Secrets that are none of the mirror's business.
-    pub(crate) passed_over: usize,
+    /// Objects that are not credentials.
+    pub(crate) skipped: usize,
     /// Folders that the mirror made.
     pub(crate) folders: usize,
+    /// Folders whose removal is held back.
+    pub(crate) held: usize,
+    /// Folders and files that the mirror did not make.
+    pub(crate) foreign: usize,
+    /// Folders that can't be read.
+    pub(crate) unreadable: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct NamespaceLabel {
+struct ScopeLabels {
     namespace: String,
+    resource: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FailureLabels {
     namespace: String,
+    resource: &'static str,
     kind: &'static str,
 }
 
@@ -59,11 +67,16 @@ struct ResultLabel {
 pub(crate) struct Metrics {
     started: SystemTime,
     registry: Registry,
-    sync: Family<NamespaceLabel, Gauge<f64, AtomicU64>>,
-    lists: Family<NamespaceLabel, Counter>,
+    sync: Family<ScopeLabels, Gauge<f64, AtomicU64>>,
+    lists: Family<ScopeLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
-    secrets: Family<StateLabel, Gauge>,
+    objects: Family<StateLabel, Gauge>,
     folders: Gauge<i64, AtomicI64>,
+    held: Gauge<i64, AtomicI64>,
+    foreign: Gauge<i64, AtomicI64>,
+    unreadable: Gauge<i64, AtomicI64>,
+    not_in_step: Gauge<i64, AtomicI64>,
+    ready: Gauge<i64, AtomicI64>,
     problems: Family<KindLabel, Gauge>,
     writes: Family<ResultLabel, Counter>,
     removals: Family<ResultLabel, Counter>,
@@ -77,8 +90,13 @@ impl Metrics {
             sync: Family::default(),
             lists: Family::default(),
             failures: Family::default(),
-            secrets: Family::default(),
+            objects: Family::default(),
             folders: Gauge::default(),
+            held: Gauge::default(),
+            foreign: Gauge::default(),
+            unreadable: Gauge::default(),
+            not_in_step: Gauge::default(),
+            ready: Gauge::default(),
             problems: Family::default(),
             writes: Family::default(),
             removals: Family::default(),
@@ -92,14 +110,10 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register(
             "sync_timestamp_seconds",
-            "When the API server was last heard of, by namespace",
+            "When the API server last answered; 0 before it has",
             self.sync.clone(),
         );
-        registry.register(
-            "lists",
-            "Whole lists of a namespace's Secrets",
-            self.lists.clone(),
-        );
+        registry.register("lists", "Whole lists", self.lists.clone());
         registry.register(
             "api_failures",
             "Requests that failed and watches that broke, by kind",
@@ -107,8 +121,8 @@ impl Metrics {
         );
         registry.register(
             "secrets",
-            "Secrets that the API server told of, by what became of them",
-            self.secrets.clone(),
+            "Secrets and ConfigMaps in the cluster, by what became of them on disk",
+            self.objects.clone(),
         );
     }
 
@@ -119,6 +133,31 @@ impl Metrics {
             "Folders that the mirror made",
             self.folders.clone(),
         );
+        for (name, help, gauge) in [
+            (
+                "held_folders",
+                "Folders whose removal is held back",
+                &self.held,
+            ),
+            (
+                "foreign_folders",
+                "Folders and files in the output folder that the mirror did not make",
+                &self.foreign,
+            ),
+            (
+                "unreadable_folders",
+                "Folders that can't be read",
+                &self.unreadable,
+            ),
+            (
+                "not_in_step",
+                "Secrets and ConfigMaps that are not on disk as they are in the cluster",
+                &self.not_in_step,
+            ),
+            ("ready", "Whether /readyz is 200", &self.ready),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
         registry.register(
             "problems",
             "Present problems, by kind",
@@ -134,32 +173,43 @@ impl Metrics {
         registry.register("build", "The program", Info::new(version));
     }
 
-    pub(crate) fn heard(&self, namespace: &str, when: SystemTime) {
+    /// A scope is watched from now on: it has series before anything was heard.
+    pub(crate) fn expect(&self, scope: &Scope) {
+        self.sync.get_or_create(&labels(scope)).set(0.0);
+        self.lists.get_or_create(&labels(scope)).inc_by(0);
+    }
+
+    pub(crate) fn heard(&self, scope: &Scope, when: SystemTime) {
         let seconds = when.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.sync
-            .get_or_create(&label(namespace))
+            .get_or_create(&labels(scope))
             .set(seconds.as_secs_f64());
     }
 
-    pub(crate) fn listed(&self, namespace: &str) {
-        self.lists.get_or_create(&label(namespace)).inc();
+    /// A scope is not watched any more.
+    pub(crate) fn forget(&self, scope: &Scope) {
+        self.sync.remove(&labels(scope));
     }
 
-    pub(crate) fn failed(&self, namespace: &str, kind: FailureKind) {
+    pub(crate) fn listed(&self, scope: &Scope) {
+        self.lists.get_or_create(&labels(scope)).inc();
+    }
+
+    pub(crate) fn failed(&self, scope: &Scope, kind: FailureKind) {
         let labels = FailureLabels {
-            namespace: namespace.to_owned(),
+            namespace: scope.namespace.clone(),
+            resource: scope.kind.resource(),
             kind: kind.as_str(),
         };
         self.failures.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn wrote(&self, outcome: Option<Outcome>) {
-        let result = match outcome {
-            Some(Outcome::Made) => "made",
-            Some(Outcome::Changed) => "changed",
-            Some(Outcome::Same) => "same",
-            None => "error",
-        };
+    pub(crate) fn ready(&self, is_ready: bool) {
+        self.ready.set(is_ready.into());
+    }
+
+    /// What came of a write: an outcome, `rejected` or `error`.
+    pub(crate) fn wrote(&self, result: &'static str) {
         self.writes.get_or_create(&ResultLabel { result }).inc();
     }
 
@@ -173,13 +223,17 @@ impl Metrics {
         for (state, value) in [
             ("mirrored", counts.mirrored),
             ("waiting", counts.waiting),
-            ("passed_over", counts.passed_over),
+            ("skipped", counts.skipped),
         ] {
-            self.secrets
+            self.objects
                 .get_or_create(&StateLabel { state })
                 .set(gauge(value));
         }
         self.folders.set(gauge(counts.folders));
+        self.held.set(gauge(counts.held));
+        self.foreign.set(gauge(counts.foreign));
+        self.unreadable.set(gauge(counts.unreadable));
+        self.not_in_step.set(gauge(counts.waiting));
         for kind in Kind::ALL {
             let label = KindLabel {
                 kind: kind.as_str(),
@@ -198,8 +252,9 @@ impl Metrics {
     }
 }
 
-fn label(namespace: &str) -> NamespaceLabel {
-    NamespaceLabel {
-        namespace: namespace.to_owned(),
+fn labels(scope: &Scope) -> ScopeLabels {
+    ScopeLabels {
+        namespace: scope.namespace.clone(),
+        resource: scope.kind.resource(),
     }
 }

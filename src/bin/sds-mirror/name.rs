@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Bytes of a folder's name: what sds-agent serves at most.
 const MAX_NAME: usize = 253;
-/// What sds-agent, like Istio, passes over, as folders and as Secrets.
+/// Names that sds-agent, like Istio, skips, as folders and as Secrets.
 const RESERVED_PREFIXES: [&str; 2] = ["istio", "prometheus"];
 
 /// The name of a folder, of `{name}` and `{namespace}`.
@@ -56,7 +56,7 @@ impl NameTemplate {
     /// The name of the folder for a Secret.
     ///
     /// # Errors
-    /// A name that no folder may have, or that sds-agent passes over.
+    /// A name that no folder may have, or that sds-agent skips.
     pub(crate) fn folder(&self, namespace: &str, name: &str) -> Result<String, BadName> {
         let folder: String = self
             .0
@@ -67,10 +67,18 @@ impl NameTemplate {
                 Piece::Namespace => namespace,
             })
             .collect();
-        match check(&folder) {
-            None => Ok(folder),
-            Some(why) => Err(BadName { folder, why }),
-        }
+        check_folder(folder)
+    }
+}
+
+/// A folder's name, if sds-agent serves folders of this name.
+///
+/// # Errors
+/// Why no folder may have it.
+pub(crate) fn check_folder(folder: String) -> Result<String, BadName> {
+    match check(&folder) {
+        None => Ok(folder),
+        Some(why) => Err(BadName { folder, why }),
     }
 }
 
@@ -94,7 +102,7 @@ impl fmt::Display for BadName {
     }
 }
 
-/// Whether a Secret of this name is passed over, as Istio does it.
+/// Whether a Secret of this name is skipped, as Istio does it.
 pub(crate) fn is_reserved(name: &str) -> bool {
     RESERVED_PREFIXES
         .iter()
@@ -125,12 +133,12 @@ fn check(folder: &str) -> Option<&'static str> {
     } else if folder.contains(char::is_control) {
         Some("has control characters")
     } else if folder.starts_with('.') {
-        Some("begins with a dot, which sds-agent passes over")
+        Some("begins with a dot, which sds-agent skips")
     } else if folder.len() > MAX_NAME {
         Some("is longer than 253 bytes; choose a shorter --name-template or Secret name")
     } else if is_reserved(folder) {
         Some(
-            "begins with istio or prometheus, which sds-agent passes over; put {name} first in --name-template",
+            "begins with istio or prometheus, which sds-agent skips; put {name} first in --name-template",
         )
     } else {
         None

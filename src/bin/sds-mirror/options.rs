@@ -2,42 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use clap::Parser;
-use sds_agent::config::{Account, LogFilter, LogFormat, parse_tcp};
+use sds_agent::config::{Account, LogFilter, LogFormat, parse_duration, parse_mode, parse_tcp};
 use serde::{Deserialize, Deserializer};
 
-/// Keeps credential folders in step with Secrets of a Kubernetes cluster
-///
-/// Each Secret of type kubernetes.io/tls, or Opaque with cert/key or cacert, becomes a folder below
-/// --output, from which sds-agent serves it to Envoy. What is on disk stays while the cluster is away.
-#[derive(Parser)]
-#[command(name = "sds-mirror", version, max_term_width = 100, after_help = EXAMPLES)]
-pub(crate) struct Cli {
-    /// A TOML file with these options as keys (name_template for --name-template)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub(crate) options: Options,
-}
-
-const EXAMPLES: &str = "\
-Examples:
-  With a kubeconfig, one namespace:
-    sds-mirror --kubeconfig /etc/sds-mirror/kubeconfig --namespace gateways \\
-        --output /var/lib/sds-mirror/credentials
-  With a service account's token, several namespaces, those Secrets that carry a label:
-    sds-mirror --server https://10.0.0.1:6443 --ca-file ca.crt --token-file token \\
-        --namespace shop,blog --name-template '{namespace}.{name}' --selector mirror=yes \\
-        --output /var/lib/sds-mirror/credentials
-  One pass, for a timer or a script:
-    sds-mirror --config /etc/sds-mirror/sds-mirror.toml --once
-
-Exit codes: 0 all is mirrored, 1 (--once) something was refused or could not be written,
-2 could not run.";
-
-/// Everything that can be said to the program, as it was said.
+/// All options, as they were given.
 #[derive(clap::Args, Deserialize, Default, Clone, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Options {
@@ -67,13 +37,33 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) namespace: Vec<String>,
 
-    /// Mirror those Secrets alone that this label selector selects
+    /// Mirror only the Secrets that this label selector selects
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) selector: Option<String>,
 
-    /// Mirror those Secrets alone that this field selector selects
+    /// Mirror only the Secrets that this field selector selects
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) field_selector: Option<String>,
+
+    /// Mirror exactly the Secrets and ConfigMaps that this Gateway's listeners refer to, in the place
+    /// of --namespace and the selectors
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub(crate) gateway: Option<String>,
+
+    /// Mirror the ConfigMaps with CA bundles that this label selector selects, too; "" selects all
+    #[arg(long, value_name = "SELECTOR")]
+    pub(crate) configmaps: Option<String>,
+
+    /// The keys of a ConfigMap that may hold its bundle; the first that is there does
+    /// [default: ca.crt, ca-bundle.crt, trust-bundle.pem, root-certs.pem]
+    #[arg(long, value_name = "KEY", num_args = 1.., value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
+    pub(crate) configmap_key: Vec<String>,
+
+    /// Write this key of a Secret too, as this file
+    #[arg(long, value_name = "KEY=FILE")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub(crate) key: Vec<String>,
 
     /// The folder that gets a credential folder for each Secret; sds-agent's --credentials
     #[arg(long, value_name = "DIR")]
@@ -83,11 +73,38 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) name_template: Option<String>,
 
+    /// The name of a ConfigMap's folder [default: {name}-cacert]
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) configmap_name_template: Option<String>,
+
+    /// The user, by name or number, that folders and files belong to; takes root's rights
+    #[arg(long, value_name = "USER")]
+    pub(crate) owner: Option<Account>,
+
     /// The group, by name or number, that may read folders and files
     #[arg(long, value_name = "GROUP")]
     pub(crate) group: Option<Account>,
 
-    /// Remove folders even when more than half of them would go at once
+    /// The mode of files [default: 0640]
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    #[serde(deserialize_with = "mode")]
+    pub(crate) file_mode: Option<u32>,
+
+    /// The mode of folders [default: 0750]
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    #[serde(deserialize_with = "mode")]
+    pub(crate) dir_mode: Option<u32>,
+
+    /// Hold back removals of more than this share of the folders [default: 50]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) mass_removal_percent: Option<u8>,
+
+    /// Within this time [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) mass_removal_window: Option<Duration>,
+
+    /// Remove folders however many there are, those that are held back included
     #[arg(long)]
     pub(crate) allow_mass_removal: bool,
 
@@ -99,7 +116,20 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) once: bool,
 
-    /// A Unix socket for metrics and health
+    /// Print what would change, change nothing, and end
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// How often the files on disk are compared with what was written [default: 1m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    #[serde(deserialize_with = "duration")]
+    pub(crate) check_interval: Option<Duration>,
+
+    /// Report what is refused as a Kubernetes Event on its Secret or ConfigMap
+    #[arg(long)]
+    pub(crate) events: bool,
+
+    /// A Unix socket for metrics, health, `sds-mirror status` and `sds-mirror release`
     #[arg(long, value_name = "PATH")]
     pub(crate) admin_socket: Option<PathBuf>,
 
@@ -148,28 +178,39 @@ impl Options {
         Ok(options)
     }
 
-    /// These options, and those of `file` where these say nothing.
+    /// These options, completed by those of `file`.
     pub(crate) fn or(self, file: Self) -> Self {
-        let namespace = if self.namespace.is_empty() {
-            file.namespace
-        } else {
-            self.namespace
-        };
+        let first = |a: Vec<String>, b| if a.is_empty() { b } else { a };
         Self {
             kubeconfig: self.kubeconfig.or(file.kubeconfig),
             context: self.context.or(file.context),
             server: self.server.or(file.server),
             ca_file: self.ca_file.or(file.ca_file),
             token_file: self.token_file.or(file.token_file),
-            namespace,
+            namespace: first(self.namespace, file.namespace),
             selector: self.selector.or(file.selector),
             field_selector: self.field_selector.or(file.field_selector),
+            gateway: self.gateway.or(file.gateway),
+            configmaps: self.configmaps.or(file.configmaps),
+            configmap_key: first(self.configmap_key, file.configmap_key),
+            key: first(self.key, file.key),
             output: self.output.or(file.output),
             name_template: self.name_template.or(file.name_template),
+            configmap_name_template: self
+                .configmap_name_template
+                .or(file.configmap_name_template),
+            owner: self.owner.or(file.owner),
             group: self.group.or(file.group),
+            file_mode: self.file_mode.or(file.file_mode),
+            dir_mode: self.dir_mode.or(file.dir_mode),
+            mass_removal_percent: self.mass_removal_percent.or(file.mass_removal_percent),
+            mass_removal_window: self.mass_removal_window.or(file.mass_removal_window),
             allow_mass_removal: self.allow_mass_removal || file.allow_mass_removal,
             allow_cluster_change: self.allow_cluster_change || file.allow_cluster_change,
             once: self.once || file.once,
+            dry_run: self.dry_run || file.dry_run,
+            check_interval: self.check_interval.or(file.check_interval),
+            events: self.events || file.events,
             admin_socket: self.admin_socket.or(file.admin_socket),
             admin_tcp: self.admin_tcp.or(file.admin_tcp),
             log_level: self.log_level.or(file.log_level),
@@ -203,9 +244,39 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     })
 }
 
+fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    parsed(deserializer, parse_mode)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    parsed(deserializer, parse_duration)
+}
+
 fn loopback<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    parsed(deserializer, parse_tcp)
+}
+
+fn parsed<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
     let text = String::deserialize(deserializer)?;
-    parse_tcp(&text).map(Some).map_err(serde::de::Error::custom)
+    parse(&text).map(Some).map_err(serde::de::Error::custom)
+}
+
+/// The options of these arguments.
+#[cfg(test)]
+pub(crate) fn from_arguments(arguments: &[&str]) -> Result<Options, clap::Error> {
+    use clap::FromArgMatches;
+    let arguments = ["sds-mirror"].iter().chain(arguments);
+    let matches = command().try_get_matches_from(arguments)?;
+    Options::from_arg_matches(&matches)
+}
+
+#[cfg(test)]
+fn command() -> clap::Command {
+    use clap::Args;
+    Options::augment_args(clap::Command::new("sds-mirror"))
 }
 
 #[cfg(test)]
@@ -217,20 +288,16 @@ mod tests {
     }
 
     #[test]
-    fn every_option_but_config_is_a_key() {
-        use clap::CommandFactory;
+    fn every_option_is_a_key() {
         let message = parse("no_such_key = 1").unwrap_err();
-        for argument in Cli::command().get_arguments() {
+        for argument in command().get_arguments() {
             let key = argument.get_id().as_str();
-            if !["config", "help", "version"].contains(&key) {
-                assert!(message.contains(&format!("`{key}`")), "{key}: {message}");
-            }
+            assert!(message.contains(&format!("`{key}`")), "{key}: {message}");
         }
     }
 
     #[test]
     fn the_example_has_every_key_and_each_is_good() {
-        use clap::CommandFactory;
         let example = include_str!("../../../examples/sds-mirror.toml");
         parse(example).unwrap();
         let all: String = example
@@ -243,10 +310,9 @@ mod tests {
             .collect();
         parse(&all).unwrap();
         let keys: toml::Table = toml::from_str(&all).unwrap();
-        for argument in Cli::command().get_arguments() {
+        for argument in command().get_arguments() {
             let key = argument.get_id().as_str();
-            let is_key = !["config", "help", "version"].contains(&key);
-            assert_eq!(keys.contains_key(key), is_key, "{key}");
+            assert!(keys.contains_key(key), "{key}");
         }
     }
 
@@ -261,8 +327,8 @@ mod tests {
     #[test]
     fn the_command_line_wins_and_paths_of_the_file_start_from_its_folder() {
         let file = parse("output = \"out\"\nnamespace = \"a\"\ngroup = 7\nonce = true").unwrap();
-        let cli = Cli::parse_from(["sds-mirror", "--namespace", "b,c", "--namespace", "d"]);
-        let both = cli.options.or(file);
+        let cli = from_arguments(&["--namespace", "b,c", "--namespace", "d"]).unwrap();
+        let both = cli.or(file);
         assert_eq!(both.namespace, ["b", "c", "d"]);
         assert_eq!(both.output.unwrap(), Path::new("/etc/m/out"));
         assert_eq!(both.group, Some(Account::Id(7)));
@@ -273,6 +339,22 @@ mod tests {
     fn the_metrics_stay_on_loopback() {
         assert!(parse("admin_tcp = \"0.0.0.0:1\"").is_err());
         assert!(parse("admin_tcp = \"127.0.0.1:1\"").is_ok());
-        assert!(Cli::try_parse_from(["sds-mirror", "--admin-tcp", "10.0.0.1:1"]).is_err());
+        assert!(from_arguments(&["--admin-tcp", "10.0.0.1:1"]).is_err());
+    }
+
+    #[test]
+    fn modes_and_durations_are_written_alike_in_both_places() {
+        let file = parse("file_mode = \"0600\"\nmass_removal_window = \"5m\"").unwrap();
+        let cli = ["--file-mode", "0600", "--mass-removal-window", "5m"];
+        let cli = from_arguments(&cli).unwrap();
+        for options in [file, cli] {
+            assert_eq!(options.file_mode, Some(0o600));
+            assert_eq!(options.mass_removal_window, Some(Duration::from_secs(300)));
+        }
+        assert!(parse("file_mode = \"rw\"").is_err());
+        assert!(
+            parse("mass_removal_percent = 0").is_ok(),
+            "checked with the rest"
+        );
     }
 }

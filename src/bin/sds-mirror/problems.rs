@@ -2,35 +2,61 @@
 //! shown for as long as it lasts.
 
 use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::select::{Id, Scope};
+
+/// What a problem is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Subject {
+    Object(Id),
+    Folder(String),
+    Scope(Scope),
+    Other(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(id) => id.fmt(f),
+            Self::Folder(name) => write!(f, "folder {}", name.escape_debug()),
+            Self::Scope(scope) => scope.fmt(f),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
+}
 
 /// The kind of a problem: a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    /// A Secret, or a key of one, that can't be mirrored.
+    /// An object, or a key of one, that can't be mirrored.
     Refused,
-    /// Several Secrets want one folder.
+    /// sds-agent would reject the content, so that it replaces nothing.
+    Content,
+    /// Several objects want one folder.
     Clash,
     /// The folder was made by somebody else.
     Foreign,
+    /// The folder can't be read.
+    Unreadable,
     /// A removal was held back.
     HeldBack,
-    /// A folder is kept though no Secret is mirrored to it.
+    /// A folder is kept though no object is mirrored to it.
     Kept,
     /// The system refused to write or remove.
     Write,
-    /// The content is not what sds-agent serves.
-    Content,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Refused,
+        Self::Content,
         Self::Clash,
         Self::Foreign,
+        Self::Unreadable,
         Self::HeldBack,
         Self::Kept,
         Self::Write,
-        Self::Content,
     ];
 
     /// The kind as a metric label.
@@ -39,6 +65,7 @@ impl Kind {
             Self::Refused => "refused",
             Self::Clash => "clash",
             Self::Foreign => "foreign_folder",
+            Self::Unreadable => "unreadable_folder",
             Self::HeldBack => "removal_held_back",
             Self::Kept => "folder_kept",
             Self::Write => "write",
@@ -48,7 +75,12 @@ impl Kind {
 
     /// Whether something that should be on disk is not, or the other way round.
     fn is_error(self) -> bool {
-        !matches!(self, Self::Content | Self::Kept)
+        self != Self::Kept
+    }
+
+    /// Whether the mirror can't do its work because of it.
+    fn is_fault(self) -> bool {
+        matches!(self, Self::Write | Self::Unreadable)
     }
 }
 
@@ -61,18 +93,21 @@ pub(crate) struct Problem {
 
 /// All that is wrong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Problems(BTreeMap<String, Problem>);
+pub(crate) struct Problems(BTreeMap<Subject, Problem>);
 
 impl Problems {
     /// Adds a problem of `subject`; of two, the first one stays.
-    pub(crate) fn add(&mut self, subject: impl ToString, kind: Kind, text: impl Into<String>) {
+    pub(crate) fn add(&mut self, subject: Subject, kind: Kind, text: impl Into<String>) {
         let text = text.into();
-        self.0
-            .entry(subject.to_string())
-            .or_insert(Problem { kind, text });
+        self.0.entry(subject).or_insert(Problem { kind, text });
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&String, &Problem)> {
+    /// The problem of an object.
+    pub(crate) fn of(&self, id: &Id) -> Option<&Problem> {
+        self.0.get(&Subject::Object(id.clone()))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Subject, &Problem)> {
         self.0.iter()
     }
 
@@ -92,6 +127,26 @@ impl Problems {
     /// Whether the disk is not what it should be.
     pub(crate) fn has_errors(&self) -> bool {
         self.0.values().any(|one| one.kind.is_error())
+    }
+
+    /// Whether the mirror can't do its work.
+    pub(crate) fn has_faults(&self) -> bool {
+        self.0.values().any(|one| one.kind.is_fault())
+    }
+
+    /// The problems of objects that are new since `before`.
+    pub(crate) fn news<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = (&'a Id, &'a Problem)> {
+        self.0
+            .iter()
+            .filter_map(|(subject, problem)| match subject {
+                Subject::Object(id) if before.0.get(subject) != Some(problem) => {
+                    Some((id, problem))
+                }
+                _ => None,
+            })
     }
 
     /// Logs what is new since `before`, and what is over.

@@ -1,232 +1,445 @@
 //! What should be there against what is there: pure logic, without a cluster and without a disk.
 //!
-//! Two kinds of absence are told apart. A Secret that the API server said was deleted is gone for
-//! certain. One that is only missing from a list may be missing because the list is of another
-//! place: a removal that follows from lists alone and takes more than half of a namespace's folders
-//! is held back.
+//! No removal may wipe a machine because of one mistake elsewhere. A removal that is part of a mass
+//! is held: the folder stays until its object is back or the operator releases it, whatever happens
+//! to other folders meanwhile. That a folder is held is noted in its manifest, and so outlives the
+//! process.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
-use crate::select::Id;
+use crate::config::Guard;
+use crate::manifest::Found;
+use crate::select::{Id, Scope};
 
-/// What the API server has said so far.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Said {
-    /// The Secrets that there are, those that are not mirrored included.
-    secrets: BTreeMap<Id, Wish>,
-    /// The namespaces that have been listed as a whole.
-    listed: BTreeSet<String>,
-    /// Secrets that were deleted, as an event said.
-    deleted: BTreeSet<Id>,
-}
+/// After a deletion its folder stays for this long without another deletion in the same scope, so
+/// that what is deleted in one go is judged as a whole.
+const QUIET: Duration = Duration::from_secs(1);
+/// It stays no longer than this, however many deletions follow.
+const LONGEST: Duration = Duration::from_secs(10);
 
-/// What a Secret wants.
+/// What an object wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wish {
-    /// Which Secret it is: one made anew under the same name has another uid.
+    /// Which object it is: one made anew under the same name has another uid.
     pub(crate) uid: String,
+    /// Its version.
+    pub(crate) resource_version: String,
     /// The folder that it should have; `None` when it is not mirrored.
     pub(crate) folder: Option<String>,
 }
 
-impl Said {
-    /// A whole list of a namespace's Secrets.
-    pub(crate) fn listed(&mut self, namespace: &str, secrets: BTreeMap<Id, Wish>) {
-        self.secrets.retain(|id, _| id.namespace != namespace);
-        self.deleted.retain(|id| !secrets.contains_key(id));
-        self.secrets.extend(secrets);
-        self.listed.insert(namespace.to_owned());
+/// Which objects are mirrored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Chosen {
+    /// All of these scopes.
+    All(BTreeSet<Scope>),
+    /// That is not known yet.
+    Unknown,
+    /// Exactly these.
+    Only {
+        wanted: BTreeSet<Id>,
+        /// It is not known yet whether these are.
+        undecided: BTreeSet<Id>,
+    },
+}
+
+/// What is known of the cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Objects {
+    /// The objects that there are, those that are not mirrored included.
+    objects: BTreeMap<Id, Wish>,
+    /// The scopes that have been listed as a whole.
+    listed: BTreeSet<Scope>,
+    /// Objects that were deleted, as an event reported, and when.
+    deleted: BTreeMap<Id, Instant>,
+    chosen: Chosen,
+}
+
+/// What is known of the object of a folder.
+enum Standing<'a> {
+    Unknown,
+    There(&'a Wish),
+    /// Deleted at this time, as an event reported; or else missing from a list, or not chosen.
+    Absent(Option<Instant>),
+    NotMirrored,
+}
+
+impl Objects {
+    pub(crate) fn new(chosen: Chosen) -> Self {
+        Self {
+            objects: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            deleted: BTreeMap::new(),
+            chosen,
+        }
     }
 
-    /// A Secret was made or changed.
+    /// Other objects are mirrored from now on.
+    pub(crate) fn choose(&mut self, chosen: Chosen) {
+        self.chosen = chosen;
+    }
+
+    /// A whole list of a scope's objects.
+    pub(crate) fn listed(&mut self, scope: &Scope, objects: BTreeMap<Id, Wish>) {
+        self.objects.retain(|id, _| id.scope() != *scope);
+        self.deleted.retain(|id, _| !objects.contains_key(id));
+        self.objects.extend(objects);
+        self.listed.insert(scope.clone());
+    }
+
+    /// An object was made or changed.
     pub(crate) fn applied(&mut self, id: Id, wish: Wish) {
         self.deleted.remove(&id);
-        self.secrets.insert(id, wish);
+        self.objects.insert(id, wish);
     }
 
-    /// A Secret was deleted.
-    pub(crate) fn deleted(&mut self, id: Id) {
-        self.secrets.remove(&id);
-        self.deleted.insert(id);
+    /// An object was deleted, or is not selected any more.
+    pub(crate) fn deleted(&mut self, id: Id, now: Instant) {
+        self.objects.remove(&id);
+        self.deleted.insert(id, now);
     }
 
-    /// The Secrets that there are.
-    pub(crate) fn secrets(&self) -> &BTreeMap<Id, Wish> {
-        &self.secrets
+    /// The objects that there are, of those that are mirrored if they can be.
+    pub(crate) fn wishes(&self) -> impl Iterator<Item = (&Id, &Wish)> {
+        self.objects.iter().filter(|(id, _)| self.is_chosen(id))
+    }
+
+    /// The objects of a scope, chosen or not.
+    pub(crate) fn ids_in(&self, scope: &Scope) -> Vec<Id> {
+        let ids = self.objects.keys();
+        ids.filter(|id| id.scope() == *scope).cloned().collect()
+    }
+
+    /// The wish of an object that is chosen.
+    pub(crate) fn wish(&self, id: &Id) -> Option<&Wish> {
+        self.objects.get(id).filter(|_| self.is_chosen(id))
     }
 
     /// Forgets deletions that no folder is left of.
-    pub(crate) fn forget_deletions(&mut self, present: &BTreeMap<String, Present>) {
-        let owners: BTreeSet<&Id> = present.values().filter_map(Present::owner).collect();
-        self.deleted.retain(|id| owners.contains(id));
+    pub(crate) fn forget_deletions(&mut self, present: &BTreeMap<String, Found>) {
+        if self.deleted.is_empty() {
+            return;
+        }
+        let owners: BTreeSet<Id> = ours(present).map(|(_, manifest)| manifest.id()).collect();
+        self.deleted.retain(|id, _| owners.contains(id));
+    }
+
+    /// Whether the content of an object is worth keeping: it is chosen, or that is not decided yet.
+    pub(crate) fn may_be_chosen(&self, id: &Id) -> bool {
+        match &self.chosen {
+            Chosen::Unknown => true,
+            Chosen::Only { undecided, .. } if undecided.contains(id) => true,
+            _ => self.is_chosen(id),
+        }
+    }
+
+    fn is_chosen(&self, id: &Id) -> bool {
+        match &self.chosen {
+            Chosen::All(_) => true,
+            Chosen::Unknown => false,
+            Chosen::Only { wanted, .. } => wanted.contains(id),
+        }
+    }
+
+    fn standing(&self, id: &Id) -> Standing<'_> {
+        match &self.chosen {
+            Chosen::Unknown => return Standing::Unknown,
+            Chosen::All(scopes) if !scopes.contains(&id.scope()) => return Standing::NotMirrored,
+            Chosen::Only { undecided, .. } if undecided.contains(id) => return Standing::Unknown,
+            Chosen::Only { wanted, .. } if !wanted.contains(id) => return Standing::Absent(None),
+            _ => {}
+        }
+        if let Some(wish) = self.objects.get(id) {
+            return Standing::There(wish);
+        }
+        match self.deleted.get(id) {
+            Some(when) => Standing::Absent(Some(*when)),
+            None if self.listed.contains(&id.scope()) => Standing::Absent(None),
+            None => Standing::Unknown,
+        }
+    }
+
+    /// What removals are judged together: a scope, or all that one Gateway selects.
+    fn group(&self, id: &Id) -> Group {
+        match &self.chosen {
+            Chosen::All(_) => Some(id.scope()),
+            _ => None,
+        }
+    }
+
+    /// The last deletion in each scope.
+    fn last_deletions(&self) -> BTreeMap<Scope, Instant> {
+        let mut last = BTreeMap::new();
+        for (id, when) in &self.deleted {
+            let latest = last.entry(id.scope()).or_insert(*when);
+            *latest = (*latest).max(*when);
+        }
+        last
     }
 }
 
-/// What stands in the output folder under some name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Present {
-    /// A folder that the mirror made for this Secret.
-    Ours { id: Id, uid: String },
-    /// Anything else. It is never touched.
-    Foreign,
+type Group = Option<Scope>;
+
+/// The removals of late, done and held: what the guard adds to those that are due.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History(BTreeMap<Group, VecDeque<Past>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    when: Instant,
+    is_held: bool,
 }
 
-impl Present {
-    fn owner(&self) -> Option<&Id> {
-        match self {
-            Self::Ours { id, .. } => Some(id),
-            Self::Foreign => None,
-        }
+impl History {
+    fn count(&self, group: &Group, window: Duration, now: Instant) -> (usize, usize) {
+        let all = self.0.get(group).into_iter().flatten();
+        let recent = all.filter(|past| now.saturating_duration_since(past.when) < window);
+        recent.fold((0, 0), |(all, removed), past| {
+            (all + 1, removed + usize::from(!past.is_held))
+        })
+    }
+
+    fn add(&mut self, group: Group, past: Past, window: Duration) {
+        let all = self.0.entry(group).or_default();
+        all.retain(|old| past.when.saturating_duration_since(old.when) < window);
+        all.push_back(past);
     }
 }
 
 /// What to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// The Secrets that have their folder, and may write it.
+    /// The objects that have their folder, and may write it.
     pub(crate) granted: BTreeMap<Id, String>,
     /// The folders to remove, after all that is to be written has been.
-    pub(crate) remove: Vec<String>,
-    /// The folders that would go, and are kept.
+    pub(crate) remove: BTreeSet<String>,
+    /// The folders whose removal is held from now on.
+    pub(crate) hold: BTreeSet<String>,
+    /// The folders that would go, and are kept; those to hold included.
     pub(crate) keep: BTreeMap<String, Keep>,
-    /// The Secrets that can't have their folder.
+    /// The objects that can't have their folder.
     pub(crate) conflicts: BTreeMap<Id, Conflict>,
+    /// When the next removal is due.
+    pub(crate) wake: Option<Instant>,
 }
 
-/// Why a folder without a Secret that writes it is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why a folder without an object that writes it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// Too many would go at once.
-    MassRemoval,
+    /// Its removal was part of a mass.
+    Held,
     /// Its namespace is not mirrored (any more).
-    OtherNamespace,
-    /// Its Secret is there, but is not fit to be mirrored any more.
+    NotMirrored,
+    /// Its object is there, but is not a credential any more.
     Unfit,
 }
 
-/// Why a Secret can't have its folder.
+/// Why an object can't have its folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Conflict {
     /// The folder was not made by the mirror.
     Foreign { folder: String },
-    /// Other Secrets want the same folder.
+    /// The folder can't be read.
+    Unreadable { folder: String, why: String },
+    /// Other objects want the same folder, or one that is gone still has it.
     Clash { folder: String, others: Vec<Id> },
 }
 
-/// What may be done.
-#[derive(Clone, Debug, Default)]
+/// What decides about removals.
+#[derive(Clone, Debug)]
 pub(crate) struct Policy {
-    /// The namespaces that are mirrored.
-    pub(crate) namespaces: BTreeSet<String>,
-    /// Whether any number of folders may go at once.
-    pub(crate) allow_mass_removal: bool,
+    pub(crate) guard: Guard,
+    /// The folders that the operator released.
+    pub(crate) released: BTreeSet<String>,
+    pub(crate) history: History,
 }
 
-/// Compares what the API server said with what is present.
-pub(crate) fn plan(said: &Said, present: &BTreeMap<String, Present>, policy: &Policy) -> Plan {
-    let (granted, conflicts) = grant(said, present, policy);
-    let taken: BTreeSet<&String> = granted.values().collect();
+impl Policy {
+    /// What a plan did to a folder of `id` counts for later ones.
+    pub(crate) fn record(&mut self, objects: &Objects, id: &Id, is_held: bool, when: Instant) {
+        let past = Past { when, is_held };
+        self.history.add(objects.group(id), past, self.guard.window);
+    }
+}
+
+/// A folder whose object is gone.
+struct Candidate<'a> {
+    folder: &'a String,
+    /// Whether that is known from a list alone.
+    is_by_list: bool,
+    due: Option<Instant>,
+}
+
+/// Compares what is known of the cluster with what is present.
+pub(crate) fn plan(
+    objects: &Objects,
+    present: &BTreeMap<String, Found>,
+    policy: &Policy,
+    now: Instant,
+) -> Plan {
     let mut plan = Plan::default();
-    let mut missing: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
-    for (folder, owner) in present {
-        let Present::Ours { id, uid } = owner else {
-            continue;
+    let mut groups: BTreeMap<Group, Vec<Candidate<'_>>> = BTreeMap::new();
+    let mut moved = Vec::new();
+    let last_deletions = objects.last_deletions();
+    for (folder, manifest) in ours(present) {
+        let id = manifest.id();
+        let keep = match objects.standing(&id) {
+            Standing::Unknown => continue,
+            Standing::There(wish) => match &wish.folder {
+                Some(wanted) if wanted == folder => continue,
+                Some(_) => {
+                    moved.push((folder, id));
+                    continue;
+                }
+                None if wish.uid == manifest.uid => Some(Keep::Unfit),
+                // It was made anew as something that is not a credential.
+                None => manifest.held.then_some(Keep::Held),
+            },
+            Standing::NotMirrored => Some(Keep::NotMirrored),
+            Standing::Absent(_) => manifest.held.then_some(Keep::Held),
         };
-        if taken.contains(folder) {
-            continue;
-        }
-        match fate(said, policy, granted.contains_key(id), id, uid) {
-            Fate::Stay => {}
-            Fate::Go => plan.remove.push(folder.clone()),
-            Fate::Missing => missing.entry(&id.namespace).or_default().push(folder),
-            Fate::Kept(why) => {
-                plan.keep.insert(folder.clone(), why);
-            }
+        if policy.guard.is_off || policy.released.contains(folder) {
+            plan.remove.insert(folder.clone());
+        } else if let Some(keep) = keep {
+            plan.keep.insert(folder.clone(), keep);
+        } else {
+            let when = match objects.standing(&id) {
+                Standing::Absent(when) => when,
+                _ => None,
+            };
+            groups
+                .entry(objects.group(&id))
+                .or_default()
+                .push(Candidate {
+                    folder,
+                    is_by_list: when.is_none(),
+                    due: when.map(|when| {
+                        let last = last_deletions.get(&id.scope()).copied().unwrap_or(when);
+                        (last + QUIET).min(when + LONGEST)
+                    }),
+                });
         }
     }
-    for (namespace, folders) in missing {
-        let is_held = is_mass(folders.len(), count(present, namespace));
-        for folder in folders.into_iter().cloned() {
-            if is_held && !policy.allow_mass_removal {
-                plan.keep.insert(folder, Keep::MassRemoval);
-            } else {
-                plan.remove.push(folder);
-            }
+    for (group, candidates) in groups {
+        judge(objects, present, policy, now, &group, candidates, &mut plan);
+    }
+    grant(objects, present, &mut plan);
+    let taken: BTreeSet<&String> = plan.granted.values().collect();
+    for (folder, id) in moved {
+        // What was written elsewhere takes its place; where that can't be, it stays.
+        if plan.granted.contains_key(&id) {
+            plan.remove.insert(folder.clone());
         }
     }
-    plan.remove.sort();
-    plan.granted = granted;
-    plan.conflicts = conflicts;
+    plan.remove.retain(|folder| !taken.contains(folder));
     plan
 }
 
-/// Whether removing `going` of `owned` folders on the word of a list alone is too much at once:
-/// more than half, and more than one. A single Secret that was deleted while the mirror was down
-/// is the ordinary case, also where it was the only one.
-pub(crate) fn is_mass(going: usize, owned: usize) -> bool {
-    going > 1 && 2 * going > owned
-}
-
-/// Gives each folder to the one Secret that wants it, or that has it.
-fn grant(
-    said: &Said,
-    present: &BTreeMap<String, Present>,
+/// Decides about the removals of one group, which count together.
+fn judge(
+    objects: &Objects,
+    present: &BTreeMap<String, Found>,
     policy: &Policy,
-) -> (BTreeMap<Id, String>, BTreeMap<Id, Conflict>) {
-    let (mut granted, mut conflicts) = (BTreeMap::new(), BTreeMap::new());
-    for (folder, claimants) in claims(said) {
-        let holder = present.get(folder);
-        let rivals = rivals(said, policy, &claimants, holder);
-        let winner = match (holder, rivals.as_slice()) {
-            (Some(Present::Foreign), _) => None,
-            (_, [alone]) => Some(*alone),
-            // Nobody gets a name that two want, but who has it goes on having it.
-            _ => holder.and_then(Present::owner),
-        };
-        for id in claimants {
-            if Some(id) == winner {
-                granted.insert(id.clone(), folder.clone());
-            } else {
-                conflicts.insert(id.clone(), conflict(folder, id, holder, &rivals));
-            }
+    now: Instant,
+    group: &Group,
+    candidates: Vec<Candidate<'_>>,
+    plan: &mut Plan,
+) {
+    let guard = policy.guard;
+    let (recent, removed) = policy.history.count(group, guard.window, now);
+    let owned = ours(present).filter(|(_, manifest)| objects.group(&manifest.id()) == *group);
+    let is_mass = is_mass(
+        candidates.len() + recent,
+        owned.count() + removed,
+        guard.percent,
+    );
+    let mut left = objects
+        .wishes()
+        .filter(|(id, wish)| wish.folder.is_some() && objects.group(id) == *group);
+    let is_empty = left.next().is_none();
+    for candidate in candidates {
+        let folder = candidate.folder.clone();
+        if is_mass || (is_empty && candidate.is_by_list) {
+            plan.hold.insert(folder.clone());
+            plan.keep.insert(folder, Keep::Held);
+        } else if let Some(due) = candidate.due.filter(|due| *due > now) {
+            plan.wake = Some(plan.wake.map_or(due, |wake| wake.min(due)));
+        } else {
+            plan.remove.insert(folder);
         }
     }
-    (granted, conflicts)
 }
 
-/// Those who want a folder, and who has it, unless that one is gone.
-fn rivals<'a>(
-    said: &Said,
-    policy: &Policy,
-    claimants: &[&'a Id],
-    holder: Option<&'a Present>,
-) -> Vec<&'a Id> {
-    let mut rivals = claimants.to_vec();
-    if let Some(Present::Ours { id, uid }) = holder
-        && !claimants.contains(&id)
-        && !matches!(fate(said, policy, false, id, uid), Fate::Go | Fate::Missing)
-    {
-        rivals.push(id);
+/// Whether removing `going` of `owned` folders is too much: more than `percent` of them, and more
+/// than one, for deleting a lone Secret is an ordinary thing.
+fn is_mass(going: usize, owned: usize, percent: u8) -> bool {
+    going > 1 && 100 * going > usize::from(percent) * owned
+}
+
+/// Gives each folder to the one object that wants it, or that has it.
+fn grant(objects: &Objects, present: &BTreeMap<String, Found>, plan: &mut Plan) {
+    for (folder, claimants) in claims(objects) {
+        let rivals = rivals(&claimants, present.get(folder), folder, objects, plan);
+        let holder = match present.get(folder) {
+            Some(Found::Ours(manifest)) => Some(manifest.id()),
+            _ => None,
+        };
+        let blocked = match present.get(folder) {
+            Some(Found::Foreign) => Some(Conflict::Foreign {
+                folder: folder.clone(),
+            }),
+            Some(Found::Unreadable(why)) => Some(Conflict::Unreadable {
+                folder: folder.clone(),
+                why: why.clone(),
+            }),
+            _ => None,
+        };
+        for id in claimants {
+            // Nobody gets a name that two want, but who has it goes on having it.
+            let wins = rivals.len() == 1 || holder.as_ref() == Some(id);
+            if wins && blocked.is_none() {
+                plan.granted.insert(id.clone(), folder.clone());
+                continue;
+            }
+            let conflict = blocked.clone().unwrap_or_else(|| Conflict::Clash {
+                folder: folder.clone(),
+                others: rivals
+                    .iter()
+                    .filter(|other| *other != id)
+                    .cloned()
+                    .collect(),
+            });
+            plan.conflicts.insert(id.clone(), conflict);
+        }
+    }
+}
+
+/// Those who want a folder, and who has it, unless that one is gone and its folder free.
+fn rivals(
+    claimants: &[&Id],
+    holder: Option<&Found>,
+    folder: &String,
+    objects: &Objects,
+    plan: &Plan,
+) -> Vec<Id> {
+    let mut rivals: Vec<Id> = claimants.iter().map(|id| (*id).clone()).collect();
+    if let Some(Found::Ours(manifest)) = holder {
+        let id = manifest.id();
+        let is_absent = matches!(objects.standing(&id), Standing::Absent(_));
+        let is_free =
+            plan.remove.contains(folder) || (is_absent && !plan.keep.contains_key(folder));
+        if !rivals.contains(&id) && !is_free {
+            rivals.push(id);
+        }
     }
     rivals
 }
 
-fn conflict(folder: &str, id: &Id, holder: Option<&Present>, rivals: &[&Id]) -> Conflict {
-    let folder = folder.to_owned();
-    if holder == Some(&Present::Foreign) {
-        return Conflict::Foreign { folder };
-    }
-    let others = rivals.iter().filter(|other| **other != id);
-    Conflict::Clash {
-        folder,
-        others: others.map(|other| (*other).clone()).collect(),
-    }
-}
-
-/// The Secrets that want each folder.
-fn claims(said: &Said) -> BTreeMap<&String, Vec<&Id>> {
+/// The objects that want each folder.
+fn claims(objects: &Objects) -> BTreeMap<&String, Vec<&Id>> {
     let mut claims: BTreeMap<&String, Vec<&Id>> = BTreeMap::new();
-    for (id, wish) in &said.secrets {
+    for (id, wish) in objects.wishes() {
         if let Some(folder) = &wish.folder {
             claims.entry(folder).or_default().push(id);
         }
@@ -234,43 +447,13 @@ fn claims(said: &Said) -> BTreeMap<&String, Vec<&Id>> {
     claims
 }
 
-enum Fate {
-    Stay,
-    Go,
-    /// It would go on the word of a list alone.
-    Missing,
-    Kept(Keep),
-}
-
-/// What becomes of a folder that nobody writes, and that the Secret `id` with this `uid` has.
-/// `moved`: that Secret writes another folder now.
-fn fate(said: &Said, policy: &Policy, moved: bool, id: &Id, uid: &str) -> Fate {
-    if said.deleted.contains(id) {
-        return Fate::Go;
-    }
-    if !policy.namespaces.contains(&id.namespace) {
-        return match policy.allow_mass_removal {
-            true => Fate::Go,
-            false => Fate::Kept(Keep::OtherNamespace),
-        };
-    }
-    if !said.listed.contains(&id.namespace) {
-        return Fate::Stay;
-    }
-    match said.secrets.get(id) {
-        // What was written there takes this one's place.
-        Some(_) if moved => Fate::Go,
-        // It wants another folder, and can't have it.
-        Some(wish) if wish.folder.is_some() => Fate::Stay,
-        Some(wish) if wish.uid == uid => Fate::Kept(Keep::Unfit),
-        // It was deleted, or made anew as something else.
-        Some(_) | None => Fate::Missing,
-    }
-}
-
-fn count(present: &BTreeMap<String, Present>, namespace: &str) -> usize {
-    let owners = present.values().filter_map(Present::owner);
-    owners.filter(|id| id.namespace == namespace).count()
+fn ours(
+    present: &BTreeMap<String, Found>,
+) -> impl Iterator<Item = (&String, &crate::manifest::Manifest)> {
+    present.iter().filter_map(|(folder, found)| match found {
+        Found::Ours(manifest) => Some((folder, manifest)),
+        Found::Foreign | Found::Unreadable(_) => None,
+    })
 }
 
 #[cfg(test)]

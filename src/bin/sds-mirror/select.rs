@@ -1,14 +1,16 @@
-//! Which Secrets are mirrored, and what of them.
+//! Which Secrets and ConfigMaps are mirrored, and which files each one becomes.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::name::{NameTemplate, check_key, is_reserved};
+use crate::name::{NameTemplate, check_folder, check_key, is_reserved};
 
-/// The keys that a credential is made of; of all others nothing is written to disk.
+/// The keys that a credential is made of. No other key is written to disk unless it is mapped.
 const KEYS: [&str; 8] = [
     "cert",
     "key",
@@ -23,22 +25,100 @@ const KEYS: [&str; 8] = [
 const PAIRS: [[&str; 2]; 2] = [["cert", "key"], ["tls.crt", "tls.key"]];
 /// A bundle of CAs, likewise.
 const BUNDLES: [&str; 2] = ["cacert", "ca.crt"];
+/// The files that a ConfigMap becomes: its bundle, and a revocation list of that name.
+const CONFIGMAP_FILE: &str = "ca.crt";
+const CONFIGMAP_CRL: &str = "ca.crl";
+/// The keys of a ConfigMap that may hold the bundle, most important first: Gateway API's, then the
+/// names that trust-manager's documentation uses.
+pub(crate) const CONFIGMAP_KEYS: [&str; 4] = [
+    "ca.crt",
+    "ca-bundle.crt",
+    "trust-bundle.pem",
+    "root-certs.pem",
+];
+/// The annotation that gives an object's folder a name of one's choice.
+pub(crate) const FOLDER_ANNOTATION: &str = "sds-agent/folder";
 
 /// Types that are never mirrored and that there may be many or large ones of: the API server is
 /// asked to leave them out.
 pub(crate) const LEAVE_OUT: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,\
     type!=kubernetes.io/dockerconfigjson,type!=bootstrap.kubernetes.io/token";
 
-/// A Secret's place in the cluster.
+/// The kinds of objects that are read from the cluster.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub(crate) enum Kind {
+    #[default]
+    Secret,
+    ConfigMap,
+    Gateway,
+    ReferenceGrant,
+}
+
+impl Kind {
+    /// The resource's name in URLs and rights, and as a metric label.
+    pub(crate) fn resource(self) -> &'static str {
+        match self {
+            Self::Secret => "secrets",
+            Self::ConfigMap => "configmaps",
+            Self::Gateway => "gateways",
+            Self::ReferenceGrant => "referencegrants",
+        }
+    }
+}
+
+/// One kind of object in one namespace: what one list and one watch cover.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Scope {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: String,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} in namespace {}",
+            self.kind.resource(),
+            self.namespace.escape_debug()
+        )
+    }
+}
+
+/// An object's place in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id {
+    pub(crate) kind: Kind,
     pub(crate) namespace: String,
     pub(crate) name: String,
 }
 
+impl Id {
+    /// The place of an object with these metadata.
+    pub(crate) fn of(kind: Kind, metadata: &ObjectMeta) -> Self {
+        Self {
+            kind,
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The scope that it belongs to.
+    pub(crate) fn scope(&self) -> Scope {
+        Scope {
+            kind: self.kind,
+            namespace: self.namespace.clone(),
+        }
+    }
+}
+
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A server that is not what it seems must not forge a log line.
+        if self.kind != Kind::Secret {
+            write!(f, "{:?} ", self.kind)?;
+        }
+        // A hostile server must not be able to forge a log line.
         write!(
             f,
             "{}/{}",
@@ -51,34 +131,42 @@ impl fmt::Display for Id {
 /// Files of a folder by name; wiped when dropped.
 pub(crate) type Files = BTreeMap<String, Zeroizing<Vec<u8>>>;
 
-/// What a Secret is to the mirror.
+/// How objects become folders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// The folder of a Secret.
+    pub(crate) template: NameTemplate,
+    /// The folder of a ConfigMap.
+    pub(crate) configmap_template: NameTemplate,
+    /// Keys of Secrets that are written besides the usual ones, and as which file.
+    pub(crate) keys: BTreeMap<String, String>,
+    /// The keys of a ConfigMap that may hold its bundle; the first that is there does.
+    pub(crate) configmap_keys: Vec<String>,
+}
+
+/// An object, and what becomes of it.
 pub(crate) struct Selected {
     pub(crate) id: Id,
     pub(crate) uid: String,
     pub(crate) resource_version: String,
     pub(crate) choice: Choice,
-    /// Keys that can't be file names, with the reason; the rest of the Secret is taken.
+    /// Keys that can't be file names, with the reason; the rest of the object is taken.
     pub(crate) bad_keys: Vec<String>,
 }
 
-/// Whether a Secret is mirrored.
+/// Whether an object is mirrored.
 pub(crate) enum Choice {
     /// It is, as these files in this folder.
     Take { folder: String, files: Files },
-    /// It is none of the mirror's business.
-    PassOver(&'static str),
-    /// It should be, and can't be.
+    /// It is not a credential.
+    Skip(&'static str),
+    /// It should be mirrored, and can't be.
     Refuse(String),
 }
 
 /// Decides about a Secret. Whatever of its content is not taken is wiped.
-pub(crate) fn select(secret: Secret, template: &NameTemplate) -> Selected {
-    let metadata = secret.metadata;
-    let id = Id {
-        namespace: metadata.namespace.unwrap_or_default(),
-        name: metadata.name.unwrap_or_default(),
-    };
-    let mut files: Files = secret
+pub(crate) fn secret(secret: Secret, rules: &Rules) -> Selected {
+    let content: Files = secret
         .data
         .unwrap_or_default()
         .into_iter()
@@ -87,12 +175,52 @@ pub(crate) fn select(secret: Secret, template: &NameTemplate) -> Selected {
     for mut text in secret.string_data.unwrap_or_default().into_values() {
         text.zeroize();
     }
-    let has_token = files.contains_key("token");
-    let bad_keys = files.keys().filter_map(|key| bad_key(key)).collect();
-    files.retain(|key, _| KEYS.contains(&key.as_str()));
+    let bad_keys = content.keys().filter_map(|key| bad_key(key)).collect();
     let type_ = secret.type_.as_deref().unwrap_or("Opaque");
+    selected(Kind::Secret, secret.metadata, bad_keys, |id, folder| {
+        choose_secret(id, type_, content, folder, rules)
+    })
+}
+
+/// Decides about a ConfigMap.
+pub(crate) fn configmap(configmap: ConfigMap, rules: &Rules) -> Selected {
+    let mut texts = configmap.data.unwrap_or_default();
+    let mut binary = configmap.binary_data.unwrap_or_default();
+    let mut content = |key: &str| {
+        let text = texts.remove(key).map(String::into_bytes);
+        let bytes = text.or_else(|| binary.remove(key).map(|bytes| bytes.0));
+        bytes.map(Zeroizing::new)
+    };
+    let bundle = rules.configmap_keys.iter().find_map(|key| content(key));
+    let crl = content(CONFIGMAP_CRL);
+    selected(
+        Kind::ConfigMap,
+        configmap.metadata,
+        Vec::new(),
+        |id, folder| {
+            let Some(bundle) = bundle else {
+                return Choice::Skip("it has none of the keys that may hold a bundle of CAs");
+            };
+            let mut files = Files::from([(CONFIGMAP_FILE.to_owned(), bundle)]);
+            files.extend(crl.map(|crl| (CONFIGMAP_CRL.to_owned(), crl)));
+            take(id, folder, files, &rules.configmap_template)
+        },
+    )
+}
+
+/// Puts together what is known of an object; `choose` gets its place and its annotated folder.
+fn selected(
+    kind: Kind,
+    metadata: ObjectMeta,
+    bad_keys: Vec<String>,
+    choose: impl FnOnce(&Id, Option<String>) -> Choice,
+) -> Selected {
+    let id = Id::of(kind, &metadata);
+    let folder = metadata
+        .annotations
+        .and_then(|mut annotations| annotations.remove(FOLDER_ANNOTATION));
     Selected {
-        choice: choose(&id, type_, has_token, files, template),
+        choice: choose(&id, folder),
         id,
         uid: metadata.uid.unwrap_or_default(),
         resource_version: metadata.resource_version.unwrap_or_default(),
@@ -106,31 +234,67 @@ fn bad_key(key: &str) -> Option<String> {
     Some(format!("the key {shown:?} {why}"))
 }
 
-fn choose(id: &Id, type_: &str, has_token: bool, files: Files, template: &NameTemplate) -> Choice {
+fn choose_secret(
+    id: &Id,
+    type_: &str,
+    content: Files,
+    folder: Option<String>,
+    rules: &Rules,
+) -> Choice {
     if !matches!(type_, "Opaque" | "kubernetes.io/tls") {
-        return Choice::PassOver("its type");
+        return Choice::Skip("its type");
     }
-    if is_reserved(&id.name) {
-        return Choice::PassOver("its name begins with istio or prometheus");
+    if folder.is_none() && is_reserved(&id.name) {
+        return Choice::Skip("its name begins with istio or prometheus");
     }
-    if has_token {
-        return Choice::PassOver("it has a key named token");
+    if content.contains_key("token") && !rules.keys.contains_key("token") {
+        return Choice::Skip("it has a key named token");
     }
+    let is_mapped = content.keys().any(|key| rules.keys.contains_key(key));
+    let files = files(content, rules);
     let has = |key: &str| files.contains_key(key);
     let pair = PAIRS.iter().any(|pair| pair.iter().all(|key| has(key)));
-    if !pair && !BUNDLES.iter().any(|key| has(key)) {
-        // A lone `key` is some other program's affair; a lone certificate was meant for this one.
+    if !pair && !is_mapped && !BUNDLES.iter().any(|key| has(key)) {
+        // A lone `key` belongs to some other program; a lone certificate was meant for this one.
         let lone = PAIRS.iter().find(|[certificate, _]| has(certificate));
         return match lone {
             Some([certificate, key]) => Choice::Refuse(format!(
                 "it has {certificate} and lacks {key}; add it, or cacert for a bundle of CAs"
             )),
-            None => Choice::PassOver("it holds no credential"),
+            None => Choice::Skip("it holds no credential"),
         };
     }
-    match template.folder(&id.namespace, &id.name) {
+    take(id, folder, files, &rules.template)
+}
+
+/// The keys that are written, under the names of their files. A mapped key wins over the usual key
+/// of that name.
+fn files(mut content: Files, rules: &Rules) -> Files {
+    let mut files = Files::new();
+    for (key, file) in &rules.keys {
+        if let Some(bytes) = content.remove(key) {
+            files.insert(file.clone(), bytes);
+        }
+    }
+    for (key, bytes) in content {
+        if KEYS.contains(&key.as_str()) {
+            files.entry(key).or_insert(bytes);
+        }
+    }
+    files
+}
+
+fn take(id: &Id, folder: Option<String>, files: Files, template: &NameTemplate) -> Choice {
+    let folder = match folder {
+        Some(folder) => check_folder(folder)
+            .map_err(|bad| format!("{bad}; change the annotation {FOLDER_ANNOTATION}")),
+        None => template
+            .folder(&id.namespace, &id.name)
+            .map_err(|bad| bad.to_string()),
+    };
+    match folder {
         Ok(folder) => Choice::Take { folder, files },
-        Err(bad_name) => Choice::Refuse(bad_name.to_string()),
+        Err(why) => Choice::Refuse(why),
     }
 }
 
@@ -138,9 +302,17 @@ fn choose(id: &Id, type_: &str, has_token: bool, files: Files, template: &NameTe
 mod tests {
     use super::*;
     use k8s_openapi::ByteString;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-    fn secret(name: &str, type_: &str, keys: &[&str]) -> Secret {
+    fn rules() -> Rules {
+        Rules {
+            template: NameTemplate::default(),
+            configmap_template: NameTemplate::parse("{name}-cacert").unwrap(),
+            keys: BTreeMap::new(),
+            configmap_keys: CONFIGMAP_KEYS.map(str::to_owned).to_vec(),
+        }
+    }
+
+    fn object(name: &str, type_: &str, keys: &[&str]) -> Secret {
         Secret {
             metadata: ObjectMeta {
                 name: Some(name.into()),
@@ -159,12 +331,16 @@ mod tests {
 
     /// The files taken, or the reason why none are.
     fn chosen(name: &str, type_: &str, keys: &[&str]) -> String {
-        match select(secret(name, type_, keys), &NameTemplate::default()).choice {
+        shown(secret(object(name, type_, keys), &rules()), name)
+    }
+
+    fn shown(selected: Selected, expected: &str) -> String {
+        match selected.choice {
             Choice::Take { folder, files } => {
-                assert_eq!(folder, name);
+                assert_eq!(folder, expected);
                 files.into_keys().collect::<Vec<_>>().join(" ")
             }
-            Choice::PassOver(why) => format!("passed over: {why}"),
+            Choice::Skip(why) => format!("skipped: {why}"),
             Choice::Refuse(why) => format!("refused: {why}"),
         }
     }
@@ -198,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_credential_is_passed_over() {
+    fn what_is_not_a_credential_is_skipped() {
         let pair = ["cert", "key"];
         for (name, type_, keys) in [
             ("istio-ca-secret", "Opaque", &pair[..]),
@@ -213,7 +389,7 @@ mod tests {
             ("a", "Opaque", &[]),
         ] {
             let got = chosen(name, type_, keys);
-            assert!(got.starts_with("passed over"), "{name} {type_}: {got}");
+            assert!(got.starts_with("skipped"), "{name} {type_}: {got}");
         }
     }
 
@@ -231,9 +407,79 @@ mod tests {
     #[test]
     fn keys_that_are_no_file_names_are_refused_and_the_rest_is_taken() {
         let keys = ["cert", "key", "../../etc/cron.d/x"];
-        let selected = select(secret("a", "Opaque", &keys), &NameTemplate::default());
+        let selected = secret(object("a", "Opaque", &keys), &rules());
         assert!(matches!(&selected.choice, Choice::Take { files, .. } if files.len() == 2));
         assert_eq!(selected.bad_keys.len(), 1);
         assert!(selected.bad_keys[0].contains("path separator"));
+    }
+
+    #[test]
+    fn mapped_keys_become_files_and_win_over_the_usual_ones() {
+        let mut rules = rules();
+        rules.keys = [("combined.pem", "tls.pem"), ("server.crt", "tls.crt")]
+            .map(|(key, file)| (key.to_owned(), file.to_owned()))
+            .into();
+        let choose = |keys: &[&str]| shown(secret(object("a", "Opaque", keys), &rules), "a");
+        assert_eq!(choose(&["combined.pem", "password"]), "tls.pem");
+        assert!(choose(&["password"]).starts_with("skipped"));
+        let both = secret(
+            object("a", "Opaque", &["server.crt", "tls.crt", "tls.key"]),
+            &rules,
+        );
+        let Choice::Take { files, .. } = both.choice else {
+            panic!("not taken");
+        };
+        assert_eq!(*files["tls.crt"], b"server.crt");
+        assert_eq!(files.len(), 2);
+    }
+
+    #[test]
+    fn an_annotation_names_the_folder() {
+        let annotated = |folder: &str| {
+            let mut secret = object("istio-a", "Opaque", &["cert", "key"]);
+            let annotations = [(FOLDER_ANNOTATION.to_owned(), folder.to_owned())];
+            secret.metadata.annotations = Some(annotations.into());
+            secret
+        };
+        assert_eq!(shown(secret(annotated("web"), &rules()), "web"), "cert key");
+        for folder in ["../web", "", ".web", "istio-web"] {
+            let got = shown(secret(annotated(folder), &rules()), folder);
+            assert!(got.starts_with("refused"), "{got}");
+            assert!(got.contains(FOLDER_ANNOTATION), "{got}");
+        }
+    }
+
+    #[test]
+    fn a_configmap_becomes_a_bundle() {
+        let object = |data: &[(&str, &str)]| ConfigMap {
+            metadata: ObjectMeta {
+                name: Some("trust".into()),
+                namespace: Some("ns".into()),
+                ..ObjectMeta::default()
+            },
+            data: Some(
+                data.iter()
+                    .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                    .collect(),
+            ),
+            ..ConfigMap::default()
+        };
+        let both = object(&[
+            ("trust-bundle.pem", "second"),
+            ("ca.crt", "first"),
+            ("x", "y"),
+        ]);
+        let Choice::Take { folder, files } = configmap(both, &rules()).choice else {
+            panic!("not taken");
+        };
+        assert_eq!((folder.as_str(), files.len()), ("trust-cacert", 1));
+        assert_eq!(*files["ca.crt"], b"first");
+        let with_crl = object(&[("root-certs.pem", "A"), ("ca.crl", "L")]);
+        assert_eq!(
+            shown(configmap(with_crl, &rules()), "trust-cacert"),
+            "ca.crl ca.crt"
+        );
+        let other = shown(configmap(object(&[("x", "y")]), &rules()), "");
+        assert!(other.starts_with("skipped"), "{other}");
     }
 }

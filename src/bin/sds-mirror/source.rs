@@ -1,43 +1,60 @@
-//! The Secrets of one namespace, as the API server tells of them: one whole list, then what changes.
+//! The objects of one scope, as the API server reports them: one whole list, then what changes.
 //!
 //! kube's `watcher` does the protocol: pages, bookmarks, a watch that goes on where the last one
 //! ended, and a new list when that is no longer possible (410 Gone). What it leaves to its user is
-//! done here: the pauses after failures, a 410 in answer to the watch request itself (it would ask
-//! the same again for ever), and telling a whole list from half of one.
+//! done here: the pauses after failures, a 410 in answer to the watch request itself (it would send
+//! the same request again for ever), and telling a whole list from half of one.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::core::DynamicObject;
 use kube::runtime::watcher::{self, Event as WatcherEvent, watcher};
-use kube::{Api, Client};
-use tokio::sync::mpsc;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::{Notify, mpsc};
 
-use crate::access::chain;
+use crate::access::{WATCH_TIMEOUT, client_error};
 use crate::backoff::Backoff;
-use crate::name::NameTemplate;
-use crate::select::{Id, Selected, select};
+use crate::gateway::{Gateway, Grant, gateway_api, grant_api};
+use crate::select::{Id, Kind, Rules, Scope, Selected, configmap, secret};
+use crate::transport::AnotherCluster;
 
-/// Seconds after which the API server ends a watch, and it is begun anew where it ended. The mirror
-/// hears from the API server at least this often, and finds a dead connection soon after.
-pub(crate) const WATCH_TIMEOUT: u32 = 60;
+/// An answer that is not the API server's own has this reason: a proxy's page, for example.
+const NOT_A_STATUS: &str = "Failed to parse error data";
+/// What an API server written in Go answers when TLS is missing.
+const EXPECTS_TLS: &str = "HTTP request to an HTTPS server";
 
-/// What the API server told, or that it could not be asked.
+/// One object, as far as it matters here.
+pub(crate) enum Item {
+    Object(Selected),
+    Gateway(Gateway),
+    Grant(Grant),
+}
+
+impl Item {
+    fn id(&self) -> &Id {
+        match self {
+            Self::Object(selected) => &selected.id,
+            Self::Gateway(gateway) => &gateway.id,
+            Self::Grant(grant) => &grant.id,
+        }
+    }
+}
+
+/// What the API server reported, or that it could not be asked.
 pub(crate) enum Event {
-    /// All Secrets that there are, and the cluster's uid, where the account may know it.
-    Listed {
-        secrets: BTreeMap<Id, Selected>,
-        cluster_uid: Option<String>,
-    },
-    /// A Secret was made or changed.
-    Applied(Selected),
-    /// A Secret was deleted.
+    /// All objects that there are.
+    Listed(BTreeMap<Id, Item>),
+    /// An object was made or changed.
+    Applied(Item),
+    /// An object was deleted, or is not selected any more.
     Deleted(Id),
-    /// A Secret, as it was asked for.
-    Fetched(Selected),
-    /// It is asked again after `pause`.
+    /// The next attempt follows after `pause`.
     Failed(Failure, Duration),
 }
 
@@ -51,20 +68,26 @@ pub(crate) struct Failure {
 /// The kind of a failure: a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FailureKind {
-    /// It does not know who asks.
+    /// The credentials are not valid.
     Unauthorized,
-    /// Who asks has no right to.
+    /// The account has no right to this.
     Forbidden,
+    /// The API server does not have this resource.
+    NotFound,
     /// The watch can't go on where it ended; a new list follows.
     Gone,
-    /// It has too much to do.
+    /// The API server has too much to do.
     Throttled,
-    /// It failed by itself.
+    /// The API server failed by itself.
     Server,
-    /// It refuses the request, a bad selector for example.
+    /// The API server refuses the request, a bad selector for example.
     Refused,
-    /// It can't be reached, or the connection broke.
+    /// The API server expects TLS.
+    Plaintext,
+    /// The API server can't be reached, or the connection broke.
     Network,
+    /// The API server is another cluster's.
+    AnotherCluster,
 }
 
 impl FailureKind {
@@ -73,67 +96,143 @@ impl FailureKind {
         match self {
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
             Self::Gone => "gone",
             Self::Throttled => "throttled",
             Self::Server => "server",
             Self::Refused => "refused",
+            Self::Plaintext => "plaintext",
             Self::Network => "network",
+            Self::AnotherCluster => "another_cluster",
         }
     }
 
     /// What to do about it.
-    pub(crate) fn remedy(self) -> &'static str {
-        match self {
+    pub(crate) fn remedy(self, scope: &Scope) -> String {
+        let text = match self {
+            Self::Forbidden => {
+                return format!(
+                    "give the account get, list and watch on {} in this namespace",
+                    scope.kind.resource()
+                );
+            }
             Self::Unauthorized => {
                 "token or certificate may have expired: renew it, it is read again for each attempt"
             }
-            Self::Forbidden => "give the account get, list and watch on secrets in this namespace",
+            Self::NotFound => "is the API of this resource installed in the cluster?",
+            Self::Plaintext => "write https:// in the place of http:// in the API server's URL",
+            Self::AnotherCluster => {
+                "nothing is changed; give this cluster an --output of its own, or \
+                 --allow-cluster-change to take the folders over"
+            }
             Self::Gone => "a new list follows",
             Self::Throttled | Self::Server | Self::Network => {
                 "what is on disk stays until it works"
             }
-            Self::Refused => "check --selector, --field-selector and --namespace",
-        }
+            Self::Refused => "check the selectors and --namespace",
+        };
+        text.to_owned()
     }
 }
 
-/// A namespace, and which of its Secrets.
+/// A scope, and which of its objects.
 pub(crate) struct Source {
-    pub(crate) namespace: Arc<str>,
+    pub(crate) scope: Scope,
     pub(crate) selector: Option<String>,
-    pub(crate) field_selector: String,
-    pub(crate) template: Arc<NameTemplate>,
+    pub(crate) field_selector: Option<String>,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) wake: Arc<Wake>,
 }
 
+/// Has a source act before it would by itself.
+#[derive(Default)]
+pub(crate) struct Wake {
+    list: Notify,
+    retry: Notify,
+}
+
+impl Wake {
+    /// Lists everything again, once, however often this is called meanwhile.
+    pub(crate) fn list(&self) {
+        self.list.notify_one();
+    }
+
+    /// Ends a pause after a failure.
+    pub(crate) fn retry(&self) {
+        self.retry.notify_waiters();
+    }
+}
+
+type Events = mpsc::Sender<(Scope, Event)>;
+
 impl Source {
-    /// Tells of the namespace until the receiver is gone.
-    pub(crate) async fn run(self, client: Client, events: mpsc::Sender<(Arc<str>, Event)>) {
-        let mut pauses = Pauses {
-            failures: Backoff::new(),
-            lists: Backoff::new(),
-        };
-        loop {
-            // It only comes back when the watch must begin anew.
-            if self.watch(&client, &events, &mut pauses).await.is_err() {
-                return;
+    /// Reports on the scope until the receiver is gone.
+    pub(crate) async fn run(self, client: Client, events: Events) {
+        let namespace = self.scope.namespace.clone();
+        let rules = Arc::clone(&self.rules);
+        let dynamic = |api| Api::<DynamicObject>::namespaced_with(client.clone(), &namespace, &api);
+        match self.scope.kind {
+            Kind::Secret => {
+                let api: Api<Secret> = Api::namespaced(client, &namespace);
+                self.repeat(api, events, move |object| {
+                    Item::Object(secret(object, &rules))
+                })
+                .await;
+            }
+            Kind::ConfigMap => {
+                let api: Api<ConfigMap> = Api::namespaced(client, &namespace);
+                self.repeat(api, events, move |object| {
+                    Item::Object(configmap(object, &rules))
+                })
+                .await;
+            }
+            Kind::Gateway => {
+                let api = dynamic(gateway_api());
+                self.repeat(api, events, |object| Item::Gateway(Gateway::of(&object)))
+                    .await;
+            }
+            Kind::ReferenceGrant => {
+                let api = dynamic(grant_api());
+                self.repeat(api, events, |object| Item::Grant(Grant::of(&object)))
+                    .await;
             }
         }
     }
 
+    async fn repeat<K>(&self, api: Api<K>, events: Events, item: impl Fn(K) -> Item)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let mut pauses = Pauses {
+            failures: Backoff::new(),
+            lists: Backoff::new(),
+        };
+        // It only comes back when the watch must begin anew, with a list.
+        while self.watch(&api, &events, &item, &mut pauses).await.is_ok() {}
+    }
+
     /// Lists and watches until a watch can't be gone on with.
-    async fn watch(
+    async fn watch<K>(
         &self,
-        client: &Client,
-        events: &mpsc::Sender<(Arc<str>, Event)>,
+        api: &Api<K>,
+        events: &Events,
+        item: &impl Fn(K) -> Item,
         pauses: &mut Pauses,
-    ) -> Result<(), Closed> {
-        let api: Api<Secret> = Api::namespaced(client.clone(), &self.namespace);
-        let mut stream = watcher(api, self.config()).boxed();
+    ) -> Result<(), Closed>
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let mut stream = watcher(api.clone(), self.config()).boxed();
         let mut listing = BTreeMap::new();
         loop {
-            match stream.try_next().await {
+            let next = tokio::select! {
+                biased;
+                () = self.wake.list.notified() => return Ok(()),
+                next = stream.try_next() => next,
+            };
+            match next {
                 Ok(Some(event)) => {
-                    if let Some(event) = self.event(event, &mut listing, client).await {
+                    if let Some(event) = take(event, &mut listing, item) {
                         self.send(events, event).await?;
                     }
                 }
@@ -142,7 +241,10 @@ impl Source {
                     let failure = failure(&error);
                     let pause = pauses.after(failure.kind, asked_for(&error));
                     self.send(events, Event::Failed(failure, pause)).await?;
-                    tokio::time::sleep(pause).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = self.wake.retry.notified() => {}
+                    }
                     if is_gone_at_start(&error) {
                         return Ok(());
                     }
@@ -151,71 +253,40 @@ impl Source {
         }
     }
 
-    async fn event(
-        &self,
-        event: WatcherEvent<Secret>,
-        listing: &mut BTreeMap<Id, Selected>,
-        client: &Client,
-    ) -> Option<Event> {
-        match event {
-            // What came of a list that was broken off is forgotten.
-            WatcherEvent::Init => listing.clear(),
-            WatcherEvent::InitApply(secret) => {
-                let selected = select(secret, &self.template);
-                listing.insert(selected.id.clone(), selected);
-            }
-            WatcherEvent::InitDone => {
-                return Some(Event::Listed {
-                    secrets: std::mem::take(listing),
-                    cluster_uid: cluster_uid(client).await,
-                });
-            }
-            WatcherEvent::Apply(secret) => {
-                return Some(Event::Applied(select(secret, &self.template)));
-            }
-            WatcherEvent::Delete(secret) => {
-                return Some(Event::Deleted(select(secret, &self.template).id));
-            }
-        }
-        None
-    }
-
     fn config(&self) -> watcher::Config {
-        let config = watcher::Config::default()
-            .timeout(WATCH_TIMEOUT)
-            .fields(&self.field_selector);
-        match &self.selector {
-            Some(selector) => config.labels(selector),
-            None => config,
+        let mut config = watcher::Config::default().timeout(WATCH_TIMEOUT);
+        if let Some(fields) = &self.field_selector {
+            config = config.fields(fields);
         }
+        if let Some(labels) = &self.selector {
+            config = config.labels(labels);
+        }
+        config
     }
 
-    async fn send(
-        &self,
-        events: &mpsc::Sender<(Arc<str>, Event)>,
-        event: Event,
-    ) -> Result<(), Closed> {
-        let message = (Arc::clone(&self.namespace), event);
+    async fn send(&self, events: &Events, event: Event) -> Result<(), Closed> {
+        let message = (self.scope.clone(), event);
         events.send(message).await.map_err(|_| Closed)
     }
 }
 
-/// A Secret as it is now; `None` where it can't be had.
-pub(crate) async fn fetch(client: Client, id: Id, template: Arc<NameTemplate>) -> Option<Selected> {
-    let api: Api<Secret> = Api::namespaced(client, &id.namespace);
-    match api.get(&id.name).await {
-        Ok(secret) => Some(select(secret, &template)),
-        Err(error) => {
-            tracing::warn!(secret = %id, "it can't be asked for: {}", chain(&error));
-            None
+fn take<K>(
+    event: WatcherEvent<K>,
+    listing: &mut BTreeMap<Id, Item>,
+    item: impl Fn(K) -> Item,
+) -> Option<Event> {
+    match event {
+        // What came of a list that was broken off is forgotten.
+        WatcherEvent::Init => listing.clear(),
+        WatcherEvent::InitApply(object) => {
+            let item = item(object);
+            listing.insert(item.id().clone(), item);
         }
+        WatcherEvent::InitDone => return Some(Event::Listed(std::mem::take(listing))),
+        WatcherEvent::Apply(object) => return Some(Event::Applied(item(object))),
+        WatcherEvent::Delete(object) => return Some(Event::Deleted(item(object).id().clone())),
     }
-}
-
-/// What stands for the cluster by convention; most accounts have no right to know it.
-async fn cluster_uid(client: &Client) -> Option<String> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    namespaces.get("kube-system").await.ok()?.metadata.uid
+    None
 }
 
 /// Nobody listens any more.
@@ -259,21 +330,47 @@ fn asked_for(error: &watcher::Error) -> Option<Duration> {
     Some(Duration::from_secs(u64::from(seconds)))
 }
 
+fn client_failure(error: &watcher::Error) -> Option<&kube::Error> {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => Some(error),
+        _ => None,
+    }
+}
+
 fn failure(error: &watcher::Error) -> Failure {
+    if let Some(kube::Error::Service(error)) = client_failure(error)
+        && let Some(another) = error.downcast_ref::<AnotherCluster>()
+    {
+        return Failure {
+            kind: FailureKind::AnotherCluster,
+            text: another.to_string(),
+        };
+    }
     let Some(status) = status(error) else {
         return Failure {
             kind: FailureKind::Network,
-            text: chain(error),
+            text: client_failure(error).map_or_else(|| error.to_string(), client_error),
         };
     };
     let kind = match status.code {
+        400 if status.message.contains(EXPECTS_TLS) => FailureKind::Plaintext,
         401 => FailureKind::Unauthorized,
         403 => FailureKind::Forbidden,
+        404 => FailureKind::NotFound,
         410 => FailureKind::Gone,
         429 => FailureKind::Throttled,
         400..500 => FailureKind::Refused,
         _ => FailureKind::Server,
     };
-    let text = format!("{} ({})", status.message.escape_debug(), status.code);
+    let text = match (kind, status.reason.as_str()) {
+        (FailureKind::Plaintext, _) => {
+            "the API server speaks TLS, and its URL begins with http://".to_owned()
+        }
+        // It may be anything, an answer with keys in it included.
+        (_, NOT_A_STATUS) => format!("the answer is not one of Kubernetes ({})", status.code),
+        _ => format!("{} ({})", status.message.escape_debug(), status.code),
+    };
     Failure { kind, text }
 }

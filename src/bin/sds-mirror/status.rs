@@ -1,4 +1,5 @@
-//! How the mirror is doing: what health and metrics show.
+//! How the mirror is doing: what health, metrics and `sds-mirror status` show, and what
+//! `sds-mirror release` asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -7,95 +8,233 @@ use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use sds_agent::admin::exposition;
-use sds_agent::admin::http::{BoxFuture, Page, Pages, TEXT};
+use sds_agent::admin::http::{BoxFuture, JSON, Page, Pages, TEXT};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::metrics::{Counts, Metrics};
 use crate::problems::Problems;
+use crate::select::Scope;
 
-/// After this time without a word of the API server the mirror does not count as ready. A watch is
-/// renewed every minute.
+/// After this time without an answer of the API server the mirror is not ready. A watch is renewed
+/// every minute.
 const STALE_AFTER: Duration = Duration::from_secs(300);
+/// An object may be on its way to the disk for this long before the mirror counts as out of step.
+const ON_ITS_WAY: Duration = Duration::from_secs(5);
+
+/// What `/status` shows.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// `ready`, `degraded` or `not ready`.
+    pub(crate) health: String,
+    /// The cluster.
+    pub(crate) cluster: String,
+    /// What is watched.
+    pub(crate) scopes: Vec<ScopeReport>,
+    /// Every object, and every folder that has none.
+    pub(crate) objects: Vec<Shown>,
+    /// What is wrong.
+    pub(crate) problems: Vec<ProblemReport>,
+}
+
+/// One scope in a [`Report`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ScopeReport {
+    pub(crate) resource: String,
+    pub(crate) namespace: String,
+    pub(crate) state: String,
+}
+
+/// One problem in a [`Report`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProblemReport {
+    pub(crate) subject: String,
+    pub(crate) kind: String,
+    pub(crate) text: String,
+}
+
+/// One object, or one folder without one, in a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Shown {
+    /// `secret` or `configmap`.
+    pub(crate) kind: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) folder: Option<String>,
+    /// The version that is on disk.
+    pub(crate) resource_version: Option<String>,
+    /// When the files on disk were written, in seconds since 1970.
+    pub(crate) written: Option<u64>,
+    /// `ok`, `waiting`, `rejected`, `blocked`, `held` or `kept`.
+    pub(crate) state: String,
+    pub(crate) problem: Option<String>,
+}
+
+/// Which held folders to release.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Release {
+    #[serde(default)]
+    pub(crate) all: bool,
+    #[serde(default)]
+    pub(crate) folders: BTreeSet<String>,
+}
+
+/// What became of that.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Released {
+    pub(crate) released: BTreeSet<String>,
+    /// Folders that are not held back.
+    pub(crate) unknown: BTreeSet<String>,
+}
 
 /// Shared by the mirror, which writes it, and the admin server, which shows it.
 pub(crate) struct Status {
     pub(crate) metrics: Metrics,
     state: Mutex<State>,
-}
-
-struct State {
-    namespaces: BTreeMap<String, Namespace>,
-    problems: Problems,
-    counts: Counts,
+    release: Notify,
 }
 
 #[derive(Default)]
-struct Namespace {
+struct State {
+    cluster: String,
+    scopes: BTreeMap<Scope, ScopeState>,
+    problems: Problems,
+    counts: Counts,
+    objects: Vec<Shown>,
+    /// The folders that may be released.
+    held: BTreeSet<String>,
+    released: BTreeSet<String>,
+    /// Since when something has been on its way to the disk.
+    waiting_since: Option<SystemTime>,
+}
+
+#[derive(Default)]
+struct ScopeState {
     listed: bool,
     heard: Option<SystemTime>,
     failure: Option<String>,
 }
 
+/// What the mirror found in its last step.
+pub(crate) struct Findings {
+    pub(crate) cluster: String,
+    pub(crate) problems: Problems,
+    pub(crate) counts: Counts,
+    pub(crate) objects: Vec<Shown>,
+    pub(crate) held: BTreeSet<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Ready,
+    Degraded,
+    NotReady,
+}
+
+impl Health {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::NotReady => "not ready",
+        }
+    }
+}
+
 impl Status {
-    pub(crate) fn new(namespaces: &BTreeSet<String>) -> Self {
-        let namespaces = namespaces.iter().cloned();
+    pub(crate) fn new() -> Self {
         Self {
             metrics: Metrics::new(),
-            state: Mutex::new(State {
-                namespaces: namespaces
-                    .map(|name| (name, Namespace::default()))
-                    .collect(),
-                problems: Problems::default(),
-                counts: Counts::default(),
-            }),
+            state: Mutex::default(),
+            release: Notify::new(),
         }
     }
 
-    /// The API server agreed to a request about a namespace: it is heard of.
-    pub(crate) fn heard(&self, name: &str) {
+    /// Nothing is known: the mirror begins anew.
+    pub(crate) fn reset(&self) {
+        let mut state = self.lock();
+        for scope in state.scopes.keys() {
+            self.metrics.forget(scope);
+        }
+        *state = State::default();
+    }
+
+    /// A scope is watched from now on.
+    pub(crate) fn expect(&self, scope: &Scope) {
+        self.metrics.expect(scope);
+        self.lock().scopes.entry(scope.clone()).or_default();
+    }
+
+    /// The API server agreed to a request about a scope.
+    pub(crate) fn heard(&self, scope: &Scope) {
         let now = SystemTime::now();
-        self.metrics.heard(name, now);
-        if let Some(namespace) = self.lock().namespaces.get_mut(name) {
-            namespace.heard = Some(now);
-            if namespace.failure.take().is_some() {
-                tracing::info!(namespace = name, "the API server answers again");
+        if let Some(known) = self.lock().scopes.get_mut(scope) {
+            self.metrics.heard(scope, now);
+            known.heard = Some(now);
+            if known.failure.take().is_some() {
+                tracing::info!(
+                    namespace = scope.namespace,
+                    resource = scope.kind.resource(),
+                    "the API server answers again"
+                );
             }
         }
     }
 
     /// The API server could not be asked. Returns whether this is news.
-    pub(crate) fn failed(&self, namespace: &str, failure: &str) -> bool {
+    pub(crate) fn failed(&self, scope: &Scope, failure: &str) -> bool {
         let mut state = self.lock();
-        let Some(namespace) = state.namespaces.get_mut(namespace) else {
+        let Some(scope) = state.scopes.get_mut(scope) else {
             return false;
         };
-        let news = namespace.failure.as_deref() != Some(failure);
-        namespace.failure = Some(failure.to_owned());
+        let news = scope.failure.as_deref() != Some(failure);
+        scope.failure = Some(failure.to_owned());
         news
     }
 
-    /// The whole list of a namespace has come.
-    pub(crate) fn listed(&self, namespace: &str) {
-        self.metrics.listed(namespace);
-        if let Some(namespace) = self.lock().namespaces.get_mut(namespace) {
-            namespace.listed = true;
+    /// The whole list of a scope has come.
+    pub(crate) fn listed(&self, scope: &Scope) {
+        self.metrics.listed(scope);
+        if let Some(scope) = self.lock().scopes.get_mut(scope) {
+            scope.listed = true;
         }
     }
 
-    /// What is wrong now, and how much of everything there is.
-    pub(crate) fn update(&self, problems: &Problems, counts: Counts) {
-        self.metrics.set(&counts, problems);
+    /// What the mirror found.
+    pub(crate) fn update(&self, findings: Findings) {
+        self.metrics.set(&findings.counts, &findings.problems);
         let mut state = self.lock();
-        state.problems = problems.clone();
-        state.counts = counts;
+        state.waiting_since = match (findings.counts.waiting, state.waiting_since) {
+            (0, _) => None,
+            (_, since) => since.or_else(|| Some(SystemTime::now())),
+        };
+        state.cluster = findings.cluster;
+        state.problems = findings.problems;
+        state.counts = findings.counts;
+        state.objects = findings.objects;
+        state.held = findings.held;
+    }
+
+    /// Waits until folders were released, and takes their names. Safe to cancel.
+    pub(crate) async fn released(&self) -> BTreeSet<String> {
+        self.release.notified().await;
+        std::mem::take(&mut self.lock().released)
     }
 
     /// The line for `systemctl status`.
     pub(crate) fn line(&self) -> String {
         let state = self.lock();
-        let waiting = state.namespaces.values().filter(|one| !one.listed).count();
+        let waiting = state.scopes.values().filter(|one| !one.listed).count();
         let mut line = format!("{} folders", state.counts.folders);
         if waiting > 0 {
-            let _ = write!(line, ", waiting for the list of {waiting} namespaces");
+            let _ = write!(line, ", waiting for {waiting} lists");
+        }
+        if state.counts.waiting > 0 {
+            let _ = write!(line, ", {} not in step", state.counts.waiting);
+        }
+        if state.counts.held > 0 {
+            let _ = write!(line, ", {} held back", state.counts.held);
         }
         if !state.problems.is_empty() {
             let _ = write!(line, ", {} problems", state.problems.len());
@@ -105,16 +244,26 @@ impl Status {
 
     fn ready(&self) -> Page {
         let state = self.lock();
-        let waits = state
-            .namespaces
-            .values()
-            .any(|one| one.waits_for().is_some());
-        let (status, mut body) = match waits {
-            false => (StatusCode::OK, "ready\n".to_owned()),
-            true => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
+        let health = state.health();
+        let status = match health {
+            Health::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+            Health::Ready | Health::Degraded => StatusCode::OK,
         };
-        for (name, namespace) in &state.namespaces {
-            let _ = writeln!(body, "namespace {name}: {}", namespace.text());
+        let mut body = format!("{}\n", health.as_str());
+        for (scope, known) in &state.scopes {
+            let _ = writeln!(body, "{scope}: {}", known.text());
+        }
+        if state.counts.waiting > 0 {
+            let _ = writeln!(body, "not in step: {} objects", state.counts.waiting);
+        }
+        for (count, what) in [
+            (state.counts.held, "held back"),
+            (state.counts.foreign, "not made by sds-mirror"),
+            (state.counts.unreadable, "unreadable"),
+        ] {
+            if count > 0 {
+                let _ = writeln!(body, "folders {what}: {count}");
+            }
         }
         for (subject, problem) in state.problems.iter() {
             let _ = writeln!(body, "problem: {subject}: {}", problem.text);
@@ -122,12 +271,82 @@ impl Status {
         Page::text(status, body)
     }
 
+    fn report(&self) -> Page {
+        let state = self.lock();
+        let report = Report {
+            health: state.health().as_str().to_owned(),
+            cluster: state.cluster.clone(),
+            scopes: state
+                .scopes
+                .iter()
+                .map(|(scope, known)| ScopeReport {
+                    resource: scope.kind.resource().to_owned(),
+                    namespace: scope.namespace.clone(),
+                    state: known.text(),
+                })
+                .collect(),
+            objects: state.objects.clone(),
+            problems: state
+                .problems
+                .iter()
+                .map(|(subject, problem)| ProblemReport {
+                    subject: subject.to_string(),
+                    kind: problem.kind.as_str().to_owned(),
+                    text: problem.text.clone(),
+                })
+                .collect(),
+        };
+        json(&report)
+    }
+
+    fn release(&self, body: &[u8]) -> Page {
+        let release: Release = match serde_json::from_slice(body) {
+            Ok(release) => release,
+            Err(error) => return Page::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        };
+        let mut state = self.lock();
+        let (released, unknown) = match release.all {
+            true => (state.held.clone(), BTreeSet::new()),
+            false => {
+                let is_held = |name: &String| state.held.contains(name);
+                release.folders.into_iter().partition(is_held)
+            }
+        };
+        state.released.extend(released.iter().cloned());
+        drop(state);
+        self.release.notify_one();
+        json(&Released { released, unknown })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Namespace {
+fn json(value: &impl Serialize) -> Page {
+    match serde_json::to_vec(value) {
+        Ok(body) => Page::ok(JSON, body),
+        Err(error) => Page::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+impl State {
+    fn health(&self) -> Health {
+        let waits = self.scopes.values().any(|one| one.waits_for().is_some());
+        let is_late = self
+            .waiting_since
+            .is_some_and(|since| since.elapsed().is_ok_and(|age| age > ON_ITS_WAY));
+        if self.scopes.is_empty() || waits || is_late || self.problems.has_faults() {
+            Health::NotReady
+        } else if self.problems.has_errors() {
+            Health::Degraded
+        } else {
+            Health::Ready
+        }
+    }
+}
+
+impl ScopeState {
     /// How long ago the API server was heard of.
     fn age(&self) -> Option<Duration> {
         self.heard.and_then(|heard| heard.elapsed().ok())
@@ -142,7 +361,7 @@ impl Namespace {
     }
 
     fn text(&self) -> String {
-        let mut text = self.waits_for().unwrap_or("in step").to_owned();
+        let mut text = self.waits_for().unwrap_or("watched").to_owned();
         if let Some(age) = self.age() {
             let _ = write!(text, ", heard of {} s ago", age.as_secs());
         }
@@ -156,11 +375,21 @@ impl Namespace {
 impl Pages for Status {
     fn page<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<Page>> {
         Box::pin(std::future::ready(match path {
-            "/" => Some(Page::ok(TEXT, "/livez\n/readyz\n/metrics\n")),
+            "/" => Some(Page::ok(TEXT, "/livez\n/readyz\n/metrics\n/status\n")),
             "/livez" => Some(Page::ok(TEXT, "alive\n")),
             "/readyz" => Some(self.ready()),
-            "/metrics" => Some(Page::ok(exposition::CONTENT_TYPE, self.metrics.encode())),
+            "/metrics" => {
+                let is_ready = self.lock().health() != Health::NotReady;
+                self.metrics.ready(is_ready);
+                Some(Page::ok(exposition::CONTENT_TYPE, self.metrics.encode()))
+            }
+            "/status" => Some(self.report()),
             _ => None,
         }))
+    }
+
+    fn action<'a>(&'a self, path: &'a str, body: &'a [u8]) -> BoxFuture<'a, Option<Page>> {
+        let page = (path == "/release").then(|| self.release(body));
+        Box::pin(std::future::ready(page))
     }
 }

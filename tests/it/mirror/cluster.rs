@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::Output;
-use super::secrets::ask;
+use super::health::ask;
+use super::{OTHER, Output, PAIR, log, once, watching};
 use crate::util::kube::{self, ControlPlane, Mirror, secret};
 use crate::util::{eventually_true, require};
-
-const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
-const OTHER: [(&str, &str); 2] = [("cert", "C2"), ("key", "K2")];
 
 /// How often a namespace was listed as a whole.
 fn lists(socket: &Path) -> u64 {
@@ -114,7 +111,7 @@ fn another_cluster_is_refused(mirror: &mut Mirror, name: &str, output: &Output) 
     let ended = command.arg("--once").output().unwrap();
     let log = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(2), "{log}");
-    assert!(log.contains("folders of another cluster"), "{log}");
+    assert!(log.contains("folders are of another cluster"), "{log}");
     assert_eq!(output.names(), ["a", "c", "d"]);
     // Meant: then its folders are as any others that no Secret is there for.
     let ended = command.arg("--allow-cluster-change").output().unwrap();
@@ -152,4 +149,89 @@ fn without_a_cluster_it_waits_and_ends_at_once_when_told_to() {
     assert!(mirror.wait().success());
     let ended = command.arg("--once").output().unwrap();
     assert_eq!(ended.status.code(), Some(2));
+}
+
+#[test]
+fn another_cluster_at_the_same_address_is_not_followed_while_the_mirror_runs() {
+    let Some(programs) = require(&kube::KUBE) else {
+        return;
+    };
+    let mut cluster = ControlPlane::start(&programs);
+    let name = {
+        let namespace = cluster.namespace();
+        for name in ["a", "b", "c"] {
+            namespace.create_generic(name, &PAIR);
+        }
+        namespace.name.clone()
+    };
+    let output = Output::new();
+    let mirror = Mirror::spawn(&mut watching(&cluster, &name, &output));
+    output.wait_for(&["a", "b", "c"]);
+    cluster.replace(&name);
+    apply(&cluster, &name, &[("a", &OTHER), ("new", &PAIR)]);
+    let line = mirror.wait_for_line(&["WARN", "folders are of another cluster"]);
+    // Like with like.
+    assert!(
+        line.contains("its uid is ") && line.contains("another_cluster"),
+        "{line}"
+    );
+    let ready = ask(&output.socket(), "/readyz");
+    assert!(ready.contains("of another cluster"), "{ready}");
+    assert!(output.holds("a", &PAIR));
+    assert_eq!(output.names(), ["a", "b", "c"]);
+    drop(mirror);
+
+    // A new process does not follow it either. Allowed once, it is the folders' cluster, those that
+    // are held included.
+    let ended = once(&cluster, &[&name], &output, &[]);
+    assert_eq!(ended.status.code(), Some(2));
+    let ended = once(&cluster, &[&name], &output, &["--allow-cluster-change"]);
+    assert!(
+        log(&ended).contains("2 folders is held back"),
+        "{}",
+        log(&ended)
+    );
+    output.wait_for_content("a", &OTHER);
+    let ended = once(&cluster, &[&name], &output, &[]);
+    assert_eq!(ended.status.code(), Some(1), "{}", log(&ended));
+    assert!(
+        log(&ended).contains("2 folders is held back"),
+        "{}",
+        log(&ended)
+    );
+    for folder in ["a", "b", "c", "new"] {
+        let uid = &output.manifest(folder)["cluster"]["uid"];
+        assert_eq!(*uid, output.manifest("new")["cluster"]["uid"], "{folder}");
+        assert!(uid.is_string());
+    }
+}
+
+#[test]
+fn a_new_ca_of_the_same_cluster_needs_no_operator() {
+    let Some(programs) = require(&kube::KUBE) else {
+        return;
+    };
+    let mut cluster = ControlPlane::start(&programs);
+    let name = {
+        let namespace = cluster.namespace();
+        for name in ["a", "b"] {
+            namespace.create_generic(name, &PAIR);
+        }
+        namespace.name.clone()
+    };
+    let output = Output::new();
+    let mirror = Mirror::spawn(&mut watching(&cluster, &name, &output));
+    output.wait_for(&["a", "b"]);
+    let ca = |folder: &str| output.manifest(folder)["cluster"]["ca"].clone();
+    let before = ca("a");
+    cluster.replace_ca();
+    mirror.wait_for_line(&["the way to the cluster is read again"]);
+    apply(&cluster, &name, &[("a", &OTHER)]);
+    output.wait_for_content("a", &OTHER);
+    eventually_true("the new CA in all manifests", || {
+        ["a", "b"].iter().all(|folder| ca(folder) != before)
+    });
+    drop(mirror);
+    let ended = once(&cluster, &[&name], &output, &[]);
+    assert!(ended.status.success(), "{}", log(&ended));
 }

@@ -38,6 +38,17 @@ impl Output {
         self.0.path().join(name)
     }
 
+    /// Where a mirror of it has its admin socket.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.beside("admin.sock")
+    }
+
+    /// The manifest of a folder.
+    pub(super) fn manifest(&self, name: &str) -> serde_json::Value {
+        let path = self.folder(name).join("..data/..sds-mirror.json");
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
     /// The names of the folders.
     pub(super) fn names(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path()) else {

@@ -1,17 +1,19 @@
 //! What the account may do: as little as possible, less than that, and tokens that come and go.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use super::Output;
-use super::secrets::ask;
+use super::health::ask;
+use super::{OTHER, Output, PAIR, log};
 use crate::util::kube::{self, ControlPlane, Mirror, Namespace, secret};
 use crate::util::tools::{Tool, require};
-
-const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
-const OTHER: [(&str, &str); 2] = [("cert", "C2"), ("key", "K2")];
+use crate::util::{Ca, eventually_true};
 
 const ROOT: Tool = Tool {
     name: "the rights of root",
@@ -24,9 +26,13 @@ const ROOT: Tool = Tool {
 
 /// Applies examples/kubernetes/rbac.yaml to the namespace.
 fn grant(cluster: &ControlPlane, namespace: &Namespace<'_>, output: &Output) {
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kubernetes/rbac.yaml");
-    let text = fs::read_to_string(example).unwrap();
-    let file = output.beside("rbac.yaml");
+    grant_by("rbac.yaml", cluster, namespace, output);
+}
+
+fn grant_by(name: &str, cluster: &ControlPlane, namespace: &Namespace<'_>, output: &Output) {
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/kubernetes");
+    let text = fs::read_to_string(format!("{examples}/{name}")).unwrap();
+    let file = output.beside(name);
     fs::write(
         &file,
         text.replace(": gateways", &format!(": {}", namespace.name)),
@@ -64,6 +70,64 @@ fn the_example_gives_what_is_needed_and_nothing_else() {
     }
     for verb in ["create", "update", "patch", "delete"] {
         assert!(!may(verb, "secrets", &namespace.name), "{verb}");
+    }
+}
+
+#[test]
+fn the_example_of_options_gives_what_each_one_needs() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    grant(cluster, &namespace, &output);
+    let token = namespace.kubectl(&["create", "token", "sds-mirror"]);
+    fs::write(output.beside("token"), token).unwrap();
+    namespace.create_generic("a", &PAIR);
+    namespace.apply(&secret("bad", "Opaque", &[PAIR[0], OTHER[1]]));
+    let run = || {
+        let mut command = mirror_with_token(cluster, &[&namespace.name], &output);
+        command.args(["--configmaps", "", "--events", "--admin-socket"]);
+        Mirror::spawn(command.arg(output.socket()))
+    };
+    let mirror = run();
+    mirror.wait_for_line(&["WARN", "forbidden", "get, list and watch on configmaps"]);
+    mirror.wait_for_line(&[
+        "WARN",
+        "Events can't be reported",
+        "create and patch on events",
+    ]);
+    drop(mirror);
+    grant_by("rbac-options.yaml", cluster, &namespace, &output);
+    let mirror = run();
+    mirror.wait_for_line(&["listed", "configmaps"]);
+    output.wait_for(&["a"]);
+    eventually_true("the event", || {
+        let arguments = [
+            "get",
+            "events",
+            "-o",
+            "jsonpath={.items[*].involvedObject.name}",
+        ];
+        namespace.kubectl(&arguments).contains("bad")
+    });
+    eventually_true("the cluster's uid", || {
+        output.manifest("a")["cluster"]["uid"].is_string()
+    });
+    let account = format!("--as=system:serviceaccount:{}:sds-mirror", namespace.name);
+    for resource in ["gateways", "referencegrants"] {
+        let resource = format!("{resource}.gateway.networking.k8s.io");
+        let mut command = cluster.kubectl();
+        command.args([
+            "auth",
+            "can-i",
+            "watch",
+            &resource,
+            "-n",
+            &namespace.name,
+            &account,
+        ]);
+        assert!(command.output().unwrap().status.success(), "{resource}");
     }
 }
 
@@ -210,4 +274,169 @@ fn a_kubeconfig_that_is_replaced_is_read_again() {
     mirror.wait_for_line(&["WARN", "unauthorized"]);
     fs::copy(cluster.admin_kubeconfig(), &kubeconfig).unwrap();
     output.wait_for_content("a", &PAIR);
+}
+
+#[test]
+fn a_ca_file_that_is_replaced_is_read_again_at_once() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    grant(cluster, &namespace, &output);
+    namespace.create_generic("a", &PAIR);
+    let token = namespace.kubectl(&["create", "token", "sds-mirror"]);
+    fs::write(output.beside("token"), token).unwrap();
+    let ca = output.beside("ca.crt");
+    fs::write(&ca, Ca::new("Another").pem()).unwrap();
+    let mut command = Mirror::without_access(&[&namespace.name], &output.path());
+    command
+        .arg("--server")
+        .arg(cluster.url())
+        .arg("--ca-file")
+        .arg(&ca);
+    command.arg("--token-file").arg(output.beside("token"));
+    let mirror = Mirror::spawn(&mut command);
+    mirror.wait_for_line(&["WARN", "network", "certificate"]);
+    fs::copy(cluster.ca_file(), &ca).unwrap();
+    mirror.wait_for_line(&["the way to the cluster is read again"]);
+    output.wait_for_content("a", &PAIR);
+}
+
+#[test]
+fn of_several_kubeconfigs_those_that_are_missing_are_skipped() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    namespace.create_generic("a", &PAIR);
+    // One says which context, the other what that is.
+    let all = fs::read_to_string(cluster.admin_kubeconfig()).unwrap();
+    let mut all: serde_json::Value = serde_json::from_str(&all).unwrap();
+    let first = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c"});
+    all["current-context"] = "another".into();
+    fs::write(output.beside("first"), first.to_string()).unwrap();
+    fs::write(output.beside("second"), all.to_string()).unwrap();
+    let run = |names: &[&str]| {
+        let paths = names.iter().map(|name| output.beside(name));
+        let mut command = Mirror::without_access(&[&namespace.name], &output.path());
+        command.env("KUBECONFIG", std::env::join_paths(paths).unwrap());
+        command.arg("--once").output().unwrap()
+    };
+    let ended = run(&["missing", "first", "second"]);
+    assert!(ended.status.success(), "{}", log(&ended));
+    assert!(output.holds("a", &PAIR));
+    let ended = run(&["missing", "also-missing"]);
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(log(&ended).contains("also-missing"), "{}", log(&ended));
+}
+
+#[test]
+fn http_to_a_tls_port_is_named() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let output = Output::new();
+    let mut command = Mirror::without_access(&["n"], &output.path());
+    command
+        .arg("--server")
+        .arg(cluster.url().replace("https:", "http:"));
+    let ended = command.arg("--once").output().unwrap();
+    assert_eq!(ended.status.code(), Some(2));
+    assert!(log(&ended).contains("write https://"), "{}", log(&ended));
+}
+
+/// A proxy for HTTPS; counts the connections.
+fn proxy() -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let count = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            seen.fetch_add(1, Ordering::Relaxed);
+            std::thread::spawn(move || tunnel(stream));
+        }
+    });
+    (url, count)
+}
+
+fn tunnel(mut client: TcpStream) {
+    let mut lines = BufReader::new(client.try_clone().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let request = lines.next().unwrap_or_default();
+    while lines.next().is_some_and(|line| !line.is_empty()) {}
+    let target = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    let Ok(mut server) = TcpStream::connect(target) else {
+        return;
+    };
+    let _ = client.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+    let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(std::net::Shutdown::Both);
+    });
+    let _ = std::io::copy(&mut server, &mut client);
+    let _ = client.shutdown(std::net::Shutdown::Both);
+}
+
+#[test]
+fn the_environments_proxy_is_used_unless_it_is_excepted() {
+    let Some(cluster) = kube::shared() else {
+        return;
+    };
+    let namespace = cluster.namespace();
+    let output = Output::new();
+    namespace.create_generic("a", &PAIR);
+    let (url, count) = proxy();
+    let run = |variables: &[(&str, &str)]| {
+        let mut command = Mirror::command(cluster, &[&namespace.name], &output.path());
+        for name in [
+            "HTTPS_PROXY",
+            "https_proxy",
+            "NO_PROXY",
+            "no_proxy",
+            "ALL_PROXY",
+            "all_proxy",
+        ] {
+            command.env_remove(name);
+        }
+        command
+            .arg("--once")
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    };
+    for name in ["HTTPS_PROXY", "https_proxy"] {
+        let before = count.load(Ordering::Relaxed);
+        let ended = run(&[(name, &url)]);
+        assert!(ended.status.success(), "{}", log(&ended));
+        assert!(count.load(Ordering::Relaxed) > before, "{name}");
+    }
+    assert!(output.holds("a", &PAIR));
+    let before = count.load(Ordering::Relaxed);
+    for excepted in ["127.0.0.1", "127.0.0.0/8", "*", "example.com,127.0.0.1"] {
+        let ended = run(&[("HTTPS_PROXY", &url), ("NO_PROXY", excepted)]);
+        assert!(ended.status.success(), "{excepted}: {}", log(&ended));
+    }
+    assert_eq!(count.load(Ordering::Relaxed), before);
+
+    // What can't be is named with its source, and without its password.
+    for (value, expected) in [
+        (
+            "socks5://user:secret@127.0.0.1:1",
+            "HTTPS_PROXY is not the URL of an HTTP proxy",
+        ),
+        (
+            "http://user:secret@127.0.0.1:9",
+            "127.0.0.1:9 from HTTPS_PROXY",
+        ),
+    ] {
+        let ended = run(&[("HTTPS_PROXY", value)]);
+        assert_eq!(ended.status.code(), Some(2));
+        assert!(log(&ended).contains(expected), "{}", log(&ended));
+        assert!(!log(&ended).contains("secret@"), "{}", log(&ended));
+    }
 }

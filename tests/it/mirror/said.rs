@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::Output;
+use super::{Output, PAIR};
 use crate::util::http_server::{Answer, HttpServer};
 use crate::util::kube::{Mirror, secret};
 use crate::util::{Ca, eventually_true};
-
-const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
 
 fn mirror(server: &HttpServer, output: &Output) -> Mirror {
     let ca = output.beside("ca.crt");
@@ -24,7 +22,7 @@ fn mirror(server: &HttpServer, output: &Output) -> Mirror {
     Mirror::spawn(&mut command)
 }
 
-fn object(name: &str, data: &[(&str, &str)]) -> Value {
+pub(super) fn object(name: &str, data: &[(&str, &str)]) -> Value {
     let mut object = secret(name, "Opaque", data);
     object["metadata"]["namespace"] = "n".into();
     object["metadata"]["uid"] = format!("uid of {name}").into();
@@ -32,7 +30,7 @@ fn object(name: &str, data: &[(&str, &str)]) -> Value {
     object
 }
 
-fn list(items: &[Value], next: Option<&str>) -> Answer {
+pub(super) fn list(items: &[Value], next: Option<&str>) -> Answer {
     let metadata = json!({"resourceVersion": "7", "continue": next.unwrap_or_default()});
     Answer::Json(
         200,
@@ -40,7 +38,7 @@ fn list(items: &[Value], next: Option<&str>) -> Answer {
     )
 }
 
-fn failure(code: u16) -> Answer {
+pub(super) fn failure(code: u16) -> Answer {
     Answer::Json(
         code,
         json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code, "message": "so it is"}),
@@ -48,11 +46,11 @@ fn failure(code: u16) -> Answer {
 }
 
 /// Whether this asks for Secrets, and whether it is a watch.
-fn is_list(path: &str) -> bool {
+pub(super) fn is_list(path: &str) -> bool {
     path.contains("/secrets?") && !is_watch(path)
 }
 
-fn is_watch(path: &str) -> bool {
+pub(super) fn is_watch(path: &str) -> bool {
     path.contains("watch=true") || path.contains("watch=1")
 }
 
@@ -132,7 +130,7 @@ fn half_a_list_takes_nothing_away() {
     eventually_true("another try", || server.count("continue=") >= 3);
     assert_eq!(output.names(), ["first", "second"]);
     whole.store(true, Ordering::Relaxed);
-    second.wait_for_line(&["listed", "secrets=2"]);
+    second.wait_for_line(&["listed", "objects=2"]);
     assert_eq!(output.names(), ["first", "second"]);
 }
 

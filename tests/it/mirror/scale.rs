@@ -7,7 +7,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use rustix::process::Signal;
 
-use super::Output;
+use super::{Output, PAIR};
 use crate::util::kube::{self as control_plane, ControlPlane, Mirror, secret};
 use crate::util::{Ca, eventually_true};
 
@@ -46,9 +46,8 @@ fn five_thousand_secrets_are_mirrored_and_each_change_follows() {
     });
     let names = output.names();
     assert!(names.iter().all(|name| output.holds(name, &pair)));
-    let changed = [("cert", "C"), ("key", "K")];
-    namespace.create_generic("one-more", &changed);
-    output.wait_for_content("one-more", &changed);
+    namespace.create_generic("one-more", &PAIR);
+    output.wait_for_content("one-more", &PAIR);
     namespace.delete("one-more");
     namespace.delete("s-7");
     eventually_true("two fewer", || output.names().len() == SECRETS - 1);

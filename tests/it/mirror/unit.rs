@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::secrets::ask;
-use crate::util::kube::PROGRAM;
+use super::PAIR;
+use super::health::ask;
+use crate::util::kube::{PROGRAM, secret};
 use crate::util::machine::{Machine, machine};
 use crate::util::{Ca, eventually_true};
 
@@ -12,7 +13,7 @@ use crate::util::{Ca, eventually_true};
 const API_SERVER: &str = r#"
 import http.server, json, time
 SECRET = {"metadata": {"name": "a", "namespace": "n", "uid": "u", "resourceVersion": "1"},
-          "type": "Opaque", "data": {"cert": "Qw==", "key": "Sw=="}}
+          "type": "Opaque", "data": json.load(open("/srv/pair.json"))}
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         ours = "/namespaces/n/secrets" in self.path
@@ -46,6 +47,10 @@ fn install(machine: &Machine) {
             "etc/systemd/system/sds-mirror.service",
         ),
         (
+            "systemd/sds-mirror@.service",
+            "etc/systemd/system/sds-mirror@.service",
+        ),
+        (
             "systemd/sds-mirror.sysusers",
             "etc/sysusers.d/sds-mirror.conf",
         ),
@@ -60,6 +65,8 @@ fn install(machine: &Machine) {
     machine.write("etc/sds-mirror/sds-mirror.toml", CONFIG);
     machine.write("etc/sds-mirror/ca.crt", Ca::new("CA").pem());
     machine.write("srv/api.py", API_SERVER);
+    let pair = secret("a", "Opaque", &PAIR)["data"].to_string();
+    machine.write("srv/pair.json", &pair);
 }
 
 #[test]
@@ -113,7 +120,57 @@ fn the_unit_has_little_exposure_and_the_mirror_works_in_it() {
     });
     assert!(ask(&socket, "/readyz").contains("200 OK"));
 
+    // A reload, and one that is refused: it goes on in either case.
+    let pid = property("MainPID");
+    for more in ["check_interval = \"30s\"\n", "no_such_key = 1\n"] {
+        machine.write("etc/sds-mirror/sds-mirror.toml", &format!("{CONFIG}{more}"));
+        machine.run("systemctl reload sds-mirror");
+    }
+    eventually_true("the refusal", || {
+        machine
+            .run("journalctl -u sds-mirror -o cat")
+            .contains("not reloaded")
+    });
+    assert_eq!(property("ActiveState"), "active");
+    assert_eq!(property("MainPID"), pid);
+    machine.write("etc/sds-mirror/sds-mirror.toml", CONFIG);
+    // root and the unit's user alone may release, and root is known in the unit's user namespace.
+    let released = machine.run("sds-mirror release --all");
+    assert_eq!(released, "no folder is held back\n");
+    assert!(machine.run("sds-mirror status || true").contains("n/a"));
+
+    several_clusters(&machine);
     machine.run("systemctl stop sds-mirror fake-api-server");
     assert_eq!(property("Result"), "success");
-    machine.run("rm -rf /etc/sds-mirror /usr/bin/sds-mirror /etc/systemd/system/sds-mirror.service /etc/sysusers.d/sds-mirror.conf; systemctl daemon-reload");
+    machine.run("rm -rf /etc/sds-mirror /usr/bin/sds-mirror /etc/systemd/system/sds-mirror.service /etc/systemd/system/sds-mirror@.service /etc/sysusers.d/sds-mirror.conf /var/lib/sds-mirror; systemctl daemon-reload");
+}
+
+/// Two more mirrors, each with a configuration of its own.
+fn several_clusters(machine: &Machine) {
+    let complaints =
+        machine.run("systemd-analyze verify /etc/systemd/system/sds-mirror@.service 2>&1");
+    assert_eq!(complaints, "");
+    for name in ["east", "west"] {
+        let config = CONFIG
+            .replace(
+                "/var/lib/sds-mirror/",
+                &format!("/var/lib/sds-mirror/{name}/"),
+            )
+            .replace("/run/sds-mirror/", &format!("/run/sds-mirror-{name}/"));
+        machine.write(&format!("etc/sds-mirror/{name}.toml"), &config);
+        machine.run(&format!("systemctl start sds-mirror@{name}"));
+        eventually_true("the folder", || {
+            let key = format!("cat /var/lib/sds-mirror/{name}/credentials/a/key");
+            machine.try_run(&key).status.success()
+        });
+        let status = format!("sds-mirror status --config /etc/sds-mirror/{name}.toml");
+        assert!(machine.run(&status).contains("n/a"));
+    }
+    machine.run("systemctl stop sds-mirror@east");
+    assert!(
+        machine
+            .run("systemctl is-active sds-mirror sds-mirror@west")
+            .contains("active\nactive")
+    );
+    machine.run("systemctl stop sds-mirror@west");
 }

@@ -9,6 +9,8 @@ use std::thread;
 pub(crate) enum Answer {
     /// A status, and a JSON body.
     Json(u16, serde_json::Value),
+    /// A status, and a body as it is.
+    Text(u16, String),
     /// A body that goes on: nothing comes, and the connection stays open.
     Silence,
     /// A body that ends before anything came.
@@ -67,6 +69,7 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&str) -> Answer, seen: &Mutex<Ve
     // A client that is gone is its own affair.
     let _ = match answer(&path) {
         Answer::Json(status, body) => write!(stream, "{}{body}", head(status)),
+        Answer::Text(status, body) => write!(stream, "{}{body}", head(status)),
         Answer::Nothing => write!(stream, "{}", head(200)),
         Answer::Silence => {
             let _ = write!(stream, "{}", head(200));

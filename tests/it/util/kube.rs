@@ -26,6 +26,13 @@ pub(crate) const KUBE: Tool = Tool {
     find: |_| run_setup("kube.py"),
 };
 
+/// Gateway API's resource definitions, which tests/setup/gateway_api.py fetches the first time.
+pub(crate) const GATEWAY_API: Tool = Tool {
+    name: "the resource definitions of Gateway API",
+    how: "Go 1.24 or newer fetches them (Debian 13: apt-get install golang-go)",
+    find: |_| run_setup("gateway_api.py"),
+};
+
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sds-mirror");
 
@@ -33,7 +40,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sds-mirror");
 pub(crate) struct ControlPlane {
     // Dropped in this order: the folder goes last.
     api_server: Option<Guarded>,
-    _etcd: Guarded,
+    etcd: Guarded,
     programs: PathBuf,
     folder: TempDir,
     etcd_port: u16,
@@ -66,7 +73,7 @@ impl ControlPlane {
             etcd_port,
             port,
             ca,
-            _etcd: etcd,
+            etcd,
             api_server: None,
             namespaces: AtomicUsize::new(0),
         };
@@ -120,6 +127,48 @@ impl ControlPlane {
                 .status
                 .success()
         });
+    }
+
+    /// Another cluster takes this one's place: at the same address, with the same CA, and with the
+    /// namespace of that name.
+    pub(crate) fn replace(&mut self, namespace: &str) {
+        self.kill_api_server();
+        let [port, peer_port] = free_ports();
+        let folder = self.folder.path().join("second");
+        fs::create_dir(&folder).unwrap();
+        self.etcd = start_etcd(&self.programs, &folder, port, peer_port);
+        self.etcd_port = port;
+        self.start_api_server();
+        eventually_true("the namespace", || {
+            let mut command = self.kubectl();
+            let command = command.args(["create", "namespace", namespace]);
+            command.output().unwrap().status.success()
+        });
+        // What stands for the cluster is made a moment after the start.
+        eventually_true("kube-system", || {
+            let mut command = self.kubectl();
+            let command = command.args(["get", "namespace", "kube-system"]);
+            command.output().unwrap().status.success()
+        });
+    }
+
+    /// A new CA vouches for the API server of the same cluster; clients learn of it by the files.
+    pub(crate) fn replace_ca(&mut self) {
+        self.kill_api_server();
+        let ca = Ca::new("New cluster CA");
+        let server = ca.server(&["127.0.0.1", "localhost"]);
+        let write = |name: &str, content: &str| {
+            fs::write(self.folder.path().join(name), content).unwrap();
+        };
+        write("server-ca.crt", ca.pem());
+        write("server.crt", &server.chain);
+        write("server.key", &server.key);
+        let old = fs::read_to_string(self.admin_kubeconfig()).unwrap();
+        let mut kubeconfig: Value = serde_json::from_str(&old).unwrap();
+        let data = base64(ca.pem().as_bytes());
+        kubeconfig["clusters"][0]["cluster"]["certificate-authority-data"] = data.into();
+        fs::write(self.admin_kubeconfig(), kubeconfig.to_string()).unwrap();
+        self.start_api_server();
     }
 
     /// SIGKILL.

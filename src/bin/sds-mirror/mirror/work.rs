@@ -1,61 +1,142 @@
-//! Carrying out a plan: writing, removing, and asking for what was lost.
+//! Carrying out a plan: holding, writing, removing, and looking after what was written.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::{StreamExt, stream};
-use kube::Client;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
-use super::{Content, Mirror};
-use crate::content;
-use crate::output::{Outcome, Output, WriteError};
-use crate::reconcile::{Plan, Present};
-use crate::select::Id;
-use crate::source::{self, Event};
+use super::{Content, Done, Mirror};
+use crate::content::{self, Part};
+use crate::manifest::{Found, Manifest};
+use crate::output::{Inspection, Outcome, Output, WriteError};
+use crate::reconcile::Plan;
+use crate::select::{Files, Id};
 
 /// Folders that are written at once: file systems sync several as fast as one.
 const WRITERS: usize = 8;
 /// Folders that are written before anything else is attended to.
 const BATCH: usize = 128;
 
-impl Mirror {
-    /// Whether a Secret that is mirrored has lost its folder.
-    pub(super) fn is_lost(&self, id: &Id) -> bool {
-        let wish = self.said.secrets().get(id);
-        let folder = wish.and_then(|wish| wish.folder.as_ref());
-        !self.pending.contains_key(id)
-            && folder.is_some_and(|folder| !self.present.contains_key(folder))
-    }
+/// What came of removals, or of other work in batches.
+pub(super) struct Worked {
+    pub(super) all_worked: bool,
+    /// Whether there is more to do right now.
+    pub(super) more: bool,
+}
 
-    /// Asks for the Secrets whose folders somebody took away.
-    pub(super) fn fetch_lost(
-        &self,
-        clients: &BTreeMap<String, Client>,
-        events: &mpsc::Sender<(Arc<str>, Event)>,
-    ) {
-        for id in self.said.secrets().keys().filter(|id| self.is_lost(id)) {
-            let Some(client) = clients.get(&id.namespace) else {
+impl Mirror {
+    /// Notes in their manifests that folders are held.
+    pub(super) async fn hold(&mut self, plan: &Plan) {
+        for folder in &plan.hold {
+            let Some(Found::Ours(manifest)) = self.present.get_mut(folder) else {
                 continue;
             };
-            info!(secret = %id, "its folder is gone: it is made again");
-            let fetch = source::fetch(
-                client.clone(),
-                id.clone(),
-                Arc::clone(&self.config.template),
-            );
-            let events = events.clone();
-            tokio::spawn(async move {
-                if let Some(selected) = fetch.await {
-                    let namespace = selected.id.namespace.as_str().into();
-                    // Nobody listens when the mirror ends.
-                    let _ = events.send((namespace, Event::Fetched(selected))).await;
-                }
-            });
+            manifest.held = true;
+            let manifest = manifest.clone();
+            self.policy
+                .record(&self.objects, &manifest.id(), true, Instant::now());
+            self.annotate(folder, manifest).await;
         }
+    }
+
+    /// Notes in the manifests which cluster the folders are of, where that is another one than they
+    /// say: its CA was replaced, or the change to another cluster was allowed.
+    pub(super) async fn rewrite_clusters(&mut self) -> Worked {
+        let mut worked = Worked {
+            all_worked: true,
+            more: false,
+        };
+        let Some(cluster) = self.transport.cluster() else {
+            return worked;
+        };
+        let stale = self
+            .present
+            .iter_mut()
+            .filter_map(|(folder, found)| match found {
+                Found::Ours(manifest) if manifest.cluster != cluster => Some((folder, manifest)),
+                _ => None,
+            });
+        let mut batch: Vec<(String, Manifest)> = Vec::new();
+        for (folder, manifest) in stale {
+            if batch.len() == BATCH {
+                worked.more = true;
+                break;
+            }
+            manifest.cluster = cluster.clone();
+            batch.push((folder.clone(), manifest.clone()));
+        }
+        for (folder, manifest) in batch {
+            worked.all_worked &= self.annotate(&folder, manifest).await;
+        }
+        worked
+    }
+
+    async fn annotate(&mut self, folder: &str, manifest: Manifest) -> bool {
+        let (output, name) = (Arc::clone(&self.output), folder.to_owned());
+        let result = blocking(move || output.annotate(&name, &manifest)).await;
+        match &result {
+            Ok(()) => self.notes.write.remove(folder),
+            Err(error) => {
+                let text =
+                    format!("its manifest can't be written: {error}; the next attempt follows");
+                self.notes.write.insert(folder.to_owned(), text)
+            }
+        };
+        result.is_ok()
+    }
+
+    /// Looks after what was written: modes that were changed are put right at once, and what was
+    /// changed or removed is not done any more.
+    pub(super) async fn inspect(&mut self) {
+        let folders = self.folders_done();
+        let output = Arc::clone(&self.output);
+        let inspected = blocking(move || {
+            let inspect = |(id, folder): (Id, String)| {
+                let inspection = output.inspect(&folder);
+                (id, folder, inspection)
+            };
+            folders.into_iter().map(inspect).collect::<Vec<_>>()
+        });
+        for (id, folder, inspection) in inspected.await {
+            match inspection {
+                Ok(Some(inspection)) => self.inspected(&id, &folder, inspection),
+                Ok(None) => {
+                    self.done.remove(&id);
+                }
+                Err(error) => {
+                    self.done.remove(&id);
+                    let text = format!("can't be checked: {error}; the next attempt follows");
+                    self.notes.write.insert(folder, text);
+                }
+            }
+        }
+    }
+
+    fn inspected(&mut self, id: &Id, folder: &str, inspection: Inspection) {
+        if !inspection.mended.is_empty() {
+            warn!(
+                folder,
+                "mode, owner or group had been changed, and was put right: {}",
+                inspection.mended.join(", ")
+            );
+        }
+        let stamp = self.done.get(id).and_then(|done| done.stamp.as_ref());
+        if stamp.is_some_and(|stamp| *stamp != inspection.stamp) {
+            warn!(folder, "its files had been changed: they are written again");
+            self.done.remove(id);
+        }
+    }
+
+    /// The objects that have files on disk, with their folders.
+    fn folders_done(&self) -> Vec<(Id, String)> {
+        let done = self.done.iter().filter(|(_, done)| done.stamp.is_some());
+        let folder = |id: &Id| self.objects.wish(id)?.folder.clone();
+        done.filter_map(|(id, _)| Some((id.clone(), folder(id)?)))
+            .collect()
     }
 
     /// Writes some of what is to be written. Returns whether all of that worked.
@@ -86,90 +167,126 @@ impl Mirror {
             id,
             folder,
             content,
-            objection,
+            rejected,
             result,
         } = written;
-        let uid = content.manifest.uid.clone();
-        let outcome = match result {
-            Ok(outcome) => outcome,
+        let written = match result {
+            Ok(written) => written,
             Err(WriteError::Foreign) => {
-                self.present.insert(folder, Present::Foreign);
+                self.present.insert(folder, Found::Foreign);
                 self.pending.insert(id, content);
                 return true;
             }
             Err(WriteError::System(error)) => {
-                self.status.metrics.wrote(None);
-                let text = format!("can't be written: {error}; it is tried again");
+                self.status.metrics.wrote("error");
+                let text = format!("can't be written: {error}; the next attempt follows");
                 self.notes.write.insert(folder, text);
                 self.failed.insert(id.clone());
                 self.pending.insert(id, content);
                 return false;
             }
         };
+        let outcome = written.as_ref().map(|(outcome, _)| *outcome);
         match outcome {
-            Outcome::Made => info!(secret = %id, folder, "made"),
-            Outcome::Changed => info!(secret = %id, folder, "changed"),
-            Outcome::Same => tracing::debug!(secret = %id, folder, "unchanged"),
+            Some(Outcome::Made) => info!("{id}: made folder {folder}"),
+            Some(Outcome::Changed) => info!("{id}: changed folder {folder}"),
+            Some(Outcome::Same) | None => tracing::debug!("{id}: folder {folder} is as it was"),
         }
-        self.status.metrics.wrote(Some(outcome));
+        self.status
+            .metrics
+            .wrote(outcome.map_or("rejected", Outcome::as_str));
         self.notes.write.remove(&folder);
-        match objection {
-            Some(objection) => self.notes.content.insert(id.clone(), objection),
-            None => self.notes.content.remove(&id),
+        match rejected.is_empty() {
+            true => self.notes.rejected.remove(&id),
+            false => self.notes.rejected.insert(id.clone(), text_of(&rejected)),
         };
-        self.present.insert(folder, Present::Ours { id, uid });
+        let done = Done {
+            resource_version: content.manifest.resource_version,
+            stamp: written
+                .as_ref()
+                .map(|(_, inspection)| inspection.stamp.clone()),
+        };
+        self.done.insert(id, done);
+        if let Some((_, inspection)) = written {
+            self.present
+                .insert(folder, Found::Ours(inspection.manifest));
+        }
         true
     }
 
     /// Removes some of what is to be removed.
-    pub(super) async fn remove(&mut self, plan: &Plan, shutdown: &CancellationToken) -> Removed {
-        // Where its Secret has another folder now, that one comes first.
+    pub(super) async fn remove(&mut self, plan: &Plan, shutdown: &CancellationToken) -> Worked {
+        let mut worked = Worked {
+            all_worked: true,
+            more: false,
+        };
+        // Where its object has another folder now, that one comes first.
         let is_next = |folder: &&String| match self.present.get(*folder) {
-            Some(Present::Ours { id, .. }) => !self.pending.contains_key(id),
+            Some(Found::Ours(manifest)) => !self.pending.contains_key(&manifest.id()),
             _ => false,
         };
-        let folders: Vec<&String> = plan.remove.iter().filter(is_next).collect();
-        let mut all_worked = true;
-        for folder in folders.iter().copied().take(BATCH) {
+        let folders: Vec<String> = plan.remove.iter().filter(is_next).cloned().collect();
+        self.notes.removals = None;
+        if folders.is_empty() {
+            return worked;
+        }
+        if let Err(error) = self.transport.verify().await {
+            self.notes.removals = Some(error);
+            worked.all_worked = false;
+            return worked;
+        }
+        for folder in folders.iter().take(BATCH) {
             if shutdown.is_cancelled() {
                 break;
             }
-            all_worked &= self.remove_one(folder).await;
+            worked.all_worked &= self.remove_one(folder).await;
         }
-        Removed {
-            all_worked,
-            // What failed stands first the next time: it must not be tried again at once.
-            more: all_worked && folders.len() > BATCH,
-        }
+        // What failed stands first the next time: it must not be tried again at once.
+        worked.more = worked.all_worked && folders.len() > BATCH;
+        worked
     }
 
     async fn remove_one(&mut self, folder: &String) -> bool {
         let (output, name) = (Arc::clone(&self.output), folder.clone());
-        let result = tokio::task::spawn_blocking(move || output.remove(&name)).await;
-        let error = match result {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        let is_done = error.is_none();
-        self.status.metrics.removed(is_done);
-        if let Some(error) = error {
-            let text = format!("can't be removed: {error}; it is tried again");
+        let result = blocking(move || output.remove(&name)).await;
+        self.status.metrics.removed(result.is_ok());
+        if let Err(error) = result {
+            let text = format!("can't be removed: {error}; the next attempt follows");
             self.notes.write.insert(folder.clone(), text);
-        } else {
-            info!(folder, "removed");
-            self.present.remove(folder);
-            self.notes.write.remove(folder);
+            return false;
         }
-        is_done
+        info!("removed folder {folder}");
+        if let Some(Found::Ours(manifest)) = self.present.remove(folder)
+            && !self.policy.released.contains(folder)
+        {
+            let id = manifest.id();
+            self.policy
+                .record(&self.objects, &id, false, Instant::now());
+        }
+        self.notes.write.remove(folder);
+        true
     }
 }
 
-/// What came of removals.
-pub(super) struct Removed {
-    pub(super) all_worked: bool,
-    /// Whether there is more to remove right now.
-    pub(super) more: bool,
+/// Runs `job` on a thread where it may take its time.
+pub(super) async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(job).await {
+        Ok(value) => value,
+        // A task that is not aborted ends otherwise only by a panic, which goes on here.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+pub(super) fn text_of(rejected: &BTreeMap<Part, String>) -> String {
+    // That a staple goes with its certificate is not worth a word.
+    let is_told = |(part, _): &(&Part, &String)| {
+        **part != Part::Staple || !rejected.contains_key(&Part::Pair)
+    };
+    let parts = rejected
+        .iter()
+        .filter(is_told)
+        .map(|(part, why)| format!("{}: {why}", part.as_str()));
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 /// What came of a write.
@@ -177,8 +294,9 @@ struct Written {
     id: Id,
     folder: String,
     content: Content,
-    objection: Option<String>,
-    result: Result<Outcome, WriteError>,
+    rejected: BTreeMap<Part, String>,
+    /// `None` where sds-agent would reject all of it, and nothing was on disk before.
+    result: Result<Option<(Outcome, Inspection)>, WriteError>,
 }
 
 async fn write_one(
@@ -186,23 +304,57 @@ async fn write_one(
     (id, folder, content): (Id, String, Content),
     shutdown: CancellationToken,
 ) -> Written {
-    let written = tokio::task::spawn_blocking(move || {
-        let result = if shutdown.is_cancelled() {
-            Err(io::Error::from(io::ErrorKind::Interrupted).into())
-        } else {
-            output.write(&folder, &content.manifest, &content.files)
+    blocking(move || {
+        let path = output.path().join(&folder);
+        let rejected = content::rejected(&path, &content.files);
+        let result = match shutdown.is_cancelled() {
+            true => Err(io::Error::from(io::ErrorKind::Interrupted).into()),
+            false => write(&output, &folder, &content, &rejected),
         };
         Written {
-            objection: content::objection(&output.path().join(&folder), &content.files),
             id,
             folder,
             content,
+            rejected,
             result,
         }
-    });
-    match written.await {
-        Ok(written) => written,
-        // A task that is not aborted ends otherwise only by a panic, which goes on here.
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    })
+    .await
+}
+
+fn write(
+    output: &Output,
+    folder: &str,
+    content: &Content,
+    rejected: &BTreeMap<Part, String>,
+) -> Result<Option<(Outcome, Inspection)>, WriteError> {
+    let files = to_write(output, folder, content, rejected)?;
+    if files.is_empty() {
+        return Ok(None);
     }
+    let outcome = output.write(folder, &content.manifest, &files)?;
+    let inspection = output.inspect(folder)?;
+    let inspection = inspection.filter(|inspection| inspection.stamp.is_of(&files));
+    let changed = || io::Error::other("somebody changed it while it was written");
+    Ok(Some((outcome, inspection.ok_or_else(changed)?)))
+}
+
+/// The content, with what is on disk in the place of the parts that are rejected.
+pub(super) fn to_write(
+    output: &Output,
+    folder: &str,
+    content: &Content,
+    rejected: &BTreeMap<Part, String>,
+) -> io::Result<Files> {
+    let is_rejected = |name: &str| rejected.contains_key(&Part::of(name));
+    let good = content.files.iter().filter(|(name, _)| !is_rejected(name));
+    let mut files: Files = good
+        .map(|(name, bytes)| (name.clone(), bytes.clone()))
+        .collect();
+    if !rejected.is_empty() {
+        let mut previous = output.files(folder, &content.manifest)?;
+        previous.retain(|name, _| is_rejected(name));
+        files.extend(previous);
+    }
+    Ok(files)
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use super::look::{self, Current, DATA, Look};
 use super::{Outcome, Output, SCRATCH, WriteError, sys};
+use crate::config::Rights;
 use crate::manifest::{self, Manifest};
 use crate::select::Files;
 
@@ -20,7 +21,7 @@ pub(super) fn write(
     manifest: &Manifest,
     files: &Files,
 ) -> Result<Outcome, WriteError> {
-    let current = match look::current(&output.dir, folder)? {
+    let current = match look::current(output.dir()?, folder)? {
         Look::Foreign => return Err(WriteError::Foreign),
         Look::Absent => {
             make(output, folder, manifest, files)?;
@@ -30,8 +31,14 @@ pub(super) fn write(
     };
     clear(output, folder, &current)?;
     let same_links = current.links_are_of(files);
-    if same_links && current.holds(files, output.group)? {
-        note(&current, manifest, output.group)?;
+    if same_links && current.holds(files, output.rights)? {
+        // The files are as old as they were.
+        let written = current.manifest.written;
+        let manifest = Manifest {
+            written,
+            ..manifest.clone()
+        };
+        note(&current, &manifest, output.rights)?;
         return Ok(Outcome::Same);
     }
     // Other files: a swap of `..data` alone would show a link without its file for a moment. What
@@ -45,14 +52,14 @@ pub(super) fn write(
 }
 
 pub(super) fn remove(output: &Output, folder: &str) -> Result<bool, WriteError> {
-    match look::current(&output.dir, folder)? {
+    match look::current(output.dir()?, folder)? {
         Look::Foreign => return Err(WriteError::Foreign),
         Look::Absent => return Ok(false),
         Look::Ours(_) => {}
     }
     let scratch = sys::unique(SCRATCH);
-    sys::rename_to_new(&output.dir, folder, &scratch)?;
-    sys::sync(&output.dir)?;
+    sys::rename_to_new(output.dir()?, folder, &scratch)?;
+    sys::sync(output.dir()?)?;
     sys::remove_tree(&output.path.join(scratch))?;
     Ok(true)
 }
@@ -60,8 +67,8 @@ pub(super) fn remove(output: &Output, folder: &str) -> Result<bool, WriteError> 
 /// Makes a folder that is not there.
 fn make(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -> io::Result<()> {
     build(output, manifest, files, |scratch| {
-        sys::rename_to_new(&output.dir, scratch, folder)?;
-        sys::sync(&output.dir)?;
+        sys::rename_to_new(output.dir()?, scratch, folder)?;
+        sys::sync(output.dir()?)?;
         Ok(true)
     })?;
     Ok(())
@@ -71,11 +78,11 @@ fn make(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -> io
 /// the file system can.
 fn exchange(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -> io::Result<bool> {
     build(output, manifest, files, |scratch| {
-        if !sys::exchange(&output.dir, scratch, folder)? {
+        if !sys::exchange(output.dir()?, scratch, folder)? {
             sys::remove_tree(&output.path.join(scratch))?;
             return Ok(false);
         }
-        sys::sync(&output.dir)?;
+        sys::sync(output.dir()?)?;
         sys::remove_tree(&output.path.join(scratch))?;
         Ok(true)
     })
@@ -91,14 +98,14 @@ fn build<T>(
 ) -> io::Result<T> {
     let scratch = sys::unique(SCRATCH);
     let built = || -> io::Result<T> {
-        let dir = sys::make_folder(&output.dir, &scratch)?;
+        let dir = sys::make_folder(output.dir()?, &scratch)?;
         let generation = sys::unique("..");
-        generate(&dir, &generation, manifest, files, output.group)?;
+        generate(&dir, &generation, manifest, files, output.rights)?;
         sys::make_link(&dir, DATA, &generation)?;
         for name in files.keys() {
             sys::make_link(&dir, name, &look::link_target(name))?;
         }
-        sys::settle(&dir, output.group, sys::FOLDER_MODE)?;
+        sys::settle(&dir, output.rights, output.rights.dir_mode)?;
         sys::sync(&dir)?;
         place(&scratch)
     };
@@ -118,8 +125,8 @@ fn swap(
     let dir = &current.dir;
     let generation = sys::unique("..");
     let swapped = || -> io::Result<()> {
-        generate(dir, &generation, manifest, files, output.group)?;
-        sys::settle(dir, output.group, sys::FOLDER_MODE)?;
+        generate(dir, &generation, manifest, files, output.rights)?;
+        sys::settle(dir, output.rights, output.rights.dir_mode)?;
         sys::make_link(dir, DATA_NEW, &generation)?;
         sys::sync(dir)?;
         sys::rename(dir, DATA_NEW, DATA)
@@ -147,30 +154,30 @@ fn generate(
     name: &str,
     manifest: &Manifest,
     files: &Files,
-    group: Option<u32>,
+    rights: Rights,
 ) -> io::Result<()> {
     let generation = sys::make_folder(&dir, name)?;
     for (file, content) in files {
-        sys::make_file(&generation, file, content, group)?;
+        sys::make_file(&generation, file, content, rights)?;
     }
     sys::make_file(
         &generation,
         manifest::FILE_NAME,
         &manifest.to_bytes(),
-        group,
+        rights,
     )?;
-    sys::settle(&generation, group, sys::FOLDER_MODE)?;
+    sys::settle(&generation, rights, rights.dir_mode)?;
     sys::sync(&generation)
 }
 
 /// Replaces the manifest of a generation that is otherwise as it should be.
-fn note(current: &Current, manifest: &Manifest, group: Option<u32>) -> io::Result<()> {
+pub(super) fn note(current: &Current, manifest: &Manifest, rights: Rights) -> io::Result<()> {
     if current.manifest == *manifest {
         return Ok(());
     }
     let data = &current.data;
     sys::remove_file(data, MANIFEST_NEW)?;
-    sys::make_file(data, MANIFEST_NEW, &manifest.to_bytes(), group)?;
+    sys::make_file(data, MANIFEST_NEW, &manifest.to_bytes(), rights)?;
     sys::rename(data, MANIFEST_NEW, manifest::FILE_NAME)?;
     sys::sync(data)
 }

@@ -3,12 +3,17 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
+use zeroize::Zeroizing;
 
 use super::sys;
+use crate::config::Rights;
 use crate::manifest::{self, Manifest};
 use crate::select::Files;
+
+/// Bytes of a file that are read back: the agent reads no more of one.
+const MAX_FILE: usize = 1024 * 1024;
 
 /// The link to the current generation.
 pub(super) const DATA: &str = "..data";
@@ -36,16 +41,27 @@ pub(super) struct Current {
     pub(super) has_strangers: bool,
 }
 
-/// Looks at what is under `name` in the output folder `output`.
-pub(super) fn current(output: impl AsFd, name: &str) -> io::Result<Look> {
-    match open(output, name) {
-        // The mirror makes nothing that it can't read.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Look::Foreign),
-        result => result,
+/// Which files a folder holds, without their content: it differs when somebody replaced, wrote or
+/// removed one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    links: Vec<String>,
+    /// Name, inode, size, and time of the last change of each file.
+    files: Vec<(String, u64, i64, i64, i64)>,
+}
+
+impl Stamp {
+    /// Whether this can be the stamp of `files`.
+    pub(crate) fn is_of(&self, files: &Files) -> bool {
+        let sizes = files.iter().map(|(name, bytes)| (name, bytes.len()));
+        let there = self.files.iter();
+        let there = there.map(|file| (&file.0, usize::try_from(file.2).unwrap_or(usize::MAX)));
+        self.links.iter().eq(files.keys()) && there.eq(sizes)
     }
 }
 
-fn open(output: impl AsFd, name: &str) -> io::Result<Look> {
+/// Looks at what is under `name` in the output folder `output`.
+pub(super) fn current(output: impl AsFd, name: &str) -> io::Result<Look> {
     let dir = match sys::open_folder(output, name) {
         Ok(dir) => dir,
         Err(Errno::NOENT) => return Ok(Look::Absent),
@@ -95,24 +111,80 @@ impl Current {
         Ok(())
     }
 
-    /// Whether the current generation holds exactly `files`, with the right modes and group.
-    pub(super) fn holds(&self, files: &Files, group: Option<u32>) -> io::Result<bool> {
-        let names = sys::names(&self.data)?;
-        let is_file = |name: &&String| name.as_str() != manifest::FILE_NAME;
-        if names.iter().filter(is_file).count() != files.len()
-            || !has_mode(&self.data, sys::FOLDER_MODE, group)?
-            || !has_mode(&self.dir, sys::FOLDER_MODE, group)?
+    /// Whether the current generation holds exactly `files`, with the right modes, owner and group.
+    pub(super) fn holds(&self, files: &Files, rights: Rights) -> io::Result<bool> {
+        let names = self.names()?;
+        if names.len() != files.len()
+            || !is_settled(&fstat(&self.data)?, rights, rights.dir_mode)
+            || !is_settled(&fstat(&self.dir)?, rights, rights.dir_mode)
         {
             return Ok(false);
         }
         for (name, content) in files {
+            let Some(stat) = sys::stat_file(&self.data, name)? else {
+                return Ok(false);
+            };
             let there = sys::read_file(&self.data, name, content.len())?;
-            let there = there.map(zeroize::Zeroizing::new);
-            if there.is_none_or(|there| *there != **content) {
+            let there = there.map(Zeroizing::new);
+            if !is_settled(&stat, rights, rights.file_mode)
+                || there.is_none_or(|there| *there != **content)
+            {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// The files of the current generation.
+    pub(super) fn files(&self) -> io::Result<Files> {
+        let mut files = Files::new();
+        for name in self.names()? {
+            if let Some(bytes) = sys::read_file(&self.data, &name, MAX_FILE)? {
+                files.insert(name, Zeroizing::new(bytes));
+            }
+        }
+        Ok(files)
+    }
+
+    /// Puts modes, owner and group right. Returns what they were wrong of.
+    pub(super) fn mend(&self, rights: Rights) -> io::Result<Vec<String>> {
+        let mut mended = Vec::new();
+        for (dir, name) in [(&self.dir, "the folder"), (&self.data, DATA)] {
+            if !is_settled(&fstat(dir)?, rights, rights.dir_mode) {
+                sys::settle(dir, rights, rights.dir_mode)?;
+                mended.push(name.to_owned());
+            }
+        }
+        for name in sys::names(&self.data)? {
+            let stat = sys::stat_file(&self.data, &name)?;
+            if stat.is_some_and(|stat| !is_settled(&stat, rights, rights.file_mode)) {
+                sys::settle_file(&self.data, &name, rights)?;
+                mended.push(name);
+            }
+        }
+        Ok(mended)
+    }
+
+    /// Which files there are now.
+    pub(super) fn stamp(&self) -> io::Result<Stamp> {
+        let mut files = Vec::new();
+        for name in self.names()? {
+            if let Some(stat) = sys::stat_file(&self.data, &name)? {
+                let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or_default();
+                files.push((name, stat.st_ino, stat.st_size, stat.st_mtime, nanos));
+            }
+        }
+        let mut links = self.links.clone();
+        links.sort();
+        files.sort();
+        Ok(Stamp { links, files })
+    }
+
+    /// The names in the current generation, without the mirror's own.
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = sys::names(&self.data)?;
+        names.retain(|name| name != manifest::FILE_NAME);
+        Ok(names)
     }
 
     /// Whether there is a link for each of `files`, and no other one.
@@ -126,10 +198,8 @@ pub(super) fn link_target(name: &str) -> String {
     format!("{DATA}/{name}")
 }
 
-fn has_mode(fd: impl AsFd, mode: u32, group: Option<u32>) -> io::Result<bool> {
-    let stat = fstat(fd)?;
-    let bits = stat.st_mode & 0o7777;
-    Ok(FileType::from_raw_mode(stat.st_mode).is_dir()
-        && bits == mode
-        && group.is_none_or(|group| stat.st_gid == group))
+fn is_settled(stat: &Stat, rights: Rights, mode: u32) -> bool {
+    stat.st_mode & 0o7777 == mode
+        && rights.owner.is_none_or(|owner| stat.st_uid == owner)
+        && rights.group.is_none_or(|group| stat.st_gid == group)
 }

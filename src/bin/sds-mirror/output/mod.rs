@@ -9,8 +9,8 @@
 //! NAME/..3f9a/..sds-mirror.json         the manifest: it is the mirror's, and from where it came
 //! ```
 //!
-//! Everything else whose name begins with `.sds-mirror` is the mirror's own; sds-agent passes over
-//! names that begin with a dot.
+//! Everything else whose name begins with `.sds-mirror` is the mirror's own; sds-agent skips names
+//! that begin with a dot.
 
 mod change;
 mod look;
@@ -21,30 +21,31 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::manifest::Manifest;
+pub(crate) use look::Stamp;
+
+use crate::config::Rights;
+use crate::manifest::{Found, Manifest};
 use crate::select::Files;
 
-/// Holds off a second mirror.
-const LOCK: &str = ".sds-mirror.lock";
 /// How names begin of folders that are being made, or taken away.
 const SCRATCH: &str = ".sds-mirror-tmp-";
 
 /// The output folder, held by one mirror.
 pub(crate) struct Output {
     path: PathBuf,
-    dir: OwnedFd,
-    group: Option<u32>,
-    /// Locked as long as it is open.
-    _lock: OwnedFd,
+    /// Locked against a second mirror as long as it is open. The lock is on the folder itself: there
+    /// is no file that somebody could delete. `None` where there is no folder, and none is made.
+    dir: Option<OwnedFd>,
+    rights: Rights,
 }
 
-/// What stands in the output folder under some name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// A folder that the mirror made, with its manifest.
-    Ours(Manifest),
-    /// Anything else.
-    Foreign,
+/// A folder as it was found by a check.
+#[derive(Debug)]
+pub(crate) struct Inspection {
+    pub(crate) manifest: Manifest,
+    pub(crate) stamp: Stamp,
+    /// What had the wrong mode, owner or group, and was put right.
+    pub(crate) mended: Vec<String>,
 }
 
 /// What a write did.
@@ -56,6 +57,17 @@ pub(crate) enum Outcome {
     Changed,
     /// The content was there already; at most the manifest changed.
     Same,
+}
+
+impl Outcome {
+    /// The outcome as a metric label.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Made => "made",
+            Self::Changed => "changed",
+            Self::Same => "same",
+        }
+    }
 }
 
 /// Why a folder could not be written.
@@ -80,23 +92,48 @@ impl Output {
     ///
     /// # Errors
     /// What the system says, and that another mirror has the folder.
-    pub(crate) fn open(path: &Path, group: Option<u32>) -> Result<Self, String> {
+    pub(crate) fn open(path: &Path, rights: Rights) -> Result<Self, String> {
         let failed = |error: io::Error| format!("can't use {}: {error}", path.display());
-        let dir = sys::make_and_open(path, group).map_err(failed)?;
-        let lock = sys::lock(&dir, LOCK).map_err(failed)?.ok_or_else(|| {
-            format!(
+        let dir = sys::make_and_open(path, rights).map_err(failed)?;
+        if !sys::lock(&dir).map_err(failed)? {
+            return Err(format!(
                 "another sds-mirror works on {}; give each one an --output of its own",
                 path.display()
-            )
-        })?;
+            ));
+        }
         let output = Self {
             path: path.to_owned(),
-            dir,
-            group,
-            _lock: lock,
+            rights: sys::inherited(&dir, rights).map_err(failed)?,
+            dir: Some(dir),
         };
         output.clear_scratch().map_err(failed)?;
         Ok(output)
+    }
+
+    /// Opens the output folder to look at it alone: it is neither made nor locked.
+    ///
+    /// # Errors
+    /// What the system reports.
+    pub(crate) fn peek(path: &Path, rights: Rights) -> Result<Self, String> {
+        let failed = |error: io::Error| format!("can't read {}: {error}", path.display());
+        let mut output = Self {
+            path: path.to_owned(),
+            dir: None,
+            rights,
+        };
+        match sys::open_output(path) {
+            Ok(dir) => {
+                output.rights = sys::inherited(&dir, rights).map_err(failed)?;
+                output.dir = Some(dir);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        Ok(output)
+    }
+
+    fn dir(&self) -> io::Result<&OwnedFd> {
+        self.dir.as_ref().ok_or(io::ErrorKind::NotFound.into())
     }
 
     /// Where it is.
@@ -106,18 +143,22 @@ impl Output {
 
     /// Whether this is what its path leads to, still.
     pub(crate) fn is_in_place(&self) -> bool {
-        sys::is_at(&self.dir, &self.path)
+        self.dir().is_ok_and(|dir| sys::is_at(dir, &self.path))
     }
 
-    /// All that is there, by name; names that begin with a dot are passed over.
+    /// All that is there, by name; names that begin with a dot are skipped.
     ///
     /// # Errors
     /// Whatever keeps the folder from being read.
     pub(crate) fn scan(&self) -> io::Result<BTreeMap<String, Found>> {
         let mut found = BTreeMap::new();
-        for name in sys::names(&self.dir)? {
-            if !name.starts_with('.') {
-                let what = self.look(&name)?;
+        let Some(dir) = &self.dir else {
+            return Ok(found);
+        };
+        for name in sys::names(dir)? {
+            if !name.starts_with('.')
+                && let Some(what) = look(dir, &name)
+            {
                 found.insert(name, what);
             }
         }
@@ -146,20 +187,86 @@ impl Output {
         change::remove(self, folder)
     }
 
-    fn look(&self, name: &str) -> io::Result<Found> {
-        Ok(match look::current(&self.dir, name)? {
-            look::Look::Ours(current) => Found::Ours(current.manifest),
-            look::Look::Foreign | look::Look::Absent => Found::Foreign,
-        })
+    /// What a write of these files would do.
+    ///
+    /// # Errors
+    /// A folder that the mirror did not make, and what the system says.
+    pub(crate) fn compare(&self, folder: &str, files: &Files) -> Result<Outcome, WriteError> {
+        let Some(dir) = &self.dir else {
+            return Ok(Outcome::Made);
+        };
+        match look::current(dir, folder)? {
+            look::Look::Foreign => Err(WriteError::Foreign),
+            look::Look::Absent => Ok(Outcome::Made),
+            look::Look::Ours(current) => {
+                let same = current.links_are_of(files) && current.holds(files, self.rights)?;
+                Ok(if same {
+                    Outcome::Same
+                } else {
+                    Outcome::Changed
+                })
+            }
+        }
+    }
+
+    /// The files of a folder that the mirror made for the object of `manifest`; none where it made none.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn files(&self, folder: &str, manifest: &Manifest) -> io::Result<Files> {
+        let Some(dir) = &self.dir else {
+            return Ok(Files::new());
+        };
+        match look::current(dir, folder)? {
+            look::Look::Ours(current) if current.manifest.id() == manifest.id() => current.files(),
+            _ => Ok(Files::new()),
+        }
+    }
+
+    /// Replaces the manifest of a folder that the mirror made, and nothing else of it.
+    ///
+    /// # Errors
+    /// A folder that the mirror did not make, and what the system says.
+    pub(crate) fn annotate(&self, folder: &str, manifest: &Manifest) -> Result<(), WriteError> {
+        match look::current(self.dir()?, folder)? {
+            look::Look::Ours(current) => Ok(change::note(&current, manifest, self.rights)?),
+            look::Look::Foreign | look::Look::Absent => Err(WriteError::Foreign),
+        }
+    }
+
+    /// Looks at a folder that the mirror made, and puts modes, owner and group right; `None` where
+    /// there is no such folder.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn inspect(&self, folder: &str) -> io::Result<Option<Inspection>> {
+        match look::current(self.dir()?, folder)? {
+            look::Look::Ours(current) => Ok(Some(Inspection {
+                mended: current.mend(self.rights)?,
+                stamp: current.stamp()?,
+                manifest: current.manifest,
+            })),
+            look::Look::Foreign | look::Look::Absent => Ok(None),
+        }
     }
 
     fn clear_scratch(&self) -> io::Result<()> {
-        for name in sys::names(&self.dir)? {
+        for name in sys::names(self.dir()?)? {
             if name.starts_with(SCRATCH) {
                 sys::remove_tree(&self.path.join(name))?;
             }
         }
         Ok(())
+    }
+}
+
+/// What stands under a name; `None` where it was removed this moment.
+fn look(dir: &OwnedFd, name: &str) -> Option<Found> {
+    match look::current(dir, name) {
+        Ok(look::Look::Ours(current)) => Some(Found::Ours(current.manifest)),
+        Ok(look::Look::Foreign) => Some(Found::Foreign),
+        Ok(look::Look::Absent) => None,
+        Err(error) => Some(Found::Unreadable(error.to_string())),
     }
 }
 

@@ -10,27 +10,44 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Gid, Mode, OFlags, RenameFlags, fchmod, fchown, flock,
-    fstat, fsync, mkdirat, openat, readlinkat, renameat, renameat_with, stat, symlinkat, unlinkat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Stat, Uid, fchmod,
+    fchown, flock, fstat, fsync, mkdirat, openat, readlinkat, renameat, renameat_with, stat,
+    statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
-/// The mode of folders: the mirror changes them, the group reads.
-pub(super) const FOLDER_MODE: u32 = 0o750;
-/// The mode of files, likewise.
-pub(super) const FILE_MODE: u32 = 0o640;
+use crate::config::Rights;
 
 /// Makes the folder at `path` where it is missing, its parents too, and opens it.
-pub(super) fn make_and_open(path: &Path, group: Option<u32>) -> io::Result<OwnedFd> {
+pub(super) fn make_and_open(path: &Path, rights: Rights) -> io::Result<OwnedFd> {
     if !path.is_dir() {
         DirBuilder::new()
             .recursive(true)
-            .mode(FOLDER_MODE)
+            .mode(rights.dir_mode)
             .create(path)?;
         let dir = openat(CWD, path, folder_flags(), Mode::empty())?;
-        settle(&dir, group, FOLDER_MODE)?;
+        settle(&dir, rights, rights.dir_mode)?;
         return Ok(dir);
     }
+    open_output(path)
+}
+
+/// Root's files would be out of reach for the user that the output folder belongs to, whose mirror
+/// it is: what root writes gets the folder's owner and group, unless others are given.
+pub(super) fn inherited(dir: impl AsFd, rights: Rights) -> io::Result<Rights> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(rights);
+    }
+    let stat = fstat(dir)?;
+    Ok(Rights {
+        owner: rights.owner.or(Some(stat.st_uid)),
+        group: rights.group.or(Some(stat.st_gid)),
+        ..rights
+    })
+}
+
+/// Opens the output folder.
+pub(super) fn open_output(path: &Path) -> io::Result<OwnedFd> {
     // A link to a folder is the administrator's choice here, and only here.
     Ok(openat(
         CWD,
@@ -52,16 +69,14 @@ pub(super) fn is_at(dir: impl AsFd, path: &Path) -> bool {
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Takes the lock in `dir`; `None` when another process has it.
-pub(super) fn lock(dir: impl AsFd, name: &str) -> io::Result<Option<OwnedFd>> {
-    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let lock = openat(dir, name, flags, Mode::from(0o600))?;
+/// Locks the folder. Returns whether that worked: another process may have it locked.
+pub(super) fn lock(dir: impl AsFd) -> io::Result<bool> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(lock)),
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
-            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
             Err(errno) => return Err(errno.into()),
         }
     }
@@ -125,13 +140,36 @@ pub(super) fn make_folder(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     Ok(open_folder(&dir, name)?)
 }
 
-/// Gives a folder or file its group and mode, in this order: at no moment can another group read.
-pub(super) fn settle(fd: impl AsFd, group: Option<u32>, mode: u32) -> io::Result<()> {
-    if let Some(group) = group {
-        fchown(&fd, None, Some(Gid::from_raw(group)))?;
+/// Gives a folder or file its owner, group and mode, in this order: at no moment can another group
+/// read.
+pub(super) fn settle(fd: impl AsFd, rights: Rights, mode: u32) -> io::Result<()> {
+    let stat = fstat(&fd)?;
+    let owner = rights.owner.filter(|owner| *owner != stat.st_uid);
+    let group = rights.group.filter(|group| *group != stat.st_gid);
+    if owner.is_some() || group.is_some() {
+        fchown(&fd, owner.map(Uid::from_raw), group.map(Gid::from_raw))?;
     }
     fchmod(&fd, Mode::from(mode))?;
     Ok(())
+}
+
+/// As [`settle`], for a regular file.
+pub(super) fn settle_file(dir: impl AsFd, name: &str, rights: Rights) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    settle(
+        openat(dir, name, flags, Mode::empty())?,
+        rights,
+        rights.file_mode,
+    )
+}
+
+/// What the system knows of a regular file; `None` when there is none of this name.
+pub(super) fn stat_file(dir: impl AsFd, name: &str) -> io::Result<Option<Stat>> {
+    match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Some(stat)),
+        Ok(_) | Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Makes a file, which must be new, and syncs it.
@@ -139,11 +177,11 @@ pub(super) fn make_file(
     dir: impl AsFd,
     name: &str,
     content: &[u8],
-    group: Option<u32>,
+    rights: Rights,
 ) -> io::Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(dir, name, flags, Mode::from(0o600))?);
-    settle(&file, group, FILE_MODE)?;
+    settle(&file, rights, rights.file_mode)?;
     file.write_all(content)?;
     file.sync_all()
 }

@@ -9,14 +9,18 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::cluster::Cluster;
 use crate::manifest;
+use crate::select::Kind;
 
 pub(super) fn manifest(name: &str, version: u32) -> Manifest {
     Manifest {
         cluster: Cluster::new("https://cluster", &[]),
+        kind: Kind::Secret,
         namespace: "ns".into(),
         name: name.into(),
         uid: "uid".into(),
         resource_version: version.to_string(),
+        written: 0,
+        held: false,
     }
 }
 
@@ -57,7 +61,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let output = Output::open(&folder.path().join("out"), None).unwrap();
+        let output = Output::open(&folder.path().join("out"), Rights::default()).unwrap();
         Self { folder, output }
     }
 
@@ -135,8 +139,8 @@ fn files_that_come_and_go_have_their_links_with_them() {
     assert_eq!(seen(&fixture.path("a")).unwrap(), as_seen(&files(&PAIR)));
     assert_eq!(
         fs::read_dir(fixture.path("")).unwrap().count(),
-        2,
-        "the lock and a"
+        1,
+        "a alone"
     );
 }
 
@@ -197,7 +201,9 @@ fn what_the_mirror_did_not_make_is_left_alone() {
 #[test]
 fn a_second_mirror_is_held_off() {
     let fixture = Fixture::new();
-    let error = Output::open(&fixture.path(""), None).err().unwrap();
+    let error = Output::open(&fixture.path(""), Rights::default())
+        .err()
+        .unwrap();
     assert!(error.contains("another sds-mirror"), "{error}");
 }
 
@@ -220,8 +226,8 @@ fn a_failed_write_leaves_the_old_content_and_no_litter() {
     assert_eq!(fs::read_dir(fixture.path("a")).unwrap().count(), 4);
     assert_eq!(
         fs::read_dir(fixture.path("")).unwrap().count(),
-        2,
-        "the lock and a"
+        1,
+        "a alone"
     );
 }
 
@@ -257,7 +263,7 @@ proptest! {
         let path = folder.path().join("out");
         fs::create_dir_all(path.join("by-hand")).unwrap();
         fs::write(path.join("by-hand/cert"), "mine").unwrap();
-        let mut output = Output::open(&path, None).unwrap();
+        let mut output = Output::open(&path, Rights::default()).unwrap();
         let mut model: BTreeMap<&str, Files> = BTreeMap::new();
         for (version, step) in (0..).zip(steps) {
             match step {
@@ -303,7 +309,7 @@ proptest! {
                 Step::Reopen => {
                     drop(output);
                     fs::create_dir(path.join(".sds-mirror-tmp-1")).unwrap();
-                    output = Output::open(&path, None).unwrap();
+                    output = Output::open(&path, Rights::default()).unwrap();
                 }
             }
             for name in ["a", "b"] {
@@ -313,7 +319,7 @@ proptest! {
                     prop_assert_eq!(entries, content.len() + 2, "litter in {}", name);
                 }
             }
-            prop_assert_eq!(fs::read_dir(&path).unwrap().count(), model.len() + 2, "litter");
+            prop_assert_eq!(fs::read_dir(&path).unwrap().count(), model.len() + 1, "litter");
         }
         prop_assert_eq!(fs::read_to_string(path.join("by-hand/cert")).unwrap(), "mine");
     }

@@ -1,136 +1,332 @@
 use super::*;
+use crate::cluster::Cluster;
+use crate::manifest::Manifest;
+use crate::select::Kind;
 use proptest::prelude::*;
+
+const WINDOW: Duration = Duration::from_secs(60);
 
 fn id(namespace: &str, name: &str) -> Id {
     Id {
+        kind: Kind::Secret,
         namespace: namespace.into(),
         name: name.into(),
     }
 }
 
+fn scope(namespace: &str) -> Scope {
+    id(namespace, "").scope()
+}
+
 fn wish(uid: &str, folder: Option<&str>) -> Wish {
     Wish {
         uid: uid.into(),
+        resource_version: "1".into(),
         folder: folder.map(str::to_owned),
     }
 }
 
-fn ours(namespace: &str, name: &str, uid: &str) -> Present {
-    Present::Ours {
-        id: id(namespace, name),
+fn ours(id: &Id, uid: &str) -> Found {
+    Found::Ours(Manifest {
+        cluster: Cluster::default(),
+        kind: id.kind,
+        namespace: id.namespace.clone(),
+        name: id.name.clone(),
         uid: uid.into(),
-    }
+        resource_version: "1".into(),
+        written: 0,
+        held: false,
+    })
 }
 
-fn policy(namespaces: &[&str]) -> Policy {
+fn policy() -> Policy {
     Policy {
-        namespaces: namespaces.iter().map(|n| (*n).to_owned()).collect(),
-        allow_mass_removal: false,
+        guard: Guard {
+            percent: 50,
+            window: WINDOW,
+            is_off: false,
+        },
+        released: BTreeSet::new(),
+        history: History::default(),
     }
 }
 
-/// A namespace `n` that was listed with Secrets of these names, each of which wants its own name.
-fn listed(names: &[&str]) -> Said {
-    let mut said = Said::default();
-    let secrets = names
-        .iter()
-        .map(|name| (id("n", name), wish("u", Some(name))));
-    said.listed("n", secrets.collect());
-    said
+/// A mirror without a cluster and without a disk.
+struct World {
+    objects: Objects,
+    present: BTreeMap<String, Found>,
+    policy: Policy,
+    now: Instant,
 }
 
-/// Folders of Secrets of the same names in namespace `n`.
-fn present(names: &[&str]) -> BTreeMap<String, Present> {
-    let folders = names
-        .iter()
-        .map(|name| ((*name).to_owned(), ours("n", name, "u")));
-    folders.collect()
+impl World {
+    /// The namespaces are mirrored, and nothing has been listed yet. The folders of namespace `n` are
+    /// those of Secrets of the same names.
+    fn new(namespaces: &[&str], folders: &[&str]) -> Self {
+        let scopes = namespaces.iter().map(|namespace| scope(namespace));
+        let folder = |name: &&str| ((*name).to_owned(), ours(&id("n", name), "u"));
+        Self {
+            objects: Objects::new(Chosen::All(scopes.collect())),
+            present: folders.iter().map(folder).collect(),
+            policy: policy(),
+            now: Instant::now(),
+        }
+    }
+
+    /// Namespace `n` is listed with Secrets of these names, each of which wants its own name.
+    fn list(&mut self, names: &[&str]) -> Plan {
+        let secrets = names
+            .iter()
+            .map(|name| (id("n", name), wish("u", Some(name))));
+        self.objects.listed(&scope("n"), secrets.collect());
+        self.settle()
+    }
+
+    fn delete(&mut self, names: &[&str]) {
+        for name in names {
+            self.objects.deleted(id("n", name), self.now);
+        }
+    }
+
+    fn add(&mut self, name: &str) {
+        self.objects.applied(id("n", name), wish("u2", Some(name)));
+    }
+
+    fn plan(&self) -> Plan {
+        plan(&self.objects, &self.present, &self.policy, self.now)
+    }
+
+    /// Carries out plans until nothing changes. Returns the last one.
+    fn settle(&mut self) -> Plan {
+        for _ in 0..20 {
+            let plan = self.plan();
+            let before = self.present.clone();
+            self.carry_out(&plan);
+            if before == self.present {
+                return plan;
+            }
+        }
+        panic!("no end");
+    }
+
+    fn carry_out(&mut self, plan: &Plan) {
+        for folder in &plan.hold {
+            let Some(Found::Ours(manifest)) = self.present.get_mut(folder) else {
+                panic!("{folder} is not the mirror's");
+            };
+            manifest.held = true;
+            let id = manifest.id();
+            self.policy.record(&self.objects, &id, true, self.now);
+        }
+        for (id, folder) in &plan.granted {
+            let uid = self.objects.wish(id).unwrap().uid.clone();
+            self.present.insert(folder.clone(), ours(id, &uid));
+        }
+        for folder in &plan.remove {
+            if let Some(Found::Ours(manifest)) = self.present.remove(folder)
+                && !self.policy.released.contains(folder)
+            {
+                self.policy
+                    .record(&self.objects, &manifest.id(), false, self.now);
+            }
+        }
+        self.objects.forget_deletions(&self.present);
+        self.policy.released.clear();
+    }
+
+    /// Time passes, and what is due is done.
+    fn wait(&mut self, seconds: u64) -> Plan {
+        self.now += Duration::from_secs(seconds);
+        self.settle()
+    }
+
+    fn folders(&self) -> Vec<&str> {
+        self.present.keys().map(String::as_str).collect()
+    }
+
+    fn held(&self) -> Vec<&str> {
+        let held = ours_of(&self.present).filter(|(_, manifest)| manifest.held);
+        held.map(|(folder, _)| folder.as_str()).collect()
+    }
 }
+
+fn ours_of(present: &BTreeMap<String, Found>) -> impl Iterator<Item = (&String, &Manifest)> {
+    super::ours(present)
+}
+
+const TEN: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
 
 #[test]
 fn nothing_is_removed_before_a_whole_list() {
-    let plan = plan(&Said::default(), &present(&["a", "b"]), &policy(&["n"]));
-    assert_eq!(plan, Plan::default());
+    let world = World::new(&["n"], &["a", "b"]);
+    assert_eq!(world.plan(), Plan::default());
 }
 
 #[test]
 fn one_that_is_missing_from_a_list_goes() {
-    for (there, left) in [
-        (&["a"][..], &[][..]),
-        (&["a", "b"], &["b"]),
-        (&["a", "b", "c"], &["b", "c"]),
-    ] {
-        let plan = plan(&listed(left), &present(there), &policy(&["n"]));
-        assert_eq!(plan.remove, ["a"], "{there:?} -> {left:?}");
-        assert!(plan.keep.is_empty());
+    let mut world = World::new(&["n"], &["a", "b", "c"]);
+    world.list(&["b", "c"]);
+    assert_eq!(world.folders(), ["b", "c"]);
+}
+
+#[test]
+fn an_empty_list_holds_everything_a_single_folder_too() {
+    for folders in [&["a"][..], &["a", "b", "c"]] {
+        let mut world = World::new(&["n"], folders);
+        world.list(&[]);
+        assert_eq!(world.held(), folders);
+        world.wait(3600);
+        assert_eq!(world.held(), folders);
     }
 }
 
 #[test]
-fn more_than_half_at_once_is_held_back_unless_allowed() {
-    let there = present(&["a", "b", "c"]);
-    for left in [&[][..], &["c"]] {
-        let mut policy = policy(&["n"]);
-        let held = plan(&listed(left), &there, &policy);
-        assert!(held.remove.is_empty());
-        assert_eq!(held.keep.len(), 3 - left.len());
-        assert!(held.keep.values().all(|why| *why == Keep::MassRemoval));
-        policy.allow_mass_removal = true;
-        let allowed = plan(&listed(left), &there, &policy);
-        assert_eq!(allowed.remove.len(), 3 - left.len());
+fn a_hold_stays_folder_by_folder_until_the_secret_is_back() {
+    let mut world = World::new(&["n"], &TEN);
+    world.list(&[]);
+    for (number, name) in TEN.iter().enumerate() {
+        world.wait(3600);
+        world.add(name);
+        world.settle();
+        assert_eq!(world.folders(), TEN, "after {name}");
+        assert_eq!(world.held(), TEN[number + 1..], "after {name}");
     }
-    let half = plan(
-        &listed(&["a", "b"]),
-        &present(&["a", "b", "c", "d"]),
-        &policy(&["n"]),
-    );
-    assert_eq!(half.remove, ["c", "d"]);
 }
 
 #[test]
-fn what_an_event_said_is_deleted_goes_whatever_the_number() {
-    let mut said = listed(&["a", "b", "c"]);
-    for name in ["a", "b", "c"] {
-        said.deleted(id("n", name));
+fn unrelated_secrets_do_not_end_a_hold() {
+    let mut world = World::new(&["n"], &TEN);
+    world.list(&[]);
+    for number in 0..11 {
+        world.wait(3600);
+        world.add(&format!("new-{number}"));
+        world.settle();
     }
-    let plan = plan(&said, &present(&["a", "b", "c"]), &policy(&["n"]));
-    assert_eq!(plan.remove, ["a", "b", "c"]);
+    assert_eq!(world.held(), TEN);
+    assert_eq!(world.folders().len(), 21);
+}
+
+#[test]
+fn a_hold_outlives_another_list_and_the_process() {
+    let mut world = World::new(&["n"], &TEN);
+    world.list(&[]);
+    let mut next = World::new(&["n"], &[]);
+    next.present = world.present;
+    next.list(&TEN[..6]);
+    assert_eq!(next.held(), TEN[6..]);
+    assert_eq!(next.folders(), TEN);
+}
+
+#[test]
+fn what_the_operator_releases_goes_and_nothing_else() {
+    let mut world = World::new(&["n"], &TEN);
+    world.list(&[]);
+    world.policy.released = ["a", "b"].map(str::to_owned).into();
+    world.settle();
+    assert_eq!(world.folders(), TEN[2..]);
+    assert_eq!(world.held(), TEN[2..]);
+}
+
+#[test]
+fn a_deletion_waits_for_others_and_goes_alone() {
+    let mut world = World::new(&["n"], &["a", "b", "c"]);
+    world.list(&["a", "b", "c"]);
+    world.delete(&["a"]);
+    let plan = world.settle();
+    assert_eq!(world.folders().len(), 3);
+    assert_eq!(plan.wake, Some(world.now + QUIET));
+    world.wait(2);
+    assert_eq!(world.folders(), ["b", "c"]);
+}
+
+#[test]
+fn the_last_one_goes_when_it_is_deleted_alone() {
+    let mut world = World::new(&["n"], &["a"]);
+    world.list(&["a"]);
+    world.delete(&["a"]);
+    world.wait(2);
+    assert!(world.folders().is_empty());
+}
+
+#[test]
+fn all_deleted_in_one_go_are_held() {
+    let mut world = World::new(&["n"], &TEN);
+    world.list(&TEN);
+    world.delete(&TEN);
+    world.wait(2);
+    assert_eq!(world.held(), TEN);
+}
+
+#[test]
+fn more_than_half_within_the_window_is_held_and_half_goes() {
+    let mut world = World::new(&["n"], &TEN);
+    world.list(&TEN);
+    for name in TEN {
+        world.delete(&[name]);
+        world.wait(2);
+    }
+    assert_eq!(world.folders(), TEN[5..]);
+    assert_eq!(world.held(), TEN[5..]);
+
+    let mut slow = World::new(&["n"], &TEN);
+    slow.list(&TEN);
+    for name in TEN {
+        slow.delete(&[name]);
+        slow.wait(61);
+    }
+    assert!(slow.folders().is_empty(), "one a minute is no mass");
 }
 
 #[test]
 fn a_deleted_one_that_is_made_again_stays() {
-    let mut said = listed(&["a"]);
-    said.deleted(id("n", "a"));
-    said.applied(id("n", "a"), wish("u2", Some("a")));
-    let plan = plan(&said, &present(&["a"]), &policy(&["n"]));
+    let mut world = World::new(&["n"], &["a"]);
+    world.list(&["a"]);
+    world.delete(&["a"]);
+    world.add("a");
+    let plan = world.wait(60);
     assert_eq!(plan.granted, [(id("n", "a"), "a".to_owned())].into());
-    assert!(plan.remove.is_empty());
+    assert_eq!(world.folders(), ["a"]);
 }
 
 #[test]
-fn a_folder_made_by_hand_is_left_alone() {
-    let mut there = present(&["a"]);
-    there.insert("b".into(), Present::Foreign);
-    there.insert("c".into(), Present::Foreign);
-    let plan = plan(&listed(&["a", "b"]), &there, &policy(&["n"]));
-    let folder = "b".to_owned();
-    assert_eq!(
-        plan.conflicts,
-        [(id("n", "b"), Conflict::Foreign { folder })].into()
-    );
+fn with_the_guard_off_everything_goes() {
+    let mut world = World::new(&["n"], &TEN);
+    world.list(&[]);
+    world.policy.guard.is_off = true;
+    world.settle();
+    assert!(world.folders().is_empty());
+}
+
+#[test]
+fn what_the_mirror_did_not_make_or_can_not_read_is_left_alone() {
+    let mut world = World::new(&["n"], &["a"]);
+    world.present.insert("b".into(), Found::Foreign);
+    world
+        .present
+        .insert("c".into(), Found::Unreadable("no".into()));
+    let plan = world.list(&["a", "b", "c"]);
     assert_eq!(plan.granted.len(), 1);
-    assert!(plan.remove.is_empty() && plan.keep.is_empty());
+    assert!(matches!(
+        plan.conflicts[&id("n", "b")],
+        Conflict::Foreign { .. }
+    ));
+    assert!(matches!(
+        plan.conflicts[&id("n", "c")],
+        Conflict::Unreadable { .. }
+    ));
+    world.policy.guard.is_off = true;
+    world.list(&[]);
+    assert_eq!(world.folders(), ["b", "c"]);
 }
 
 #[test]
 fn a_clash_names_all_and_gives_the_folder_to_none_but_its_holder() {
-    let mut said = Said::default();
+    let mut world = World::new(&["m", "n"], &[]);
     for namespace in ["n", "m"] {
         let secrets = [(id(namespace, "a"), wish("u", Some("a")))];
-        said.listed(namespace, secrets.into());
+        world.objects.listed(&scope(namespace), secrets.into());
     }
-    let policy = policy(&["m", "n"]);
-    let fresh = plan(&said, &BTreeMap::new(), &policy);
+    let fresh = world.plan();
     assert!(fresh.granted.is_empty());
     let clash = |other: &str| Conflict::Clash {
         folder: "a".into(),
@@ -138,17 +334,22 @@ fn a_clash_names_all_and_gives_the_folder_to_none_but_its_holder() {
     };
     let both = [(id("n", "a"), clash("m")), (id("m", "a"), clash("n"))];
     assert_eq!(fresh.conflicts, both.into());
-    let held = plan(&said, &present(&["a"]), &policy);
+    world.present.insert("a".into(), ours(&id("n", "a"), "u"));
+    let held = world.plan();
     assert_eq!(held.granted, [(id("n", "a"), "a".to_owned())].into());
     assert_eq!(held.conflicts, [(id("m", "a"), clash("n"))].into());
 }
 
 #[test]
-fn the_folder_of_a_namespace_that_could_not_be_listed_is_nobody_elses() {
-    let mut said = Said::default();
-    said.listed("m", [(id("m", "a"), wish("u", Some("a")))].into());
+fn a_folder_that_is_held_or_not_mirrored_is_nobody_elses() {
     for namespaces in [&["m", "n"][..], &["m"]] {
-        let plan = plan(&said, &present(&["a"]), &policy(namespaces));
+        let mut world = World::new(namespaces, &["a"]);
+        if namespaces.contains(&"n") {
+            world.list(&[]);
+        }
+        let secrets = [(id("m", "a"), wish("u", Some("a")))];
+        world.objects.listed(&scope("m"), secrets.into());
+        let plan = world.settle();
         assert!(plan.granted.is_empty() && plan.remove.is_empty());
         assert_eq!(plan.conflicts.len(), 1);
     }
@@ -156,169 +357,191 @@ fn the_folder_of_a_namespace_that_could_not_be_listed_is_nobody_elses() {
 
 #[test]
 fn one_that_is_unfit_now_keeps_its_folder() {
-    let mut said = Said::default();
-    said.listed("n", [(id("n", "a"), wish("u", None))].into());
-    let kept = plan(&said, &present(&["a"]), &policy(&["n"]));
+    let mut world = World::new(&["n"], &["a", "b", "c"]);
+    world.list(&["a", "b", "c"]);
+    world.objects.applied(id("n", "a"), wish("u", None));
+    let kept = world.settle();
     assert_eq!(kept.keep, [("a".to_owned(), Keep::Unfit)].into());
-    said.applied(id("n", "a"), wish("another", None));
-    let made_anew = plan(&said, &present(&["a"]), &policy(&["n"]));
-    assert_eq!(made_anew.remove, ["a"]);
+    world.objects.applied(id("n", "a"), wish("another", None));
+    world.settle();
+    assert_eq!(world.folders(), ["b", "c"], "made anew as something else");
 }
 
 #[test]
 fn another_name_template_moves_folders_without_being_a_mass_removal() {
-    let mut said = Said::default();
+    let mut world = World::new(&["n"], &["a", "b", "c"]);
     let moved = ["a", "b", "c"].map(|name| (id("n", name), wish("u", Some(&format!("n.{name}")))));
-    said.listed("n", moved.into());
-    let plan = plan(&said, &present(&["a", "b", "c"]), &policy(&["n"]));
-    assert_eq!(plan.granted.len(), 3);
-    assert_eq!(plan.remove, ["a", "b", "c"]);
+    world.objects.listed(&scope("n"), moved.into());
+    world.settle();
+    assert_eq!(world.folders(), ["n.a", "n.b", "n.c"]);
+    assert!(world.held().is_empty());
+}
+
+#[test]
+fn a_gateway_chooses_and_an_empty_choice_is_held() {
+    let mut world = World::new(&[], &["a", "b", "c"]);
+    let choose = |world: &mut World, names: &[&str]| {
+        let wanted = names.iter().map(|name| id("n", name)).collect();
+        world.objects.choose(Chosen::Only {
+            wanted,
+            undecided: BTreeSet::new(),
+        });
+        world.settle()
+    };
+    world.objects.choose(Chosen::Unknown);
+    world.list(&["a", "b", "c", "d"]);
+    assert_eq!(world.plan(), Plan::default(), "the Gateway is not known");
+    choose(&mut world, &["a", "b", "c"]);
+    assert_eq!(world.folders(), ["a", "b", "c"]);
+    choose(&mut world, &["a", "b"]);
+    assert_eq!(world.folders(), ["a", "b"]);
+    choose(&mut world, &[]);
+    assert_eq!(world.held(), ["a", "b"]);
+    choose(&mut world, &["a", "b", "d"]);
+    assert!(world.held().is_empty());
+    assert_eq!(world.folders(), ["a", "b", "d"]);
 }
 
 const NAMESPACES: [&str; 3] = ["m", "n", "not-mirrored"];
-const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
-const UIDS: [&str; 2] = ["1", "2"];
 
 fn any_id() -> impl Strategy<Value = Id> {
-    (0..NAMESPACES.len(), 0..NAMES.len()).prop_map(|(n, m)| id(NAMESPACES[n], NAMES[m]))
+    (0..NAMESPACES.len(), 0..TEN.len()).prop_map(|(n, m)| id(NAMESPACES[n], TEN[m]))
 }
 
 fn any_wish() -> impl Strategy<Value = Wish> {
-    let folder = prop::option::weighted(0.9, 0..NAMES.len());
-    (0..UIDS.len(), folder).prop_map(|(u, f)| wish(UIDS[u], f.map(|f| NAMES[f])))
+    let folder = prop::option::weighted(0.9, 0..TEN.len());
+    (0..2usize, folder)
+        .prop_map(|(uid, folder): (usize, _)| wish(&uid.to_string(), folder.map(|at| TEN[at])))
 }
 
-fn any_present() -> impl Strategy<Value = BTreeMap<String, Present>> {
+fn any_present() -> impl Strategy<Value = BTreeMap<String, Found>> {
     let one = prop_oneof![
-        1 => Just(Present::Foreign),
-        5 => (any_id(), 0..UIDS.len()).prop_map(|(id, u)| Present::Ours { id, uid: UIDS[u].into() }),
+        1 => Just(Found::Foreign),
+        1 => Just(Found::Unreadable("no".into())),
+        12 => (any_id(), 0..2usize).prop_map(|(id, uid): (_, usize)| ours(&id, &uid.to_string())),
     ];
-    prop::collection::btree_map(
-        (0..NAMES.len()).prop_map(|n| NAMES[n].to_owned()),
-        one,
-        0..6,
-    )
+    let name = (0..TEN.len()).prop_map(|at| TEN[at].to_owned());
+    prop::collection::btree_map(name, one, 0..10)
 }
 
 #[derive(Clone, Debug)]
-enum Event {
+enum Step {
     Listed(usize, BTreeMap<String, Wish>),
     Applied(Id, Wish),
     Deleted(Id),
+    Released(usize),
+    Wait(u64),
 }
 
-fn any_event() -> impl Strategy<Value = Event> {
-    let names = (0..NAMES.len()).prop_map(|n| NAMES[n].to_owned());
+fn any_step() -> impl Strategy<Value = Step> {
+    let names = (0..TEN.len()).prop_map(|at| TEN[at].to_owned());
     prop_oneof![
-        (
-            0..2usize,
-            prop::collection::btree_map(names, any_wish(), 0..5)
-        )
-            .prop_map(|(n, secrets)| Event::Listed(n, secrets)),
-        (any_id(), any_wish()).prop_map(|(id, wish)| Event::Applied(id, wish)),
-        any_id().prop_map(Event::Deleted),
+        2 => (0..2usize, prop::collection::btree_map(names, any_wish(), 0..8))
+            .prop_map(|(namespace, secrets)| Step::Listed(namespace, secrets)),
+        2 => (any_id(), any_wish()).prop_map(|(id, wish)| Step::Applied(id, wish)),
+        4 => any_id().prop_map(Step::Deleted),
+        1 => (0..TEN.len()).prop_map(Step::Released),
+        4 => (0..70u64).prop_map(Step::Wait),
     ]
 }
 
-fn said_of(events: Vec<Event>) -> Said {
-    let mut said = Said::default();
-    for event in events {
-        match event {
-            Event::Listed(n, secrets) => {
-                let secrets = secrets
-                    .into_iter()
-                    .map(|(name, w)| (id(NAMESPACES[n], &name), w));
-                said.listed(NAMESPACES[n], secrets.collect());
-            }
-            Event::Applied(id, wish) => said.applied(id, wish),
-            Event::Deleted(id) => said.deleted(id),
-        }
+/// What each removal of a plan must be able to say for itself.
+fn check(world: &World, plan: &Plan) -> Result<(), TestCaseError> {
+    let written: BTreeSet<&String> = plan.granted.values().collect();
+    prop_assert_eq!(written.len(), plan.granted.len(), "one folder, two writers");
+    for (id, wish) in world.objects.wishes() {
+        let has = plan.granted.get(id);
+        let is_told = plan.conflicts.contains_key(id);
+        prop_assert_eq!(wish.folder.is_some(), has.is_some() != is_told);
+        prop_assert!(has.is_none() || has == wish.folder.as_ref());
     }
-    said
-}
-
-/// What the disk looks like after the plan was carried out.
-fn carry_out(
-    said: &Said,
-    mut present: BTreeMap<String, Present>,
-    plan: &Plan,
-) -> BTreeMap<String, Present> {
-    for (id, folder) in &plan.granted {
-        let uid = said.secrets[id].uid.clone();
-        present.insert(
-            folder.clone(),
-            Present::Ours {
-                id: id.clone(),
-                uid,
-            },
+    let mut going: BTreeMap<Scope, usize> = BTreeMap::new();
+    for folder in written.iter().copied().chain(&plan.remove) {
+        let is_ours = !matches!(
+            world.present.get(folder),
+            Some(Found::Foreign | Found::Unreadable(_))
         );
+        prop_assert!(is_ours, "{} is not the mirror's", folder);
     }
     for folder in &plan.remove {
-        present.remove(folder);
+        let Some(Found::Ours(manifest)) = world.present.get(folder) else {
+            return Err(TestCaseError::fail("removed, and not there"));
+        };
+        prop_assert!(!written.contains(folder), "written and removed");
+        let id = manifest.id();
+        if world.policy.released.contains(folder) || plan.granted.contains_key(&id) {
+            continue;
+        }
+        prop_assert!(!manifest.held, "{} was held", folder);
+        prop_assert!(
+            world.objects.listed.contains(&id.scope()) || world.objects.deleted.contains_key(&id)
+        );
+        prop_assert!(NAMESPACES[..2].contains(&id.namespace.as_str()));
+        *going.entry(id.scope()).or_default() += 1;
     }
-    present
+    for (scope, going) in going {
+        let (_, removed) = world
+            .policy
+            .history
+            .count(&Some(scope.clone()), WINDOW, world.now);
+        let owned = ours_of(&world.present).filter(|(_, manifest)| manifest.id().scope() == scope);
+        let base = owned.count() + removed;
+        let all = going + removed;
+        prop_assert!(
+            all == 1 || 2 * all <= base,
+            "{} of {} within the window",
+            all,
+            base
+        );
+    }
+    Ok(())
 }
 
 proptest! {
     #[test]
-    fn whatever_is_said_and_there_a_plan_is_safe(
-        events in prop::collection::vec(any_event(), 0..12),
-        there in any_present(),
-        allow_mass_removal: bool,
+    fn whatever_happens_removals_are_few_and_holds_last(
+        present in any_present(),
+        steps in prop::collection::vec(any_step(), 0..40),
     ) {
-        let said = said_of(events);
-        let policy = Policy { allow_mass_removal, ..policy(&["m", "n"]) };
-        let plan = plan(&said, &there, &policy);
-
-        // Every Secret that wants a folder has it or is told why not, and no folder has two.
-        for (id, wish) in &said.secrets {
-            let has = plan.granted.get(id);
-            prop_assert_eq!(wish.folder.is_some(), has.is_some() != plan.conflicts.contains_key(id));
-            prop_assert!(has.is_none() || has == wish.folder.as_ref());
-        }
-        let folders: BTreeSet<_> = plan.granted.values().collect();
-        prop_assert_eq!(folders.len(), plan.granted.len());
-
-        // What was made by hand is neither written nor removed.
-        for (folder, _) in there.iter().filter(|(_, what)| **what == Present::Foreign) {
-            prop_assert!(!folders.contains(folder) && !plan.remove.contains(folder));
-        }
-
-        // Each removal has a reason, and what lists alone remove is never a mass.
-        let mut by_list: BTreeMap<&str, usize> = BTreeMap::new();
-        for folder in &plan.remove {
-            let Present::Ours { id, uid } = &there[folder] else { unreachable!() };
-            prop_assert!(!folders.contains(folder), "written and removed");
-            let still_wanted = said.secrets.get(id).is_some_and(|wish| wish.uid == *uid);
-            if still_wanted && !said.deleted.contains(id) && policy.namespaces.contains(&id.namespace) {
-                prop_assert!(plan.granted.contains_key(id), "removed, and written nowhere");
-            } else if !said.deleted.contains(id) && !plan.granted.contains_key(id) {
-                let listed = said.listed.contains(&id.namespace);
-                prop_assert!(listed || !policy.namespaces.contains(&id.namespace));
-                *by_list.entry(&id.namespace).or_default() += 1;
+        let mut world = World::new(&NAMESPACES[..2], &[]);
+        world.present = present;
+        for step in steps {
+            match step {
+                Step::Listed(at, secrets) => {
+                    let namespace = NAMESPACES[at];
+                    let secrets = secrets.into_iter().map(|(name, wish)| (id(namespace, &name), wish));
+                    world.objects.listed(&scope(namespace), secrets.collect());
+                }
+                Step::Applied(id, wish) => world.objects.applied(id, wish),
+                Step::Deleted(id) => world.objects.deleted(id, world.now),
+                Step::Released(at) => {
+                    world.policy.released.insert(TEN[at].to_owned());
+                }
+                Step::Wait(seconds) => world.now += Duration::from_secs(seconds),
             }
-        }
-        for (namespace, going) in by_list {
-            prop_assert!(allow_mass_removal || !is_mass(going, count(&there, namespace)));
-            prop_assert!(allow_mass_removal || policy.namespaces.contains(namespace));
+            let plan = world.plan();
+            check(&world, &plan)?;
+            world.carry_out(&plan);
         }
     }
 
     #[test]
-    fn a_plan_that_was_carried_out_leaves_nothing_to_remove_but_what_it_uncovered(
-        events in prop::collection::vec(any_event(), 0..12),
-        there in any_present(),
+    fn a_plan_that_was_carried_out_leaves_nothing_to_do(
+        present in any_present(),
+        steps in prop::collection::vec(any_step(), 0..12),
     ) {
-        let said = said_of(events);
-        let policy = Policy { allow_mass_removal: true, ..policy(&["m", "n"]) };
-        let mut present = there;
-        // A folder that becomes free may be granted in the next round, and so on.
-        for _ in 0..=NAMES.len() {
-            let plan = plan(&said, &present, &policy);
-            present = carry_out(&said, present, &plan);
+        let mut world = World::new(&NAMESPACES[..2], &[]);
+        world.present = present;
+        for step in steps {
+            match step {
+                Step::Applied(id, wish) => world.objects.applied(id, wish),
+                Step::Deleted(id) => world.objects.deleted(id, world.now),
+                _ => {}
+            }
         }
-        let last = plan(&said, &present, &policy);
-        prop_assert_eq!(carry_out(&said, present.clone(), &last), present);
-        prop_assert!(last.remove.is_empty());
+        world.wait(60);
+        let last = world.settle();
+        prop_assert!(last.remove.is_empty() && last.hold.is_empty());
+        prop_assert_eq!(last.wake, None);
     }
 }

@@ -1,0 +1,80 @@
+//! `--dry-run`: what a pass would do, printed and not done.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+
+use super::work::{blocking, to_write};
+use super::{End, Mirror};
+use crate::content;
+use crate::output::{Outcome, WriteError};
+
+impl Mirror {
+    /// Prints what would change.
+    ///
+    /// # Errors
+    /// Folders that can't be read, and an output that can't be written to.
+    pub(super) async fn dry_run(&mut self) -> Result<End, String> {
+        let plan = self.plan();
+        let mut lines = BTreeMap::new();
+        let mut unchanged = 0;
+        for (id, folder) in &plan.granted {
+            let Some(content) = self.pending.remove(id) else {
+                continue;
+            };
+            let (output, name) = (Arc::clone(&self.output), folder.clone());
+            let (rejected, outcome) = blocking(move || {
+                let rejected = content::rejected(&output.path().join(&name), &content.files);
+                let outcome = to_write(&output, &name, &content, &rejected)
+                    .map_err(WriteError::from)
+                    .and_then(|files| match files.is_empty() {
+                        true => Ok(None),
+                        false => output.compare(&name, &files).map(Some),
+                    });
+                (rejected, outcome)
+            })
+            .await;
+            if !rejected.is_empty() {
+                self.notes
+                    .rejected
+                    .insert(id.clone(), super::work::text_of(&rejected));
+            }
+            let word = match outcome {
+                Ok(Some(Outcome::Made)) => "create",
+                Ok(Some(Outcome::Changed)) => "change",
+                Ok(Some(Outcome::Same)) => {
+                    unchanged += 1;
+                    continue;
+                }
+                // All of it is rejected, which is among the problems.
+                Ok(None) => continue,
+                Err(error) => return Err(format!("folder {folder}: {error}")),
+            };
+            lines.insert(folder.clone(), format!("{word}  {folder}  ({id})"));
+        }
+        for folder in &plan.remove {
+            lines.insert(folder.clone(), format!("remove  {folder}"));
+        }
+        for folder in plan.keep.keys() {
+            lines.insert(folder.clone(), format!("keep    {folder}"));
+        }
+        let problems = self.find_problems(&plan);
+        let mut text: String = lines.values().map(|line| format!("{line}\n")).collect();
+        for (subject, problem) in problems.iter() {
+            text.push_str(&format!("problem {subject}: {}\n", problem.text));
+        }
+        text.push_str(&format!("{unchanged} unchanged\n"));
+        self.problems = problems;
+        print(&text).map(|()| self.end())
+    }
+}
+
+fn print(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("can't write to the standard output: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
