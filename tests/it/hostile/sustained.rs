@@ -22,7 +22,7 @@ const BOUNDED_KIB: u64 = 512 * 1024;
 /// Deliveries under attack may take so many times as long as without one,
 const MULTIPLE: u32 = 20;
 /// and so long in any case: here the attackers share the processors with the agent.
-const FLOOR: Duration = Duration::from_secs(2);
+const FLOOR: Duration = Duration::from_secs(5);
 
 /// The median time from a rotation on disk to the new version at the client, over some rotations.
 fn median_delivery(bed: &Bed, stream: &mut Delta, go_on: impl Fn(usize) -> bool) -> Duration {
