@@ -302,14 +302,19 @@ fn every_metric_is_documented_and_rules_and_dashboard_ask_for_no_other() {
         .filter(|name| name.starts_with("sds_mirror_"))
         .map(str::to_owned)
         .collect();
-    assert_eq!(names(&read("docs/mirror.md")), there);
+    // Those of failures have no series before there was one.
+    let documented = names(&read("docs/mirror.md"));
+    assert!(
+        there.len() >= 12 && there.is_subset(&documented),
+        "{there:?}"
+    );
     for path in [
         "examples/prometheus/sds-mirror.rules.yaml",
         "examples/grafana/sds-agent.json",
     ] {
         let asked = names(&read(path));
         assert!(
-            !asked.is_empty() && asked.is_subset(&there),
+            !asked.is_empty() && asked.is_subset(&documented),
             "{path}: {asked:?}"
         );
     }

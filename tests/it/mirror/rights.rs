@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::json;
 
 use super::health::ask;
+use super::selection::with_gateways;
 use super::{OTHER, Output, PAIR, log};
 use crate::util::kube::{self, ControlPlane, Mirror, Namespace, secret};
 use crate::util::tools::{Tool, require};
@@ -75,7 +76,7 @@ fn the_example_gives_what_is_needed_and_nothing_else() {
 
 #[test]
 fn the_example_of_options_gives_what_each_one_needs() {
-    let Some(cluster) = kube::shared() else {
+    let Some(cluster) = with_gateways() else {
         return;
     };
     let namespace = cluster.namespace();

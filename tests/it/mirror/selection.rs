@@ -169,7 +169,7 @@ fn a_dry_run_prints_what_would_change_and_changes_nothing() {
 }
 
 /// The control plane, with Gateway API in it.
-fn with_gateways() -> Option<&'static ControlPlane> {
+pub(super) fn with_gateways() -> Option<&'static ControlPlane> {
     let cluster = kube::shared()?;
     let crds = require(&kube::GATEWAY_API)?;
     let mut command = cluster.kubectl();

@@ -99,7 +99,7 @@ fn the_unit_has_little_exposure_and_the_mirror_works_in_it() {
     );
     let socket = machine.path("run/sds-mirror/admin.sock");
     eventually_true("the reason why it waits", || {
-        ask(&socket, "/readyz").contains("waiting for the first list: failed")
+        ask(&socket, "/readyz").contains("waiting for the first list: client error")
     });
 
     machine.run("systemd-run --quiet --unit fake-api-server python3 /srv/api.py");

@@ -117,13 +117,7 @@ impl Mirror {
     }
 
     fn inspected(&mut self, id: &Id, folder: &str, inspection: Inspection) {
-        if !inspection.mended.is_empty() {
-            warn!(
-                folder,
-                "mode, owner or group had been changed, and was put right: {}",
-                inspection.mended.join(", ")
-            );
-        }
+        log_mended(folder, &inspection);
         let stamp = self.done.get(id).and_then(|done| done.stamp.as_ref());
         if stamp.is_some_and(|stamp| *stamp != inspection.stamp) {
             warn!(folder, "its files had been changed: they are written again");
@@ -208,6 +202,7 @@ impl Mirror {
         };
         self.done.insert(id, done);
         if let Some((_, inspection)) = written {
+            log_mended(&folder, &inspection);
             self.present
                 .insert(folder, Found::Ours(inspection.manifest));
         }
@@ -265,6 +260,16 @@ impl Mirror {
         }
         self.notes.write.remove(folder);
         true
+    }
+}
+
+fn log_mended(folder: &str, inspection: &Inspection) {
+    if !inspection.mended.is_empty() {
+        warn!(
+            folder,
+            "mode, owner or group had been changed, and was put right: {}",
+            inspection.mended.join(", ")
+        );
     }
 }
 
