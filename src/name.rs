@@ -77,6 +77,13 @@ pub fn answers(credential: &str) -> [String; 4] {
     ]
 }
 
+/// The host that a credential is named like, if it is named like one. What begins with `_.` is named
+/// like a wildcard, as lego does it.
+pub fn host_of(credential: &str) -> Option<Host> {
+    let host = Host::parse(credential).filter(|_| !credential.starts_with("_."))?;
+    host.as_str().contains(['.', ':']).then_some(host)
+}
+
 /// A host as clients name it, in the one spelling in which hosts are compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host(String);

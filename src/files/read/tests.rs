@@ -37,13 +37,13 @@ impl Place {
     }
 
     fn read(&self, path: &str) -> Reading {
-        read(&self.at(path), options(None), &mut Unwatched)
+        read(&*self.at(path), options(None), &mut Unwatched)
     }
 
     /// What a read confined to `root` finds.
     fn read_confined(&self, path: &str) -> Reading {
         let root = self.at("root");
-        read(&self.at(path), options(Some(&root)), &mut Unwatched)
+        read(&*self.at(path), options(Some(&root)), &mut Unwatched)
     }
 }
 
@@ -340,7 +340,7 @@ fn every_folder_on_the_way_is_announced_before_it_is_looked_at() {
     place.link("live/key", "../missing/key1");
     place.link("root", "live");
     let mut log = Log::default();
-    read(&place.at("root"), options(None), &mut log);
+    read(&*place.at("root"), options(None), &mut log);
     let mut expected = Vec::new();
     let mut above = PathBuf::from("/");
     for step in top.iter().skip(1) {
