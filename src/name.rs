@@ -213,6 +213,16 @@ mod tests {
     }
 
     #[test]
+    fn a_credential_is_named_like_a_host_or_not() {
+        let host = |name: &str| host_of(name).map(|host| host.to_string());
+        assert_eq!(host("WWW.example.com").as_deref(), Some("www.example.com"));
+        assert_eq!(host("2001:db8::1").as_deref(), Some("2001:db8::1"));
+        for name in ["site", "_.example.com", "*.example.com", "a b.example"] {
+            assert_eq!(host(name), None, "{name}");
+        }
+    }
+
+    #[test]
     fn a_wildcard_covers_the_left_most_label_alone() {
         let covers = |name: &str, host: &str| {
             let (coverage, host) = (Coverage::parse(name), Host::parse(host).unwrap());

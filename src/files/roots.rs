@@ -152,7 +152,7 @@ impl List<'_> {
             }
         }
         self.add_issuers();
-        if self.complete && self.problems.is_empty() {
+        if self.complete {
             self.report_layout();
         }
         Ok(())
@@ -222,7 +222,7 @@ impl List<'_> {
                 "remove `layout = \"flat\"` to have the folders served, or put NAME.crt and NAME.key \
                  into the root",
             ));
-        } else if self.credentials.is_empty() {
+        } else if self.credentials.is_empty() && self.problems.is_empty() {
             let remedy = match flat {
                 true => "put NAME.crt and NAME.key for each credential there",
                 false => "put a folder for each credential there, with tls.crt and tls.key in it",
@@ -249,6 +249,13 @@ impl List<'_> {
         };
         match found {
             Ok(found) => matches!(found, Found::Folder(_)),
+            // The read of the credential that it belongs to will say why.
+            Err(failure) if self.options.flat => {
+                if let Failure::System(error) = failure {
+                    self.walk.stamps.failed(error);
+                }
+                false
+            }
             Err(failure) => {
                 // Where it can't be told, its own read will say why.
                 let untold = matches!(failure, Failure::System(_));
@@ -289,7 +296,7 @@ impl Others {
         };
         let key = KEYS_OF_FOLDERS.iter().find(|key| **key == name);
         self.key = self.key.or(key.copied());
-        if key.is_none() && flat::member(name).is_none() {
+        if key.is_none() && !flat::member(name).is_some_and(|member| member.counts) {
             return;
         }
         self.files += 1;

@@ -223,7 +223,7 @@ fn a_change_of_one_credential_is_sent_for_that_one_alone() {
         assert!(after - before <= 30.0, "{before} {after}");
     }
     stream.0.assert_silent();
-    assert_eq!(agent.lines_with(&["rotated", "credential=b"]).len(), 0);
+    assert_eq!(agent.lines_with(&["rotated", "credential=\"b\""]).len(), 0);
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn a_pair_that_loses_a_file_stays_and_one_that_loses_all_goes() {
     let mut stream = place.stream(&["site"]);
     assert_serves(&mut stream, &identity);
     place.remove("site.key");
-    agent.wait_for_line(&["rejected", "credential=site", "site.crt"]);
+    agent.wait_for_line(&["rejected", "credential=\"site\"", "site.crt"]);
     stream.0.assert_silent();
     let status = place.status();
     let problem = &status["secrets"][0]["problems"][0];
@@ -273,7 +273,7 @@ fn what_is_no_regular_file_in_a_flat_root_harms_its_credential_alone() {
     let agent = place.agent();
     let mut stream = place.stream(&["good"]);
     assert_serves(&mut stream, &identity);
-    agent.wait_for_line(&["rejected", "credential=bad", "bad.key", "pipe"]);
+    agent.wait_for_line(&["rejected", "credential=\"bad\"", "bad.key", "pipe"]);
     let output = place.check(&[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(text(&output).contains(fifo.to_str().unwrap()), "{output:?}");
@@ -492,9 +492,9 @@ fn files_anywhere_are_served_watched_and_named_by_their_paths() {
     // A bad file is named where it is, and the previous version stays.
     put(&key, "broken");
     let path = key.to_str().unwrap();
-    agent.wait_for_line(&["rejected", "credential=site", path]);
+    agent.wait_for_line(&["rejected", "credential=\"site\"", path]);
     fs::remove_file(&key).unwrap();
-    agent.wait_for_line(&["rejected", "credential=site", path, "not there"]);
+    agent.wait_for_line(&["rejected", "credential=\"site\"", path, "not there"]);
     stream.0.assert_silent();
     let found = admin::secret(&place.bed.admin(), "site", |secret| {
         secret["problems"][0]["path"] == *path

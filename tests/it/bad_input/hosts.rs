@@ -78,7 +78,7 @@ fn a_certificate_with_2000_names_is_served_for_each_and_logged_in_short_lines() 
     let identity = bed.ca.server(&names);
     bed.root.write_pair("many", &identity);
     let agent = bed.agent();
-    agent.wait_for_line(&["loaded", "credential=many", "and 1990 more"]);
+    agent.wait_for_line(&["loaded", "credential=\"many\"", "and 1990 more"]);
     let mut stream = bed.client().delta();
     for host in ["host-0000.test", "host-1999.test"] {
         stream.subscribe(&[host]);
@@ -86,7 +86,7 @@ fn a_certificate_with_2000_names_is_served_for_each_and_logged_in_short_lines() 
     }
     // Not even what is wrong with it makes a long line.
     bed.root.write("many", &[("key", "broken")]);
-    agent.wait_for_line(&["rejected", "credential=many"]);
+    agent.wait_for_line(&["rejected", "credential=\"many\""]);
     let longest = agent.lines().iter().map(String::len).max().unwrap();
     assert!(longest < MAX_LINE, "{longest}");
 }
@@ -159,10 +159,10 @@ fn a_certificate_without_alternative_names_is_warned_of() {
     bed.root.write_pair("plain", &identity);
     bed.pair("site");
     let agent = bed.agent();
-    agent.wait_for_line(&["WARN", "credential=plain", "no subject alternative name"]);
+    agent.wait_for_line(&["WARN", "credential=\"plain\"", "no subject alternative name"]);
     assert!(
         agent
-            .lines_with(&["WARN", "credential=site", "alternative"])
+            .lines_with(&["WARN", "credential=\"site\"", "alternative"])
             .is_empty()
     );
     let secret = admin::secret(&bed.admin(), "plain", |_| true);
