@@ -247,7 +247,9 @@ fn a_pair_that_loses_a_file_stays_and_one_that_loses_all_goes() {
             .starts_with(root.to_str().unwrap()),
         "{problem}"
     );
+    let lines = agent.lines().len();
     place.put(&[("site.key", &place.identity("site.test").key)]);
+    agent.wait_for_line_after(lines, &["rejected", "credential=\"site\""]);
     stream.0.assert_silent();
     place.put(&[("site.key", &identity.key)]);
     agent.wait_for_line(&["the files are good again"]);
@@ -321,7 +323,7 @@ fn a_root_with_files_directly_in_it_names_the_setting_that_helps() {
     let output = place.check(&[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let status = Command::new(PROGRAM)
-        .args(["status", "--admin-socket"])
+        .args(["status", "--socket"])
         .arg(place.bed.admin())
         .output()
         .unwrap();

@@ -426,7 +426,7 @@ fn a_confined_read_stays_in_its_root_whatever_is_renamed_meanwhile() {
         };
         let root = place.at("root");
         let options = options(confined.then_some(&*root));
-        let reading = read(&place.at("root/host"), options, &mut mover);
+        let reading = read(&*place.at("root/host"), options, &mut mover);
         assert!(!mover.from.exists(), "nothing was moved");
         reading.files.iter().any(|file| **file.bytes == *b"secret")
     };
@@ -581,7 +581,7 @@ fn files_that_vanish_while_they_are_read_are_absent() {
 fn what_can_not_be_opened_for_now_is_unsure() {
     let place = Place::new();
     let mut read = Read::new(
-        Path::new("/x"),
+        Path::new("/x").into(),
         options(None),
         Box::leak(Box::new(Unwatched)),
     );
