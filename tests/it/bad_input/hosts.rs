@@ -159,7 +159,11 @@ fn a_certificate_without_alternative_names_is_warned_of() {
     bed.root.write_pair("plain", &identity);
     bed.pair("site");
     let agent = bed.agent();
-    agent.wait_for_line(&["WARN", "credential=\"plain\"", "no subject alternative name"]);
+    agent.wait_for_line(&[
+        "WARN",
+        "credential=\"plain\"",
+        "no subject alternative name",
+    ]);
     assert!(
         agent
             .lines_with(&["WARN", "credential=\"site\"", "alternative"])
