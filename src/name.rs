@@ -77,6 +77,13 @@ pub fn answers(credential: &str) -> [String; 4] {
     ]
 }
 
+/// The host that a credential is named like, if it is named like one. What begins with `_.` is named
+/// like a wildcard, as lego does it.
+pub fn host_of(credential: &str) -> Option<Host> {
+    let host = Host::parse(credential).filter(|_| !credential.starts_with("_."))?;
+    host.as_str().contains(['.', ':']).then_some(host)
+}
+
 /// A host as clients name it, in the one spelling in which hosts are compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host(String);
@@ -201,6 +208,16 @@ mod tests {
             &long,
             &longest,
         ] {
+            assert_eq!(host(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_named_like_a_host_or_not() {
+        let host = |name: &str| host_of(name).map(|host| host.to_string());
+        assert_eq!(host("WWW.example.com").as_deref(), Some("www.example.com"));
+        assert_eq!(host("2001:db8::1").as_deref(), Some("2001:db8::1"));
+        for name in ["site", "_.example.com", "*.example.com", "a b.example"] {
             assert_eq!(host(name), None, "{name}");
         }
     }

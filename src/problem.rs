@@ -74,6 +74,8 @@ pub enum Reason {
     Tidied,
     /// The name can't be served.
     Name,
+    /// The files are not where the layout of their root has them.
+    Layout,
 }
 
 impl Reason {
@@ -142,6 +144,7 @@ impl Reason {
             Self::LooseMode => "loose_mode",
             Self::Tidied => "tidied",
             Self::Name => "name",
+            Self::Layout => "layout",
         }
     }
 }
@@ -161,6 +164,12 @@ impl Problem {
             what: what.into(),
             remedy: remedy.into(),
         }
+    }
+
+    /// The same problem with what is at `path`.
+    pub fn at(self, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self { path, ..self }
     }
 
     /// Its kind.

@@ -54,7 +54,7 @@ fn hub() -> Arc<Hub> {
     let listing = Listing {
         present: true,
         complete: true,
-        folders: vec![("site-cacert".to_owned(), root.join("site-cacert"))],
+        credentials: vec!["site-cacert".to_owned()],
         problems: Vec::new(),
         stamps: Stamps::default(),
     };

@@ -26,7 +26,7 @@ impl Once {
     /// Logs the problems of a listing that the last one did not have.
     pub(super) fn listed(&mut self, root: &Arc<Path>, listing: &Listing, metrics: &Metrics) {
         let too_many = |problem: &Problem| problem.reason() == Reason::TooLarge;
-        let absent = (!listing.present)
+        let absent = (!listing.present && listing.problems.is_empty())
             .then(|| "the root does not exist; it is served as soon as it does".to_owned());
         let present: HashSet<String> = listing
             .problems
@@ -47,7 +47,7 @@ impl Once {
 
 /// Logs what became of a folder.
 pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
-    let path = key.path();
+    let path = snapshot.folder_of(key);
     match event {
         Event::Changed { first, warnings } => {
             let Some(credential) = snapshot.credential(key) else {
@@ -86,13 +86,13 @@ pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
         Event::Removed => info!(
             credential = &*key.name,
             folder = %shown(&path),
-            "removed: the folder is gone"
+            "removed: it is gone"
         ),
     }
 }
 
 /// Logs that a certificate is about to end, or has ended.
-pub(super) fn remind(reminder: &Reminder, now: SystemTime) {
+pub(super) fn remind(reminder: &Reminder, snapshot: &Snapshot, now: SystemTime) {
     let Reminder { key, kind, end } = reminder;
     let what = match kind {
         Kind::TrustBundle => "a CA certificate",
@@ -108,7 +108,7 @@ pub(super) fn remind(reminder: &Reminder, now: SystemTime) {
     };
     warn!(
         credential = &*key.name,
-        folder = %shown(&key.path()),
+        folder = %shown(&snapshot.folder_of(key)),
         not_after = time(*end),
         "{what} {when}: renew it"
     );

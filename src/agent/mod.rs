@@ -320,7 +320,7 @@ impl Agent {
         let snapshot = self.inventory.snapshot();
         for (key, event) in &events {
             log::event(key, event, snapshot);
-            log::count(&key.path(), event, &self.metrics);
+            log::count(&snapshot.folder_of(key), event, &self.metrics);
         }
         for key in forgotten {
             let owner = Owner::Folder(key);
@@ -330,11 +330,13 @@ impl Agent {
         for (key, parts) in kept {
             self.keeper.keep(&key, &parts);
         }
+        let now = Now::read().system;
+        reminders
+            .iter()
+            .for_each(|one| log::remind(one, snapshot, now));
         if relist {
             self.look_at_roots();
         }
-        let now = Now::read().system;
-        reminders.iter().for_each(|one| log::remind(one, now));
     }
 }
 

@@ -29,7 +29,7 @@ pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot 
         let path: Arc<Path> = root.path.as_path().into();
         let mut listing = look.list(&mut Unwatched);
         if let Some(only) = only.get(&path) {
-            listing.folders.retain(|(name, _)| **name == **only);
+            listing.credentials.retain(|name| **name == **only);
             listing
                 .problems
                 .retain(|problem| problem.path() == path.join(&**only));
@@ -47,7 +47,6 @@ pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot 
 }
 
 fn read(inventory: &mut Inventory, look: &Look, key: &Key, now: Now) {
-    let folder = key.path();
-    let reading = look.read(&folder, &mut Unwatched);
-    inventory.observe(key, look.judge(&folder, reading), now, now.instant);
+    let reading = look.read(key, &mut Unwatched);
+    inventory.observe(key, look.judge(key, reading), now, now.instant);
 }

@@ -1,22 +1,23 @@
 //! One read of a root or a credential folder, on a thread where it may block.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::{Limits, Root};
-use crate::credential;
-use crate::files::read::{self, Arm, Reading};
+use crate::config::{Layout, Limits, Root};
+use crate::credential::{self, Credential};
+use crate::files::read::{self, Arm, Files, Reading, Source, Stamps};
 use crate::files::roots::{self, Listing};
 use crate::files::watch::Watch;
 use crate::inventory::{self, Key};
+use crate::problem::Problem;
 
 /// What is watched, and read as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Owner {
     /// The root at this path.
     Root(Arc<Path>),
-    /// A credential folder.
+    /// A credential.
     Folder(Key),
 }
 
@@ -60,46 +61,143 @@ impl Look {
                 listing.map(Found::Root)
             }
             Owner::Folder(key) => {
-                let folder = key.path();
                 let reading = watch.read(owner, |arm| {
-                    let mut reading = self.read(&folder, arm);
+                    let mut reading = self.read(key, arm);
                     let stamps = std::mem::take(&mut reading.stamps);
                     (reading, stamps)
                 })?;
-                Some(Found::Folder(self.judge(&folder, reading)))
+                Some(Found::Folder(self.judge(key, reading)))
             }
         }
     }
 
     /// Lists the root.
     pub(super) fn list(&self, arm: &mut dyn Arm) -> Listing {
+        if let Layout::Named(credentials) = &self.root.layout {
+            let names = credentials.iter().map(|one| one.name.clone());
+            return Listing {
+                present: true,
+                complete: true,
+                credentials: names.collect(),
+                problems: Vec::new(),
+                stamps: Stamps::default(),
+            };
+        }
         let options = roots::Options {
-            max_folders: self.limits.credentials,
+            flat: self.root.layout == Layout::Flat,
+            max_credentials: self.limits.credentials,
             confine: self.root.confine,
             reserved_names: self.root.reserved_names,
         };
         roots::list(&self.root.path, options, arm)
     }
 
-    /// Reads a folder in the root.
-    pub(super) fn read(&self, folder: &Path, arm: &mut dyn Arm) -> Reading {
+    /// Reads the files of a credential in the root.
+    pub(super) fn read(&self, key: &Key, arm: &mut dyn Arm) -> Reading {
         let options = read::Options {
             limits: &self.limits,
             confine: self.root.confine.then_some(&*self.root.path),
             parts: credential::parts_among,
         };
-        read::read(folder, options, arm)
+        read::read(self.source(key, &key.path()), options, arm)
     }
 
-    /// Judges what a read of a folder found.
-    pub(super) fn judge(&self, folder: &Path, reading: Reading) -> inventory::Read {
+    /// Judges what a read of a credential's files found.
+    pub(super) fn judge(&self, key: &Key, reading: Reading) -> inventory::Read {
         if !reading.present {
             return inventory::Read::Gone;
         }
+        let folder = key.path();
+        let source = self.source(key, &folder);
         let now = SystemTime::now();
-        match credential::from_reading(&self.root, folder, reading, now, self.warn_days) {
-            Ok(credential) => inventory::Read::Judged(Box::new(credential.into())),
-            Err(problems) => inventory::Read::Rejected(problems),
+        match credential::from_reading(&self.root, &folder, reading, now, self.warn_days) {
+            Ok(mut credential) => {
+                if !matches!(source.files, Files::All) {
+                    relocate(&mut credential, &source);
+                }
+                inventory::Read::Judged(Box::new(credential.into()))
+            }
+            Err(mut problems) => {
+                relocate_all(&mut problems, &source);
+                inventory::Read::Rejected(problems)
+            }
         }
+    }
+
+    /// Where the files of a credential are. They are judged as if they were in the folder at `folder`.
+    fn source<'a>(&'a self, key: &'a Key, folder: &'a Path) -> Source<'a> {
+        let files = match &self.root.layout {
+            Layout::Folders => Files::All,
+            Layout::Flat => Files::Named {
+                root: &self.root.path,
+                credential: &key.name,
+            },
+            Layout::Named(credentials) => {
+                let named = credentials.iter().find(|one| *one.name == *key.name);
+                Files::At(named.map_or(&[], |one| &one.files))
+            }
+        };
+        Source { folder, files }
+    }
+}
+
+/// Makes a credential, and what is wrong with it, name its files where they are.
+fn relocate(credential: &mut Credential, source: &Source<'_>) {
+    let Credential {
+        pair,
+        bundle,
+        staple,
+        ticket_keys,
+        generic,
+        skipped,
+    } = credential;
+    for problems in [
+        &mut pair.problems,
+        &mut pair.warnings,
+        &mut bundle.problems,
+        &mut bundle.warnings,
+        &mut staple.problems,
+        &mut staple.warnings,
+        &mut ticket_keys.problems,
+        &mut ticket_keys.warnings,
+        &mut generic.problems,
+        &mut generic.warnings,
+    ] {
+        relocate_all(problems, source);
+    }
+    let pair = pair.part.as_mut().map(|part| &mut part.facts.files);
+    let bundle = bundle.part.as_mut().map(|part| &mut part.facts.files);
+    let staple = staple.part.as_mut().map(|part| &mut part.facts.files);
+    let ticket_keys = ticket_keys.part.as_mut().map(|part| &mut part.files);
+    let generic = generic.part.as_mut().map(|part| &mut part.files);
+    let files = [pair, bundle, staple, ticket_keys, generic];
+    for name in files.into_iter().flatten().chain([skipped]).flatten() {
+        *name = shown_name(name, source);
+    }
+}
+
+/// The name of a file: in its root, or else its path.
+fn shown_name(name: &str, source: &Source<'_>) -> String {
+    let path = source.path_of(name);
+    let in_root = match source.files {
+        Files::Named { root, .. } => path.strip_prefix(root).ok(),
+        _ => None,
+    };
+    in_root.unwrap_or(&path).to_string_lossy().into_owned()
+}
+
+fn relocate_all(problems: &mut [Problem], source: &Source<'_>) {
+    for problem in problems {
+        let place = place(problem.path(), source);
+        *problem = problem.clone().at(place);
+    }
+}
+
+/// Where a file, or the folder itself, is that is reported to be at `path`.
+fn place(path: &Path, source: &Source<'_>) -> PathBuf {
+    match (path.strip_prefix(source.folder), source.files) {
+        (Ok(name), Files::Named { root, .. }) if name.as_os_str().is_empty() => root.to_owned(),
+        (Ok(name), _) if !name.as_os_str().is_empty() => source.path_of(&name.to_string_lossy()),
+        _ => path.to_owned(),
     }
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sds_agent::config::{
-    Config, DEFAULT_CONFIG, LogFilter, LogFormat, Overrides, parse_duration, parse_tcp,
+    Config, DEFAULT_CONFIG, Layout, LogFilter, LogFormat, Overrides, Root, parse_duration,
+    parse_tcp,
 };
 use sds_agent::harden;
 use sds_agent::listen::Activation;
@@ -121,7 +122,8 @@ fn good(source: &Source, config: &Config) -> ExitCode {
         Some(file) => file.display().to_string(),
         None => format!("{DEFAULT_CONFIG} does not exist, the defaults hold"),
     };
-    let missing = config.roots.iter().filter(|root| !root.path.is_dir());
+    let is_missing = |root: &&Root| !matches!(root.layout, Layout::Named(_)) && !root.path.is_dir();
+    let missing = config.roots.iter().filter(is_missing);
     let missing = missing.map(|root| format!("note: {} does not exist yet\n", root.path.display()));
     output::print(format!("{}OK: {file}\n", missing.collect::<String>()).as_bytes())
 }

@@ -10,9 +10,10 @@ use toml::Spanned;
 
 use super::error::Wrong;
 use super::forms::{Auto, Mode, Number, Off, OrWord, Pause, Text};
+use super::named::FileSecret;
 use super::trust::FileTrust;
 use super::values::{Account, LogFilter, Pattern};
-use super::{Absent, AccessRule, Limits, LogFormat, Reload, Root};
+use super::{Absent, AccessRule, Layout, Limits, LogFormat, Reload, Root};
 
 /// The whole file. The keys up to the sections are named like the options of the command line.
 #[derive(Deserialize, Default)]
@@ -32,6 +33,7 @@ pub(super) struct File {
     pub(super) lock_memory: Option<bool>,
     pub(super) reload: Option<Reload>,
     pub(super) root: Vec<FileRoot>,
+    pub(super) secret: Vec<FileSecret>,
     pub(super) listen: FileListen,
     pub(super) access: Vec<FileAccess>,
     pub(super) admin: FileAdmin,
@@ -44,12 +46,21 @@ pub(super) struct File {
 #[serde(deny_unknown_fields)]
 pub(super) struct FileRoot {
     pub(super) path: Spanned<Text<PathBuf>>,
+    pub(super) layout: Option<FileLayout>,
     pub(super) absent: Option<Absent>,
     pub(super) confine: Option<bool>,
     pub(super) strict_permissions: Option<bool>,
     pub(super) skip_token_folders: Option<bool>,
     pub(super) reserved_names: Option<bool>,
     pub(super) poll_interval: Option<OrWord<Auto, Text<Pause>>>,
+}
+
+/// The layouts of a root that is a folder.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum FileLayout {
+    Folders,
+    Flat,
 }
 
 #[derive(Deserialize, Default)]
@@ -113,6 +124,7 @@ impl FileRoot {
     pub(super) fn at(path: Spanned<Text<PathBuf>>) -> Self {
         Self {
             path,
+            layout: None,
             absent: None,
             confine: None,
             strict_permissions: None,
@@ -125,6 +137,10 @@ impl FileRoot {
     pub(super) fn root(self, absent: Absent, folder: &Path) -> (Range<usize>, Root) {
         let default = Root::new(folder.join(&self.path.get_ref().0));
         let root = Root {
+            layout: match self.layout {
+                Some(FileLayout::Flat) => Layout::Flat,
+                Some(FileLayout::Folders) | None => Layout::Folders,
+            },
             absent: self.absent.unwrap_or(absent),
             confine: self.confine.unwrap_or(default.confine),
             strict_permissions: self

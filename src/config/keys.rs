@@ -6,15 +6,19 @@ use toml::de::{DeTable, DeValue};
 use super::error::Wrong;
 
 /// The keys by section, those at the top of the file first.
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 9] = [
     (
         "",
         "credentials socket admin_socket admin_tcp log_level log_format warn_days removal_delay absent \
-         hosts default_credential lock_memory reload root listen access admin log limits trust",
+         hosts default_credential lock_memory reload root secret listen access admin log limits trust",
     ),
     (
         "root",
-        "path absent confine strict_permissions skip_token_folders reserved_names poll_interval",
+        "path layout absent confine strict_permissions skip_token_folders reserved_names poll_interval",
+    ),
+    (
+        "secret",
+        "name certificate private_key trusted_ca crl ocsp_staple password_file",
     ),
     ("listen", "socket mode group allow_users allow_groups"),
     ("access", "secrets users groups nodes"),

@@ -16,7 +16,7 @@ use super::file::{File, FileAccess, FileListen, FileLog, FileRoot};
 use super::forms::{Off, OrWord, Text};
 use super::values::LogFilter;
 use super::{Absent, Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS};
-use super::{Listen, Log, LogFormat, Root, beside, keys};
+use super::{Listen, Log, LogFormat, Root, beside, keys, named};
 use crate::name::is_requestable;
 
 /// More than any configuration has: what is no file of text, such as a device, has no end.
@@ -105,7 +105,8 @@ impl File {
     fn config(self, folder: &Path, said: &Overrides) -> Result<Config, Wrong> {
         let default = Config::default();
         let absent = self.absent.unwrap_or_default();
-        let roots = roots(self.credentials, self.root, absent, folder)?;
+        let named = named::root(self.secret, absent, folder)?;
+        let roots = roots(self.credentials, self.root, absent, folder, named.is_some())?;
         let listen = listen(self.socket, self.listen, folder, said)?;
         let rules = self.access.into_iter().map(FileAccess::rule);
         let trust = super::trust::trust(self.trust)?;
@@ -114,8 +115,9 @@ impl File {
             .or(self.removal_delay.map(|delay| delay.0));
         let warn_days = said.warn_days.or(self.warn_days.map(|days| days.0));
         Ok(Config {
-            roots: said_roots(&said.credentials, roots, absent)
+            roots: named
                 .into_iter()
+                .chain(said_roots(&said.credentials, roots, absent))
                 .map(|root| Root {
                     trust: Arc::clone(&trust),
                     ..root
@@ -237,12 +239,13 @@ fn once<T: PartialEq>(
     }
 }
 
-/// The roots that the file names: the short form first.
+/// The roots that the file names: the short form first. `is_optional`: an empty list is meant.
 fn roots(
     short: Option<Spanned<Vec<Spanned<Text<PathBuf>>>>>,
     long: Vec<FileRoot>,
     absent: Absent,
     folder: &Path,
+    is_optional: bool,
 ) -> Result<Vec<Root>, Wrong> {
     let said = short.as_ref().map(Spanned::span);
     let short = short.map(Spanned::into_inner).unwrap_or_default();
@@ -258,6 +261,7 @@ fn roots(
         roots.push(root);
     }
     match said {
+        Some(_) if is_optional => Ok(roots),
         _ if !roots.is_empty() => Ok(roots),
         Some(span) => Err(Wrong::new(
             span,

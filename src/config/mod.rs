@@ -7,11 +7,13 @@ mod file;
 mod forms;
 mod keys;
 mod load;
+mod named;
 mod trust;
 mod values;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use changes::Changes;
@@ -29,6 +31,8 @@ pub const DEFAULT_SOCKET: &str = "/run/sds-agent/sds.sock";
 /// The group whose members may open the socket for Envoy when nothing else is said. The packaging makes
 /// it: the group that may read the credentials is another one.
 pub const CLIENTS_GROUP: &str = "sds-agent-clients";
+/// What stands for the path of the root of the credentials that the configuration itself names.
+pub const NAMED_CREDENTIALS: &str = "[[secret]]";
 /// The file name of the admin socket, beside the socket for Envoy, when nothing else is said.
 pub const ADMIN_SOCKET_NAME: &str = "admin.sock";
 
@@ -104,6 +108,8 @@ fn beside(socket: &Path) -> PathBuf {
 pub struct Root {
     /// The folder.
     pub path: PathBuf,
+    /// How credentials lie in it.
+    pub layout: Layout,
     /// The answer to a name that this root had, and has no more.
     pub absent: Absent,
     /// Whether reads stay below the folder, those through links included.
@@ -126,6 +132,7 @@ impl Root {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
+            layout: Layout::Folders,
             absent: Absent::default(),
             confine: false,
             strict_permissions: false,
@@ -135,6 +142,42 @@ impl Root {
             trust: Trust::default(),
         }
     }
+
+    /// The folder that the files of a credential are in. Those of a credential of the configuration are
+    /// anywhere: there is no such folder.
+    pub fn folder_of(&self, credential: &str) -> PathBuf {
+        match self.layout {
+            Layout::Flat => self.path.clone(),
+            Layout::Folders | Layout::Named(_) => self.path.join(credential),
+        }
+    }
+}
+
+impl Layout {
+    /// Whether credentials lie in the same way, whichever they are.
+    pub fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// How credentials lie in a root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// A folder for each, named like the credential.
+    Folders,
+    /// The files of the root itself, named like the credential and an ending.
+    Flat,
+    /// Nothing lies in it: the credentials of the configuration, whose files are anywhere.
+    Named(Arc<[NamedCredential]>),
+}
+
+/// A credential of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedCredential {
+    /// Its name.
+    pub name: String,
+    /// The paths of its files, each with the name by which the file is known in a credential folder.
+    pub files: Vec<(&'static str, PathBuf)>,
 }
 
 /// The answer to a delta client that asks for a name that does not exist. SotW clients get silence

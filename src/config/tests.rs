@@ -27,6 +27,8 @@ fn the_example_says_the_defaults() {
     // A root is named twice there: once in each form.
     let text = example().replacen("credentials = ", "#", 1);
     let mut config = parse(&text).unwrap();
+    let named = config.roots.remove(0);
+    assert!(matches!(&named.layout, Layout::Named(named) if named[0].files.len() == 6));
     let trust = std::mem::take(&mut config.roots[0].trust);
     assert_eq!(trust.keys().collect::<Vec<_>>(), ["site.example.com"]);
     assert_eq!(

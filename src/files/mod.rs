@@ -2,6 +2,7 @@
 
 mod arm;
 mod filesystem;
+mod flat;
 mod folder;
 pub mod follow;
 mod ownership;

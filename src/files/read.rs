@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{FileType, Stat};
@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 pub use super::arm::{Arm, Dir, FileId, Interest, Seen, Unwatched};
+use super::flat;
 use super::folder::{NoFolder, list, open_folder, problem};
 use super::ownership::Owner;
 use super::resolve::{Entry, Failure, Folder, Found, Leaf, Link, Walk};
@@ -28,6 +29,54 @@ const ATTEMPTS: u32 = 40;
 /// Names that are listed in a folder. Tools that leave old files behind leave thousands; with more
 /// than this, the folder is not one for credentials.
 const MAX_NAMES: usize = 16_384;
+
+/// The files of a credential.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// The folder that they are reported to be in.
+    pub folder: &'a Path,
+    /// Which files they are.
+    pub files: Files<'a>,
+}
+
+/// Which files are those of a credential.
+#[derive(Clone, Copy)]
+pub enum Files<'a> {
+    /// All that are in the folder.
+    All,
+    /// Those of this credential in a flat root.
+    Named {
+        /// The path of the root.
+        root: &'a Path,
+        /// The name of the credential.
+        credential: &'a str,
+    },
+    /// These, wherever they are, each with the name by which it is known in a credential folder.
+    At(&'a [(&'static str, PathBuf)]),
+}
+
+impl<'a> From<&'a Path> for Source<'a> {
+    /// A credential folder.
+    fn from(folder: &'a Path) -> Self {
+        let files = Files::All;
+        Self { folder, files }
+    }
+}
+
+impl Source<'_> {
+    /// The path of the file that is known as `name` in a credential folder.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        match self.files {
+            Files::All => self.folder.join(name),
+            Files::Named { root, credential } => root.join(flat::name_of(credential, name)),
+            Files::At(files) => {
+                let mut files = files.iter();
+                let file = files.find(|(known, _)| *known == name);
+                file.map_or_else(|| self.folder.join(name), |(_, path)| path.clone())
+            }
+        }
+    }
+}
 
 /// How a folder is read.
 #[derive(Clone, Copy)]
@@ -67,23 +116,24 @@ pub struct Reading {
     pub stamps: Stamps,
 }
 
-/// Reads the credential folder at `folder` once. Where it has a link `..data`, that is what leads to
+/// Reads the files of a credential once. Where their folder has a link `..data`, that is what leads to
 /// the files: all of one generation, even when the link is switched meanwhile.
 ///
 /// Never blocks on what it finds there, and is bounded by the limits, whatever it finds.
-pub fn read(folder: &Path, options: Options<'_>, arm: &mut dyn Arm) -> Reading {
+pub fn read<'a>(source: impl Into<Source<'a>>, options: Options<'_>, arm: &mut dyn Arm) -> Reading {
+    let source = source.into();
     for _ in 0..ATTEMPTS {
-        let mut read = Read::new(folder, options, &mut *arm);
+        let mut read = Read::new(source, options, &mut *arm);
         let present = read.run();
         if !read.raced {
             return read.finish(present);
         }
     }
-    let mut read = Read::new(folder, options, arm);
+    let mut read = Read::new(source, options, arm);
     read.walk.stamps.unsure();
     read.problem(
         Reason::Unreadable,
-        folder,
+        source.folder,
         "it changes faster than it can be read",
         "write new files beside it and switch a link, or rename them into place",
     );
@@ -97,6 +147,7 @@ type Listed = (OsString, FileType);
 struct Read<'a> {
     walk: Walk<'a>,
     folder: &'a Path,
+    which: Files<'a>,
     options: Options<'a>,
     /// The owner of the folder, where the read is confined.
     owner: Option<Owner>,
@@ -107,10 +158,11 @@ struct Read<'a> {
 }
 
 impl<'a> Read<'a> {
-    fn new(folder: &'a Path, options: Options<'a>, arm: &'a mut dyn Arm) -> Self {
+    fn new(source: Source<'a>, options: Options<'a>, arm: &'a mut dyn Arm) -> Self {
         Self {
             walk: Walk::new(arm),
-            folder,
+            folder: source.folder,
+            which: source.files,
             options,
             owner: None,
             files: Vec::new(),
@@ -128,19 +180,27 @@ impl<'a> Read<'a> {
         }
     }
 
-    /// Reads all there is, and tells whether the folder is there.
+    /// Reads all there is, and tells whether the credential is there.
     fn run(&mut self) -> bool {
-        match open_folder(&mut self.walk, self.options.confine, self.folder) {
-            Ok(folder) => {
-                match self.owner_of(&folder) {
-                    Ok(owner) => {
-                        self.owner = owner;
-                        self.files_of(&folder);
-                    }
-                    Err(error) => self.failed(self.folder, Failure::System(error)),
-                }
-                true
+        let folder = match self.which {
+            Files::All => self.folder,
+            Files::Named { root, .. } => root,
+            Files::At(files) => {
+                self.files_at(files);
+                return !files.is_empty();
             }
+        };
+        match open_folder(&mut self.walk, self.options.confine, folder) {
+            Ok(folder) => match self.owner_of(&folder) {
+                Ok(owner) => {
+                    self.owner = owner;
+                    self.files_of(&folder)
+                }
+                Err(error) => {
+                    self.failed(self.folder, Failure::System(error));
+                    true
+                }
+            },
             Err(NoFolder::Absent) => false,
             Err(NoFolder::Not(problem)) => {
                 self.problems.push(problem);
@@ -160,21 +220,71 @@ impl<'a> Read<'a> {
         owner.transpose()
     }
 
-    fn files_of(&mut self, folder: &Rc<Folder>) {
+    fn files_of(&mut self, folder: &Rc<Folder>) -> bool {
         match self.walk.look(folder, OsStr::new(DATA)) {
             Ok(Entry::Link(link)) => self.generation(folder, &link),
             // A thing of that name that is no link is one more name that begins with `..`.
-            Ok(_) | Err(Failure::Absent) => self.every_file(folder),
-            Err(failure) => self.failed(self.folder, failure),
+            Ok(_) | Err(Failure::Absent) => self.files_in(folder),
+            Err(failure) => {
+                self.failed(self.folder, failure);
+                true
+            }
+        }
+    }
+
+    /// Reads the credential's files in `folder`, and tells whether there is one that counts.
+    fn files_in(&mut self, folder: &Rc<Folder>) -> bool {
+        match self.which {
+            Files::Named { credential, .. } => self.named(folder, credential),
+            _ => {
+                self.every_file(folder);
+                true
+            }
+        }
+    }
+
+    /// Reads the files of a credential in a flat root.
+    fn named(&mut self, folder: &Rc<Folder>, credential: &str) -> bool {
+        let mut counts = false;
+        for (name, known_as) in flat::names(credential) {
+            let (files, problems) = (self.files.len(), self.problems.len());
+            let found = self.walk.follow(Rc::clone(folder), Path::new(&name), 0);
+            self.entry(found, &known_as);
+            let found = self.files.len() > files || self.problems.len() > problems || self.raced;
+            counts |= found && flat::member(&name).is_some_and(|member| member.counts);
+        }
+        counts
+    }
+
+    /// Reads files at paths of their own.
+    fn files_at(&mut self, files: &[(&'static str, PathBuf)]) {
+        let mut leaves = Vec::new();
+        for (known_as, path) in files {
+            let shown = self.folder.join(known_as);
+            match self.walk.find(path) {
+                Ok(Found::Other(leaf)) => {
+                    self.file(known_as, &shown, &leaf);
+                    leaves.push((path, leaf));
+                }
+                Ok(Found::Folder(_)) => self.not_a_file(&shown, FileType::Directory),
+                Err(failure) => self.failed(&shown, failure),
+            }
+        }
+        // Links on the way may have been switched between one file and the next.
+        for (path, leaf) in leaves {
+            let found = self.walk.find(path);
+            let still = matches!(found, Ok(Found::Other(now)) if same(&now.stat, &leaf.stat));
+            self.raced |= !still;
         }
     }
 
     /// Reads the generation that `link`, the folder's `..data`, leads to.
-    fn generation(&mut self, folder: &Rc<Folder>, link: &Link) {
+    fn generation(&mut self, folder: &Rc<Folder>, link: &Link) -> bool {
+        let mut there = true;
         match self.walk.follow(Rc::clone(folder), &link.target, 1) {
             Ok(Found::Folder(generation)) => {
                 generation.set_complete();
-                self.every_file(&generation);
+                there = self.files_in(&generation);
             }
             Ok(Found::Other(_)) => self.problem(
                 Reason::NotAFile,
@@ -191,6 +301,7 @@ impl<'a> Read<'a> {
             _ => false,
         };
         self.raced |= !still;
+        there
     }
 
     /// Reads every file that is directly in `folder`.
@@ -206,19 +317,26 @@ impl<'a> Read<'a> {
             Err(error) => return self.failed(self.folder, Failure::System(error)),
         };
         for (name, kind) in names {
-            let path = self.folder.join(&name);
             let Some(utf8) = name.to_str() else {
+                let path = self.folder.join(&name);
                 let what = "its name is not UTF-8";
                 self.problem(Reason::Name, &path, what, "rename it, or take it away");
                 continue;
             };
-            match self.walk.find_listed(folder, &name, kind) {
-                Ok(Found::Other(leaf)) => self.file(utf8, &path, &leaf),
-                Ok(Found::Folder(_)) => self.not_a_file(&path, FileType::Directory),
-                // Gone since it was listed: certbot unlinks a link and makes it anew.
-                Err(Failure::Absent) => {}
-                Err(failure) => self.failed(&path, failure),
-            }
+            let found = self.walk.find_listed(folder, &name, kind);
+            self.entry(found, utf8);
+        }
+    }
+
+    /// Reads what a walk has found as the file `known_as`, if it is there.
+    fn entry(&mut self, found: Result<Found, Failure>, known_as: &str) {
+        let path = self.folder.join(known_as);
+        match found {
+            Ok(Found::Other(leaf)) => self.file(known_as, &path, &leaf),
+            Ok(Found::Folder(_)) => self.not_a_file(&path, FileType::Directory),
+            // Gone since it was listed: certbot unlinks a link and makes it anew.
+            Err(Failure::Absent) => {}
+            Err(failure) => self.failed(&path, failure),
         }
     }
 

@@ -1,21 +1,29 @@
-//! Roots → credential folders.
+//! Roots → credentials.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::flat::{self, Member};
 use super::folder::{NoFolder, list as entries, open_folder, problem};
 use super::read::{Arm, Interest, Stamps};
 use super::resolve::{Entry, Failure, Folder, Found, Walk};
 use crate::name::{is_foreign, servable};
 use crate::problem::{Problem, Reason};
+use crate::text;
 
 /// Problems that a listing tells of: whoever has more has one problem, not many.
 const MAX_PROBLEMS: usize = 64;
+
+/// Names that are shown of the files that the layout of a root leaves out.
+const MAX_SHOWN: usize = 3;
+
+/// Private keys by the names that they have in credential folders alone.
+const KEYS_OF_FOLDERS: [&str; 5] = ["tls.key", "privkey.pem", "key.pem", "svid_key.pem", "key"];
 
 /// What a root holds.
 pub struct Listing {
@@ -24,9 +32,10 @@ pub struct Listing {
     /// Whether all that is in it could be told. Otherwise a folder that is not named here may be
     /// there all the same.
     pub complete: bool,
-    /// The credential folders in it (links to folders included), by name: name and path.
-    pub folders: Vec<(String, PathBuf)>,
-    /// Folders that are not served because of their name, and a root that can't be read.
+    /// The names of the credentials in it, in order: those of the folders (links to folders included),
+    /// or in a flat root those that its files have in common.
+    pub credentials: Vec<String>,
+    /// What is not served because of its name or its place, and a root that can't be read.
     pub problems: Vec<Problem>,
     /// What a later look by `stat` alone is compared with.
     pub stamps: Stamps,
@@ -35,23 +44,26 @@ pub struct Listing {
 /// How a root is listed.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Of more folders than this, the first ones by name are listed.
-    pub max_folders: usize,
+    /// Whether the files of the root itself are credentials, and not its folders.
+    pub flat: bool,
+    /// Of more credentials than this, the first ones by name are listed.
+    pub max_credentials: usize,
     /// Whether folders that a link leads to outside of the root are left out.
     pub confine: bool,
     /// Whether names that Istio reserves are left out.
     pub reserved_names: bool,
 }
 
-/// Lists the credential folders of the root at `root`.
+/// Lists the credentials of the root at `root`.
 pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
     let bound = options.confine.then_some(root);
     let mut list = List {
         walk: Walk::new(arm),
         root,
-        max_folders: options.max_folders,
-        reserved_names: options.reserved_names,
-        folders: BTreeMap::new(),
+        options,
+        credentials: BTreeSet::new(),
+        issuers: BTreeMap::new(),
+        others: Others::default(),
         problems: Vec::new(),
         complete: true,
     };
@@ -77,53 +89,147 @@ pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
     Listing {
         present,
         complete: list.complete,
-        folders: list.folders.into_iter().collect(),
+        credentials: list.credentials.into_iter().collect(),
         problems: list.problems,
         stamps: list.walk.stamps.finish(),
     }
 }
 
+/// Whether files with these names are those of a flat root: several credentials, each with a private
+/// key. `ca` is none, for a CA's key may lie beside the one of a server.
+pub fn is_flat(names: &[String]) -> bool {
+    let members = names.iter().filter_map(|name| flat::member(name));
+    let (keys, others): (Vec<_>, Vec<_>) = members.partition(|member| member.is_key);
+    let has_chain = |name: &str| {
+        others
+            .iter()
+            .any(|other| other.counts && other.credential == name)
+    };
+    let keys: BTreeSet<&str> = keys.iter().map(|member| member.credential).collect();
+    let pairs = keys
+        .into_iter()
+        .filter(|name| *name != "ca" && has_chain(name));
+    pairs.count() > 1
+}
+
 struct List<'a> {
     walk: Walk<'a>,
     root: &'a Path,
-    max_folders: usize,
-    reserved_names: bool,
-    folders: BTreeMap<String, PathBuf>,
+    options: Options,
+    credentials: BTreeSet<String>,
+    /// In a flat root, what may be the certificate of an issuer, and whether there is a private key.
+    issuers: BTreeMap<String, bool>,
+    others: Others,
     problems: Vec<Problem>,
     complete: bool,
+}
+
+/// What the layout of the root leaves out.
+#[derive(Default)]
+struct Others {
+    folders: usize,
+    /// Files that could be of a credential.
+    files: usize,
+    /// The first ones by name.
+    shown: BTreeSet<String>,
+    /// A private key by a name that it has in a credential folder.
+    key: Option<&'static str>,
 }
 
 impl List<'_> {
     fn entries(&mut self, root: &Rc<Folder>) -> Result<(), Errno> {
         self.walk.arm.arm(root.as_dir(), Interest::Names);
-        let mut too_many = false;
         for entry in entries(&mut self.walk, root)? {
             let (name, kind) = entry?;
-            if is_foreign(&name) || !self.is_folder(root, &name, kind) {
+            if is_foreign(&name) {
                 continue;
             }
-            match servable(&name, self.reserved_names) {
-                Ok(name) => {
-                    self.folders.insert(name.to_owned(), self.root.join(name));
-                }
-                Err(what) => self.misnamed(&name, what),
-            }
-            if self.folders.len() > self.max_folders {
-                too_many = true;
-                // The choice must not depend on the order in which the file system lists them.
-                self.folders.pop_last();
+            match (self.is_folder(root, &name, kind), self.options.flat) {
+                (true, false) => self.credential(&name),
+                (false, true) => self.member(&name),
+                (true, true) => self.others.folders += 1,
+                (false, false) => self.others.file(&name),
             }
         }
-        if too_many {
-            self.complete = false;
-            self.problem(Problem::new(
-                Reason::TooLarge,
-                self.root,
-                format!("it holds more than {} folders", self.max_folders),
-                "raise `limits.credentials`, or spread them over several agents",
-            ));
+        self.add_issuers();
+        if self.complete {
+            self.report_layout();
         }
         Ok(())
+    }
+
+    /// Takes in a credential.
+    fn credential(&mut self, name: &OsStr) {
+        match servable(name, self.options.reserved_names) {
+            Ok(name) => {
+                self.credentials.insert(name.to_owned());
+            }
+            Err(what) => self.misnamed(name, what),
+        }
+        let max = self.options.max_credentials;
+        if self.credentials.len() > max {
+            // The choice must not depend on the order in which the file system lists them.
+            self.credentials.pop_last();
+            if std::mem::take(&mut self.complete) {
+                self.problem(Problem::new(
+                    Reason::TooLarge,
+                    self.root,
+                    format!("it holds more than {max} credentials"),
+                    "raise `limits.credentials`, or spread them over several agents",
+                ));
+            }
+        }
+    }
+
+    /// Takes in a file of a flat root.
+    fn member(&mut self, name: &OsStr) {
+        let Some(member) = name.to_str().and_then(flat::member) else {
+            return;
+        };
+        let Member {
+            credential,
+            counts,
+            is_key,
+        } = member;
+        if flat::issued(credential).is_some() && self.issuers.len() < self.options.max_credentials {
+            *self.issuers.entry(credential.to_owned()).or_default() |= is_key;
+        } else if counts && !self.credentials.contains(credential) {
+            self.credential(OsStr::new(credential));
+        }
+    }
+
+    /// Takes in what looked like the certificate of an issuer, and is a credential.
+    fn add_issuers(&mut self) {
+        for (name, has_key) in std::mem::take(&mut self.issuers) {
+            let issued = flat::issued(&name).is_some_and(|name| self.credentials.contains(name));
+            if has_key || !issued {
+                self.credential(OsStr::new(&name));
+            }
+        }
+    }
+
+    /// Reports files that the layout of the root leaves out, or that nothing is left.
+    fn report_layout(&mut self) {
+        let flat = self.options.flat;
+        if self.others.files > 0 {
+            let (what, remedy) = self.others.told(self.root);
+            self.problem(Problem::new(Reason::Layout, self.root, what, remedy));
+        } else if self.credentials.is_empty() && flat && self.others.folders > 0 {
+            self.problem(Problem::new(
+                Reason::Layout,
+                self.root,
+                "only folders are in it, and in a flat root the files themselves are credentials",
+                "remove `layout = \"flat\"` to have the folders served, or put NAME.crt and NAME.key \
+                 into the root",
+            ));
+        } else if self.credentials.is_empty() && self.problems.is_empty() {
+            let remedy = match flat {
+                true => "put NAME.crt and NAME.key for each credential there",
+                false => "put a folder for each credential there, with tls.crt and tls.key in it",
+            };
+            let what = "it holds no credential";
+            self.problem(Problem::new(Reason::Incomplete, self.root, what, remedy));
+        }
     }
 
     /// Whether `name` in `root` is a folder, or a link to one.
@@ -143,6 +249,13 @@ impl List<'_> {
         };
         match found {
             Ok(found) => matches!(found, Found::Folder(_)),
+            // The read of the credential that it belongs to will say why.
+            Err(failure) if self.options.flat => {
+                if let Failure::System(error) = failure {
+                    self.walk.stamps.failed(error);
+                }
+                false
+            }
             Err(failure) => {
                 // Where it can't be told, its own read will say why.
                 let untold = matches!(failure, Failure::System(_));
@@ -152,13 +265,13 @@ impl List<'_> {
         }
     }
 
-    fn misnamed(&mut self, name: &OsString, what: String) {
-        self.problem(Problem::new(
-            Reason::Name,
-            self.root.join(name),
-            what,
-            "rename the folder to have it served",
-        ));
+    fn misnamed(&mut self, name: &OsStr, what: String) {
+        let remedy = match self.options.flat {
+            true => "rename its files to have it served",
+            false => "rename the folder to have it served",
+        };
+        let path = self.root.join(name);
+        self.problem(Problem::new(Reason::Name, path, what, remedy));
     }
 
     fn failed(&mut self, path: &Path, failure: Failure) {
@@ -172,6 +285,58 @@ impl List<'_> {
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         }
+    }
+}
+
+impl Others {
+    /// Takes in a file of a root of folders.
+    fn file(&mut self, name: &OsStr) {
+        let Some(name) = name.to_str() else {
+            return;
+        };
+        let key = KEYS_OF_FOLDERS.iter().find(|key| **key == name);
+        self.key = self.key.or(key.copied());
+        if key.is_none() && !flat::member(name).is_some_and(|member| member.counts) {
+            return;
+        }
+        self.files += 1;
+        self.shown.insert(name.to_owned());
+        if self.shown.len() > MAX_SHOWN {
+            self.shown.pop_last();
+        }
+    }
+
+    /// What is wrong when files of credentials are directly in the root of folders at `root`, and what
+    /// to do about it.
+    fn told(&self, root: &Path) -> (String, String) {
+        if let (Some(key), Some(above)) = (self.key, root.parent()) {
+            return (
+                format!(
+                    "{key} is directly in it: it seems to be the folder of one credential, not a root, \
+                     which holds a folder for each credential"
+                ),
+                format!(
+                    "use the folder above it, {}, as the root; or name its files in a [[secret]] of \
+                     the configuration",
+                    text::path(above)
+                ),
+            );
+        }
+        let shown: Vec<&str> = self.shown.iter().map(String::as_str).collect();
+        let more = match self.files - shown.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let names = text::escape(&shown.join(", ")).to_string();
+        (
+            format!(
+                "files of credentials are directly in it ({names}{more}), and only its folders are \
+                 credentials"
+            ),
+            "set `layout = \"flat\"` for this root in a [[root]] of the configuration, or move the \
+             files of each credential into a folder of its own"
+                .to_owned(),
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::part::{Missing, Now, PartState, Trouble};
 use super::snapshot::{Credential as View, Rejection};
 use crate::credential::{Credential, Verdict};
-use crate::name::Host;
+use crate::name;
 use crate::problem::{Problem, Reason};
 use crate::secret::{Facts, Kind, Name, Part, Secret};
 
@@ -66,6 +66,17 @@ impl From<Credential> for Judged {
     }
 }
 
+/// What it means when no file is left of a part.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum WhenGone {
+    /// The part stays as long as its folder is there.
+    KeepFolder,
+    /// The part stays as long as another file of the credential is there.
+    KeepFiles,
+    /// The configuration does not name its files any more: the part goes.
+    TakeOut,
+}
+
 /// What became of a folder.
 #[derive(Debug)]
 pub enum Event {
@@ -111,6 +122,7 @@ impl Event {
 pub(super) struct Folder {
     path: PathBuf,
     name: Name,
+    when_gone: WhenGone,
     parts: [PartState; Kind::ALL.len()],
     secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
     /// What keeps the folder as a whole from being judged.
@@ -129,11 +141,12 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// The folder at `path`, of which nothing is known yet.
-    pub(super) fn new(path: PathBuf, name: Name) -> Self {
+    /// The credential in the folder at `path`, of which nothing is known yet.
+    pub(super) fn new(path: PathBuf, name: Name, when_gone: WhenGone) -> Self {
         Self {
             path,
             name,
+            when_gone,
             parts: Default::default(),
             secrets: Default::default(),
             trouble: Trouble::default(),
@@ -248,6 +261,7 @@ impl Folder {
         View {
             root: root.clone(),
             name: self.name.clone(),
+            folder: self.path.clone(),
             secrets: self.secrets.clone(),
             alone: self.alone,
             rejections: rejections
@@ -278,7 +292,7 @@ impl Folder {
         for (kind, verdict) in Kind::ALL.into_iter().zip(judged.verdicts) {
             let missing = match kind {
                 Kind::TrustBundle | Kind::OcspStaple if beside_pair => Missing::TakenOut,
-                _ => Missing::Kept(files_are_gone(&self.path)),
+                _ => self.without_files(),
             };
             if self.parts[kind as usize].observe(verdict, missing, now) {
                 events.push(Event::Recovered { kind: Some(kind) });
@@ -289,6 +303,25 @@ impl Folder {
             false => None,
         };
         events
+    }
+
+    /// What it means that there is no file of a part, though others may be there.
+    fn without_files(&self) -> Missing {
+        let problem = |what, remedy| Problem::new(Reason::Incomplete, &self.path, what, remedy);
+        match self.when_gone {
+            WhenGone::KeepFolder => Missing::Kept(problem(
+                "its files are gone from the folder, which is still there".to_owned(),
+                "put them back, or delete the folder if they should no longer be served",
+            )),
+            WhenGone::KeepFiles => Missing::Kept(problem(
+                format!(
+                    "files of {} are gone, while others are still there",
+                    self.name.escape_debug()
+                ),
+                "put them back, or delete the others too if they should no longer be served",
+            )),
+            WhenGone::TakeOut => Missing::TakenOut,
+        }
     }
 
     fn gone(&mut self, now: Instant) {
@@ -303,7 +336,11 @@ impl Folder {
             *self = Self {
                 gone_since: self.gone_since,
                 timers: self.timers,
-                ..Self::new(std::mem::take(&mut self.path), self.name.clone())
+                ..Self::new(
+                    std::mem::take(&mut self.path),
+                    self.name.clone(),
+                    self.when_gone,
+                )
             };
             return vec![Event::Removed];
         }
@@ -396,6 +433,7 @@ impl Folder {
         let of_parts = self.parts.iter().flat_map(PartState::warnings).cloned();
         of_parts
             .chain(self.waiting())
+            .chain(self.nameless())
             .chain(self.uncovered())
             .collect()
     }
@@ -420,22 +458,39 @@ impl Folder {
         ))
     }
 
+    /// A certificate that clients accept for no host.
+    fn nameless(&self) -> Option<Problem> {
+        let pair = self.parts[Kind::Certificate as usize].current()?;
+        let Facts::Certificate(facts) = pair.facts() else {
+            return None;
+        };
+        facts.leaf.common_name.as_ref()?;
+        Some(Problem::new(
+            Reason::Name,
+            self.path.join(facts.files.first()?),
+            "the certificate has no subject alternative name: most clients accept it for no host, \
+             whatever its common name is",
+            "have it issued with its hosts as subject alternative names; nothing needs to be done if \
+             only a client uses it",
+        ))
+    }
+
     /// A folder that is named like a host which its certificate does not cover.
     fn uncovered(&self) -> Option<Problem> {
         let pair = self.parts[Kind::Certificate as usize].current()?;
         let Facts::Certificate(facts) = pair.facts() else {
             return None;
         };
-        let host = Host::parse(&self.name).filter(|host| host.as_str().contains(['.', ':']))?;
+        let host = name::host_of(&self.name)?;
         let covered = super::hosts::coverages(facts).any(|coverage| coverage.covers(&host));
         (!covered).then(|| {
             Problem::new(
                 Reason::Name,
                 &self.path,
                 format!(
-                    "the folder is named like the host {host}, which its certificate does not cover"
+                    "the credential is named like the host {host}, which its certificate does not cover"
                 ),
-                "use a certificate for that host, or name the folder otherwise",
+                "use a certificate for that host, or give the credential another name",
             )
         })
     }
@@ -489,15 +544,6 @@ fn is_of_time(warning: &Problem) -> bool {
 
 fn is_due(since: Option<Instant>, delay: Duration, now: Instant) -> bool {
     since.is_some_and(|since| now >= since + delay)
-}
-
-fn files_are_gone(folder: &Path) -> Problem {
-    Problem::new(
-        Reason::Incomplete,
-        folder,
-        "its files are gone from the folder, which is still there",
-        "put them back, or delete the folder if they should no longer be served",
-    )
 }
 
 #[cfg(test)]

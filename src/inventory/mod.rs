@@ -17,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use self::expiry::Expiry;
 pub use self::expiry::Reminder;
-use self::folder::Folder;
 pub use self::folder::{Event, Found as Read, Judged};
+use self::folder::{Folder, WhenGone};
 pub use self::part::Now;
 pub use self::snapshot::{Credential, Found, Lookup, Rejection, Root, Snapshot};
 use self::snapshot::{Root as RootView, Rules};
@@ -142,7 +142,9 @@ impl Inventory {
         let mut old = std::mem::take(&mut self.roots);
         let mut views = std::mem::take(&mut self.snapshot.roots);
         for settings in &config.roots {
-            let kept = old.iter().position(|root| *root.path == *settings.path);
+            let kept = old.iter().position(|root| {
+                *root.path == *settings.path && root.settings.layout.is_like(&settings.layout)
+            });
             let (root, view) = match kept {
                 Some(at) => (old.swap_remove(at), views.swap_remove(at)),
                 None => State::new(settings),
@@ -205,7 +207,7 @@ impl Inventory {
         let mut new = Vec::new();
         let mut present = HashSet::new();
         let mut left_out = 0;
-        for (name, _) in listing.folders {
+        for name in listing.credentials {
             let name = Name::from(name);
             if !state.folders.contains_key(&name) {
                 if room == 0 {
@@ -525,6 +527,7 @@ impl State {
         let path: Arc<Path> = settings.path.as_path().into();
         let view = RootView {
             path: path.clone(),
+            is_flat: settings.layout == config::Layout::Flat,
             present: None,
             listed: false,
             problems: Arc::new([]),
@@ -543,7 +546,12 @@ impl State {
     fn folder(&mut self, name: &Name) -> &mut Folder {
         self.folders.entry(name.clone()).or_insert_with(|| {
             self.unobserved.insert(name.clone());
-            Folder::new(self.path.join(&**name), name.clone())
+            let gone = match self.settings.layout {
+                config::Layout::Folders => WhenGone::KeepFolder,
+                config::Layout::Flat => WhenGone::KeepFiles,
+                config::Layout::Named(_) => WhenGone::TakeOut,
+            };
+            Folder::new(self.settings.folder_of(name), name.clone(), gone)
         })
     }
 
@@ -567,8 +575,8 @@ fn too_many(root: &Path, limit: usize, left_out: usize) -> Problem {
         Reason::TooLarge,
         root,
         format!(
-            "{left_out} of its folders are beyond the limit of {limit} credentials in all roots"
+            "{left_out} of its credentials are beyond the limit of {limit} credentials in all roots"
         ),
-        "raise `limits.credentials`, or spread the folders over several agents",
+        "raise `limits.credentials`, or spread them over several agents",
     )
 }

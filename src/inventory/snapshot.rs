@@ -45,6 +45,8 @@ pub(super) struct Rules {
 pub struct Root {
     /// Its path.
     pub path: Arc<Path>,
+    /// Whether the files of its credentials are directly in it.
+    pub(super) is_flat: bool,
     /// Whether it was there when it was last listed; none before the first time.
     pub present: Option<bool>,
     /// Whether it was listed completely at least once since the start. Until then, what it held is
@@ -62,8 +64,10 @@ pub struct Root {
 pub struct Credential {
     /// The root that it is in.
     pub root: Arc<Path>,
-    /// The name of the folder.
+    /// Its name: that of the folder.
     pub name: Name,
+    /// The path of the folder.
+    pub(super) folder: PathBuf,
     /// Why files are not served. What is served of the same part is a previous version then.
     pub rejections: Vec<Rejection>,
     /// Warnings about what is served.
@@ -185,6 +189,15 @@ impl Snapshot {
         credentials.find(|credential| credential.serves())
     }
 
+    /// The path of the folder that the files of a credential are in, whether or not it is there.
+    pub fn folder_of(&self, key: &Key) -> PathBuf {
+        let root = self.roots.iter().find(|root| root.path == key.root);
+        match root.is_some_and(|root| root.is_flat) {
+            true => key.root.to_path_buf(),
+            false => key.path(),
+        }
+    }
+
     /// Whether that credential is the one that is served under its name.
     pub fn wins(&self, credential: &Arc<Credential>) -> bool {
         let winner = self.winner(&credential.name);
@@ -272,9 +285,9 @@ impl Root {
 }
 
 impl Credential {
-    /// The path of the folder.
+    /// The path of the folder that its files are in: its own, or a flat root.
     pub fn path(&self) -> PathBuf {
-        self.root.join(&*self.name)
+        self.folder.clone()
     }
 
     /// The file of the private key that it serves.

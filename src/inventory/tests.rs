@@ -25,10 +25,7 @@ impl Bench {
         let listing = Listing {
             present: true,
             complete,
-            folders: folders
-                .iter()
-                .map(|name| ((*name).to_owned(), root.join(name)))
-                .collect(),
+            credentials: folders.iter().map(|name| (*name).to_owned()).collect(),
             problems: Vec::new(),
             stamps: Default::default(),
         };

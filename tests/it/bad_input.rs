@@ -2,6 +2,7 @@
 
 mod bundles;
 mod files;
+mod hosts;
 mod names;
 mod pairs;
 mod roots;

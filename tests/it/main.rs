@@ -16,6 +16,7 @@ mod docs;
 mod envoy_config;
 mod expiry;
 mod faults;
+mod flat;
 mod get;
 mod health;
 mod hostile;

@@ -271,39 +271,47 @@ fn certbots_own_folder_is_watched() {
 }
 
 #[test]
-fn lego_copies_by_its_hook() {
+fn the_folder_of_lego_is_served_as_it_is() {
     let (Some(pebble), Some(lego)) = (require(&PEBBLE), require(&LEGO)) else {
         return;
     };
     let (bed, pebble) = (Bed::new(), Pebble::start(&pebble));
-    let recipes: Vec<_> = recipes("lego")
-        .iter()
-        .map(|recipe| localized(recipe, &bed, Path::new("/nonexistent")))
-        .collect();
-    write_script(&bed.scratch("lego-hook"), &recipes[0]);
     let folder = bed.scratch("lego");
-    let lego = |recipe: &str, more: &str| {
-        let (program, folder, port) = (lego.display(), folder.display(), free_port());
-        let options = format!(
-            "--server {} --path {folder} --accept-tos",
-            pebble.directory()
-        );
+    let recipe = localized(&recipes("lego")[0], &bed, Path::new("/nonexistent"));
+    let recipe = recipe.replace("/etc/lego", folder.to_str().unwrap());
+    let lines = |range: std::ops::Range<usize>, more: &str| {
+        let (program, port) = (lego.display(), free_port());
+        let options = format!("--server {} --accept-tos", pebble.directory());
         let program = format!("{program} {options} --http.port 127.0.0.1:{port} ");
-        let script = recipe.replacen("lego ", &program, 1) + more;
+        let lines = recipe.lines().skip(range.start).take(range.len());
+        let lines = lines.map(|line| match line.strip_prefix("lego ") {
+            Some(rest) => format!("{program}{rest}{more}\n"),
+            None => format!("{line}\n"),
+        });
         let mut command = Command::new("sh");
         command.env("LEGO_CA_CERTIFICATES", pebble.ca());
-        run(command.args(["-eu", "-c", &script]));
+        run(command.args(["-eu", "-c", &lines.collect::<String>()]));
     };
-    let commands: Vec<&str> = recipes[1].lines().collect();
-    lego(commands[0], "");
+    lines(0..3, "");
 
-    let agent = bed.agent();
+    let page = include_str!("../../docs/tools.md");
+    let config = page
+        .split("```toml\n")
+        .find(|text| text.contains("/etc/lego"));
+    let config = config.unwrap().split("```").next().unwrap();
+    let config = config.replace("/etc/lego", folder.to_str().unwrap());
+    let file = bed.scratch("sds-agent.toml");
+    fs::write(&file, config).unwrap();
+    let agent = Agent::builder(&bed.socket())
+        .arg("--config")
+        .arg(&file)
+        .start();
     let mut stream = subscribe(&agent);
     let files = [".crt", ".key"].map(|end| folder.join(format!("certificates/{NAME}{end}")));
     assert_next(&mut stream, &files[0], &files[1]);
-    lego(commands[1], " --days 9999 --no-random-sleep");
+    lines(3..4, " --days 9999 --no-random-sleep");
     assert_next(&mut stream, &files[0], &files[1]);
-    assert_eq!(mode(&bed.root.credential(NAME).join("tls.key")), 0o640);
+    assert_eq!(mode(&files[1]), 0o640);
 }
 
 #[test]

@@ -18,6 +18,14 @@ struct Report<'a> {
     state: State,
     credentials: Vec<JsonCredential<'a>>,
     failures: Vec<JsonProblem<'a>>,
+    roots: Vec<JsonRoot<'a>>,
+}
+
+#[derive(Serialize)]
+struct JsonRoot<'a> {
+    state: State,
+    #[serde(flatten)]
+    problem: JsonProblem<'a>,
 }
 
 #[derive(Serialize)]
@@ -81,16 +89,23 @@ struct JsonProblem<'a> {
 }
 
 pub(super) fn report(survey: &Survey) -> String {
-    let worst = survey.entries.iter().map(|entry| entry.state).max();
     let report = Report {
         checked_at: time(survey.now),
-        state: worst.unwrap_or(State::Good),
+        state: survey.worst().unwrap_or(State::Good),
         credentials: survey
             .entries
             .iter()
             .map(|entry| credential(entry, survey.now))
             .collect(),
         failures: problems(&survey.failures),
+        roots: survey
+            .roots
+            .iter()
+            .map(|(state, problem)| JsonRoot {
+                state: *state,
+                problem: problem.into(),
+            })
+            .collect(),
     };
     // Nothing in it can fail to be JSON: no map has keys other than strings.
     let mut text = escape_json(&serde_json::to_string_pretty(&report).unwrap_or_default());

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use sds_agent::agent::read_once;
-use sds_agent::config::{Account, Config, Root};
+use sds_agent::config::{Account, Config, Layout, Root};
 use sds_agent::credential::layout;
 use sds_agent::exposure::Clients;
-use sds_agent::inventory::{Credential, Snapshot};
+use sds_agent::files::roots;
+use sds_agent::inventory::{self, Credential, Snapshot};
 use sds_agent::peer;
 use sds_agent::problem::{Problem, Reason};
 use sds_agent::secret::Kind;
@@ -29,6 +30,8 @@ pub(super) struct Survey {
     pub(super) entries: Vec<Entry>,
     /// What could not be read at all.
     pub(super) failures: Vec<Problem>,
+    /// What is wrong with roots as a whole, and how bad that is.
+    pub(super) roots: Vec<(State, Problem)>,
 }
 
 /// A credential folder.
@@ -97,6 +100,7 @@ impl Survey {
             now,
             entries: Vec::new(),
             failures: Vec::new(),
+            roots: Vec::new(),
         };
         for root in snapshot.roots() {
             if root.present == Some(false) && root.problems.is_empty() {
@@ -108,7 +112,7 @@ impl Survey {
                 ));
             }
             for problem in root.problems.iter() {
-                survey.listed(&root.path, problem);
+                survey.listed(root, problem);
             }
         }
         let credentials = snapshot.credentials().into_iter();
@@ -121,7 +125,7 @@ impl Survey {
 
     /// What the process is to end with.
     pub(super) fn exit_code(&self) -> ExitCode {
-        let worst = self.entries.iter().map(|entry| entry.state).max();
+        let worst = self.worst();
         if !self.failures.is_empty() {
             ExitCode::from(COULD_NOT)
         } else if worst >= Some(State::Expiring) {
@@ -131,11 +135,22 @@ impl Survey {
         }
     }
 
+    /// How the worst of all is.
+    pub(super) fn worst(&self) -> Option<State> {
+        let entries = self.entries.iter().map(|entry| entry.state);
+        entries.chain(self.roots.iter().map(|root| root.0)).max()
+    }
+
     /// Takes in a problem of a listing: a folder that has one, or the root itself.
-    fn listed(&mut self, root: &Path, problem: &Problem) {
+    fn listed(&mut self, root: &inventory::Root, problem: &Problem) {
         let path = problem.path();
-        if path == root {
-            self.failures.push(problem.clone());
+        if path == &*root.path {
+            let state = match problem.reason() {
+                Reason::Layout if root.folders() == 0 => State::Broken,
+                Reason::Layout | Reason::Incomplete => State::Warning,
+                _ => return self.failures.push(problem.clone()),
+            };
+            self.roots.push((state, problem.clone()));
             return;
         }
         let name = path.file_name().unwrap_or_default();
@@ -257,26 +272,30 @@ fn root_of(folder: &Path, config: &Config, only: &mut BTreeMap<Arc<Path>, Arc<st
     let parent = parent.or(absolute.parent()).unwrap_or(&absolute);
     let name = absolute.file_name().unwrap_or(absolute.as_os_str());
     only.insert(parent.into(), name.to_string_lossy().into());
-    settings(parent, config)
+    Root {
+        layout: Layout::Folders,
+        ..settings(parent, config)
+    }
 }
 
-/// Whether `folder` is a credential folder rather than a folder of such: it holds a file that may be a
-/// part of a credential, or files alone.
+/// Whether `folder` is a credential folder rather than a root: it holds files that may be the parts of
+/// one credential, or files alone.
 fn is_credential(folder: &Path) -> bool {
     let Ok(entries) = fs::read_dir(folder) else {
         return false;
     };
-    let (mut files, mut folders) = (false, false);
+    let (mut files, mut folders, mut parts) = (false, false, Vec::new());
     for entry in entries.flatten() {
         let is_folder = fs::metadata(entry.path()).is_ok_and(|found| found.is_dir());
-        let name = entry.file_name();
-        if !is_folder && name.to_str().is_some_and(layout::takes) {
-            return true;
-        }
         files |= !is_folder;
         folders |= is_folder;
+        let name = entry.file_name().into_string();
+        parts.extend(name.ok().filter(|name| !is_folder && layout::takes(name)));
     }
-    files && !folders
+    match parts.is_empty() {
+        true => files && !folders,
+        false => !roots::is_flat(&parts),
+    }
 }
 
 /// The settings of the root at `path`.

@@ -34,6 +34,14 @@ pub(super) fn report(survey: &Survey, colour: bool) -> String {
     for failure in &survey.failures {
         tell(&mut report, "error", failure);
     }
+    for (state, problem) in &survey.roots {
+        let word = if *state == State::Broken {
+            "error"
+        } else {
+            "warning"
+        };
+        tell(&mut report, word, problem);
+    }
     for entry in &survey.entries {
         let word = if entry.state == State::PassedOver {
             "passed over"

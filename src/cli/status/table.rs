@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
-use sds_agent::admin::state::{Condition, Folder, Problem, Secret, State, Waiting, Watch};
+use sds_agent::admin::state::{Condition, Folder, Problem, Root, Secret, State, Waiting, Watch};
 
 use super::clients;
 use super::times::{span, when};
@@ -54,7 +54,8 @@ fn head(text: &mut String, state: &State) {
     for wait in &agent.waiting_for {
         let _ = writeln!(text, "not ready: {}", shown(wait));
     }
-    for root in state.roots.iter().filter(|r| r.present == Some(false)) {
+    let is_missing = |root: &&Root| root.present == Some(false) && root.problems.is_empty();
+    for root in state.roots.iter().filter(is_missing) {
         let path = shown(&root.path);
         let _ = writeln!(
             text,
@@ -92,7 +93,27 @@ fn errors(state: &State) -> Vec<String> {
         let nacks = clients.filter_map(|client| clients::nack(secret, client));
         all_told("error", &secret.problems).chain(nacks)
     });
-    of_folders.chain(of_secrets).collect()
+    of_roots(state, true)
+        .chain(of_folders)
+        .chain(of_secrets)
+        .collect()
+}
+
+/// What is wrong with the roots themselves, or with what is in them.
+fn of_roots(state: &State, themselves: bool) -> impl Iterator<Item = String> + '_ {
+    state.roots.iter().flat_map(move |root| {
+        let problems = root.problems.iter();
+        let problems = problems.filter(move |problem| (problem.path == root.path) == themselves);
+        problems.map(move |problem| {
+            let word = match problem.reason.as_str() {
+                _ if !themselves => "passed over",
+                "incomplete" => "warning",
+                "layout" if root.folders > 0 => "warning",
+                _ => "error",
+            };
+            told(word, problem)
+        })
+    })
 }
 
 /// What could be better, and what is not served on purpose.
@@ -101,9 +122,8 @@ fn warnings(state: &State) -> Vec<String> {
     let of_secrets = of_secrets.flat_map(|secret| all_told("warning", &secret.warnings));
     let passed_over = state.folders.iter();
     let passed_over = passed_over.filter(|folder| folder.state == Condition::PassedOver);
-    let problems = passed_over.map(|folder| &folder.problems);
-    let problems = problems.chain(state.roots.iter().map(|root| &root.problems));
-    let passed_over = problems.flat_map(|problems| all_told("passed over", problems));
+    let passed_over = passed_over.flat_map(|folder| all_told("passed over", &folder.problems));
+    let passed_over = passed_over.chain(of_roots(state, false));
     of_secrets.chain(passed_over).collect()
 }
 

@@ -37,13 +37,13 @@ impl Place {
     }
 
     fn read(&self, path: &str) -> Reading {
-        read(&self.at(path), options(None), &mut Unwatched)
+        read(&*self.at(path), options(None), &mut Unwatched)
     }
 
     /// What a read confined to `root` finds.
     fn read_confined(&self, path: &str) -> Reading {
         let root = self.at("root");
-        read(&self.at(path), options(Some(&root)), &mut Unwatched)
+        read(&*self.at(path), options(Some(&root)), &mut Unwatched)
     }
 }
 
@@ -340,7 +340,7 @@ fn every_folder_on_the_way_is_announced_before_it_is_looked_at() {
     place.link("live/key", "../missing/key1");
     place.link("root", "live");
     let mut log = Log::default();
-    read(&place.at("root"), options(None), &mut log);
+    read(&*place.at("root"), options(None), &mut log);
     let mut expected = Vec::new();
     let mut above = PathBuf::from("/");
     for step in top.iter().skip(1) {
@@ -426,7 +426,7 @@ fn a_confined_read_stays_in_its_root_whatever_is_renamed_meanwhile() {
         };
         let root = place.at("root");
         let options = options(confined.then_some(&*root));
-        let reading = read(&place.at("root/host"), options, &mut mover);
+        let reading = read(&*place.at("root/host"), options, &mut mover);
         assert!(!mover.from.exists(), "nothing was moved");
         reading.files.iter().any(|file| **file.bytes == *b"secret")
     };
@@ -581,7 +581,7 @@ fn files_that_vanish_while_they_are_read_are_absent() {
 fn what_can_not_be_opened_for_now_is_unsure() {
     let place = Place::new();
     let mut read = Read::new(
-        Path::new("/x"),
+        Path::new("/x").into(),
         options(None),
         Box::leak(Box::new(Unwatched)),
     );

@@ -13,7 +13,8 @@ fn list(root: &Path) -> Listing {
 
 fn list_with(root: &Path, max_folders: usize, confine: bool) -> Listing {
     let options = Options {
-        max_folders,
+        flat: false,
+        max_credentials: max_folders,
         confine,
         reserved_names: true,
     };
@@ -21,11 +22,7 @@ fn list_with(root: &Path, max_folders: usize, confine: bool) -> Listing {
 }
 
 fn names(listing: &Listing) -> Vec<&str> {
-    listing
-        .folders
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect()
+    listing.credentials.iter().map(String::as_str).collect()
 }
 
 #[test]
@@ -53,7 +50,6 @@ fn folders_and_links_to_folders_are_credentials() {
             "ünïcode"
         ]
     );
-    assert_eq!(listing.folders[1].1, root.join("a"));
     assert!(listing.problems.is_empty());
 }
 
@@ -119,7 +115,7 @@ fn of_too_many_the_first_by_name_are_listed() {
         fs::create_dir(dir.path().join(format!("{i:02}"))).unwrap();
     }
     let listing = list_with(dir.path(), 50, false);
-    assert!(listing.folders.len() == 50 && listing.problems.is_empty() && listing.complete);
+    assert!(listing.credentials.len() == 50 && listing.problems.is_empty() && listing.complete);
     let listing = list_with(dir.path(), 10, false);
     let expected: Vec<String> = (0..10).map(|i| format!("{i:02}")).collect();
     assert_eq!(names(&listing), expected);
@@ -161,4 +157,106 @@ fn the_stamps_tell_of_new_folders_and_of_links_that_lead_elsewhere() {
     );
     fs::create_dir(root.join("new")).unwrap();
     assert!(before.stamps.changed());
+}
+
+/// Lists a flat root with these files.
+fn list_flat(files: &[&str], max_credentials: usize) -> Listing {
+    let dir = tempfile::tempdir().unwrap();
+    for file in files {
+        fs::write(dir.path().join(file), "").unwrap();
+    }
+    fs::create_dir(dir.path().join("folder.crt")).unwrap();
+    symlink("nowhere", dir.path().join("dangling.key")).unwrap();
+    let options = Options {
+        flat: true,
+        max_credentials,
+        confine: false,
+        reserved_names: true,
+    };
+    super::list(dir.path(), options, &mut Unwatched)
+}
+
+#[test]
+fn the_files_of_a_flat_root_are_grouped_by_their_names() {
+    let files = [
+        "a.example.crt",
+        "a.example.issuer.crt",
+        "a.example.json",
+        "a.example.key",
+        // Beside no file of `own`, and with a private key: credentials like any other.
+        "own.issuer.crt",
+        "b.ca.crt",
+        "b.ca.key",
+        "b.pem",
+        "alone.ocsp",
+        ".hidden.crt",
+        "README",
+    ];
+    let listing = list_flat(&files, 100);
+    let expected = ["a.example", "b", "b.ca", "dangling", "own.issuer"];
+    assert_eq!(names(&listing), expected);
+    assert!(listing.complete && listing.problems.is_empty());
+
+    let listing = list_flat(&files, 2);
+    assert_eq!(names(&listing), expected[..2]);
+    assert!(!listing.complete);
+    assert_eq!(listing.problems[0].reason(), Reason::TooLarge);
+    assert_eq!(listing.problems.len(), 1);
+
+    let listing = list_flat(&["istio.crt", "prometheus.key"], 10);
+    assert_eq!(listing.problems.len(), 2, "reserved names");
+}
+
+#[test]
+fn what_the_layout_leaves_out_is_reported() {
+    let reported = |files: &[&str], folders: &[&str], flat: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        for file in files {
+            fs::write(dir.path().join(file), "").unwrap();
+        }
+        for folder in folders {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let options = Options {
+            flat,
+            max_credentials: 10,
+            confine: false,
+            reserved_names: true,
+        };
+        let listing = super::list(dir.path(), options, &mut Unwatched);
+        let problem = listing.problems.first();
+        problem.map(|problem| (problem.reason(), problem.what().to_owned()))
+    };
+    let of = |files: &[&str], folders: &[&str], flat| {
+        reported(files, folders, flat).map(|problem| problem.0)
+    };
+    assert_eq!(of(&["README", "x.ocsp"], &["site"], false), None);
+    assert_eq!(of(&[], &[], false), Some(Reason::Incomplete));
+    assert_eq!(
+        of(&["README"], &["lost+found"], false),
+        Some(Reason::Incomplete)
+    );
+    assert_eq!(of(&["a.crt"], &["site"], false), Some(Reason::Layout));
+    assert_eq!(of(&["a.crt"], &["site"], true), None);
+    assert_eq!(of(&[], &["site"], true), Some(Reason::Layout));
+    assert_eq!(of(&[], &[], true), Some(Reason::Incomplete));
+    let (_, what) = reported(&["privkey.pem", "fullchain.pem"], &[], false).unwrap();
+    assert!(what.contains("privkey.pem is directly in it"), "{what}");
+    let (_, what) = reported(&["d.pem", "c.pem", "a.crt", "a.key"], &[], false).unwrap();
+    assert!(what.contains("(a.crt, a.key, c.pem and 1 more)"), "{what}");
+}
+
+#[test]
+fn several_pairs_make_a_flat_folder_and_one_does_not() {
+    let flat = |names: &[&str]| is_flat(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert!(flat(&["a.crt", "a.key", "b.crt", "b.key"]));
+    assert!(flat(&["a.pem", "a-key.pem", "b.pem", "b-key.pem"]));
+    for one in [
+        &["tls.crt", "tls.key", "ca.crt", "ca.key"][..],
+        &["fullchain.pem", "privkey.pem", "cert.pem", "key.pem"],
+        &["a.crt", "a.key", "a.issuer.crt"],
+        &["fullchain.cer", "a.cer", "a.key", "ca.cer"],
+    ] {
+        assert!(!flat(one), "{one:?}");
+    }
 }

@@ -97,7 +97,7 @@ impl Follower {
 fn read_files(watch: &Watch<PathBuf>, folder: &PathBuf) -> Option<Files> {
     let limits = Limits::default();
     watch.read(folder, |arm| {
-        let reading = read(folder, options(&limits), arm);
+        let reading = read(folder.as_path(), options(&limits), arm);
         let files = reading.files.into_iter();
         let files = files.map(|file| (file.name, String::from_utf8_lossy(&file.bytes).into()));
         (reading.present.then(|| files.collect()), reading.stamps)

@@ -154,3 +154,32 @@ fn the_first_root_that_has_a_name_wins_and_the_loser_is_logged() {
     assert_serves(&mut stream, &winner);
     stream.0.assert_silent();
 }
+
+#[test]
+fn a_root_inside_another_is_served_by_both() {
+    let bed = Bed::new();
+    let outer = bed.root.path();
+    let inner = outer.join("inner");
+    let [site, other] = ["site", "other"].map(|name| bed.ca.server(&[&format!("{name}.test")]));
+    write(&inner, "site", &site);
+    write(&outer, "other", &other);
+    // As if it were a credential folder too.
+    let own = bed.ca.server(&["inner.test"]);
+    write(&outer, "inner", &own);
+    let builder = bed.builder().credentials(&inner);
+    let _agent = builder.start();
+    let mut stream = bed.client().delta();
+    for (name, identity) in [("site", &site), ("other", &other), ("inner", &own)] {
+        stream.subscribe(&[name]);
+        assert_serves(&mut stream, identity);
+    }
+    let renewed = bed.ca.server(&["site.test"]);
+    write(&inner, "site", &renewed);
+    assert_serves(&mut stream, &renewed);
+    let renewed = bed.ca.server(&["inner.test"]);
+    write(&outer, "inner", &renewed);
+    assert_serves(&mut stream, &renewed);
+    stream.0.assert_silent();
+    fs::remove_dir_all(inner.join("site")).unwrap();
+    assert_eq!(stream.removed(), ["site"]);
+}

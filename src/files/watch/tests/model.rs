@@ -154,7 +154,7 @@ impl Place {
     /// What is there.
     fn files(&self) -> Files {
         let limits = Limits::default();
-        let reading = read(&self.folder, options(&limits), &mut Unwatched);
+        let reading = read(self.folder.as_path(), options(&limits), &mut Unwatched);
         let files = reading.files.into_iter();
         let files = files.map(|file| (file.name, String::from_utf8_lossy(&file.bytes).into()));
         reading.present.then(|| files.collect())

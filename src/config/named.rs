@@ -1,0 +1,150 @@
+//! `[[secret]]`: credentials whose files are anywhere, each named in the configuration.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::error::Wrong;
+use super::forms::Text;
+use super::{Absent, Layout, NAMED_CREDENTIALS, NamedCredential, Root};
+use crate::name;
+
+type File = Option<Spanned<Text<PathBuf>>>;
+
+/// `[[secret]]` as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileSecret {
+    name: Spanned<String>,
+    certificate: File,
+    private_key: File,
+    trusted_ca: File,
+    crl: File,
+    ocsp_staple: File,
+    password_file: File,
+}
+
+/// The root of the credentials that the configuration names; none where it names none. Relative paths
+/// start from `folder`.
+pub(super) fn root(
+    secrets: Vec<FileSecret>,
+    absent: Absent,
+    folder: &Path,
+) -> Result<Option<Root>, Wrong> {
+    let mut named: Vec<NamedCredential> = Vec::new();
+    for secret in secrets {
+        check_name(&secret.name)?;
+        if named.iter().any(|one| one.name == *secret.name.get_ref()) {
+            let message = "there is a [[secret]] of this name already; give it another name";
+            return Err(Wrong::new(secret.name.span(), message));
+        }
+        named.push(secret.credential(folder)?);
+    }
+    named.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok((!named.is_empty()).then(|| Root {
+        layout: Layout::Named(named.into()),
+        absent,
+        ..Root::new(NAMED_CREDENTIALS)
+    }))
+}
+
+impl FileSecret {
+    fn credential(self, folder: &Path) -> Result<NamedCredential, Wrong> {
+        self.check_companions()?;
+        let path = |file: File| file.map(|path| folder.join(path.into_inner().0));
+        let (certificate, key) = (path(self.certificate), path(self.private_key));
+        let one_file = certificate.is_some() && certificate == key;
+        let pair = match one_file {
+            true => [certificate.map(|path| (combined(&path), path)), None],
+            false => [
+                certificate.map(|path| ("tls.crt", path)),
+                key.map(|path| ("tls.key", path)),
+            ],
+        };
+        let others = [
+            ("ca.crt", self.trusted_ca),
+            ("ca.crl", self.crl),
+            ("tls.ocsp-staple", self.ocsp_staple),
+            ("tls.key.password", self.password_file),
+        ];
+        let others = others.map(|(name, file)| Some((name, path(file)?)));
+        Ok(NamedCredential {
+            name: self.name.into_inner(),
+            files: pair.into_iter().chain(others).flatten().collect(),
+        })
+    }
+
+    /// Checks that each file has those that it is nothing without.
+    fn check_companions(&self) -> Result<(), Wrong> {
+        for (key, file, other, needed) in [
+            (
+                "certificate",
+                &self.certificate,
+                "private_key",
+                &self.private_key,
+            ),
+            (
+                "private_key",
+                &self.private_key,
+                "certificate",
+                &self.certificate,
+            ),
+            ("crl", &self.crl, "trusted_ca", &self.trusted_ca),
+            (
+                "ocsp_staple",
+                &self.ocsp_staple,
+                "certificate",
+                &self.certificate,
+            ),
+            (
+                "password_file",
+                &self.password_file,
+                "private_key",
+                &self.private_key,
+            ),
+        ] {
+            if let (Some(file), None) = (file, needed) {
+                let same = match (key, other) {
+                    ("certificate", _) | (_, "certificate") => {
+                        "; a file that holds both is named twice"
+                    }
+                    _ => "",
+                };
+                let message = format!("`{key}` needs a `{other}` beside it{same}");
+                return Err(Wrong::new(file.span(), message));
+            }
+        }
+        if self.certificate.is_none() && self.trusted_ca.is_none() {
+            let message = "it names no file; name `certificate` and `private_key`, or `trusted_ca`";
+            return Err(Wrong::new(self.name.span(), message));
+        }
+        Ok(())
+    }
+}
+
+/// The name in a credential folder of one file that holds certificate and key.
+fn combined(path: &Path) -> &'static str {
+    match path.extension().and_then(OsStr::to_str) {
+        Some("p12") => "tls.p12",
+        Some("pfx") => "tls.pfx",
+        _ => "tls.pem",
+    }
+}
+
+/// Checks that a credential can have this name: that of a folder which is served, and that clients can
+/// ask for.
+fn check_name(name: &Spanned<String>) -> Result<(), Wrong> {
+    let text = name.get_ref();
+    let is_folder = !text.contains('/') && !name::is_foreign(OsStr::new(text));
+    if is_folder && name::is_requestable(text) && name::servable(OsStr::new(text), false).is_ok() {
+        return Ok(());
+    }
+    let message = format!(
+        "no credential can have this name; use one to {} bytes without `/` and control characters that \
+         do not begin with a dot and are not just `*`",
+        name::MAX_NAME
+    );
+    Err(Wrong::new(name.span(), message))
+}
