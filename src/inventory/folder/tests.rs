@@ -55,7 +55,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            folder: Folder::new("/c/site".into(), "site".into()),
+            folder: Folder::new("/c/site".into(), "site".into(), true),
             now: Now::read(),
         }
     }
