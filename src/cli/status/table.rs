@@ -54,6 +54,9 @@ fn head(text: &mut String, state: &State) {
     for wait in &agent.waiting_for {
         let _ = writeln!(text, "not ready: {}", shown(wait));
     }
+    for root in &agent.degraded {
+        let _ = writeln!(text, "degraded: {}", shown(root));
+    }
     for root in state.roots.iter().filter(|r| r.present == Some(false)) {
         let path = shown(&root.path);
         let _ = writeln!(
