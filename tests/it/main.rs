@@ -19,6 +19,7 @@ mod faults;
 mod get;
 mod health;
 mod hostile;
+mod hosts;
 mod hygiene;
 mod interrupted;
 mod kinds;
