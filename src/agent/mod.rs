@@ -111,7 +111,9 @@ impl Agent {
     pub fn restore(&mut self, stored: Vec<File>) {
         for (key, part) in fdstore::restore(stored) {
             self.keeper.adopt(&key, &part);
-            self.inventory.restore(&key, part, Now::read());
+            if !self.inventory.restore(&key, part, Now::read()) {
+                self.keeper.keep(&key, &[]);
+            }
         }
         self.publish();
     }

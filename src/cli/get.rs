@@ -19,9 +19,10 @@ use sds_agent::proto::core::{DataSource, Node};
 use sds_agent::proto::discovery::{DiscoveryRequest, DiscoveryResponse};
 use sds_agent::proto::secret::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use sds_agent::proto::tls::{Secret, secret::Type};
+use sds_agent::sds::service::CREDENTIAL_HEADER;
 use serde::Serialize;
 use tonic::transport::Endpoint;
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use tower::service_fn;
 use zeroize::Zeroizing;
 
@@ -77,6 +78,8 @@ enum Form {
 #[derive(Serialize)]
 struct Shown {
     name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credential: Option<String>,
     kind: &'static str,
     version: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,11 +106,19 @@ pub(crate) fn run(args: Args) -> ExitCode {
             output::shown(&args.name)
         )),
         Ok(Err(Failure::Other(error))) => output::fail(error),
-        Ok(Ok((secret, version))) => match shown(secret, version, args.reveal_key) {
+        Ok(Ok(fetched)) => match shown(fetched, args.reveal_key) {
             Ok(shown) => print(&shown, args.output),
             Err(error) => output::fail(error),
         },
     }
+}
+
+/// A secret as it was received.
+struct Fetched {
+    secret: Secret,
+    version: String,
+    /// The credential that it comes from.
+    credential: Option<String>,
 }
 
 enum Failure {
@@ -115,7 +126,7 @@ enum Failure {
     Other(String),
 }
 
-async fn fetch(socket: &Path, name: &str, node: String) -> Result<(Secret, String), Failure> {
+async fn fetch(socket: &Path, name: &str, node: String) -> Result<Fetched, Failure> {
     let asked = ask(socket, name, node);
     let response = tokio::time::timeout(client::PATIENCE, asked).await;
     let response = response.unwrap_or_else(|_| {
@@ -125,14 +136,24 @@ async fn fetch(socket: &Path, name: &str, node: String) -> Result<(Secret, Strin
             socket.display()
         )))
     })?;
+    let credential = response.metadata().get_bin(CREDENTIAL_HEADER);
+    let credential = credential.and_then(|name| name.to_bytes().ok());
+    let credential = credential.and_then(|name| String::from_utf8(name.to_vec()).ok());
+    let response = response.into_inner();
     let secrets = response.resources.iter();
     let mut secrets = secrets.filter_map(|any| Secret::decode(&*any.value).ok());
-    // A host name may be answered by the certificate that covers it, under that one's name.
-    let secret = secrets.next().ok_or(Failure::Absent)?;
-    Ok((secret, response.version_info))
+    Ok(Fetched {
+        secret: secrets.next().ok_or(Failure::Absent)?,
+        version: response.version_info,
+        credential,
+    })
 }
 
-async fn ask(socket: &Path, name: &str, node: String) -> Result<DiscoveryResponse, Failure> {
+async fn ask(
+    socket: &Path,
+    name: &str,
+    node: String,
+) -> Result<Response<DiscoveryResponse>, Failure> {
     let stream = client::connect(socket, "--socket").await;
     let mut stream = Some(stream.map_err(Failure::Other)?);
     let connector = service_fn(move |_| {
@@ -155,7 +176,7 @@ async fn ask(socket: &Path, name: &str, node: String) -> Result<DiscoveryRespons
     let mut client =
         SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
     match client.fetch_secrets(request).await {
-        Ok(response) => Ok(response.into_inner()),
+        Ok(response) => Ok(response),
         Err(status) if status.code() == Code::NotFound => Err(Failure::Absent),
         Err(status) => Err(Failure::Other(no_sds(socket, &said(&status)))),
     }
@@ -178,9 +199,15 @@ fn no_sds(socket: &Path, error: &impl std::fmt::Display) -> String {
     )
 }
 
-fn shown(secret: Secret, version: String, reveal: bool) -> Result<Shown, String> {
+fn shown(fetched: Fetched, reveal: bool) -> Result<Shown, String> {
+    let Fetched {
+        secret,
+        version,
+        credential,
+    } = fetched;
     let mut shown = Shown {
         name: secret.name,
+        credential,
         kind: "certificate",
         version,
         certificate_chain: None,
@@ -242,7 +269,12 @@ fn print(shown: &Shown, form: Form) -> ExitCode {
         }
         Form::Pem => {
             // Outside of the blocks PEM may hold anything.
-            let name = output::shown(&shown.name);
+            let mut name = output::shown(&shown.name);
+            let other = shown.credential.as_ref();
+            if let Some(credential) = other.filter(|one| **one != shown.name) {
+                let credential = output::shown(credential);
+                name.push_str(&format!(", of the credential {credential}"));
+            }
             let kind = shown.kind.replace('_', " ");
             let _ = writeln!(out, "# {name}: {kind}, version {}", shown.version);
             let parts = [

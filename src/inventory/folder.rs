@@ -127,6 +127,8 @@ pub(super) struct Folder {
     secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
     /// What keeps the folder as a whole from being judged.
     trouble: Trouble,
+    /// Whether it may have been there before the start.
+    since_start: bool,
     /// Whether its files were judged since the start.
     judged: bool,
     skipped: Vec<String>,
@@ -141,8 +143,9 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// The credential in the folder at `path`, of which nothing is known yet.
-    pub(super) fn new(path: PathBuf, name: Name, when_gone: WhenGone) -> Self {
+    /// The credential in the folder at `path`, of which nothing is known yet. `since_start`: it may have
+    /// been there before the start.
+    pub(super) fn new(path: PathBuf, name: Name, when_gone: WhenGone, since_start: bool) -> Self {
         Self {
             path,
             name,
@@ -150,6 +153,7 @@ impl Folder {
             parts: Default::default(),
             secrets: Default::default(),
             trouble: Trouble::default(),
+            since_start,
             judged: false,
             skipped: Vec::new(),
             warned: Vec::new(),
@@ -203,7 +207,9 @@ impl Folder {
 
     /// When [`Self::tick`] has something to do next.
     pub(super) fn deadline(&self, delay: Duration) -> Option<Instant> {
-        let gone = self.gone_since.filter(|_| self.serves());
+        let gone = self
+            .gone_since
+            .filter(|_| self.serves() || self.is_unread());
         let parts = self.parts.iter().filter_map(|part| part.deadline(delay));
         [
             gone.map(|since| since + delay),
@@ -230,9 +236,10 @@ impl Folder {
         alone.into_iter().chain(parts).min()
     }
 
-    /// Whether it is gone, and nothing of it is served.
+    /// Whether it is gone, and neither is anything of it served, nor may clients hold something of it since
+    /// before the start.
     pub(super) fn is_over(&self) -> bool {
-        self.gone_since.is_some() && !self.serves()
+        self.gone_since.is_some() && !self.serves() && !self.is_unread()
     }
 
     /// Whether anything of it is served.
@@ -332,7 +339,9 @@ impl Folder {
     }
 
     fn advance(&mut self, delay: Duration, now: Now, noticed: Instant) -> Vec<Event> {
-        if is_due(self.gone_since, delay, now.instant) && self.serves() {
+        let is_gone = is_due(self.gone_since, delay, now.instant);
+        self.since_start &= !is_gone;
+        if is_gone && self.serves() {
             *self = Self {
                 gone_since: self.gone_since,
                 timers: self.timers,
@@ -340,6 +349,7 @@ impl Folder {
                     std::mem::take(&mut self.path),
                     self.name.clone(),
                     self.when_gone,
+                    false,
                 )
             };
             return vec![Event::Removed];
@@ -419,7 +429,7 @@ impl Folder {
         let pair = &self.parts[Kind::Certificate as usize];
         let seen_good = self.parts.iter().any(PartState::seen_good);
         let holds_no_pair = self.judged && self.without_pair && seen_good;
-        !pair.seen_good() && !holds_no_pair
+        self.since_start && !pair.seen_good() && !holds_no_pair
     }
 
     fn is_bundle_unknown(&self) -> bool {

@@ -8,7 +8,7 @@ mod hosts;
 mod part;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ pub use self::expiry::Reminder;
 pub use self::folder::{Event, Found as Read, Judged};
 use self::folder::{Folder, WhenGone};
 pub use self::part::Now;
-pub use self::snapshot::{Credential, Found, Lookup, Rejection, Root, Snapshot};
+pub use self::snapshot::{Credential, Doubt, Found, Lookup, Rejection, Root, Snapshot};
 use self::snapshot::{Root as RootView, Rules};
 use crate::config::{self, Config};
 use crate::files::roots::Listing;
@@ -177,14 +177,16 @@ impl Inventory {
         std::mem::take(&mut self.changes)
     }
 
-    /// Serves a part as before the agent was restarted, until its files are good or gone.
-    pub fn restore(&mut self, key: &Key, part: Part, now: Now) {
+    /// Serves a part as before the agent was restarted, until its files are good or gone. Returns whether
+    /// its root is still configured.
+    pub fn restore(&mut self, key: &Key, part: Part, now: Now) -> bool {
         let Some(at) = self.position(&key.root) else {
-            return;
+            return false;
         };
         let root = &mut self.roots[at];
-        root.folder(&key.name).restore(part, now);
+        root.folder(&key.name, true).restore(part, now);
         self.publish(key, now);
+        true
     }
 
     /// Takes in which folders a root holds, as of a change noticed at `noticed`: missing ones are gone.
@@ -204,6 +206,7 @@ impl Inventory {
         let mut room = self.max_credentials.saturating_sub(total);
         self.changes.published = true;
         let state = &mut self.roots[at];
+        let since_start = !self.snapshot.roots[at].listed;
         let mut new = Vec::new();
         let mut present = HashSet::new();
         let mut left_out = 0;
@@ -215,7 +218,7 @@ impl Inventory {
                     continue;
                 }
                 room -= 1;
-                state.folder(&name);
+                state.folder(&name, since_start);
             }
             if state.unobserved.contains(&name) {
                 new.push(Key::new(root, name.clone()));
@@ -238,7 +241,7 @@ impl Inventory {
         view.present = Some(listing.present);
         view.problems = problems.into();
         // Whether a root that is not there held anything before the start is not known.
-        let newly_listed = !view.listed && listing.present && listing.complete;
+        let newly_listed = !view.listed && listing.present && listing.complete && left_out == 0;
         view.listed |= newly_listed;
         self.changes.everything |= newly_listed;
         for name in missing {
@@ -420,13 +423,11 @@ impl Inventory {
             }
         }
         root.unobserved = self.roots[at].unobserved.len();
-        let unread = |view: &Option<Arc<Credential>>| {
-            usize::from(view.as_ref().is_some_and(|view| view.unread))
-        };
-        let was_unread = self.snapshot.unread;
-        self.snapshot.unread = was_unread + unread(&view) - unread(&old);
-        // The last folder that hosts may have been in: those that none covers are absent now.
-        self.changes.everything |= was_unread > 0 && self.snapshot.unread == 0;
+        // Hosts that none covers may have been in it.
+        match self.snapshot.is_unread(name) {
+            true => self.snapshot.unread.insert_mut(name.clone()),
+            false => self.changes.everything |= self.snapshot.unread.remove_mut(name),
+        }
         let after = self.snapshot.winner(name).cloned();
         let answers = |one: &Option<Arc<Credential>>| one.as_ref().map(|one| one.answers());
         if answers(&before) != answers(&after) || answers(&old) != answers(&view) {
@@ -469,9 +470,9 @@ impl Inventory {
             stays
         });
         self.snapshot.hosts = hosts::Hosts::default();
-        let credentials = self.snapshot.credentials();
-        let unread = credentials.iter().filter(|view| view.unread).count();
-        self.snapshot.unread = unread;
+        let credentials = self.snapshot.credentials().into_iter();
+        let unread = credentials.filter(|view| view.unread);
+        self.snapshot.unread = unread.map(|view| view.name.clone()).collect();
         let winners: HashMap<_, _> = keys
             .iter()
             .filter_map(|key| Some((key.name.clone(), self.snapshot.winner(&key.name)?.clone())))
@@ -543,7 +544,7 @@ impl State {
         (state, view)
     }
 
-    fn folder(&mut self, name: &Name) -> &mut Folder {
+    fn folder(&mut self, name: &Name, since_start: bool) -> &mut Folder {
         self.folders.entry(name.clone()).or_insert_with(|| {
             self.unobserved.insert(name.clone());
             let gone = match self.settings.layout {
@@ -551,7 +552,8 @@ impl State {
                 config::Layout::Flat => WhenGone::KeepFiles,
                 config::Layout::Named(_) => WhenGone::TakeOut,
             };
-            Folder::new(self.settings.folder_of(name), name.clone(), gone)
+            let path = self.settings.folder_of(name);
+            Folder::new(path, name.clone(), gone, since_start)
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rpds::HashTrieMapSync;
+use rpds::{HashTrieMapSync, HashTrieSetSync};
 
 use super::Key;
 use super::hosts::Hosts;
@@ -24,8 +24,8 @@ pub struct Snapshot {
     /// The answer to names that are gone, where their root has one of its own.
     pub(super) departed: HashTrieMapSync<Name, Absent>,
     pub(super) rules: Arc<Rules>,
-    /// How many folders may have held a certificate before the start that can't be read now.
-    pub(super) unread: usize,
+    /// The folders that may have held a certificate before the start that can't be read now.
+    pub(super) unread: HashTrieSetSync<Name>,
 }
 
 /// The configured rules of lookup.
@@ -102,7 +102,16 @@ pub enum Lookup {
     Absent(Absent),
     /// Perhaps something that was served before the start and can't be read now. Clients that hold a
     /// version of it are to keep it; to others it is this.
-    Unknown(Box<Lookup>),
+    Unknown(Box<Lookup>, Doubt),
+}
+
+/// Why it is unknown what a name stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Its folder, or a whole root, could not be read since the start.
+    Name,
+    /// A folder whose certificate could not be read since the start may cover the host.
+    Host,
 }
 
 /// A secret, and the credential that it comes from.
@@ -119,7 +128,7 @@ impl Lookup {
     pub fn found(self) -> Option<Found> {
         match self {
             Self::Found(found) => Some(found),
-            Self::Unknown(otherwise) => otherwise.found(),
+            Self::Unknown(otherwise, _) => otherwise.found(),
             Self::Absent(_) => None,
         }
     }
@@ -145,9 +154,9 @@ impl Snapshot {
             Some(found) => Lookup::Found(found),
             None => Lookup::Absent(self.absent(name, may)),
         };
-        match self.is_unknown(name, host.is_some(), may) {
-            true => Lookup::Unknown(Box::new(otherwise)),
-            false => otherwise,
+        match self.doubt(name, host.is_some(), may) {
+            Some(doubt) => Lookup::Unknown(Box::new(otherwise), doubt),
+            None => otherwise,
         }
     }
 
@@ -182,11 +191,7 @@ impl Snapshot {
     /// Of the credentials with that name in several roots, the one that is served: that of the first
     /// root in which something is.
     pub fn winner(&self, name: &str) -> Option<&Arc<Credential>> {
-        let mut credentials = self
-            .roots
-            .iter()
-            .filter_map(|root| root.credentials.get(name));
-        credentials.find(|credential| credential.serves())
+        self.named(name).find(|credential| credential.serves())
     }
 
     /// The path of the folder that the files of a credential are in, whether or not it is there.
@@ -237,10 +242,7 @@ impl Snapshot {
 
     fn default_for(&self, name: &str, may: &dyn Fn(&str) -> bool) -> Option<Found> {
         let default = self.rules.default_credential.as_ref()?;
-        let is_folder = self
-            .roots
-            .iter()
-            .any(|root| root.credentials.contains_key(name));
+        let is_folder = self.named(name).next().is_some();
         let is_host = Host::parse(name).is_some() && name::bundle_owner(name).is_none();
         if !is_host || !may(default) || (is_folder && may(name)) {
             return None;
@@ -249,19 +251,28 @@ impl Snapshot {
         Some(credential.found(credential.secret(Kind::Certificate)?))
     }
 
-    fn is_unknown(&self, name: &str, is_host: bool, may: &dyn Fn(&str) -> bool) -> bool {
-        let folder = |name: &str, is_unknown: fn(&Credential) -> bool| {
-            let mut there = self
-                .roots
-                .iter()
-                .filter_map(|root| root.credentials.get(name));
-            may(name) && there.any(|credential| is_unknown(credential))
-        };
-        self.roots.iter().any(|root| !root.listed)
-            || folder(name, |credential| credential.own_secret().is_none())
-            || name::bundle_owner(name)
-                .is_some_and(|owner| folder(owner, |credential| credential.bundle_unknown))
-            || (is_host && self.unread > 0)
+    /// Whether a folder of that name may have held a certificate before the start that can't be read now.
+    pub(crate) fn is_unread(&self, name: &str) -> bool {
+        self.named(name).any(|credential| credential.unread)
+    }
+
+    fn doubt(&self, name: &str, is_host: bool, may: &dyn Fn(&str) -> bool) -> Option<Doubt> {
+        let own = |one: &Arc<Credential>| one.own_secret().is_none();
+        let bundle = |one: &Arc<Credential>| one.bundle_unknown;
+        let of_bundle = |owner: &str| (may(owner) || may(name)) && self.named(owner).any(bundle);
+        if self.roots.iter().any(|root| !root.listed)
+            || may(name) && self.named(name).any(own)
+            || name::bundle_owner(name).is_some_and(of_bundle)
+        {
+            return Some(Doubt::Name);
+        }
+        (is_host && self.unread.iter().any(|unread| may(unread))).then_some(Doubt::Host)
+    }
+
+    /// The credentials of that name, in the order of precedence.
+    fn named(&self, name: &str) -> impl Iterator<Item = &Arc<Credential>> {
+        let roots = self.roots.iter();
+        roots.filter_map(move |root| root.credentials.get(name))
     }
 
     fn absent(&self, name: &str, may: &dyn Fn(&str) -> bool) -> Absent {

@@ -52,7 +52,7 @@ impl Bench {
         match self.inventory.snapshot().lookup(name, self.now.system, may) {
             Lookup::Found(found) => text(&found),
             Lookup::Absent(_) => "absent".to_owned(),
-            Lookup::Unknown(otherwise) => match otherwise.found() {
+            Lookup::Unknown(otherwise, _) => match otherwise.found() {
                 Some(found) => format!("{} unless held", text(&found)),
                 None => "unknown".to_owned(),
             },
@@ -79,14 +79,14 @@ fn config() -> Config {
     }
 }
 
-fn verdict<T>(part: T) -> Verdict<T> {
+pub(crate) fn verdict<T>(part: T) -> Verdict<T> {
     Verdict {
         part: Some(part),
         ..Verdict::default()
     }
 }
 
-fn judged(credential: Checked) -> Read {
+pub(crate) fn judged(credential: Checked) -> Read {
     Read::Judged(Box::new(credential.into()))
 }
 
@@ -98,7 +98,7 @@ fn good(content: &str) -> Read {
     })
 }
 
-fn bad() -> Read {
+pub(crate) fn bad() -> Read {
     let problem = Problem::new(Reason::BadPem, "/a/site", "broken", "mend it");
     Read::Rejected(vec![problem])
 }
@@ -296,6 +296,8 @@ fn what_could_not_be_read_since_the_start_is_unknown_and_not_absent() {
     assert_eq!(bench.lookup("www.example.com"), "unknown", "the empty one");
     bench.inventory.take_changes();
     bench.list("/a", &["site", "nocrt"], true);
+    assert_eq!(bench.lookup("www.example.com"), "unknown", "it may be back");
+    bench.wait(2);
     assert!(bench.inventory.take_changes().everything);
     assert_eq!(bench.lookup("www.example.com"), "absent");
     bench.read("/a/site", bad());

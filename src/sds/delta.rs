@@ -112,25 +112,19 @@ enum News {
 
 /// What is new about a name for a client that knows what `known` says.
 fn news(known: &mut Subscription, name: &str, view: &impl View) -> Option<News> {
-    let lookup = match view.lookup(name) {
-        Lookup::Unknown(_) if matches!(known.told, Told::Held(_)) => return None,
-        Lookup::Unknown(otherwise) => *otherwise,
-        other => other,
-    };
-    let absent = match lookup {
+    let absent = match known.lookup(name, view)? {
         Lookup::Found(found) if known.refused == Some(found.secret.kind()) => Absent::SaySo,
         Lookup::Found(found) => {
-            let version = found.secret.version().clone();
             if known.keeps_its_own(&found, view.now()) {
                 return None;
             }
-            let has = matches!(&known.told, Told::Held(v) | Told::Version(v) if *v == version);
-            known.told = Told::Version(version);
-            known.kind = Some(found.secret.kind());
+            let version = found.secret.version();
+            let has = matches!(&known.told, Told::Held(v) | Told::Version(v) if v == version);
+            known.note_sent(&found);
             return (!has).then_some(News::Secret(found));
         }
         // No answer is unknown twice over.
-        Lookup::Unknown(_) => return None,
+        Lookup::Unknown(..) => return None,
         Lookup::Absent(absent) => absent,
     };
     if absent == Absent::Wait || known.told == Told::Absent {
@@ -490,6 +484,9 @@ mod tests {
                 })
             }
 
+            fn is_unread(&self, _: &str) -> bool {
+                false
+            }
             fn now(&self) -> std::time::SystemTime {
                 std::time::SystemTime::UNIX_EPOCH
             }
@@ -550,6 +547,9 @@ mod tests {
             fn lookup(&self, name: &str) -> Lookup {
                 self.0.lookup(name)
             }
+            fn is_unread(&self, _: &str) -> bool {
+                false
+            }
             fn now(&self) -> std::time::SystemTime {
                 std::time::SystemTime::now()
             }
@@ -575,6 +575,9 @@ mod tests {
                     credential: name.into(),
                     secret: crate::secret::Secret::new(part.into(), None, noticed).into(),
                 })
+            }
+            fn is_unread(&self, _: &str) -> bool {
+                false
             }
             fn now(&self) -> std::time::SystemTime {
                 std::time::SystemTime::UNIX_EPOCH

@@ -14,6 +14,8 @@ mod budget;
 mod conversation;
 mod delta;
 mod grpc;
+#[cfg(test)]
+mod histories;
 pub mod hub;
 mod intake;
 mod introspection;

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+use tonic::metadata::{MetadataMap, MetadataValue};
 
 use super::audit::{Audit, Refused};
 use super::budget::Budget;
@@ -30,6 +31,9 @@ use crate::peer::Peer;
 use crate::proto::discovery::DiscoveryRequest;
 
 const SERVICE: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
+/// The header of an answer to `FetchSecrets` with one secret that names the credential it comes from: a
+/// host's secret carries the name of the host.
+pub const CREDENTIAL_HEADER: &str = "sds-agent-credential-bin";
 
 /// The Secret Discovery Service. Cheap to clone.
 #[derive(Clone)]
@@ -107,7 +111,7 @@ impl Sds {
             Some("FetchSecrets") => self
                 .fetch(&self.open(Protocol::Fetch, peer), body)
                 .await
-                .map_or_else(refused, answered),
+                .unwrap_or_else(refused),
             _ => {
                 let stopping = self.shared.stopping.clone();
                 let introspection = self
@@ -160,7 +164,7 @@ impl Sds {
         answer(conversation.boxed_unsync())
     }
 
-    async fn fetch<B>(&self, entry: &Entry, body: B) -> Result<Segments, Status>
+    async fn fetch<B>(&self, entry: &Entry, body: B) -> Result<Response<Reply>, Status>
     where
         B: Body<Data = Bytes> + Unpin,
         B::Error: std::fmt::Display,
@@ -195,7 +199,14 @@ impl Sds {
             entry.sent(secret);
             self.shared.log_delivery(entry, secret);
         }
-        Ok(message::sotw(&version_info(&secrets), "", &secrets))
+        let mut response = answered(message::sotw(&version_info(&secrets), "", &secrets));
+        if let [one] = &secrets[..] {
+            let credential = MetadataValue::from_bytes(one.found.credential.as_bytes());
+            let mut metadata = MetadataMap::new();
+            metadata.insert_bin(CREDENTIAL_HEADER, credential);
+            response.headers_mut().extend(metadata.into_headers());
+        }
+        Ok(response)
     }
 }
 

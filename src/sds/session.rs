@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::grpc::Segments;
 use super::intake;
-use crate::inventory::{Found, Lookup};
+use crate::inventory::{Doubt, Found, Lookup};
 use crate::proto::{SECRET_TYPE_URL, core, rpc};
 use crate::secret::{Kind, Name};
 
@@ -40,6 +40,9 @@ pub(crate) trait View {
     /// What that name stands for, to the stream's client.
     fn lookup(&self, name: &str) -> Lookup;
 
+    /// Whether that credential may have had a certificate before the agent's start that can't be read now.
+    fn is_unread(&self, credential: &str) -> bool;
+
     /// What dates are compared with.
     fn now(&self) -> SystemTime;
 }
@@ -55,6 +58,8 @@ pub(crate) struct Subscription {
     /// When the stream was told that.
     pub(crate) sent: Option<SystemTime>,
     pub(crate) answer: Answer,
+    /// The credential that the secret that was sent last came from.
+    pub(crate) credential: Option<Name>,
     /// What the secret was that was sent last.
     pub(crate) kind: Option<Kind>,
     /// The kind that the client refused: it has no use for it.
@@ -90,6 +95,7 @@ impl Subscription {
             told,
             sent: None,
             answer: Answer::None,
+            credential: None,
             kind: None,
             refused: None,
         }
@@ -99,6 +105,31 @@ impl Subscription {
     pub(crate) fn renew(&mut self, told: Told) {
         self.told = told;
         self.refused = None;
+    }
+
+    /// Notes that the client is sent this secret.
+    pub(crate) fn note_sent(&mut self, found: &Found) {
+        self.told = Told::Version(found.secret.version().clone());
+        self.credential = Some(found.credential.clone());
+        self.kind = Some(found.secret.kind());
+    }
+
+    /// What the name stands for to this client; none where that is not known, and the client has a
+    /// version that it is to keep.
+    pub(crate) fn lookup(&self, name: &str, view: &impl View) -> Option<Lookup> {
+        let (otherwise, doubt) = match view.lookup(name) {
+            Lookup::Unknown(otherwise, doubt) => (otherwise, doubt),
+            known => return Some(known),
+        };
+        let keeps = match (&self.told, doubt) {
+            (Told::Held(_), _) | (Told::Version(_), Doubt::Name) => true,
+            (Told::Version(_), Doubt::Host) => {
+                let credential = self.credential.as_deref();
+                credential.is_some_and(|credential| view.is_unread(credential))
+            }
+            (Told::Nothing | Told::Absent, _) => false,
+        };
+        (!keeps).then_some(*otherwise)
     }
 
     /// Whether a client that brought a version along is to keep it for now: the present certificate is
@@ -239,10 +270,14 @@ pub(crate) mod tests {
                     secret: sample(&content.to_string()),
                 }),
                 None if name.starts_with('u') => {
-                    Lookup::Unknown(Box::new(Lookup::Absent(Absent::SaySo)))
+                    Lookup::Unknown(Box::new(Lookup::Absent(Absent::SaySo)), Doubt::Host)
                 }
                 None => Lookup::Absent(Absent::SaySo),
             }
+        }
+
+        fn is_unread(&self, _: &str) -> bool {
+            false
         }
 
         fn now(&self) -> SystemTime {

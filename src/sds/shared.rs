@@ -69,6 +69,10 @@ impl View for Seen<'_> {
         snapshot.lookup(name, self.now, &|credential| self.may(credential))
     }
 
+    fn is_unread(&self, credential: &str) -> bool {
+        self.may(credential) && self.published.snapshot.is_unread(credential)
+    }
+
     fn now(&self) -> SystemTime {
         self.now
     }

@@ -13,7 +13,7 @@ use super::session::{
     Effect, InFlight, Named, Response, Session, Subscription, Subscriptions, Told, View,
     check_count, check_type_url,
 };
-use crate::inventory::{Found, Lookup};
+use crate::inventory::Found;
 use crate::name::is_requestable;
 use crate::proto::discovery::DiscoveryRequest;
 use crate::secret::Name;
@@ -138,8 +138,7 @@ impl Session for Sotw {
         let mut secrets = Vec::with_capacity(names.len());
         for (name, known) in names {
             if let Some(found) = found(known, name, view) {
-                known.told = Told::Version(found.secret.version().clone());
-                known.kind = Some(found.secret.kind());
+                known.note_sent(&found);
                 let name = name.clone();
                 secrets.push(Named { name, found });
             }
@@ -157,10 +156,7 @@ impl Session for Sotw {
 
 /// What a stream is to be sent under a name. A client that has a version of what is not known keeps it.
 fn found(known: &Subscription, name: &str, view: &impl View) -> Option<Found> {
-    match (view.lookup(name), &known.told) {
-        (Lookup::Unknown(_), Told::Held(_)) => None,
-        (lookup, _) => lookup.found(),
-    }
+    known.lookup(name, view)?.found()
 }
 
 /// The version of a response: that of its only secret, or a hash of all names and versions. It

@@ -20,6 +20,7 @@ mod flat;
 mod get;
 mod health;
 mod hostile;
+mod hosts;
 mod hygiene;
 mod interrupted;
 mod kinds;

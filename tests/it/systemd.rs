@@ -584,3 +584,72 @@ fn a_restart_under_load_fails_no_handshake() {
     });
     envoy.assert_no_rejection();
 }
+
+#[test]
+fn a_previous_version_outlives_a_restart_and_a_crash() {
+    let Some(envoy) = require(&ENVOY) else { return };
+    let Some(machine) = machine() else { return };
+    let ca = Ca::new("systemd");
+    let www = ca.server(&["www.test"]);
+    write_pair(&machine, "www", &www);
+    write_pair(&machine, "other", &pair("other"));
+    machine.run("systemctl start sds-agent");
+    let stored = |count: &str| {
+        eventually_true(&format!("{count} descriptors in the store"), || {
+            machine.property("NFileDescriptorStore") == count
+        });
+    };
+    let spoil = || machine.write(&format!("{CREDENTIALS}/www/tls.key"), "not a key\n");
+    stored("0");
+    spoil();
+    stored("1");
+
+    machine.run("systemctl restart sds-agent");
+    assert_served(&machine, "www", &www);
+    let hosts = [Host::new("www.test", "www")];
+    let running = Envoy::start(&envoy, &machine.socket(), Protocol::Delta, &hosts);
+    let https = running.https("www.test").ca(ca.pem());
+    eventually_true("a handshake", || https.get().is_ok());
+    stored("1");
+
+    let process = machine.property("MainPID");
+    machine.run("kill -KILL $(systemctl show -P MainPID sds-agent)");
+    eventually_true("another process", || {
+        let now = machine.property("MainPID");
+        now != process && now != "0" && machine.property("ActiveState") == "active"
+    });
+    assert_served(&machine, "www", &www);
+    stored("1");
+
+    // Good files end it, and so does the end of the folder.
+    let renewed = ca.server(&["www.test"]);
+    write_pair(&machine, "www", &renewed);
+    stored("0");
+    assert_served(&machine, "www", &renewed);
+    spoil();
+    stored("1");
+    machine.run(&format!("rm -r /{CREDENTIALS}/www"));
+    stored("0");
+
+    // What is gone while the agent is away is not served again, and not kept.
+    write_pair(&machine, "www", &www);
+    assert_served(&machine, "www", &www);
+    spoil();
+    stored("1");
+    machine.run(&format!(
+        "systemctl kill --signal=STOP sds-agent && rm -r /{CREDENTIALS}/www
+         systemctl kill --signal=KILL sds-agent"
+    ));
+    stored("0");
+    eventually_true("another process", || {
+        machine.property("ActiveState") == "active"
+    });
+    let mut stream = machine.client().delta();
+    stream.subscribe(&["www"]);
+    assert_eq!(stream.removed(), ["www"]);
+    let journal = machine.journal();
+    assert!(
+        !journal.contains("can't keep") && !journal.contains("can't be restored"),
+        "{journal}"
+    );
+}

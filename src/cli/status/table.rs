@@ -54,6 +54,9 @@ fn head(text: &mut String, state: &State) {
     for wait in &agent.waiting_for {
         let _ = writeln!(text, "not ready: {}", shown(wait));
     }
+    for root in &agent.degraded {
+        let _ = writeln!(text, "degraded: {}", shown(root));
+    }
     let is_missing = |root: &&Root| root.present == Some(false) && root.problems.is_empty();
     for root in state.roots.iter().filter(is_missing) {
         let path = shown(&root.path);

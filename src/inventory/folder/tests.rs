@@ -55,7 +55,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            folder: Folder::new("/c/site".into(), "site".into(), WhenGone::KeepFolder),
+            folder: Folder::new("/c/site".into(), "site".into(), WhenGone::KeepFolder, true),
             now: Now::read(),
         }
     }

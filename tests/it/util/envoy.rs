@@ -102,6 +102,27 @@ impl Envoy {
         Self::run(program, folder, &config, &bootstrap.to_string(), source)
     }
 
+    /// Starts `program` with a listener that fetches the certificate of each host when a client first
+    /// names it. A client that names none gets the secret `default`. With `client_ca`, clients must have
+    /// a certificate of the bundle that is the secret of that name.
+    pub(crate) fn on_demand(
+        program: &Path,
+        socket: &Path,
+        default: &str,
+        client_ca: Option<&str>,
+    ) -> Self {
+        let mut config = bootstrap(socket);
+        config["admin"] = json!({"address": loopback()});
+        config["node"] = json!({"id": "test-envoy", "cluster": "test"});
+        let chain = on_demand_chain(default, client_ca);
+        config["static_resources"]["listeners"] = json!([listener(&[chain])]);
+        let envoy = Self::start_as_it_is(program, &config.to_string());
+        eventually_true("the listener", || {
+            envoy.stat("listener_manager.listener_create_success") > 0
+        });
+        envoy
+    }
+
     /// Starts `program` with a whole configuration as it is, the one listener included. It should
     /// leave the choice of ports to the kernel.
     pub(crate) fn start_as_it_is(program: &Path, yaml: &str) -> Self {
@@ -290,20 +311,64 @@ pub(crate) fn sds_config(protocol: Protocol) -> Value {
 
 /// Puts the listener's file in its place by a rename, which is what Envoy watches for.
 fn write_listener(folder: &Path, source: &Value, hosts: &[Host]) {
-    let listener = json!({
-        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+    let chains: Vec<_> = hosts
+        .iter()
+        .map(|host| filter_chain(source, host))
+        .collect();
+    let mut listener = listener(&chains);
+    listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+    let path: PathBuf = folder.join("lds.json");
+    let temporary = folder.join("lds.json.new");
+    fs::write(&temporary, json!({"resources": [listener]}).to_string()).unwrap();
+    fs::rename(temporary, path).unwrap();
+}
+
+fn listener(filter_chains: &[Value]) -> Value {
+    json!({
         "name": "https",
         "address": loopback(),
         "listener_filters": [{
             "name": "tls_inspector",
             "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"},
         }],
-        "filter_chains": hosts.iter().map(|host| filter_chain(source, host)).collect::<Vec<_>>(),
-    });
-    let path: PathBuf = folder.join("lds.json");
-    let temporary = folder.join("lds.json.new");
-    fs::write(&temporary, json!({"resources": [listener]}).to_string()).unwrap();
-    fs::rename(temporary, path).unwrap();
+        "filter_chains": filter_chains,
+    })
+}
+
+fn on_demand_chain(default: &str, client_ca: Option<&str>) -> Value {
+    let source = sds_config(Protocol::Delta);
+    let mut context = json!({"custom_tls_certificate_selector": {
+        "name": "on_demand",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.cert_selectors.on_demand_secret.v3.Config",
+            "config_source": source,
+            "certificate_mapper": {
+                "name": "sni",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.cert_mappers.sni.v3.SNI",
+                    "default_value": default,
+                },
+            },
+        },
+    }});
+    if let Some(name) = client_ca {
+        context["validation_context_sds_secret_config"] =
+            json!({"name": name, "sds_config": source});
+    }
+    json!({
+        "filters": [http_connection_manager()],
+        "transport_socket": {
+            "name": "tls",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": context,
+                "require_client_certificate": client_ca.is_some(),
+                // Envoy refuses certificates on demand where sessions can be resumed.
+                "disable_stateless_session_resumption": true,
+                "disable_stateful_session_resumption": true,
+            },
+        },
+    })
 }
 
 fn filter_chain(source: &Value, host: &Host) -> Value {

@@ -7,6 +7,7 @@ pub(crate) mod agent;
 pub(crate) mod bed;
 pub(crate) mod envoy;
 pub(crate) mod folders;
+pub(crate) mod hello;
 #[cfg(feature = "mirror")]
 pub(crate) mod http_server;
 pub(crate) mod https;

@@ -1,0 +1,317 @@
+//! One listener of a real Envoy, and whatever hosts have certificates.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::{configured, ending, write};
+use crate::util::hello::{Answer, hello, hello_within};
+use crate::util::tools::ENVOY;
+use crate::util::{Agent, Bed, Ca, Envoy, Identity, eventually_true, require};
+
+/// How long a refusal may take that needs no waiting: far less than any timeout of Envoy's.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// An agent, and an Envoy that asks it for each host's certificate.
+struct OnDemand {
+    bed: Bed,
+    agent: Agent,
+    envoy: Envoy,
+    port: u16,
+}
+
+impl OnDemand {
+    /// With this configuration of the agent.
+    fn start(program: &Path, bed: Bed, config: &str) -> Self {
+        let agent = configured(&bed, config);
+        let envoy = Envoy::on_demand(program, &bed.socket(), "no-host", None);
+        let port = envoy.port();
+        Self {
+            bed,
+            agent,
+            envoy,
+            port,
+        }
+    }
+
+    fn hello(&self, host: &str) -> Answer {
+        hello(self.port, Some(host.as_bytes()))
+    }
+
+    #[track_caller]
+    fn assert_serves(&self, host: &str, identity: &Identity) {
+        let answer = self.hello(host);
+        assert!(answer.shows(&identity.der), "{host}: {answer:?}");
+    }
+
+    #[track_caller]
+    fn wait_until_served(&self, host: &str, identity: &Identity) {
+        eventually_true(&format!("the certificate of {host}"), || {
+            self.hello(host).shows(&identity.der)
+        });
+    }
+
+    #[track_caller]
+    fn wait_until_refused(&self, host: &str) {
+        eventually_true(&format!("a refusal of {host}"), || {
+            self.hello(host) == Answer::Refused
+        });
+    }
+}
+
+#[test]
+fn five_hundred_hosts_come_while_it_runs() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let running = OnDemand::start(&program, Bed::new(), "");
+    assert_eq!(running.hello("h0.exact.test"), Answer::Refused);
+    let mut hosts: Vec<(String, Identity)> = Vec::new();
+    for number in 0..250 {
+        let host = format!("h{number}.exact.test");
+        let identity = write(&running.bed, &format!("exact-{number}"), &[&host]);
+        hosts.push((host, identity));
+    }
+    for number in 0..25 {
+        let domain = format!("d{number}.test");
+        let names = [format!("*.{domain}"), domain.clone()];
+        let names = names.each_ref().map(String::as_str);
+        let identity = write(&running.bed, &format!("wildcard-{number}"), &names);
+        let below = (0..9).map(|host| format!("h{host}.{domain}"));
+        hosts.extend(
+            below
+                .chain([domain.clone()])
+                .map(|host| (host, identity.clone())),
+        );
+    }
+    assert_eq!(hosts.len(), 500);
+    for (host, identity) in &hosts {
+        running.wait_until_served(host, identity);
+    }
+    // A whole handshake, with a request, as a client that checks the certificate makes it.
+    let https = running.envoy.https("h8.d24.test").ca(running.bed.ca.pem());
+    assert_eq!(https.get().unwrap().chain[0], hosts[498].1.der);
+    assert_eq!(running.hello("deeper.h1.d1.test"), Answer::Refused);
+
+    // One is rotated; its hosts have the new certificate, and nobody else is sent anything.
+    let sent = || running.agent.lines_with(&["key_delivered"]).len();
+    eventually_true("a line for each delivery", || sent() == hosts.len());
+    let renewed = write(&running.bed, "wildcard-3", &["*.d3.test", "d3.test"]);
+    for (host, _) in hosts.iter().filter(|(host, _)| host.ends_with("d3.test")) {
+        running.wait_until_served(host, &renewed);
+    }
+    eventually_true("ten deliveries", || sent() >= hosts.len() + 10);
+    running.assert_serves("h0.d4.test", &hosts[250 + 40].1);
+    assert_eq!(sent(), hosts.len() + 10);
+    running.envoy.assert_no_rejection();
+}
+
+#[test]
+fn a_better_certificate_takes_over_and_hands_back() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    let wildcard = write(&bed, "wildcard", &["*.example.test"]);
+    let running = OnDemand::start(&program, bed, "");
+    let bed = &running.bed;
+    running.assert_serves("www.example.test", &wildcard);
+    running.assert_serves("api.example.test", &wildcard);
+
+    let exact = write(bed, "exact", &["www.example.test", "old.test"]);
+    running.wait_until_served("www.example.test", &exact);
+    running.assert_serves("api.example.test", &wildcard);
+    running.assert_serves("old.test", &exact);
+
+    // Of two exact ones the one that expires last.
+    let longer = ending(bed, &["www.example.test"], 200);
+    bed.root.write_pair("longer", &longer);
+    running.wait_until_served("www.example.test", &longer);
+    bed.root.remove("longer");
+    running.wait_until_served("www.example.test", &exact);
+
+    // A name that the renewed certificate lost goes back to the wildcard, or to nobody.
+    let renewed = write(bed, "exact", &["new.test"]);
+    running.wait_until_served("www.example.test", &wildcard);
+    running.wait_until_refused("old.test");
+    running.wait_until_served("new.test", &renewed);
+
+    bed.root.remove("wildcard");
+    running.wait_until_refused("www.example.test");
+    running.wait_until_refused("api.example.test");
+    let back = write(bed, "wildcard", &["*.example.test"]);
+    running.wait_until_served("www.example.test", &back);
+    running.wait_until_served("api.example.test", &back);
+    running.envoy.assert_no_rejection();
+}
+
+#[test]
+fn every_name_that_a_client_sends_is_answered_at_once() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    let site = write(&bed, "site", &["www.example.test"]);
+    bed.root.write("site", &[("ca.crt", bed.ca.pem())]);
+    let running = OnDemand::start(&program, bed, "");
+    let long = "a".repeat(250);
+    let labels = ["a".repeat(62).as_str(); 4].join(".");
+    for name in [
+        "*",
+        "*.example.test",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "a/b",
+        "tab\there",
+        "www.example.test\n",
+        " www.example.test",
+        "www..example.test",
+        ".example.test",
+        "..",
+        "unknown.example.test",
+        "www.example.test-cacert",
+        "site-cacert",
+        "no-such-site-cacert",
+        "\u{fc}mlaut.example.test",
+        &long,
+        &labels,
+    ] {
+        let answer = hello_within(AT_ONCE, running.port, Some(name.as_bytes()));
+        assert_eq!(answer, Answer::Refused, "{name:?}");
+        // And once more: what Envoy has of the first time must not hold the second one up.
+        let answer = hello_within(AT_ONCE, running.port, Some(name.as_bytes()));
+        assert_eq!(answer, Answer::Refused, "{name:?}");
+    }
+    assert_eq!(hello_within(AT_ONCE, running.port, None), Answer::Refused);
+    for name in [
+        "www.example.test",
+        "WWW.Example.TEST",
+        "www.example.test.",
+        "site",
+    ] {
+        running.assert_serves(name, &site);
+    }
+    assert!(running.agent.lines_with(&["panic"]).is_empty());
+}
+
+#[test]
+fn five_thousand_unknown_hosts_leave_memory_and_good_hosts_alone() {
+    const UNKNOWN: usize = 5_000;
+    const THREADS: usize = 4;
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    let site = write(&bed, "site", &["*.example.test"]);
+    let running = OnDemand::start(&program, bed, "[log]\nlevel = \"warn\"\n");
+    let burst = |round: usize| {
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let running = &running;
+                scope.spawn(move || {
+                    for number in 0..UNKNOWN / THREADS {
+                        let name = format!("{round}-{thread}-{number}.unknown.test");
+                        assert_eq!(running.hello(&name), Answer::Refused, "{name}");
+                    }
+                });
+            }
+            for number in 0..20 {
+                running.assert_serves(&format!("{round}-{number}.example.test"), &site);
+            }
+        });
+    };
+    running.assert_serves("www.example.test", &site);
+    // What the first ones have it allocate is used again.
+    let before = running.agent.resident_kib();
+    burst(0);
+    let after = running.agent.resident_kib();
+    assert!(
+        after < before + 16 * 1024,
+        "resident memory went from {before} KiB to {after} KiB"
+    );
+    running.assert_serves("www.example.test", &site);
+    eventually_true("the end of the streams for unknown hosts", || {
+        let state = crate::util::admin::status(&running.bed.admin());
+        state["agent"]["streams"]["delta"].as_u64() < Some(100)
+    });
+}
+
+#[test]
+fn clients_must_have_a_certificate_where_the_listener_asks_for_one() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let (bed, clients) = (Bed::new(), Ca::new("The clients' CA"));
+    let site = write(&bed, "site", &["*.example.test"]);
+    bed.root.write("clients", &[("ca.crt", clients.pem())]);
+    let _agent = configured(&bed, "");
+    let envoy = Envoy::on_demand(&program, &bed.socket(), "site", Some("clients-cacert"));
+    let https = envoy.https("www.example.test").ca(bed.ca.pem());
+    let known = https.clone().identity(&clients.client("me"));
+    eventually_true("the certificate", || {
+        known.get().is_ok_and(|served| served.chain[0] == site.der)
+    });
+    assert!(https.get().is_err());
+    assert!(https.clone().identity(&bed.ca.client("me")).get().is_err());
+
+    // The other authority is let in when it is the bundle, without a change in Envoy.
+    bed.root.write("clients", &[("ca.crt", bed.ca.pem())]);
+    eventually_true("a client of the other authority", || {
+        https.clone().identity(&bed.ca.client("me")).get().is_ok()
+    });
+    assert!(known.get().is_err());
+}
+
+#[test]
+fn the_default_credential_is_for_hosts_that_none_covers() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    let fallback = write(&bed, "fallback", &["fallback.test"]);
+    let www = write(&bed, "www", &["www.test"]);
+    let running = OnDemand::start(&program, bed, "default_credential = \"fallback\"\n");
+    running.assert_serves("www.test", &www);
+    running.assert_serves("whatever.test", &fallback);
+    assert!(hello(running.port, None).shows(&fallback.der), "no host");
+    assert_eq!(running.hello("../../etc/passwd"), Answer::Refused);
+
+    let own = write(&running.bed, "own", &["whatever.test"]);
+    running.wait_until_served("whatever.test", &own);
+    running.bed.root.remove("own");
+    running.wait_until_served("whatever.test", &fallback);
+    let renewed = write(&running.bed, "fallback", &["fallback.test"]);
+    running.wait_until_served("whatever.test", &renewed);
+    running.bed.root.remove("fallback");
+    running.wait_until_refused("whatever.test");
+    running.assert_serves("www.test", &www);
+}
+
+#[test]
+fn without_hosts_only_folders_have_names() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    write(&bed, "site", &["www.test"]);
+    let named = write(&bed, "named.test", &["named.test"]);
+    let running = OnDemand::start(&program, bed, "hosts = false\n");
+    running.assert_serves("named.test", &named);
+    assert_eq!(running.hello("www.test"), Answer::Refused);
+}
+
+#[test]
+fn an_unknown_host_is_refused_within_the_second() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let running = OnDemand::start(&program, Bed::new(), "");
+    // The fastest of some: the machine may be busy, and no timeout is this short.
+    let fastest = (0..20)
+        .map(|number| {
+            let start = Instant::now();
+            assert_eq!(running.hello(&format!("{number}.test")), Answer::Refused);
+            start.elapsed()
+        })
+        .min();
+    assert!(fastest < Some(Duration::from_secs(1)), "{fastest:?}");
+}

@@ -1,0 +1,181 @@
+//! A reload that changes roots and rules at once, while streams ask all the time.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::util::folders::write_files;
+use crate::util::sds::{Content, Delta};
+use crate::util::users::{ROOT, connect_as};
+use crate::util::{Agent, Bed, Identity, Sds, require};
+
+/// Users that this machine has no entries for.
+const FIRST: u32 = 54_361;
+const SECOND: u32 = 54_362;
+const FOLDERS: usize = 3_000;
+
+fn config(root: &Path, user: u32) -> String {
+    format!(
+        "credentials = [{root:?}]\n[log]\nlevel = \"sds_agent::cli=info,warn\"\n\
+         [listen]\nmode = \"0666\"\n[[access]]\nsecrets = [\"*\"]\nusers = [{user}]\n"
+    )
+}
+
+/// Two roots with the same names, each with one certificate, and an agent.
+struct Two {
+    bed: Bed,
+    first: Identity,
+    second: Identity,
+    agent: Agent,
+}
+
+impl Two {
+    fn start(folders: usize) -> Self {
+        let bed = Bed::new();
+        fs::set_permissions(bed.scratch(""), PermissionsExt::from_mode(0o711)).unwrap();
+        let identities = ["first", "second"].map(|root| {
+            let identity = bed.ca.server(&["*.example.test"]);
+            for number in 0..folders {
+                let folder = bed.root.beside(root).join(format!("site-{number}"));
+                let files = [("cert", &identity.chain), ("key", &identity.key)];
+                write_files(&folder, &files);
+            }
+            identity
+        });
+        let path = bed.scratch("sds-agent.toml");
+        fs::write(&path, config(&bed.root.beside("first"), FIRST)).unwrap();
+        let builder = Agent::builder(&bed.socket()).arg("--config").arg(path);
+        let agent = bed.ready(builder);
+        let [first, second] = identities;
+        Self {
+            bed,
+            first,
+            second,
+            agent,
+        }
+    }
+
+    fn ask_for_reload(&self, root: &str, user: u32) {
+        let path = self.bed.scratch("sds-agent.toml");
+        fs::write(path, config(&self.bed.root.beside(root), user)).unwrap();
+        self.agent.signal(Signal::HUP);
+    }
+
+    fn stream(&self, user: u32) -> Delta {
+        let connection = connect_as(&self.bed.socket(), user, user).unwrap();
+        Sds::on(connection).unwrap().delta()
+    }
+
+    /// Asks as `user` for folders and hosts, again and again, until `over`; the keys that came.
+    fn ask(&self, user: u32, over: &AtomicBool) -> Vec<Vec<u8>> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        let mut standing = self.stream(user);
+        standing.subscribe(&["site-0", "www.example.test"]);
+        let mut number = 0;
+        while !over.load(Ordering::Relaxed) {
+            let mut stream = self.stream(user);
+            for _ in 0..20 {
+                number = (number + 37) % FOLDERS;
+                stream.subscribe(&[
+                    &format!("site-{number}"),
+                    &format!("h{number}.example.test"),
+                ]);
+                let mut received = vec![stream.changes()];
+                while let Some(response) = standing.0.recv_within(Duration::ZERO) {
+                    received.push(standing.accept(&response));
+                }
+                for secret in received.into_iter().flat_map(|changes| changes.secrets) {
+                    let Content::Pair { key, .. } = secret.content else {
+                        panic!("{secret:?}");
+                    };
+                    if !keys.contains(&key) {
+                        keys.push(key);
+                    }
+                }
+            }
+        }
+        keys
+    }
+}
+
+#[test]
+fn nobody_ever_gets_what_neither_configuration_allows() {
+    if require(&ROOT).is_none() {
+        return;
+    }
+    let two = Two::start(FOLDERS);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| two.ask(FIRST, &over));
+        let second = scope.spawn(|| two.ask(SECOND, &over));
+        let reload = |root: &str, user| {
+            let seen = two.agent.lines().len();
+            two.ask_for_reload(root, user);
+            two.agent.wait_for_line_after(seen, &["reloaded"]);
+        };
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            reload("second", SECOND);
+            reload("first", FIRST);
+            reload("second", SECOND);
+            let mut stream = two.stream(SECOND);
+            stream.subscribe(&["site-1"]);
+            assert!(stream.secret().is_pair(&two.second.chain, &two.second.key));
+            let mut stream = two.stream(FIRST);
+            stream.subscribe(&["site-1", "www.example.test"]);
+            assert_eq!(stream.removed().len(), 2);
+        }));
+        over.store(true, Ordering::Relaxed);
+        let (first, second) = (first.join().unwrap(), second.join().unwrap());
+        result.unwrap();
+        assert_eq!(first, [two.first.key.as_bytes()], "the first user's keys");
+        assert_eq!(
+            second,
+            [two.second.key.as_bytes()],
+            "the second user's keys"
+        );
+    });
+}
+
+#[test]
+fn a_reload_that_is_not_done_does_not_hold_up_the_end() {
+    if require(&ROOT).is_none() {
+        return;
+    }
+    let mut two = Two::start(10);
+    let mut stream = two.stream(FIRST);
+    stream.subscribe(&["site-0"]);
+    stream.secret();
+    // A file that is being written keeps the new root from being read, and the reload from its end.
+    let file = two.bed.root.beside("second").join("site-0/key");
+    let mut file = fs::OpenOptions::new().append(true).open(file).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                file.write_all(b"\n").unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        two.ask_for_reload("second", SECOND);
+        // What the new rules forbid is forbidden already, and what they give is not given yet.
+        assert_eq!(stream.removed(), ["site-0"]);
+        let mut second = two.stream(SECOND);
+        second.subscribe(&["site-1"]);
+        assert_eq!(second.removed(), ["site-1"]);
+        second.0.assert_silent();
+        assert!(two.agent.lines_with(&["reloaded"]).is_empty());
+        let start = Instant::now();
+        two.agent.signal(Signal::TERM);
+        let status = two.agent.wait();
+        let took = start.elapsed();
+        over.store(true, Ordering::Relaxed);
+        assert!(status.success(), "{status}");
+        // Far less than the time that the end of a reload is waited for.
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    });
+}

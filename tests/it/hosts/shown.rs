@@ -1,0 +1,80 @@
+//! Which credential answered a host: in the log, in `status` and by `get`.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use super::write;
+use crate::util::agent::PROGRAM;
+use crate::util::{Bed, admin};
+
+fn get(bed: &Bed, arguments: &[&str]) -> Output {
+    Command::new(PROGRAM)
+        .arg("get")
+        .arg("--socket")
+        .arg(bed.socket())
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_log_names_the_credential_that_answered_a_host() {
+    let bed = Bed::new();
+    write(&bed, "site", &["*.example.test"]);
+    let agent = bed.ready_agent();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["www.example.test"]);
+    stream.secret();
+    for event in ["subscribed", "key_delivered"] {
+        agent.wait_for_line(&[event, "www.example.test", "credential=\"site\""]);
+    }
+}
+
+#[test]
+fn status_shows_hosts_with_the_credential_that_answers_them() {
+    let bed = Bed::new();
+    write(&bed, "site", &["*.example.test"]);
+    let _agent = bed.ready_agent();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["www.example.test", "unknown.test"]);
+    stream.changes();
+    let has_one = |secret: &Value| secret["subscribers"].as_array().unwrap().len() == 1;
+    let site = admin::secret(&bed.admin(), "site", has_one);
+    assert_eq!(site["credential"], "site");
+    assert_eq!(site["subscribers"][0]["requested"], "www.example.test");
+    let state = admin::status(&bed.admin());
+    assert_eq!(state["waiting"]["names"][0]["name"], "unknown.test");
+}
+
+#[test]
+fn get_prints_the_credential_that_answers_a_host() {
+    let bed = Bed::new();
+    let site = write(&bed, "site", &["*.example.test"]);
+    let _agent = bed.ready_agent();
+    let host = "www.example.test";
+
+    let output = get(&bed, &[host]);
+    assert!(output.status.success(), "{output:?}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains(&site.chain), "{shown}");
+    assert!(
+        shown.starts_with("# www.example.test, of the credential site: "),
+        "{shown}"
+    );
+
+    let output = get(&bed, &[host, "--output", "json"]);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&shown["name"], &shown["credential"]),
+        (&host.into(), &"site".into())
+    );
+
+    // Under its own name there is nothing to add.
+    let output = get(&bed, &["site"]);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.starts_with("# site: "), "{shown}");
+    let output = get(&bed, &["site", "--output", "json"]);
+    let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["credential"], "site");
+}
