@@ -58,7 +58,9 @@ impl Files {
     /// The hosts that its certificate covers.
     fn hosts(folder: &str, content: u8) -> Vec<String> {
         let own = (content % 3 != 2).then(|| format!("{folder}.test"));
-        let shared = content.is_multiple_of(2).then(|| "*.shared.test".to_owned());
+        let shared = content
+            .is_multiple_of(2)
+            .then(|| "*.shared.test".to_owned());
         own.into_iter().chain(shared).collect()
     }
 
