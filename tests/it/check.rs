@@ -150,10 +150,19 @@ fn what_cant_be_looked_at_makes_the_code_2() {
 }
 
 #[test]
-fn an_empty_root_is_nothing_to_complain_of() {
-    let output = check(&[&Root::new().path()]);
+fn an_empty_root_is_worth_a_warning_and_the_code_is_0() {
+    let root = Root::new();
+    let output = check(&[&root.path()]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(text(&output), "no credentials\n");
+    let warning = format!(
+        "warning: {}: it holds no credential\n",
+        root.path().display()
+    );
+    let text = text(&output);
+    assert!(
+        text.starts_with(&warning) && text.ends_with("no credentials\n"),
+        "{text}"
+    );
 }
 
 #[test]
