@@ -388,6 +388,10 @@ impl Pairs<'_> {
         let (Some(key), None) = (keys.next(), keys.next()) else {
             return Vec::new();
         };
+        // A key that can't be read may be the one that goes with the chain.
+        if self.has_unreadable_key() {
+            return Vec::new();
+        }
         let Some(loaded) = &self.items[key].key else {
             return Vec::new();
         };
@@ -403,6 +407,15 @@ impl Pairs<'_> {
             better: None,
         });
         pair.map(Found::Belongs).into_iter().collect()
+    }
+
+    /// Whether a file that can't be read has the name of a private key, with its chain beside it.
+    fn has_unreadable_key(&self) -> bool {
+        let rows = ROWS.iter().flat_map(|row| self.row(row));
+        let mut keys = rows.map(|found| match found {
+            Found::Belongs(pair) | Found::Mismatch(pair) => pair.key,
+        });
+        keys.any(|key| self.items[key].unreadable.is_some())
     }
 
     /// The files that may be of a pair: all but bundles, revocation lists and what is no PEM.

@@ -298,12 +298,12 @@ fn watch_on_a_terminal_draws_anew_and_leaves_it_as_it_was() {
 }
 
 #[test]
-fn the_admin_socket_has_mode_0660_and_goes_with_the_agent() {
+fn the_admin_socket_is_the_agents_alone_and_goes_with_it() {
     use std::os::unix::fs::PermissionsExt;
     let bed = Bed::new();
     let agent = bed.ready_agent();
     let mode = std::fs::metadata(bed.admin()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o660);
+    assert_eq!(mode & 0o777, 0o600);
     assert!(agent.terminate().success());
     assert!(!bed.admin().exists());
 }
@@ -424,7 +424,7 @@ fn the_hardened_unit_answers_too_and_on_a_port_with_its_drop_in() {
     machine.write("etc/systemd/system/sds-agent.service.d/tcp.conf", dropin);
     machine.write(
         "etc/sds-agent/sds-agent.toml",
-        "[admin]\ntcp = \"127.0.0.1:9902\"\n",
+        "[admin]\ntcp = \"127.0.0.1:9902\"\ntcp_details = true\n",
     );
     // By its socket, as it is meant to run.
     machine.run("systemctl daemon-reload; systemctl start sds-agent.socket sds-agent");

@@ -60,7 +60,6 @@ fn rejected_bundles() -> Vec<Case> {
     let good = |ca: &Revoking| ca.pem.clone().into_bytes();
     let (crl, crl_der) = one.crl(1, 2090);
     let pem = |text: &str| Some(text.as_bytes().to_vec());
-    let leaf = Ca::new("Leaf's").server(&["x.test"]).leaf;
     let cut = &two.pem[..two.pem.len() / 2];
     vec![
         ("empty", Vec::new(), None),
@@ -73,7 +72,6 @@ fn rejected_bundles() -> Vec<Case> {
             None,
         ),
         ("expired-alone", good(&expired), None),
-        ("leaf-as-ca", leaf.into_bytes(), None),
         ("crl-garbage", good(&one), pem("no PEM")),
         ("crl-empty", good(&one), pem("")),
         ("crl-der", good(&one), Some(crl_der)),
