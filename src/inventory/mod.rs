@@ -285,6 +285,8 @@ impl Inventory {
             {
                 self.changes.hosts.extend(hosts::coverages(pair));
             }
+            // Whoever holds a version of its own until this one is valid is to have it now.
+            self.changes.credentials.push(key.name.clone());
             due.insert(key);
         }
         for key in due {
