@@ -6,6 +6,7 @@
 //!
 //! - [`text`]: text from outside, escaped for people to read
 //! - [`name`]: all rules of names: folders, secrets, hosts
+//! - [`lines`]: log lines on their way to standard error
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
 //! - [`metrics`]: what is counted while the agent works
 //! - [`config`]: what the agent is told to do
@@ -37,6 +38,7 @@ pub mod fdstore;
 pub mod files;
 pub mod harden;
 pub mod inventory;
+pub mod lines;
 pub mod listen;
 pub mod metrics;
 pub mod name;

@@ -1,7 +1,5 @@
 //! Log lines to standard error, as text or JSON, with levels that a reload can change.
 
-mod lines;
-
 use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::Duration;
@@ -17,7 +15,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-use self::lines::Lines;
+use sds_agent::lines::Lines;
 
 /// How long the end of the program waits for lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(2);

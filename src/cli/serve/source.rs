@@ -60,7 +60,10 @@ impl Source {
             Err(error) if self.file.is_none() && error.is_not_found() && self.was_absent() => {
                 Ok(String::new())
             }
-            Ok(text) if text.trim().is_empty() => Err(ConfigError::Empty(self.path().to_owned())),
+            // One that was empty at the start says nothing new.
+            Ok(text) if text.trim().is_empty() && !self.was_absent() => {
+                Err(ConfigError::Empty(self.path().to_owned()))
+            }
             text => text,
         };
         let known = match &text {
@@ -88,10 +91,10 @@ impl Source {
         Config::parse(self.path(), text, &self.overrides)
     }
 
-    /// Whether no file has been seen since the start.
+    /// Whether there was no file the last time, or an empty one.
     fn was_absent(&self) -> bool {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        matches!(&*last, Some(Ok(text)) if text.is_empty())
+        matches!(&*last, Some(Ok(text)) if text.trim().is_empty())
     }
 
     /// Keeps what an attempt to read the file came to. Returns whether the last one was the same.

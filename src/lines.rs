@@ -28,7 +28,7 @@ type Sink = dyn Fn(&[u8]) -> io::Result<()> + Send + Sync;
 
 /// Takes log lines. Until [`Lines::start`] they are written at once.
 #[derive(Clone)]
-pub(super) struct Lines(Arc<Shared>);
+pub struct Lines(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
@@ -63,7 +63,8 @@ impl Queue {
 }
 
 impl Lines {
-    pub(super) fn new(sink: impl Fn(&[u8]) -> io::Result<()> + Send + Sync + 'static) -> Self {
+    /// Lines for `sink`, which gets many at a time.
+    pub fn new(sink: impl Fn(&[u8]) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self(Arc::new(Shared {
             queue: Mutex::default(),
             filled: Condvar::new(),
@@ -73,7 +74,7 @@ impl Lines {
     }
 
     /// From now on a thread writes the lines. Without one, they go on being written at once.
-    pub(super) fn start(&self) {
+    pub fn start(&self) {
         let shared = self.0.clone();
         shared.lock().started = true;
         let thread = thread::Builder::new().name("log".into());
@@ -87,12 +88,12 @@ impl Lines {
     }
 
     /// Counts in `counter` the lines that are lost from now on.
-    pub(super) fn count_lost(&self, counter: Counter) {
+    pub fn count_lost(&self, counter: Counter) {
         self.0.lock().lost_in_all = counter;
     }
 
     /// Waits until everything is written, or until `limit` is over.
-    pub(super) fn flush(&self, limit: Duration) {
+    pub fn flush(&self, limit: Duration) {
         let queue = self.0.lock();
         let is_busy = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
         let waited = self.0.emptied.wait_timeout_while(queue, limit, is_busy);
@@ -173,7 +174,7 @@ impl Shared {
 }
 
 /// Takes one line, in one piece.
-pub(super) struct Line<'a> {
+pub struct Line<'a> {
     lines: &'a Lines,
     limit: usize,
 }
