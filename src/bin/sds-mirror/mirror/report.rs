@@ -18,7 +18,6 @@ impl Mirror {
     /// Logs and shows what is wrong now.
     pub(super) async fn report(&mut self, plan: &Plan) {
         let problems = self.find_problems(plan);
-        problems.log_changes(&self.problems);
         if let Some(reports) = &self.reports {
             for (id, problem) in problems.news(&self.problems) {
                 let wish = self.objects.wish(id);
@@ -38,6 +37,8 @@ impl Mirror {
             objects,
             held: plan.keep.keys().cloned().collect(),
         });
+        // Who reads the log and asks then must be shown no less.
+        problems.log_changes(&self.problems);
         let line = self.status.line();
         if line != self.line {
             systemd::status(&line);
