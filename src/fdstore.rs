@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use prost::Message;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -34,11 +34,18 @@ struct Head {
     name: String,
 }
 
-/// Keeps previous versions in the service manager's store. Does nothing where the agent does not run as
-/// a unit.
-#[derive(Debug, Default)]
+/// Keeps previous versions in the service manager's store, by a thread of its own: a service manager
+/// that does not read must not hold up the files. Does nothing where the agent does not run as a unit.
+#[derive(Debug)]
 pub struct Keeper {
-    kept: HashMap<Key, HashMap<Kind, Arc<str>>>,
+    wanted: Arc<Wanted>,
+}
+
+/// What is to be kept of the folders that have changed, and that the thread has not seen to yet.
+#[derive(Debug, Default)]
+struct Wanted {
+    folders: Mutex<HashMap<Key, Vec<Arc<Part>>>>,
+    changed: Condvar,
 }
 
 impl Keeper {
@@ -47,15 +54,62 @@ impl Keeper {
         name.starts_with(PREFIX)
     }
 
-    /// Takes in that `part` of that folder is in the store since before the start.
-    pub fn adopt(&mut self, key: &Key, part: &Part) {
-        let parts = self.kept.entry(key.clone()).or_default();
-        parts.insert(part.kind(), part.version().clone());
+    /// Starts keeping, with what is in the store since before the start.
+    pub fn start<'a>(stored: impl IntoIterator<Item = &'a (Key, Part)>) -> Self {
+        let mut kept = Kept::default();
+        for (key, part) in stored {
+            let parts = kept.0.entry(key.clone()).or_default();
+            parts.insert(part.kind(), part.version().clone());
+        }
+        let wanted = Arc::<Wanted>::default();
+        let thread = std::thread::Builder::new().name("fdstore".into());
+        let spawned = thread.spawn({
+            let wanted = wanted.clone();
+            move || {
+                loop {
+                    let (key, parts) = wanted.next();
+                    kept.keep(&key, &parts);
+                }
+            }
+        });
+        report(spawned.map(drop));
+        Self { wanted }
     }
 
-    /// Makes `parts` what is kept of a folder.
-    pub fn keep(&mut self, key: &Key, parts: &[Arc<Part>]) {
-        let kept = self.kept.entry(key.clone()).or_default();
+    /// Makes `parts` what is kept of a folder, soon.
+    pub fn keep(&self, key: &Key, parts: Vec<Arc<Part>>) {
+        self.wanted.lock().insert(key.clone(), parts);
+        self.wanted.changed.notify_one();
+    }
+}
+
+impl Wanted {
+    /// Waits for a folder of which something else is to be kept.
+    fn next(&self) -> (Key, Vec<Arc<Part>>) {
+        let mut folders = self.lock();
+        loop {
+            let key = folders.keys().next().cloned();
+            if let Some(found) = key.and_then(|key| folders.remove_entry(&key)) {
+                return found;
+            }
+            let waited = self.changed.wait(folders);
+            folders = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Part>>>> {
+        // Every change under the lock is a single insert or remove.
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is in the store, by folder: the version of each part.
+#[derive(Debug, Default)]
+struct Kept(HashMap<Key, HashMap<Kind, Arc<str>>>);
+
+impl Kept {
+    fn keep(&mut self, key: &Key, parts: &[Arc<Part>]) {
+        let kept = self.0.entry(key.clone()).or_default();
         kept.retain(|kind, _| {
             let stays = parts.iter().any(|part| part.kind() == *kind);
             if !stays {
@@ -74,7 +128,7 @@ impl Keeper {
             report(store(key, part));
         }
         if kept.is_empty() {
-            self.kept.remove(key);
+            self.0.remove(key);
         }
     }
 }

@@ -40,7 +40,8 @@ pub struct Agent {
     metrics: Arc<Metrics>,
     reads: Reads,
     problems: log::Once,
-    keeper: Keeper,
+    /// None until what was kept is restored.
+    keeper: Option<Keeper>,
     /// Counts the configurations: what was read under an older one is read again.
     epoch: u64,
     /// The rules that come into force when the roots of their configuration have been read.
@@ -99,7 +100,7 @@ impl Agent {
             metrics,
             reads: Reads::default(),
             problems: log::Once::default(),
-            keeper: Keeper::default(),
+            keeper: None,
             epoch: 0,
             pending: None,
         };
@@ -109,12 +110,14 @@ impl Agent {
 
     /// Serves what was kept beyond the end of the last process, until its files are good or gone.
     pub fn restore(&mut self, stored: Vec<File>) {
-        for (key, part) in fdstore::restore(stored) {
-            self.keeper.adopt(&key, &part);
+        let stored = fdstore::restore(stored);
+        let keeper = Keeper::start(&stored);
+        for (key, part) in stored {
             if !self.inventory.restore(&key, part, Now::read()) {
-                self.keeper.keep(&key, &[]);
+                keeper.keep(&key, Vec::new());
             }
         }
+        self.keeper = Some(keeper);
         self.publish();
     }
 
@@ -329,8 +332,10 @@ impl Agent {
             self.watch.forget(&owner);
             self.reads.forget(&owner);
         }
-        for (key, parts) in kept {
-            self.keeper.keep(&key, &parts);
+        if let Some(keeper) = &self.keeper {
+            for (key, parts) in kept {
+                keeper.keep(&key, parts);
+            }
         }
         let now = Now::read().system;
         reminders
