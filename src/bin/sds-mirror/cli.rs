@@ -1,6 +1,6 @@
 //! The command line: the mirror itself, and the commands that ask a running one.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -198,7 +198,7 @@ fn table(report: &Report) -> String {
     let mut table = Table::new();
     table
         .load_preset(comfy_table::presets::NOTHING)
-        .set_content_arrangement(match std::io::stdout().is_terminal() {
+        .set_content_arrangement(match io::stdout().is_terminal() {
             true => ContentArrangement::Dynamic,
             false => ContentArrangement::Disabled,
         })
@@ -268,7 +268,7 @@ fn release(args: ReleaseArgs) -> Result<bool, String> {
 /// Asks the running mirror; an answer that is not 200 is an error.
 fn ask(socket: &Socket, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, String> {
     let socket = socket.path()?;
-    let failed = |error: std::io::Error| {
+    let failed = |error: io::Error| {
         format!(
             "can't ask the mirror at {}: {error}; is it running, and is this its admin socket? Name \
              another one with --config or --admin-socket",
@@ -289,7 +289,7 @@ fn ask(socket: &Socket, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>
     }
 }
 
-fn exchange(socket: &Path, method: &str, path: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
+fn exchange(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -297,11 +297,15 @@ fn exchange(socket: &Path, method: &str, path: &str, body: &[u8]) -> std::io::Re
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)?;
+    // In one write: a mirror that refuses does not read the body.
+    stream.write_all(&[head.as_bytes(), body].concat())?;
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer)?;
-    Ok(answer)
+    match stream.take(MAX_ANSWER).read_to_end(&mut answer) {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset || answer.is_empty() => {
+            Err(error)
+        }
+        _ => Ok(answer),
+    }
 }
 
 impl Socket {
@@ -332,7 +336,7 @@ fn shown(text: &str) -> String {
 /// The page of the program and its commands. The examples keep their lines, which clap_mangen would
 /// fill.
 fn man() -> Result<Vec<u8>, String> {
-    let failed = |error: std::io::Error| format!("the page can't be made: {error}");
+    let failed = |error: io::Error| format!("the page can't be made: {error}");
     let command = Cli::command().disable_help_subcommand(true);
     let mut page = Vec::new();
     let man = Man::new(command.clone())
@@ -363,9 +367,9 @@ fn man() -> Result<Vec<u8>, String> {
 }
 
 fn print(bytes: &[u8]) -> Result<(), String> {
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(format!("can't write to the standard output: {error}"))
         }
         _ => Ok(()),

@@ -113,7 +113,8 @@ impl Current {
 
     /// Whether the current generation holds exactly `files`, with the right modes, owner and group.
     pub(super) fn holds(&self, files: &Files, rights: Rights) -> io::Result<bool> {
-        let names = self.names()?;
+        let mut names = sys::names(&self.data)?;
+        names.retain(|name| name != manifest::FILE_NAME);
         if names.len() != files.len()
             || !is_settled(&fstat(&self.data)?, rights, rights.dir_mode)
             || !is_settled(&fstat(&self.dir)?, rights, rights.dir_mode)
@@ -180,10 +181,11 @@ impl Current {
         Ok(Stamp { links, files })
     }
 
-    /// The names in the current generation, without the mirror's own.
+    /// The names of the files in the current generation. Those that begin with `..` are the mirror's
+    /// own: the manifest, and one that a crash left half written.
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names = sys::names(&self.data)?;
-        names.retain(|name| name != manifest::FILE_NAME);
+        names.retain(|name| !name.starts_with(".."));
         Ok(names)
     }
 

@@ -171,6 +171,19 @@ fn tampering_is_repaired() {
 }
 
 #[test]
+fn a_manifest_that_a_crash_left_is_not_a_file_of_the_object() {
+    let fixture = Fixture::new();
+    fixture.write("a", 1, &PAIR);
+    fs::write(fixture.path("a/..data/..sds-mirror.json.new"), "{").unwrap();
+    let previous = fixture.output.files("a", &manifest("a", 1)).unwrap();
+    assert_eq!(previous, files(&PAIR));
+    let stamp = fixture.output.inspect("a").unwrap().unwrap().stamp;
+    assert!(stamp.is_of(&previous));
+    assert_eq!(fixture.write("a", 2, &PAIR), Outcome::Changed);
+    assert!(!fixture.path("a/..data/..sds-mirror.json.new").exists());
+}
+
+#[test]
 fn what_the_mirror_did_not_make_is_left_alone() {
     let fixture = Fixture::new();
     fixture.write("real", 1, &PAIR);
