@@ -474,7 +474,10 @@ fn check(world: &World, plan: &Plan) -> Result<(), TestCaseError> {
         }
         prop_assert!(!manifest.held, "{} was held", folder);
         prop_assert!(
-            world.objects.listed.contains(&id.scope()) || world.objects.deleted.contains_key(&id)
+            world.objects.listed.contains(&id.scope())
+                || world.objects.deleted.contains_key(&id)
+                // It was made anew, as something that is not a credential.
+                || world.objects.objects.contains_key(&id)
         );
         prop_assert!(NAMESPACES[..2].contains(&id.namespace.as_str()));
         *going.entry(id.scope()).or_default() += 1;
