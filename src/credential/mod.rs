@@ -198,7 +198,8 @@ fn pair(
     let chain: Vec<&Item> = files.chain.iter().map(|at| &items[*at]).collect();
     let key = &items[files.key];
     let mut judged = check::pair(&chain, key, bundle, findings)?;
-    judged.pair.lesser_chain = files.better.is_some();
+    let is_cut = chain.iter().any(|file| pem::ends_in_a_marker(&file.bytes));
+    judged.pair.lesser_chain = files.better.is_some() || is_cut;
     if let Some(better) = files.better {
         findings.warn(
             Reason::LesserChain,
