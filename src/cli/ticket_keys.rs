@@ -29,6 +29,7 @@ const LENGTH: usize = 80;
 
 /// The options of `ticket-keys`.
 #[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,

@@ -271,7 +271,10 @@ fn plain(label: &[u8], text: &[u8]) -> Zeroizing<Vec<u8>> {
 
 /// Whether the file ends within a BEGIN or END line: its writer is not done.
 pub(super) fn ends_in_a_marker(bytes: &[u8]) -> bool {
-    let line = bytes.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = bytes
+        .rsplit(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
     let is_marker = line.starts_with(b"-----BEGIN ") || line.starts_with(b"-----END ");
     line.starts_with(b"-") && !(is_marker && line.trim_ascii_end().ends_with(b"-----"))
 }

@@ -60,8 +60,15 @@ fn whatever_is_served_is_one_whole_generation() {
             };
             let served =
                 |pair: &Identity| pair.chain.as_bytes() == chain && pair.key.as_bytes() == key;
+            // acme.sh writes the leaf under a name of its own, first: where it ended before the chain
+            // was there, the leaf is what belongs to the key.
+            let lesser = |pair: &Identity| {
+                matches!(tool, Tool::AcmeSh)
+                    && pair.leaf.as_bytes() == chain
+                    && pair.key.as_bytes() == key
+            };
             prop_assert!(
-                generations.iter().any(served),
+                generations.iter().any(|pair| served(pair) || lesser(pair)),
                 "{tool:?} {runs:?}: what is served was never whole on disk"
             );
             if served(last) {
