@@ -103,6 +103,8 @@ pub(crate) struct PairFiles {
     pub(crate) key: usize,
     /// A file with a better chain that does not belong to the key.
     pub(crate) better: Option<usize>,
+    /// Whether they were found by their content alone.
+    pub(crate) by_content: bool,
 }
 
 impl Layout {
@@ -330,7 +332,12 @@ impl Pairs<'_> {
         let mut worst = None;
         for chain in chains {
             let belongs = self.belongs(&chain, key);
-            let pair = PairFiles { chain, key, better };
+            let pair = PairFiles {
+                chain,
+                key,
+                better,
+                by_content: false,
+            };
             if belongs {
                 return Some(Found::Belongs(pair));
             }
@@ -405,6 +412,7 @@ impl Pairs<'_> {
             chain: vec![chain],
             key,
             better: None,
+            by_content: true,
         });
         pair.map(Found::Belongs).into_iter().collect()
     }

@@ -199,7 +199,7 @@ fn pair(
     let key = &items[files.key];
     let mut judged = check::pair(&chain, key, bundle, findings)?;
     let is_cut = chain.iter().any(|file| pem::ends_in_a_marker(&file.bytes));
-    judged.pair.lesser_chain = files.better.is_some() || is_cut;
+    judged.pair.lesser_chain = files.better.is_some() || files.by_content || is_cut;
     if let Some(better) = files.better {
         findings.warn(
             Reason::LesserChain,

@@ -45,8 +45,8 @@ pub struct Pair {
     pub chain: Vec<u8>,
     /// The private key, not encrypted.
     pub key: Zeroizing<Vec<u8>>,
-    /// Whether there is a better chain than this one that does not belong to the key: a tool may be in
-    /// the middle of writing, and will be done in a moment.
+    /// Whether a better chain may follow in a moment, as a tool may be in the middle of writing: there is
+    /// one that does not belong to the key, or none has the name that goes with it.
     pub lesser_chain: bool,
     /// What is shown of it.
     pub facts: PairFacts,
