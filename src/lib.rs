@@ -19,12 +19,12 @@
 //! - [`pool`]: work that may block, on a few threads of its own
 //! - [`peer`]: who is at the other end of a Unix socket
 //! - [`exposure`]: users who may open the socket, and can read keys without it
-//! - [`sds`]: the protocols as state machines, and the service that drives them
 //! - [`harden`]: what keeps keys out of core dumps, other processes and the swap
 //! - [`systemd`]: ready, reload, stop, and the watchdog
 //! - [`fdstore`]: previous versions, kept beyond the end of the process
-//! - [`agent`]: wires all of the above
 //! - [`listen`]: the Unix socket
+//! - [`sds`]: the protocols as state machines, and the service that drives them
+//! - [`agent`]: wires all of the above
 //! - [`admin`]: metrics, health and state for operators
 //! - [`envoy_config`]: the Envoy configuration that goes with the agent
 

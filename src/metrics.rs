@@ -1,5 +1,5 @@
 //! What is counted while the agent works, for Prometheus. What can be looked up at any time instead,
-//! such as expiry or open streams, is added by [`admin`](crate::admin) when somebody asks.
+//! such as expiry or open streams, is added when somebody asks.
 //!
 //! Every label here is of a fixed set: neither files nor clients can make series.
 

@@ -31,6 +31,7 @@ pub struct Hub {
 /// Who waits for which name.
 #[derive(Default)]
 struct Waiting {
+    /// By address, so that one of many is found at once.
     by_name: HashMap<Name, Vec<Arc<Inbox>>>,
     /// The names under which a host is waited for in another spelling than the usual one.
     spellings: HashMap<Host, HashSet<Name>>,
@@ -104,10 +105,10 @@ impl Hub {
     pub fn subscribe(&self, name: &Name, inbox: &Arc<Inbox>) -> bool {
         let mut waiting = self.waiting();
         let inboxes = waiting.by_name.entry(name.clone()).or_default();
-        if inboxes.iter().any(|other| Arc::ptr_eq(other, inbox)) {
+        let Err(at) = position(inboxes, inbox) else {
             return false;
-        }
-        inboxes.push(inbox.clone());
+        };
+        inboxes.insert(at, inbox.clone());
         if inboxes.len() == 1 {
             waiting.enter_host(name);
         }
@@ -120,15 +121,15 @@ impl Hub {
         let Some(inboxes) = waiting.by_name.get_mut(name) else {
             return false;
         };
-        let at = inboxes.iter().position(|other| Arc::ptr_eq(other, inbox));
-        if let Some(at) = at {
-            inboxes.swap_remove(at);
+        let at = position(inboxes, inbox);
+        if let Ok(at) = at {
+            inboxes.remove(at);
         }
         if inboxes.is_empty() {
             waiting.by_name.remove(name);
             waiting.drop_host(name);
         }
-        at.is_some()
+        at.is_ok()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -188,6 +189,11 @@ impl Waiting {
             inboxes.iter().for_each(|inbox| inbox.put(name));
         }
     }
+}
+
+/// Where an inbox is among those of a name, or is to be.
+fn position(inboxes: &[Arc<Inbox>], inbox: &Arc<Inbox>) -> Result<usize, usize> {
+    inboxes.binary_search_by_key(&Arc::as_ptr(inbox), Arc::as_ptr)
 }
 
 fn remove_from<K, Q>(map: &mut HashMap<K, HashSet<Name>>, key: &Q, name: &Name)

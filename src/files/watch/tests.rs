@@ -348,7 +348,8 @@ fn forgotten_owners_are_silent_and_leave_no_watch() {
 #[test]
 fn what_strangers_do_beside_the_way_is_not_even_reported() {
     use std::io::{Read, Write};
-    let dir = tempfile::tempdir().unwrap();
+    // Where no other test makes files: the names in the folders above are watched.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let folder = dir.path().join("root/host");
     write(&folder, &A);
     let stranger = dir.path().join("stranger");
