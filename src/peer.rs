@@ -52,6 +52,19 @@ pub struct Peer {
 }
 
 impl Peer {
+    fn new(credentials: UCred, (user, groups): (Option<Arc<str>>, Groups)) -> Self {
+        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+        let pid = pid.filter(|pid| *pid != 0);
+        Self {
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+            pid,
+            user,
+            groups,
+            process: pid.and_then(process_name),
+        }
+    }
+
     /// Whether it is in that group, by the kernel's word or that of the user database.
     pub fn is_in(&self, group: u32) -> bool {
         self.gid == group || self.groups.current().contains(&group)
@@ -149,18 +162,13 @@ impl Accounts {
     /// The peer with the kernel's credentials of a connection. A database that doesn't answer gives
     /// a peer without a name and with its own group alone: fewer rights, never more.
     pub async fn peer(&self, credentials: UCred) -> Peer {
-        let (uid, gid) = (credentials.uid(), credentials.gid());
-        let (user, groups) = self.account(uid).await;
-        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
-        let pid = pid.filter(|pid| *pid != 0);
-        Peer {
-            uid,
-            gid,
-            pid,
-            user,
-            groups,
-            process: pid.and_then(process_name),
-        }
+        Peer::new(credentials, self.account(credentials.uid()).await)
+    }
+
+    /// The same without asking the database; `None` where its answer for this user is not at hand.
+    pub(crate) fn remembered_peer(&self, credentials: UCred) -> Option<Peer> {
+        let account = self.remembered(credentials.uid())?;
+        Some(Peer::new(credentials, account))
     }
 
     /// Looks up the groups of all connected users again. Returns whether any have changed. What the

@@ -60,24 +60,25 @@ pub async fn run(
         .run_until_cancelled(accept(&listener, &sds, &mut pulse, &mut tell))
         .await
     {
-        // Whether the reserve is there for this user is known when its groups are.
+        // A user whose groups are not known yet has the benefit of the doubt until they are.
+        let known = accounts.remembered_peer(credentials);
         let holder = Holder {
             uid: credentials.uid(),
-            reserve: true,
+            reserve: known.as_ref().is_none_or(|peer| sds.has_reserve(peer)),
         };
         let Some(place) = budget.grant(holder, 1) else {
-            no_place(&sds, credentials);
+            let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+            no_place(&sds, credentials.uid(), pid);
             continue;
         };
-        let connection = admit(
-            stream,
-            credentials,
-            place,
-            accounts.clone(),
-            sds.clone(),
-            limits,
-            stopping.clone(),
-        );
+        let accounts = accounts.clone();
+        let peer = async move {
+            match known {
+                Some(peer) => peer,
+                None => accounts.peer(credentials).await,
+            }
+        };
+        let connection = admit(stream, peer, place, sds.clone(), limits, stopping.clone());
         connections.spawn(connection);
     }
     drop(listener);
@@ -110,33 +111,29 @@ async fn accept(
     }
 }
 
-fn no_place(sds: &Sds, credentials: UCred) {
+fn no_place(sds: &Sds, uid: u32, pid: Option<u32>) {
     sds.metrics().limit_reached(Limit::Connections);
-    let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
     let words = "connection refused: there are too many in all, or of this user";
-    let (audit, uid) = (sds.audit(), credentials.uid());
-    audit.limited(uid, pid, Limit::Connections, words);
+    sds.audit().limited(uid, pid, Limit::Connections, words);
 }
 
 /// Finds out who has connected, and serves whoever may.
 async fn admit(
     stream: UnixStream,
-    credentials: UCred,
+    peer: impl Future<Output = Peer>,
     mut place: Grant,
-    accounts: Arc<Accounts>,
     sds: Sds,
     limits: Limits,
     stopping: CancellationToken,
 ) {
-    let asked = accounts.peer(credentials);
-    let Some(peer) = stopping.run_until_cancelled(asked).await else {
+    let Some(peer) = stopping.run_until_cancelled(peer).await else {
         return;
     };
     if !sds.admits(&peer) {
         return;
     }
     if !sds.has_reserve(&peer) && !place.lose_reserve() {
-        no_place(&sds, credentials);
+        no_place(&sds, peer.uid, peer.pid);
         return;
     }
     let _connected = sds.metrics().connected();

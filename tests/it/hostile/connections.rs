@@ -87,8 +87,12 @@ fn users_who_are_named_have_a_reserve() {
             connect_as(&bed.socket(), user, GROUP).unwrap()
         })
         .collect();
+    // The others' groups may not be known in the first moment: until then they have the reserve.
     let alice = eventually("a connection for a user who is named", || {
-        Sds::on(connect_as(&bed.socket(), ALICE, GROUP).unwrap())
+        let alice = Sds::on(connect_as(&bed.socket(), ALICE, GROUP).unwrap())?;
+        let mut stream = alice.delta();
+        stream.subscribe(&["site"]);
+        stream.0.recv_or_end().is_ok().then_some(alice)
     });
     assert_serves(&bed, &alice);
     // One who is not named waits for a place.
