@@ -12,6 +12,7 @@ pub(crate) mod tag {
     pub(crate) const OCTET_STRING: u8 = 0x04;
     pub(crate) const NULL: u8 = 0x05;
     pub(crate) const OID: u8 = 0x06;
+    pub(crate) const ENUMERATED: u8 = 0x0a;
     pub(crate) const UTF8_STRING: u8 = 0x0c;
     pub(crate) const UTC_TIME: u8 = 0x17;
     pub(crate) const GENERALIZED_TIME: u8 = 0x18;
@@ -97,7 +98,12 @@ impl<'a> Der<'a> {
 
     /// An integer, with no byte more than it needs.
     pub(crate) fn integer(&mut self) -> Option<&'a [u8]> {
-        let number = self.take(tag::INTEGER)?.0;
+        self.number(tag::INTEGER)
+    }
+
+    /// An integer under another tag.
+    pub(crate) fn number(&mut self, tag: u8) -> Option<&'a [u8]> {
+        let number = self.take(tag)?.0;
         let padded = matches!(number, [] | [0, 0..=0x7f, ..] | [0xff, 0x80..=0xff, ..]);
         (!padded).then_some(number)
     }

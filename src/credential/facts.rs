@@ -5,12 +5,18 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use x509_parser::prelude::{FromDer, GeneralName, SubjectAlternativeName, X509Name};
 
 use super::CertificateFacts;
-use super::x509::X509;
+use super::der::Der;
+use super::x509::{Extension, X509};
 
 /// Shown in the place of what can't be read.
 pub(crate) const UNKNOWN: &str = "unknown";
 
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+
+/// Tags of subject alternative names.
+const DNS_NAME: u8 = 0x82;
+const URI: u8 = 0x86;
+const IP_ADDRESS: u8 = 0x87;
 
 impl CertificateFacts {
     /// The facts of a certificate. Control characters in its names are escaped: they are shown.
@@ -57,7 +63,7 @@ fn common_name(certificate: &X509<'_>) -> Option<String> {
 }
 
 /// Whether Envoy finds a name of the certificate to choose it by: the first common name, which must not
-/// be empty if there is one, or a subject alternative name.
+/// be empty if there is one, or else a subject alternative name that is a DNS name, a URI or an IP address.
 pub(crate) fn has_name(certificate: &X509<'_>) -> bool {
     let common = match X509Name::from_der(certificate.subject) {
         Ok((_, subject)) => subject
@@ -66,10 +72,25 @@ pub(crate) fn has_name(certificate: &X509<'_>) -> bool {
             .map(|name| !name.as_slice().is_empty()),
         Err(_) => None,
     };
-    common.unwrap_or_else(|| {
-        let names = certificate.extension(SUBJECT_ALT_NAME);
-        names.is_some_and(|value| SubjectAlternativeName::from_der(value).is_ok())
-    })
+    common.unwrap_or_else(|| has_alternative_name(certificate) == Some(true))
+}
+
+/// `None` when BoringSSL would not read the names: there are none, or two lists of them, or they are no DER.
+fn has_alternative_name(certificate: &X509<'_>) -> Option<bool> {
+    let is_list = |extension: &&Extension<'_>| extension.id == SUBJECT_ALT_NAME;
+    let mut lists = certificate.extensions.iter().filter(is_list);
+    let (value, None) = (lists.next()?.value, lists.next()) else {
+        return None;
+    };
+    SubjectAlternativeName::from_der(value).ok()?;
+    let mut all = Der(value);
+    let mut names = all.sequence()?;
+    all.end()?;
+    let mut found = false;
+    while !names.is_empty() {
+        found |= matches!(names.any()?.tag, DNS_NAME | URI | IP_ADDRESS);
+    }
+    Some(found)
 }
 
 /// The DNS names and IP addresses; `None` when they can't be read.

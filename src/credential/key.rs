@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::sign::SigningKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
-use x509_parser::asn1_rs::{Any, FromDer, Integer, Oid, OptTaggedParser, Sequence, Tag};
+use x509_parser::asn1_rs::{Any, Class, FromDer, Integer, Oid, OptTaggedParser, Sequence, Tag};
 use x509_parser::oid_registry as oid;
 use x509_parser::prelude::SubjectPublicKeyInfo;
 use x509_parser::public_key::PublicKey;
@@ -36,9 +36,13 @@ pub enum KeyType {
 impl KeyType {
     /// The type of the public key in a certificate.
     pub fn of_public(spki: &SubjectPublicKeyInfo<'_>) -> Self {
-        if spki.algorithm.algorithm == oid::OID_PKCS1_RSAENCRYPTION {
-            let parameters = spki.algorithm.parameters.as_ref();
-            if parameters.is_none_or(|any| any.tag() != Tag::Null) {
+        let algorithm = &spki.algorithm.algorithm;
+        let parameters = spki.algorithm.parameters.as_ref();
+        if spki.subject_public_key.unused_bits != 0 {
+            return Self::Other("not a whole number of bytes".into());
+        }
+        if *algorithm == oid::OID_PKCS1_RSAENCRYPTION {
+            if !parameters.is_some_and(|any| is_universal(any, Tag::Null)) {
                 return Self::Other("RSA without the parameters NULL".into());
             }
             return match spki.parsed() {
@@ -46,10 +50,10 @@ impl KeyType {
                 _ => Self::Other("RSA that can't be parsed".into()),
             };
         }
-        Self::of_algorithm(
-            &spki.algorithm.algorithm,
-            spki.algorithm.parameters.as_ref(),
-        )
+        match Self::of_algorithm(algorithm, parameters) {
+            Self::Ed25519 if parameters.is_some() => Self::Other("Ed25519 with parameters".into()),
+            other => other,
+        }
     }
 
     /// The type of a private key, as far as its encoding tells.
@@ -73,7 +77,7 @@ impl KeyType {
 
     fn of_algorithm(algorithm: &Oid<'_>, parameters: Option<&Any<'_>>) -> Self {
         if *algorithm == oid::OID_KEY_TYPE_EC_PUBLIC_KEY {
-            let curve = parameters.filter(|any| any.tag() == Tag::Oid);
+            let curve = parameters.filter(|any| is_universal(any, Tag::Oid));
             return match curve.and_then(|any| any.as_oid().ok()) {
                 Some(curve) => Self::of_curve(&curve),
                 None => Self::Other("EC with explicit parameters".into()),
@@ -147,11 +151,20 @@ impl Loaded {
     }
 }
 
+/// Whether the element has this tag of ASN.1 itself, rather than one of some context.
+fn is_universal(any: &Any<'_>, tag: Tag) -> bool {
+    let header = &any.header;
+    header.class() == Class::Universal && header.is_primitive() && header.tag() == tag
+}
+
 /// The key in the form that is behind its label, without what BoringSSL ignores; `None` when BoringSSL
 /// would not take it.
 fn as_boringssl_reads_it<'a>(der: &'a PrivateKeyDer<'_>) -> Option<PrivateKeyDer<'a>> {
     // What stands behind it does not matter.
     let key = Der(der.secret_der()).whole(tag::SEQUENCE)?.all;
+    if has_hybrid_point(key) {
+        return None;
+    }
     if matches!(der, PrivateKeyDer::Pkcs8(_)) {
         return is_pkcs8(key).then(|| PrivatePkcs8KeyDer::from(key).into());
     }
@@ -197,6 +210,26 @@ fn is_pkcs8(der: &[u8]) -> bool {
         (version == [0]).then_some(())
     };
     shape(Der(der)).is_some()
+}
+
+/// Whether the public half in a key on a curve, of SEC 1 or within PKCS #8, is a point in the hybrid form,
+/// which AWS-LC reads and BoringSSL does not.
+fn has_hybrid_point(key: &[u8]) -> bool {
+    let sec1 = |mut key: Der<'_>| {
+        let mut key = key.sequence()?;
+        key.integer()?;
+        key.take(tag::OCTET_STRING)?;
+        key.take(0xa0);
+        let point = key.take(0xa1)?.take(tag::BIT_STRING)?.0;
+        Some(matches!(point, [_, 6 | 7, ..]))
+    };
+    let within_pkcs8 = || {
+        let mut key = Der(key).sequence()?;
+        key.integer()?;
+        key.sequence()?;
+        key.take(tag::OCTET_STRING)
+    };
+    within_pkcs8().map_or_else(|| sec1(Der(key)), sec1) == Some(true)
 }
 
 /// Whether it is a PKCS #8 private key of version 2, which has the public key in it too (RFC 5958).

@@ -12,7 +12,6 @@ use super::x509::{X509, is_signed};
 const BASIC: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x30\x01\x01";
 const OCSP_SIGNING: &[u8] = b"\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x09";
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
-const ENUMERATED: u8 = 0x0a;
 
 /// An OCSP response about one certificate.
 pub(crate) struct Response<'a> {
@@ -144,7 +143,7 @@ fn outer(der: &[u8]) -> Option<(&[u8], Option<Der<'_>>)> {
     let mut all = Der(der);
     let mut response = all.sequence()?;
     all.end()?;
-    let status = response.take(ENUMERATED)?.0;
+    let status = response.take(tag::ENUMERATED)?.0;
     let Some(mut bytes) = response.take(0xa0) else {
         return Some((status, None));
     };

@@ -12,6 +12,7 @@ use super::key::KeyType;
 
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 0x23];
+const REASON_CODE: &[u8] = &[0x55, 0x1d, 0x15];
 const AUTHORITY_INFO_ACCESS: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x01\x01";
 /// The access method that leads to the issuer's certificate, as it is encoded.
 const CA_ISSUERS: &[u8] = b"\x06\x08\x2b\x06\x01\x05\x05\x07\x30\x02";
@@ -153,8 +154,9 @@ impl<'a> X509<'a> {
     /// when they can't be read.
     pub(crate) fn key_usage(&self) -> Option<u16> {
         let mut value = Der(self.extension(KEY_USAGE)?);
-        let bits = match value.take(tag::BIT_STRING).map(|bits| bits.0) {
-            Some([0..=7, bits @ ..]) if value.is_empty() => bits,
+        let content = value.take(tag::BIT_STRING).map_or(&[][..], |bits| bits.0);
+        let bits = match content {
+            [_, bits @ ..] if value.is_empty() && is_bits(content) => bits,
             _ => &[],
         };
         let byte = |at: usize| u16::from(bits.get(at).copied().unwrap_or(0));
@@ -219,6 +221,7 @@ impl<'a> List<'a> {
                 entry.time()?;
                 if !entry.is_empty() {
                     let own = read_extensions(entry)?;
+                    each_once(&own, REASON_CODE, reason_code)?;
                     has_critical_entry |= own.iter().any(|extension| extension.critical);
                 }
             }
@@ -226,6 +229,7 @@ impl<'a> List<'a> {
         let mut extensions = Vec::new();
         if let Some(all) = tbs.take(0xa0) {
             extensions = read_extensions(all)?;
+            each_once(&extensions, AUTHORITY_KEY_ID, authority_key_id)?;
             version?;
         }
         tbs.end()?;
@@ -323,6 +327,40 @@ fn read_extensions(mut all: Der<'_>) -> Option<Vec<Extension<'_>>> {
     Some(extensions)
 }
 
+/// `None` when there are several extensions of this kind, or one that `read` can't read.
+fn each_once(
+    extensions: &[Extension<'_>],
+    id: &[u8],
+    read: fn(Der<'_>) -> Option<()>,
+) -> Option<()> {
+    let mut of_kind = extensions.iter().filter(|extension| extension.id == id);
+    match (of_kind.next(), of_kind.next()) {
+        (None, _) => Some(()),
+        (Some(only), None) => read(Der(only.value)),
+        _ => None,
+    }
+}
+
+fn reason_code(mut value: Der<'_>) -> Option<()> {
+    value.number(tag::ENUMERATED)?;
+    value.end()
+}
+
+fn authority_key_id(mut value: Der<'_>) -> Option<()> {
+    let mut fields = value.sequence()?;
+    value.end()?;
+    fields.take(0x80);
+    if let Some(mut issuer) = fields.take(0xa1) {
+        while !issuer.is_empty() {
+            issuer.any()?;
+        }
+    }
+    if fields.next_is(0x82) {
+        fields.number(0x82)?;
+    }
+    fields.end()
+}
+
 /// Gives all of the algorithm's encoding.
 fn algorithm<'a>(from: &mut Der<'a>) -> Option<&'a [u8]> {
     let element = from.whole(tag::SEQUENCE)?;
@@ -363,7 +401,7 @@ fn value(from: &mut Der<'_>) -> Option<()> {
     let mut again = whole;
     let valid = match value.tag {
         tag::BOOLEAN => content.len() == 1,
-        tag::INTEGER => again.integer().is_some(),
+        tag::INTEGER | tag::ENUMERATED => again.number(value.tag).is_some(),
         tag::BIT_STRING => is_bits(content),
         tag::NULL => content.is_empty(),
         tag::OID => again.oid().is_some(),

@@ -135,6 +135,8 @@ pub(super) struct Folder {
     warned: Vec<Problem>,
     /// Whether no file there can be part of a pair.
     without_pair: bool,
+    /// Whether that was so at least once.
+    was_without_pair: bool,
     alone_since: Option<Instant>,
     alone: bool,
     gone_since: Option<Instant>,
@@ -158,6 +160,7 @@ impl Folder {
             skipped: Vec::new(),
             warned: Vec::new(),
             without_pair: false,
+            was_without_pair: false,
             alone_since: None,
             alone: false,
             gone_since: None,
@@ -271,6 +274,7 @@ impl Folder {
             folder: self.path.clone(),
             secrets: self.secrets.clone(),
             alone: self.alone,
+            awaits_pair: self.awaits_pair(),
             rejections: rejections
                 .map(|(kind, problem)| Rejection {
                     kind,
@@ -295,6 +299,7 @@ impl Folder {
         let mut events: Vec<_> = recovered.into_iter().collect();
         let pair = &judged.verdicts[Kind::Certificate as usize];
         self.without_pair = pair.is_absent();
+        self.was_without_pair |= self.without_pair;
         let beside_pair = pair.part.is_some();
         for (kind, verdict) in Kind::ALL.into_iter().zip(judged.verdicts) {
             let missing = match kind {
@@ -430,6 +435,12 @@ impl Folder {
         let seen_good = self.parts.iter().any(PartState::seen_good);
         let holds_no_pair = self.judged && self.without_pair && seen_good;
         self.since_start && !pair.seen_good() && !holds_no_pair
+    }
+
+    /// Whether there have been files of a pair from the first look at it, and never good ones.
+    fn awaits_pair(&self) -> bool {
+        let pair = &self.parts[Kind::Certificate as usize];
+        self.judged && !self.was_without_pair && !pair.seen_good()
     }
 
     fn is_bundle_unknown(&self) -> bool {

@@ -78,6 +78,9 @@ pub struct Credential {
     pub(super) secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
     /// Whether the bundle has the folder's own name, as there is no pair.
     pub(super) alone: bool,
+    /// Whether its name is that of a pair whose files have never been good: who asks for a certificate
+    /// must not get ticket keys.
+    pub(super) awaits_pair: bool,
     /// Whether it may have held a certificate before the start that can't be read now.
     pub(super) unread: bool,
     /// The same of a bundle.
@@ -350,7 +353,13 @@ impl Credential {
             let secret = secret.as_ref()?;
             Some(secret.version().clone())
         });
-        (versions, self.alone, self.unread, self.bundle_unknown)
+        (
+            versions,
+            self.alone,
+            self.awaits_pair,
+            self.unread,
+            self.bundle_unknown,
+        )
     }
 
     /// The certificate pair's facts.
@@ -368,9 +377,10 @@ impl Credential {
         if name::bundle_owner(&self.name).is_some() && bundle.is_some() {
             return bundle;
         }
+        let other = |kind| self.secret(kind).filter(|_| !self.awaits_pair);
         self.secret(Kind::Certificate)
-            .or_else(|| self.secret(Kind::TicketKeys))
-            .or_else(|| self.secret(Kind::Generic))
+            .or_else(|| other(Kind::TicketKeys))
+            .or_else(|| other(Kind::Generic))
             .or_else(|| bundle.filter(|_| self.alone))
     }
 

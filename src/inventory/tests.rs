@@ -1,6 +1,8 @@
+use zeroize::Zeroizing;
+
 use super::*;
 use crate::config::Absent;
-use crate::credential::{Credential as Checked, Pair, Verdict};
+use crate::credential::{Credential as Checked, Generic, Pair, TicketKeys, Verdict};
 use crate::secret::tests::{bundle, pair};
 
 const ROOTS: [&str; 2] = ["/a", "/b"];
@@ -305,6 +307,48 @@ fn what_could_not_be_read_since_the_start_is_unknown_and_not_absent() {
     bench.read("/a/site", Read::Gone);
     bench.wait(2);
     assert_eq!(bench.lookup("site"), "absent");
+}
+
+#[test]
+fn no_client_of_a_pair_is_given_ticket_keys_or_a_generic_secret() {
+    let with = |pair: Verdict<Pair>| {
+        judged(Checked {
+            pair,
+            ticket_keys: verdict(TicketKeys {
+                keys: vec![Zeroizing::new(b" ticket".to_vec())],
+                files: Vec::new(),
+            }),
+            generic: verdict(Generic {
+                secret: Zeroizing::new(b" token".to_vec()),
+                files: Vec::new(),
+            }),
+            ..Checked::default()
+        })
+    };
+    let broken = || {
+        let problem = Problem::new(Reason::BadPem, "/a/site/tls.crt", "broken", "mend it");
+        Verdict {
+            problems: vec![problem],
+            ..Verdict::default()
+        }
+    };
+    for folders in [&["site"][..], &[]] {
+        // There before the start, and made after it.
+        let mut bench = Bench::new(config());
+        bench.list("/a", folders, true);
+        bench.list("/b", &[], true);
+        bench.list("/a", &["site"], true);
+        bench.read("/a/site", with(broken()));
+        assert_eq!(bench.lookup("site"), "unknown");
+        bench.read("/a/site", with(Verdict::default()));
+        assert_eq!(bench.lookup("site"), "site ticket", "no pair after all");
+        bench.read("/a/site", with(broken()));
+        assert_eq!(bench.lookup("site"), "site ticket", "the keys stay");
+        bench.read("/a/site", with(verdict(pair("1"))));
+        assert_eq!(bench.lookup("site"), "site 1");
+        bench.read("/a/site", with(broken()));
+        assert_eq!(bench.lookup("site"), "site 1");
+    }
 }
 
 #[test]

@@ -11,18 +11,10 @@ use sds_agent::proto::tls::{Secret, TlsCertificate, secret::Type as Kind};
 use crate::util::agent::PROGRAM;
 use crate::util::bed::assert_no_key_in;
 use crate::util::judge::{Judge, pair_with_staple};
+use crate::util::ocsp::{Status, openssl, staple};
+use crate::util::pki::must_staple_feature;
 use crate::util::sds::Delta;
-use crate::util::{Agent, Bed, Ca, Identity, require, tools};
-
-fn openssl(folder: &Path, arguments: &[&str]) {
-    let output = Command::new("openssl")
-        .args(arguments)
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "openssl {arguments:?}: {said}");
-}
+use crate::util::{Agent, Bed, Ca, require, tools};
 
 /// The next secret, whole.
 #[track_caller]
@@ -58,62 +50,11 @@ fn subscribed(bed: &Bed, names: &[&str]) -> (Agent, Delta) {
     (agent, stream)
 }
 
-/// An OCSP response of `ca` about the certificate of `identity`, valid for some days, of status `V` or `R`.
-fn staple(bed: &Bed, ca: &Ca, identity: &Identity, status: &str, days: &str) -> Vec<u8> {
-    let folder = bed.scratch(&format!("ocsp-{}", rand()));
-    std::fs::create_dir(&folder).unwrap();
-    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
-    write("ca.crt", ca.pem());
-    write("ca.key", &ca.key());
-    write("leaf.crt", &identity.leaf);
-    let serial = Command::new("openssl")
-        .args(["x509", "-noout", "-serial", "-in", "leaf.crt"])
-        .current_dir(&folder)
-        .output()
-        .unwrap();
-    let serial = String::from_utf8(serial.stdout).unwrap();
-    let serial = serial.trim().strip_prefix("serial=").unwrap();
-    let revoked = if status == "R" { "250101000000Z" } else { "" };
-    write(
-        "index",
-        &format!("{status}\t350101000000Z\t{revoked}\t{serial}\tunknown\t/CN=x\n"),
-    );
-    openssl(
-        &folder,
-        &[
-            "ocsp",
-            "-issuer",
-            "ca.crt",
-            "-cert",
-            "leaf.crt",
-            "-no_nonce",
-            "-reqout",
-            "request",
-        ],
-    );
-    let validity: &[&str] = if days == "0" {
-        &["-nmin", "0"]
-    } else {
-        &["-ndays", days]
-    };
-    let arguments = [
-        "ocsp", "-index", "index", "-CA", "ca.crt", "-rsigner", "ca.crt", "-rkey", "ca.key",
-        "-reqin", "request", "-respout", "response",
-    ];
-    openssl(&folder, &[&arguments, validity].concat());
-    std::fs::read(folder.join("response")).unwrap()
-}
-
-fn rand() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
-}
-
 #[test]
 fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_bad() {
     let bed = Bed::new();
     let identity = bed.ca.server(&["site.test"]);
-    let good = staple(&bed, &bed.ca, &identity, "V", "7");
+    let good = staple(&bed.ca, &identity, Status::Good, 7);
     let files = |staple: &[u8]| {
         vec![
             ("tls.crt", identity.chain.clone().into_bytes()),
@@ -127,7 +68,7 @@ fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_bad() {
     assert_eq!(bytes(next_pair(&mut stream).ocsp_staple), good);
 
     // One replaced alone is a rotation.
-    let newer = staple(&bed, &bed.ca, &identity, "V", "8");
+    let newer = staple(&bed.ca, &identity, Status::Good, 8);
     let path = bed.root.credential("site").join("tls.ocsp-staple");
     std::fs::write(&path, &newer).unwrap();
     let pair = next_pair(&mut stream);
@@ -153,10 +94,10 @@ fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_bad() {
     agent.wait_for_line(&["another certificate"]);
 
     // Healed, and then revoked: said loudly, and left out, or kept until it expires.
-    let healed = staple(&bed, &bed.ca, &renewed, "V", "7");
+    let healed = staple(&bed.ca, &renewed, Status::Good, 7);
     std::fs::write(&path, &healed).unwrap();
     assert_eq!(bytes(next_pair(&mut stream).ocsp_staple), healed);
-    std::fs::write(&path, staple(&bed, &bed.ca, &renewed, "R", "7")).unwrap();
+    std::fs::write(&path, staple(&bed.ca, &renewed, Status::Revoked, 7)).unwrap();
     agent.wait_for_line(&["REVOKED"]);
 }
 
@@ -166,22 +107,22 @@ fn what_is_wrong_with_a_staple_is_said_and_envoy_takes_the_good_one() {
     let identity = bed.ca.server(&["site.test"]);
     let other = bed.ca.server(&["other.test"]);
     let forger = Ca::new("Test CA");
-    let good = staple(&bed, &bed.ca, &identity, "V", "7");
+    let good = staple(&bed.ca, &identity, Status::Good, 7);
     let pem = openssl_pem(&good);
     let cases: [(&str, Vec<u8>, &str); 6] = [
         (
             "other",
-            staple(&bed, &bed.ca, &other, "V", "7"),
+            staple(&bed.ca, &other, Status::Good, 7),
             "another certificate",
         ),
         (
             "revoked",
-            staple(&bed, &bed.ca, &identity, "R", "7"),
+            staple(&bed.ca, &identity, Status::Revoked, 7),
             "REVOKED",
         ),
         (
             "forged",
-            staple(&bed, &forger, &identity, "V", "7"),
+            staple(&forger, &identity, Status::Good, 7),
             "certificate",
         ),
         ("pem", pem, "it is PEM"),
@@ -235,11 +176,7 @@ fn openssl_pem(der: &[u8]) -> Vec<u8> {
 fn a_must_staple_certificate_needs_a_good_staple_and_the_reason_is_named() {
     let bed = Bed::new();
     let identity = bed.ca.server_with(&["site.test"], |params| {
-        let feature = rcgen::CustomExtension::from_oid_content(
-            &[1, 3, 6, 1, 5, 5, 7, 1, 24],
-            vec![48, 3, 2, 1, 5],
-        );
-        params.custom_extensions = vec![feature];
+        params.custom_extensions = vec![must_staple_feature()];
     });
     let folder = |staple: Option<Vec<u8>>| {
         let mut files = vec![
@@ -260,7 +197,7 @@ fn a_must_staple_certificate_needs_a_good_staple_and_the_reason_is_named() {
         broken.contains("the one beside it can't be used"),
         "{broken}"
     );
-    let good = staple(&bed, &bed.ca, &identity, "V", "7");
+    let good = staple(&bed.ca, &identity, Status::Good, 7);
     assert!(folder(Some(good)).pair.part.is_some());
 }
 

@@ -637,8 +637,12 @@ pub(super) struct Ca {
 }
 
 pub(super) fn ca(name: &str) -> Ca {
+    ca_with(name, KeyPair::generate().unwrap())
+}
+
+/// An authority with this key.
+pub(super) fn ca_with(name: &str, key: KeyPair) -> Ca {
     let params = ca_params(name);
-    let key = KeyPair::generate().unwrap();
     Ca {
         pem: params.self_signed(&key).unwrap().pem(),
         key: key.serialize_pem(),

@@ -1,5 +1,6 @@
 //! The check against a running Envoy, over SDS: Envoy rejects nothing that the agent would send, and
-//! takes nothing that the agent refuses as broken. Seconds here, minutes in `tests/soak`.
+//! takes nothing that the agent refuses as broken. The same mutations in each `cargo test`; other ones for
+//! minutes in `tests/soak`.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,17 +13,32 @@ use sds_agent::credential::pem::tidy;
 use sds_agent::problem::{Problem, Reason};
 use sds_agent::proto::tls::secret::Type as Kind;
 
-use super::cases::{ca, days, pem};
+use super::cases::{ca_with, days, pem};
 use super::dice::Dice;
 use super::{judged, mutation, odd};
-use crate::util::judge::{Judge, bundle, pair};
-use crate::util::{require, tools};
+use crate::util::judge::{Judge, bundle, pair_with_staple};
+use crate::util::ocsp::{self, Status};
+use crate::util::pki::{leaf_params, must_staple_feature};
+use crate::util::{Ca, require, tools};
 
-/// How long it takes unless `SDS_AGENT_SOAK` says otherwise, in seconds.
-const SECONDS: u64 = 6;
+/// How many rounds there are, unless `SDS_AGENT_SOAK` says for how many seconds to go on.
+const ROUNDS: usize = 8;
 
-/// What is judged at once.
+/// What is judged in a round.
 const ROUND: usize = 480;
+
+/// What the agent says of staples that it does not send though Envoy loads them: clients would refuse them.
+const STALE: [&str; 6] = [
+    "expired on",
+    "valid only from",
+    "REVOKED",
+    "does not know",
+    "is not about",
+    "not signed by the certificate's issuer",
+];
+
+/// The file of the OCSP staples.
+const STAPLE: &str = "ocsp.der";
 
 type Files = Vec<(String, Vec<u8>)>;
 
@@ -37,7 +53,6 @@ fn envoy_and_the_check_agree_on_mutated_files() {
             .map(|text| text.parse::<u64>().unwrap())
     };
     let soak = read("SDS_AGENT_SOAK");
-    let seconds = soak.unwrap_or(SECONDS);
     // The same each time in `cargo test`, another one in each soak.
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let random = soak.map(|_| now.unwrap().as_secs());
@@ -46,10 +61,15 @@ fn envoy_and_the_check_agree_on_mutated_files() {
     let mut dice = Dice(seed);
     let mut judge = Judge::start(&program);
     let foundations = foundations();
-    let until = Instant::now() + Duration::from_secs(seconds);
+    let until = soak.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut rounds = 0..ROUNDS;
+    let mut goes_on = || match until {
+        Some(until) => Instant::now() < until,
+        None => rounds.next().is_some(),
+    };
     let mut counts = [0_usize; 2];
     let mut wrong = Vec::new();
-    while Instant::now() < until && wrong.len() < 60 {
+    while wrong.len() < 60 && goes_on() {
         let round: Vec<Tried> = (0..ROUND)
             .filter_map(|_| Tried::new(mutated(&foundations, &mut dice)))
             .collect();
@@ -90,21 +110,30 @@ impl Tried {
                 .map(|(_, bytes)| &**bytes)
         };
         let is_pair = file("tls.key").is_some();
+        let first = |problems: Vec<Problem>| problems.into_iter().next();
         let (sent, refused) = if is_pair {
-            match (
-                credential.pair.part,
-                credential.pair.problems.into_iter().next(),
-            ) {
-                (Some(good), _) => (pair(&good.chain, &good.key), None),
-                (None, problem) => (pair(file("tls.crt")?, file("tls.key")?), problem),
+            let (staple, of_staple) = match credential.staple.part {
+                Some(good) => (Some(good.response), None),
+                None => (
+                    file(STAPLE).map(Vec::from),
+                    first(credential.staple.problems),
+                ),
+            };
+            let with_staple = |chain, key| pair_with_staple(chain, key, staple.as_deref());
+            match credential.pair.part {
+                Some(good) => (with_staple(&good.chain, &good.key), of_staple),
+                None => (
+                    with_staple(file("tls.crt")?, file("tls.key")?),
+                    first(credential.pair.problems),
+                ),
             }
         } else {
-            match (
-                credential.bundle.part,
-                credential.bundle.problems.into_iter().next(),
-            ) {
-                (Some(good), _) => (bundle(&good.trusted_ca, good.crl.as_deref()), None),
-                (None, problem) => (bundle(file("ca.crt")?, file("ca.crl")), problem),
+            match credential.bundle.part {
+                Some(good) => (bundle(&good.trusted_ca, good.crl.as_deref()), None),
+                None => (
+                    bundle(file("ca.crt")?, file("ca.crl")),
+                    first(credential.bundle.problems),
+                ),
             }
         };
         let tried = Self {
@@ -125,7 +154,10 @@ impl Tried {
         let reasons = [Reason::BadTrustBundle, Reason::BadCrl];
         reasons.contains(&problem.reason()) && !what.contains("line")
             // A block that Envoy would not see at all.
-            || self.files.iter().any(|(_, bytes)| !matches!(tidy(bytes), Ok(None)))
+            || self.files.iter().any(|(name, bytes)| name != STAPLE && !matches!(tidy(bytes), Ok(None)))
+            || STALE.iter().any(|words| what.contains(words))
+            // To Envoy, an empty staple is none.
+            || (problem.path().ends_with(STAPLE) && what.contains("it is empty"))
             // Envoy reads a key up to its first block, and a file of lists as far as it goes.
             || (what.contains("PEM block") && problem.path().ends_with("tls.key"))
             || (what.contains("PEM block") && problem.path().ends_with("ca.crl"))
@@ -149,10 +181,12 @@ impl Tried {
     }
 }
 
-/// Good folders, to be mutated: pairs with keys of several kinds, bundles with and without lists.
+/// Good folders, to be mutated: pairs with keys of several kinds, with and without staples, bundles with and
+/// without lists. Their lengths are the same each time, so that the same mutations are: keys come from
+/// files, and authorities sign with RSA and Ed25519.
 fn foundations() -> Vec<Files> {
-    let root = ca("root");
-    let other = ca("other");
+    let root = ca_with("root", key("rsa2048"));
+    let other = ca_with("other", key("ed25519"));
     let rich = |params: &mut CertificateParams| {
         params.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,
@@ -166,23 +200,21 @@ fn foundations() -> Vec<Files> {
         critical.set_criticality(true);
         params.custom_extensions = vec![critical];
     };
-    let (cert, key) = root.leaf("a.example", rich);
-    let rsa = KeyPair::from_pem(&std::fs::read_to_string(odd().join("rsa2048.key")).unwrap());
-    let rsa = rsa.map(|key| root.certify("r.example", &key, rich));
+    let (cert, p384) = root.certify("a.example", &key("p384"), rich);
+    let (rsa_cert, rsa) = other.certify("r.example", &key("rsa4096"), rich);
     let mut all: Vec<Files> = vec![
         files(&[
             ("tls.crt", &format!("{cert}{}", root.pem)),
-            ("tls.key", &key),
+            ("tls.key", &p384),
         ]),
+        files(&[("tls.crt", &rsa_cert), ("tls.key", &rsa)]),
         files(&[("ca.crt", &root.pem)]),
         files(&[("ca.crt", &format!("{}{}", root.pem, other.pem))]),
         files(&[("ca.crt", &root.pem), ("ca.crl", &root.list(1))]),
         files(&[("ca.crt", &format!("{}{}", root.pem, root.list(1)))]),
         files(&[("ca.crt", &cert)]),
     ];
-    if let Ok((cert, key)) = rsa {
-        all.push(files(&[("tls.crt", &cert), ("tls.key", &key)]));
-    }
+    all.extend([stapled(false), stapled(true)]);
     let kinds = [
         "p256",
         "p384",
@@ -209,6 +241,27 @@ fn foundations() -> Vec<Files> {
     all
 }
 
+/// A pair with a staple, which its certificate may require.
+fn stapled(must_staple: bool) -> Files {
+    let ca = Ca::with_key("responder", key("rsa2048"));
+    let mut params = leaf_params(&["s.example"], ExtendedKeyUsagePurpose::ServerAuth);
+    if must_staple {
+        params.custom_extensions = vec![must_staple_feature()];
+    }
+    let identity = ca.issue(&params, &key("p256"));
+    let days = ["-ndays", "7", "-resp_no_certs"];
+    let staple = ocsp::staple_with(&ca, &identity, Status::Good, &days);
+    let mut files = files(&[("tls.crt", &identity.chain), ("tls.key", &identity.key)]);
+    files.push((STAPLE.to_owned(), staple));
+    files
+}
+
+/// A key that is the same each time.
+fn key(name: &str) -> KeyPair {
+    let path = odd().join(format!("{name}.key"));
+    KeyPair::from_pem(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
 fn files(list: &[(&str, &str)]) -> Files {
     let owned = list
         .iter()
@@ -220,8 +273,9 @@ fn files(list: &[(&str, &str)]) -> Files {
 fn mutated(foundations: &[Files], dice: &mut Dice) -> Files {
     let mut files = dice.pick(foundations).clone();
     let at = dice.below(files.len());
-    let file = &mut files[at].1;
+    let (name, file) = &mut files[at];
     match dice.below(4) {
+        _ if name == STAPLE => *file = mutation::der(file, dice),
         0 => mutation::text(file, dice),
         1 if dice.below(4) == 0 => relabel(file, dice),
         _ => mutate_block(file, dice),

@@ -95,14 +95,22 @@ impl Judge {
         for (name, kind) in batch {
             self.version += 1;
             let line = eventually("a subscription", || self.desk.take(&name));
-            let response = response(&name, kind, self.version);
-            block_on(line.responses.send(Ok(response))).unwrap();
-            waiting.push((name, line));
+            // Envoy takes what it has just rejected when it is sent the same again.
+            let known = line.last.clone().filter(|(last, _)| *last == kind);
+            if known.is_none() {
+                let response = response(&name, kind.clone(), self.version);
+                block_on(line.responses.send(Ok(response))).unwrap();
+            }
+            waiting.push((name, kind, line, known));
         }
         waiting
             .into_iter()
-            .map(|(name, mut line)| {
-                let verdict = block_on(line.verdicts.recv()).expect("Envoy closed the stream");
+            .map(|(name, kind, mut line, known)| {
+                let verdict = match known {
+                    Some((_, verdict)) => verdict,
+                    None => block_on(line.verdicts.recv()).expect("Envoy closed the stream"),
+                };
+                line.last = Some((kind, verdict.clone()));
                 self.desk.put(name, line);
                 verdict
             })
@@ -172,6 +180,8 @@ fn response(name: &str, kind: Kind, version: u64) -> DeltaDiscoveryResponse {
 struct Line {
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     verdicts: mpsc::Receiver<Verdict>,
+    /// What was sent last, and the verdict on it.
+    last: Option<(Kind, Verdict)>,
 }
 
 /// The streams that are open, by the names of their secrets.
@@ -223,6 +233,7 @@ impl SecretDiscoveryService for Desk {
             let mut line = Some(Line {
                 responses,
                 verdicts,
+                last: None,
             });
             while let Some(Ok(request)) = requests.next().await {
                 for name in &request.resource_names_subscribe {

@@ -16,6 +16,7 @@ pub(crate) mod judge;
 pub(crate) mod kube;
 pub(crate) mod kubelet;
 pub(crate) mod machine;
+pub(crate) mod ocsp;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod sds;

@@ -1,8 +1,8 @@
 //! Certificates: authorities, and identities that they issue.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 
 /// A certificate authority.
@@ -27,7 +27,11 @@ pub(crate) struct Identity {
 impl Ca {
     /// A new root with a name of its own.
     pub(crate) fn new(name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
+        Self::with_key(name, KeyPair::generate().unwrap())
+    }
+
+    /// As [`new`](Self::new), with this key.
+    pub(crate) fn with_key(name: &str, key: KeyPair) -> Self {
         let params = ca_params(name);
         let pem = params.self_signed(&key).unwrap().pem();
         Self {
@@ -108,6 +112,11 @@ pub(crate) fn leaf_params(names: &[&str], usage: ExtendedKeyUsagePurpose) -> Cer
         .push(DnType::CommonName, names[0].as_str());
     params.extended_key_usages = vec![usage];
     params
+}
+
+/// The extension of a certificate that has to be served with an OCSP staple (RFC 7633).
+pub(crate) fn must_staple_feature() -> CustomExtension {
+    CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 24], vec![48, 3, 2, 1, 5])
 }
 
 /// The parameters of an authority.
