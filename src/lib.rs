@@ -5,6 +5,8 @@
 //! In the order of the flow; a module knows only the ones before it.
 //!
 //! - [`text`]: text from outside, escaped for people to read
+//! - [`times`]: points and lengths of time, as every output writes them
+//! - [`validity`]: how near its end a certificate is
 //! - [`name`]: all rules of names: folders, secrets, hosts
 //! - [`lines`]: log lines on their way to standard error
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
@@ -51,6 +53,8 @@ pub mod sds;
 pub mod secret;
 pub mod systemd;
 pub mod text;
+pub mod times;
+pub mod validity;
 
 /// The version of this program, with the commit that it was built from where that is known.
 pub const VERSION: &str = env!("SDS_AGENT_VERSION");

@@ -123,6 +123,26 @@ impl Facts {
         certificates.map(|facts| facts.not_before).min()
     }
 
+    /// The certificate whose dates count for it at `now`: the leaf, or of the CA certificates that are
+    /// valid the one that ends first, for want of one the next to begin, and at last the last to end.
+    pub fn current(&self, now: SystemTime) -> Option<&CertificateFacts> {
+        let all = self.certificates();
+        let ahead = all.iter().filter(|facts| facts.not_after >= now);
+        let first = ahead.min_by_key(|facts| match facts.not_before <= now {
+            true => (false, facts.not_after),
+            false => (true, facts.not_before),
+        });
+        first.or_else(|| all.iter().max_by_key(|facts| facts.not_after))
+    }
+
+    /// Whether one of its certificates ends soon enough to be warned of; see [`Validity::is_expiring`].
+    ///
+    /// [`Validity::is_expiring`]: crate::validity::Validity::is_expiring
+    pub fn is_expiring(&self, now: SystemTime, warn_days: u32) -> bool {
+        let mut all = self.certificates().iter();
+        all.any(|facts| facts.validity().is_expiring(now, warn_days))
+    }
+
     /// The dates at which it becomes valid, or stops being so.
     pub(crate) fn turning_points(&self) -> Vec<SystemTime> {
         match self {

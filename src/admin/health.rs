@@ -1,7 +1,7 @@
 //! Whether the agent is alive, and whether it serves all that it should.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::sds::hub::Hub;
@@ -15,6 +15,7 @@ pub struct Health {
     hub: Arc<Hub>,
     heart: Arc<Heart>,
     phase: AtomicU8,
+    config_error: Mutex<Option<String>>,
 }
 
 /// Where the agent is in its life.
@@ -36,12 +37,27 @@ impl Health {
             hub,
             heart,
             phase: AtomicU8::new(Phase::Loading as u8),
+            config_error: Mutex::default(),
         }
     }
 
     /// Notes where the agent is in its life.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Notes why the configuration was refused when it was last read; none where it was taken over.
+    pub fn config_reloaded(&self, error: Option<String>) {
+        *self
+            .config_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = error;
+    }
+
+    /// Why the configuration was refused when it was last read.
+    pub fn config_error(&self) -> Option<String> {
+        let error = self.config_error.lock();
+        error.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether every part of the agent moves.
@@ -75,24 +91,28 @@ impl Health {
         waits
     }
 
-    /// What is not served though the agent is ready, one line each: roots that could not be read since
-    /// the start.
+    /// What is wrong though the agent is ready, one line each: roots that can't be read, and a
+    /// configuration that was refused.
     pub fn degraded(&self) -> Vec<String> {
         let published = self.hub.current();
-        let unread = published
-            .snapshot
-            .roots()
-            .iter()
-            .filter(|root| !root.listed);
-        let lines = unread.filter_map(|root| {
+        let roots = published.snapshot.roots().iter();
+        let roots = roots.filter_map(|root| {
             let path = root.path.display().to_string();
             let path = path.escape_debug();
-            Some(match root.present? {
-                true => format!("the root {path} could not be read since the start"),
-                false => format!("the root {path} does not exist, and has not since the start"),
+            Some(match (root.present?, root.listed) {
+                (true, true) if root.is_readable()? => return None,
+                (true, true) => format!("the root {path} can't be read"),
+                (true, false) => format!("the root {path} could not be read since the start"),
+                (false, true) => format!("the root {path} does not exist any more"),
+                (false, false) => {
+                    format!("the root {path} does not exist, and has not since the start")
+                }
             })
         });
-        lines.collect()
+        let refused = self.config_error().map(|error| {
+            format!("the configuration was refused, and the previous one is in force: {error}")
+        });
+        roots.chain(refused).collect()
     }
 }
 

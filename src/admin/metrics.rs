@@ -60,10 +60,13 @@ fn agent(registry: &mut Registry, state: &State) {
 }
 
 fn certificates(registry: &mut Registry, state: &State) {
-    let (ends, valid, nacked) = (Gauges::default(), Gauges::default(), Gauges::default());
+    let (starts, ends, warn_days) = (Gauges::default(), Gauges::default(), Gauges::default());
+    let (valid, nacked) = (Gauges::default(), Gauges::default());
     for secret in &state.secrets {
-        if let Some(end) = secret.not_after {
+        if let (Some(start), Some(end)) = (secret.not_before, secret.not_after) {
+            set(&starts, labels(secret), seconds(start));
             set(&ends, labels(secret), seconds(end));
+            set(&warn_days, labels(secret), secret.warn_days.into());
         }
         let is_valid = is_valid(secret, state.agent.now);
         set(&valid, labels(secret), u64::from(is_valid));
@@ -74,9 +77,20 @@ fn certificates(registry: &mut Registry, state: &State) {
     registry.register("secrets", "Secrets that are served", kinds(state));
     registry.register_with_unit(
         "certificate_not_after_timestamp",
-        "When the leaf, or the next CA certificate of a trust bundle, ends, in seconds since 1970",
+        "When the leaf, or the CA certificate of a trust bundle that ends next, ends, in Unix time",
         Unit::Seconds,
         ends,
+    );
+    registry.register_with_unit(
+        "certificate_not_before_timestamp",
+        "When the same certificate began to be valid, in Unix time",
+        Unit::Seconds,
+        starts,
+    );
+    registry.register(
+        "certificate_warn_days",
+        "How many days before its end it is warned of at most; the configuration's warn_days",
+        warn_days,
     );
     registry.register(
         "certificate_valid",
@@ -130,13 +144,21 @@ fn folders(registry: &mut Registry, state: &State) {
          served or nothing (0)",
         gauges,
     );
-    let (present, listed) = (Gauges::default(), Gauges::default());
+    let (present, listed, readable) = (Gauges::default(), Gauges::default(), Gauges::default());
     for root in &state.roots {
         let label = || [("root", root.path.clone())];
         set(&present, label(), u64::from(root.present == Some(true)));
         set(&listed, label(), u64::from(root.listed));
+        if let Some(is_readable) = root.readable {
+            set(&readable, label(), u64::from(is_readable));
+        }
     }
     registry.register("root_present", "Whether a root exists", present);
+    registry.register(
+        "root_readable",
+        "Whether a root exists and could be read completely when it was last looked at (1) or not (0)",
+        readable,
+    );
     registry.register(
         "root_listed",
         "Whether a root could be listed completely at least once since the start (1) or not (0)",

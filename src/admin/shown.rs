@@ -1,7 +1,7 @@
 //! What is shown of one secret, folder or stream.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::state::{Answer, Condition, Folder, Problem, Secret, Subscriber, Time};
 use crate::inventory::{Credential, Rejection};
@@ -9,20 +9,13 @@ use crate::problem;
 use crate::sds::ledger::{self, Account, Delivery};
 use crate::secret::{self, Facts, Kind};
 
-/// When, and how long before its end a certificate is warned of.
-#[derive(Clone, Copy)]
-pub(super) struct Dates {
-    pub(super) now: SystemTime,
-    pub(super) warn: Duration,
-}
-
 /// A secret, the credential that it comes from, and who waits for it.
 pub(super) fn secret(
     name: &str,
     secret: &secret::Secret,
     credential: &Credential,
     subscribers: Vec<Subscriber>,
-    dates: Dates,
+    now: SystemTime,
 ) -> Secret {
     let facts = secret.facts();
     let certificates = facts.certificates();
@@ -39,6 +32,7 @@ pub(super) fn secret(
         Some(Facts::OcspStaple(staple)) => staple.next_update,
         _ => None,
     };
+    let current = facts.current(now);
     let leaf = pair.map(|pair| &pair.leaf);
     let kinds = [Some(secret.kind()), None];
     let concerns = |rejection: &&Rejection| {
@@ -52,8 +46,9 @@ pub(super) fn secret(
         state: Condition::Ok,
         version: secret.version().to_string(),
         since: secret.since().into(),
-        not_after: facts.not_after(dates.now).map(Into::into),
-        not_before: facts.not_before().map(Into::into),
+        not_after: current.map(|one| one.not_after.into()),
+        not_before: current.map(|one| one.not_before.into()),
+        warn_days: credential.warn_days,
         staple_next_update: next_update.map(Into::into),
         credential: credential.name.to_string(),
         root: text(&credential.root),
@@ -68,7 +63,8 @@ pub(super) fn secret(
         warnings: problems(&credential.warnings),
         subscribers,
     };
-    shown.state = condition(&shown, dates);
+    let is_expiring = facts.is_expiring(now, credential.warn_days);
+    shown.state = condition(&shown, now, is_expiring);
     shown
 }
 
@@ -113,7 +109,7 @@ pub(super) fn unserved(credential: &Credential, wins: bool) -> Vec<Folder> {
 
 /// The worst that is to be said of a secret, by the dates that hold now: a warning of the check is as
 /// old as the last read.
-fn condition(secret: &Secret, Dates { now, warn }: Dates) -> Condition {
+fn condition(secret: &Secret, now: SystemTime, is_expiring: bool) -> Condition {
     let end = secret.not_after.map(Time::get);
     let start = secret.not_before.map(Time::get);
     let nacked = |s: &Subscriber| s.answer == Answer::Nack;
@@ -125,7 +121,7 @@ fn condition(secret: &Secret, Dates { now, warn }: Dates) -> Condition {
         Condition::Expired
     } else if start.is_some_and(|start| start > now) {
         Condition::NotYetValid
-    } else if end.is_some_and(|end| end.duration_since(now).is_ok_and(|left| left <= warn)) {
+    } else if is_expiring {
         Condition::ExpiresSoon
     } else if secret.warnings.iter().any(holds_still) {
         Condition::Warning

@@ -39,15 +39,19 @@ pub struct Agent {
     pub now: Time,
     /// Its configuration file, if any.
     pub config: Option<String>,
+    /// Why the configuration was refused when it was last read; the previous one is in force then.
+    #[serde(default)]
+    pub config_error: Option<String>,
     /// The socket for Envoy.
     pub socket: String,
-    /// How long before its end a certificate is warned of, in days.
+    /// How many days before its end a certificate is warned of at most, where its root or `[[secret]]`
+    /// has no setting of its own.
     pub warn_days: u32,
     /// Whether all roots were read and clients are served.
     pub ready: bool,
     /// What it is waiting for, where it is not ready.
     pub waiting_for: Vec<String>,
-    /// What it can't serve though it is ready: roots that could not be read since the start.
+    /// What is wrong though it is ready: roots that can't be read, a configuration that was refused.
     #[serde(default)]
     pub degraded: Vec<String>,
     /// The credential for hosts that none covers, if any.
@@ -84,7 +88,7 @@ pub enum Condition {
     Expired,
     /// A certificate's time has not come.
     NotYetValid,
-    /// A certificate ends within `warn_days`.
+    /// Less than a quarter of the lifetime of a certificate is left, and at most `warn_days`.
     ExpiresSoon,
     /// It is served with a warning.
     Warning,
@@ -110,10 +114,13 @@ pub struct Secret {
     pub version: String,
     /// Since when it is this version that is served.
     pub since: Time,
-    /// The end of its leaf, or of the next of its CA certificates to end.
+    /// The end of its leaf, or of the CA certificate that ends next.
     pub not_after: Option<Time>,
-    /// The beginning of its leaf, or of the first of its CA certificates to begin.
+    /// The beginning of that certificate.
     pub not_before: Option<Time>,
+    /// How many days before its end it is warned of at most.
+    #[serde(default)]
+    pub warn_days: u32,
     /// When the OCSP staple that is sent with it ends, if there is one and it says so.
     #[serde(default)]
     pub staple_next_update: Option<Time>,
@@ -253,6 +260,9 @@ pub struct Root {
     /// Whether it could be listed completely at least once since the agent was started.
     #[serde(default)]
     pub listed: bool,
+    /// Whether it exists and could be read when it was last looked at; none while that is not known.
+    #[serde(default)]
+    pub readable: Option<bool>,
     /// How many credential folders it holds.
     pub folders: usize,
     /// What in it is not served, besides what is said of its folders.

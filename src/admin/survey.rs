@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::health::Health;
-use super::shown::{self, Dates, problems, text};
+use super::shown::{self, problems, text};
 use super::state::{
     Agent, PolledPath, Root, State, Streams, Subscriber, Waiting, WaitingName, Watch,
 };
@@ -15,8 +15,6 @@ use crate::inventory::Snapshot;
 use crate::sds::hub::{Hub, Published};
 use crate::sds::ledger::{Account, Ledger, Protocol};
 use crate::secret::{Kind, Name};
-
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Where everything that is shown comes from.
 #[derive(Clone)]
@@ -45,12 +43,9 @@ impl Sources {
     pub fn survey(&self) -> State {
         let published = self.hub.current();
         let snapshot = &published.snapshot;
-        let dates = Dates {
-            now: SystemTime::now(),
-            warn: DAY * snapshot.warn_days(),
-        };
+        let now = SystemTime::now();
         let accounts = self.ledger.accounts();
-        let (mut subscribers, waiting) = subscriptions(&published, &accounts, dates.now);
+        let (mut subscribers, waiting) = subscriptions(&published, &accounts, now);
         let (mut secrets, mut folders) = (Vec::new(), Vec::new());
         for credential in snapshot.credentials() {
             let wins = snapshot.wins(credential);
@@ -59,13 +54,13 @@ impl Sources {
                 secrets.extend(credential.secrets().map(|(name, secret)| {
                     let id = (credential.name.clone(), secret.kind());
                     let subscribers = subscribers.remove(&id).unwrap_or_default();
-                    shown::secret(&name, secret, credential, subscribers, dates)
+                    shown::secret(&name, secret, credential, subscribers, now)
                 }));
             }
         }
         secrets.sort_unstable_by(|a, b| (a.state, &a.name).cmp(&(b.state, &b.name)));
         State {
-            agent: self.agent(snapshot, dates.now, &accounts),
+            agent: self.agent(snapshot, now, &accounts),
             secrets,
             folders,
             waiting,
@@ -87,6 +82,7 @@ impl Sources {
             uptime_seconds: self.started.1.elapsed().as_secs(),
             now: now.into(),
             config: self.config.as_deref().map(text),
+            config_error: self.health.config_error(),
             socket: text(&self.socket),
             warn_days: snapshot.warn_days(),
             ready: waiting_for.is_empty(),
@@ -165,6 +161,7 @@ fn roots(snapshot: &Snapshot) -> Vec<Root> {
             read: root.is_read(),
             present: root.present,
             listed: root.listed,
+            readable: root.is_readable(),
             folders: root.folders(),
             problems: problems(&root.problems),
         })

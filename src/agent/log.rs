@@ -12,9 +12,12 @@ use crate::inventory::{Credential, Event, Key, Reminder, Snapshot};
 use crate::metrics::{Limit, Metrics};
 use crate::problem::{Problem, Reason};
 use crate::secret::Kind;
+use crate::times;
 
 /// How many names of a certificate a line shows.
 const NAMES_SHOWN: usize = 10;
+/// An end that is no longer past than this has come just now.
+const JUST_NOW: Duration = Duration::from_secs(60);
 
 /// What was already logged of the roots, so that it is logged once.
 #[derive(Default)]
@@ -26,14 +29,7 @@ impl Once {
     /// Logs the problems of a listing that the last one did not have.
     pub(super) fn listed(&mut self, root: &Arc<Path>, listing: &Listing, metrics: &Metrics) {
         let too_many = |problem: &Problem| problem.reason() == Reason::TooLarge;
-        let absent = (!listing.present && listing.problems.is_empty())
-            .then(|| "the root does not exist; it is served as soon as it does".to_owned());
-        let present: HashSet<String> = listing
-            .problems
-            .iter()
-            .map(ToString::to_string)
-            .chain(absent)
-            .collect();
+        let present: HashSet<String> = listing.problems.iter().map(ToString::to_string).collect();
         let said = self.said.entry(root.clone()).or_default();
         if present != *said && listing.problems.iter().any(too_many) {
             metrics.limit_reached(Limit::Credentials);
@@ -91,31 +87,24 @@ pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
     }
 }
 
-/// Logs that a certificate is about to end, or has ended.
+/// Logs that a certificate is expiring, or has expired.
 pub(super) fn remind(reminder: &Reminder, snapshot: &Snapshot, now: SystemTime) {
     let Reminder { key, kind, end } = reminder;
     let what = match kind {
         Kind::TrustBundle => "a CA certificate",
         _ => "the certificate",
     };
-    let days = |time: Duration| time.as_secs() / (24 * 3600);
-    let half_a_day = Duration::from_secs(12 * 3600);
-    let when = match end.duration_since(now).map(|left| left + half_a_day) {
-        Ok(left) if days(left) == 0 => "expires within a day".to_owned(),
-        Ok(left) => format!("expires in {}", counted(days(left))),
-        Err(past) if days(past.duration()) == 0 => "has expired".to_owned(),
-        Err(past) => format!("expired {} ago", counted(days(past.duration()))),
+    let when = match now.duration_since(*end) {
+        Err(_) => format!("expires {}", times::when(*end, now)),
+        Ok(past) if past < JUST_NOW => "has expired".to_owned(),
+        Ok(_) => format!("expired {}", times::when(*end, now)),
     };
     warn!(
         credential = &*key.name,
         folder = %shown(&snapshot.folder_of(key)),
-        not_after = time(*end),
+        not_after = times::rfc3339(*end),
         "{what} {when}: renew it"
     );
-}
-
-fn counted(days: u64) -> String {
-    format!("{days} {}", if days == 1 { "day" } else { "days" })
 }
 
 /// Counts what became of a folder: each reason of a rejection once.
@@ -152,7 +141,7 @@ fn changed(credential: &Credential, first: bool, warnings: &[Problem]) {
         kinds = kinds.join(" "),
         names = leaf.map(|leaf| some_of(&leaf.names)),
         serial = leaf.map(|leaf| leaf.serial.as_str()),
-        not_after = leaf.map(|leaf| time(leaf.not_after)),
+        not_after = leaf.map(|leaf| times::rfc3339(leaf.not_after)),
         cas = bundle.map(|bundle| bundle.certificates().len()),
         "{}",
         if first { "loaded" } else { "rotated" }
@@ -186,8 +175,4 @@ fn join(problems: &[Problem]) -> String {
 /// Paths come from outside: control characters must not forge a line.
 fn shown(path: &Path) -> String {
     path.display().to_string().escape_debug().to_string()
-}
-
-fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }

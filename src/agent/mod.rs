@@ -260,7 +260,6 @@ impl Agent {
         let look = Look {
             root: settings,
             limits: self.config.limits,
-            warn_days: self.config.warn_days,
             epoch: self.epoch,
         };
         let (watch, metrics) = (self.watch.clone(), self.metrics.clone());

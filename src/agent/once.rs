@@ -23,7 +23,6 @@ pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot 
         let look = Look {
             root: root.clone(),
             limits: config.limits,
-            warn_days: config.warn_days,
             epoch: 0,
         };
         let path: Arc<Path> = root.path.as_path().into();

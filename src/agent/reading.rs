@@ -32,7 +32,6 @@ pub(crate) enum Found {
 pub(crate) struct Look {
     pub(crate) root: Root,
     pub(crate) limits: Limits,
-    pub(crate) warn_days: u32,
     /// Which configuration these settings are of.
     pub(crate) epoch: u64,
 }
@@ -110,7 +109,7 @@ impl Look {
         let folder = key.path();
         let source = self.source(key, &folder);
         let now = SystemTime::now();
-        match credential::from_reading(&self.root, &folder, reading, now, self.warn_days) {
+        match credential::from_reading(&self.root, &folder, reading, now) {
             Ok(mut credential) => {
                 if !matches!(source.files, Files::All) {
                     relocate(&mut credential, &source);

@@ -2,7 +2,6 @@
 
 mod clients;
 mod table;
-mod times;
 mod watch;
 
 use std::path::{Path, PathBuf};

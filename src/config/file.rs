@@ -42,6 +42,24 @@ pub(super) struct File {
     pub(super) trust: Vec<FileTrust>,
 }
 
+/// What holds for every root that sets nothing else.
+#[derive(Clone, Copy)]
+pub(super) struct Common {
+    pub(super) absent: Absent,
+    pub(super) warn_days: u32,
+}
+
+impl Common {
+    /// The root at `path` without settings of its own.
+    pub(super) fn root(self, path: impl Into<PathBuf>) -> Root {
+        Root {
+            absent: self.absent,
+            warn_days: self.warn_days,
+            ..Root::new(path)
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileRoot {
@@ -53,6 +71,7 @@ pub(super) struct FileRoot {
     pub(super) skip_token_folders: Option<bool>,
     pub(super) reserved_names: Option<bool>,
     pub(super) poll_interval: Option<OrWord<Auto, Text<Pause>>>,
+    pub(super) warn_days: Option<Number<0, 36_500>>,
 }
 
 /// The layouts of a root that is a folder.
@@ -131,17 +150,19 @@ impl FileRoot {
             skip_token_folders: None,
             reserved_names: None,
             poll_interval: None,
+            warn_days: None,
         }
     }
 
-    pub(super) fn root(self, absent: Absent, folder: &Path) -> (Range<usize>, Root) {
-        let default = Root::new(folder.join(&self.path.get_ref().0));
+    pub(super) fn root(self, common: Common, folder: &Path) -> (Range<usize>, Root) {
+        let default = common.root(folder.join(&self.path.get_ref().0));
         let root = Root {
             layout: match self.layout {
                 Some(FileLayout::Flat) => Layout::Flat,
                 Some(FileLayout::Folders) | None => Layout::Folders,
             },
-            absent: self.absent.unwrap_or(absent),
+            absent: self.absent.unwrap_or(default.absent),
+            warn_days: self.warn_days.map_or(default.warn_days, |days| days.0),
             confine: self.confine.unwrap_or(default.confine),
             strict_permissions: self
                 .strict_permissions

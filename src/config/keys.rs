@@ -14,11 +14,12 @@ const KEYS: [(&str, &str); 9] = [
     ),
     (
         "root",
-        "path layout absent confine strict_permissions skip_token_folders reserved_names poll_interval",
+        "path layout absent confine strict_permissions skip_token_folders reserved_names poll_interval \
+         warn_days",
     ),
     (
         "secret",
-        "name certificate private_key trusted_ca crl ocsp_staple password_file",
+        "name certificate private_key trusted_ca crl ocsp_staple password_file warn_days",
     ),
     ("listen", "socket mode group allow_users allow_groups"),
     ("access", "secrets users groups nodes"),

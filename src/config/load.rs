@@ -12,10 +12,10 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::{ConfigError, Wrong};
-use super::file::{File, FileAccess, FileListen, FileLog, FileRoot};
+use super::file::{Common, File, FileAccess, FileListen, FileLog, FileRoot};
 use super::forms::{Off, OrWord, Text};
 use super::values::LogFilter;
-use super::{Absent, Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS};
+use super::{Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS};
 use super::{Listen, Log, LogFormat, Root, beside, keys, named};
 use crate::name::is_requestable;
 
@@ -105,22 +105,28 @@ impl File {
     fn config(self, folder: &Path, said: &Overrides) -> Result<Config, Wrong> {
         let default = Config::default();
         let absent = self.absent.unwrap_or_default();
-        let named = named::root(self.secret, absent, folder)?;
-        let roots = roots(self.credentials, self.root, absent, folder, named.is_some())?;
+        let warn_days = said.warn_days.or(self.warn_days.map(|days| days.0));
+        let warn_days = warn_days.unwrap_or(default.warn_days);
+        let common = Common { absent, warn_days };
+        let named = named::root(self.secret, common, folder)?;
+        let roots = roots(self.credentials, self.root, common, folder, named.is_some())?;
         let listen = listen(self.socket, self.listen, folder, said)?;
         let rules = self.access.into_iter().map(FileAccess::rule);
         let trust = super::trust::trust(self.trust)?;
         let removal_delay = said
             .removal_delay
             .or(self.removal_delay.map(|delay| delay.0));
-        let warn_days = said.warn_days.or(self.warn_days.map(|days| days.0));
         Ok(Config {
             roots: named
                 .into_iter()
-                .chain(said_roots(&said.credentials, roots, absent))
+                .chain(said_roots(&said.credentials, roots, common))
                 .map(|root| Root {
                     trust: Arc::clone(&trust),
                     ..root
+                })
+                .map(|root| match said.warn_days {
+                    Some(days) => root.warned_within(days),
+                    None => root,
                 })
                 .collect(),
             access: rules.collect::<Result<_, _>>()?,
@@ -140,7 +146,7 @@ impl File {
             hosts: self.hosts.unwrap_or(default.hosts),
             default_credential: default_credential(self.default_credential, said)?,
             removal_delay: removal_delay.unwrap_or(default.removal_delay),
-            warn_days: warn_days.unwrap_or(default.warn_days),
+            warn_days,
             lock_memory: self.lock_memory.unwrap_or(default.lock_memory),
             reload: self.reload.unwrap_or(default.reload),
             listen,
@@ -243,7 +249,7 @@ fn once<T: PartialEq>(
 fn roots(
     short: Option<Spanned<Vec<Spanned<Text<PathBuf>>>>>,
     long: Vec<FileRoot>,
-    absent: Absent,
+    common: Common,
     folder: &Path,
     is_optional: bool,
 ) -> Result<Vec<Root>, Wrong> {
@@ -251,9 +257,9 @@ fn roots(
     let short = short.map(Spanned::into_inner).unwrap_or_default();
     let short = short
         .into_iter()
-        .map(|path| FileRoot::at(path).root(absent, folder));
+        .map(|path| FileRoot::at(path).root(common, folder));
     let mut roots: Vec<Root> = Vec::new();
-    for (span, root) in short.chain(long.into_iter().map(|root| root.root(absent, folder))) {
+    for (span, root) in short.chain(long.into_iter().map(|root| root.root(common, folder))) {
         if roots.iter().any(|other| other.path == root.path) {
             let message = format!("{} is a root twice; name it once", root.path.display());
             return Err(Wrong::new(span, message));
@@ -267,15 +273,12 @@ fn roots(
             span,
             "there is no root; name at least one folder",
         )),
-        None => Ok(vec![Root {
-            absent,
-            ..Root::new(DEFAULT_CREDENTIALS)
-        }]),
+        None => Ok(vec![common.root(DEFAULT_CREDENTIALS)]),
     }
 }
 
 /// The roots that the command line names, with the settings of the file, or else the file's.
-fn said_roots(said: &[PathBuf], roots: Vec<Root>, absent: Absent) -> Vec<Root> {
+fn said_roots(said: &[PathBuf], roots: Vec<Root>, common: Common) -> Vec<Root> {
     if said.is_empty() {
         return roots;
     }
@@ -283,10 +286,7 @@ fn said_roots(said: &[PathBuf], roots: Vec<Root>, absent: Absent) -> Vec<Root> {
     for path in said {
         if chosen.iter().all(|root| root.path != *path) {
             let known = roots.iter().find(|root| root.path == *path);
-            chosen.push(known.cloned().unwrap_or(Root {
-                absent,
-                ..Root::new(path)
-            }));
+            chosen.push(known.cloned().unwrap_or_else(|| common.root(path)));
         }
     }
     chosen

@@ -33,6 +33,8 @@ pub const DEFAULT_SOCKET: &str = "/run/sds-agent/sds.sock";
 pub const CLIENTS_GROUP: &str = "sds-agent-clients";
 /// What stands for the path of the root of the credentials that the configuration itself names.
 pub const NAMED_CREDENTIALS: &str = "[[secret]]";
+/// How many days before its end a certificate is warned of at most, when nothing else is said.
+const WARN_DAYS: u32 = 30;
 /// The file name of the admin socket, beside the socket for Envoy, when nothing else is said.
 pub const ADMIN_SOCKET_NAME: &str = "admin.sock";
 
@@ -59,7 +61,8 @@ pub struct Config {
     pub default_credential: Option<String>,
     /// How long a folder must be gone before its secrets go too.
     pub removal_delay: Duration,
-    /// How long before its end a certificate is warned of, in days.
+    /// How many days before its end a certificate is warned of at most, where its root or `[[secret]]`
+    /// has no setting of its own.
     pub warn_days: u32,
     /// Whether the agent's memory is kept from being swapped out.
     pub lock_memory: bool,
@@ -91,7 +94,7 @@ impl Default for Config {
             hosts: true,
             default_credential: None,
             removal_delay: Duration::from_secs(1),
-            warn_days: 30,
+            warn_days: WARN_DAYS,
             lock_memory: false,
             reload: Reload::default(),
         }
@@ -123,6 +126,8 @@ pub struct Root {
     /// How often it is looked at by `stat` alone. `None`: every 60 s where the kernel reports
     /// changes, and every 5 s where it can't.
     pub poll_interval: Option<Duration>,
+    /// How many days before its end a certificate in it is warned of at most.
+    pub warn_days: u32,
     /// The options of the trust bundles in it, by the names of their credentials.
     pub trust: Trust,
 }
@@ -139,6 +144,7 @@ impl Root {
             skip_token_folders: true,
             reserved_names: true,
             poll_interval: None,
+            warn_days: WARN_DAYS,
             trust: Trust::default(),
         }
     }
@@ -150,6 +156,29 @@ impl Root {
             Layout::Flat => self.path.clone(),
             Layout::Folders | Layout::Named(_) => self.path.join(credential),
         }
+    }
+
+    /// The same root, with certificates warned of at most so many days before their end, whatever it or a
+    /// credential in it sets.
+    fn warned_within(mut self, days: u32) -> Self {
+        self.warn_days = days;
+        if let Layout::Named(all) = &self.layout {
+            let of_root = |one: &NamedCredential| NamedCredential {
+                warn_days: None,
+                ..one.clone()
+            };
+            self.layout = Layout::Named(all.iter().map(of_root).collect());
+        }
+        self
+    }
+
+    /// How many days before its end a certificate of `credential` is warned of at most.
+    pub fn warn_days_of(&self, credential: &str) -> u32 {
+        let own = match &self.layout {
+            Layout::Named(all) => all.iter().find(|one| one.name == credential),
+            Layout::Folders | Layout::Flat => None,
+        };
+        own.and_then(|one| one.warn_days).unwrap_or(self.warn_days)
     }
 }
 
@@ -178,6 +207,9 @@ pub struct NamedCredential {
     pub name: String,
     /// The paths of its files, each with the name by which the file is known in a credential folder.
     pub files: Vec<(&'static str, PathBuf)>,
+    /// How many days before its end its certificate is warned of at most, where the configuration sets
+    /// that for it alone.
+    pub warn_days: Option<u32>,
 }
 
 /// The answer to a delta client that asks for a name that does not exist. SotW clients get silence

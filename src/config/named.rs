@@ -7,8 +7,9 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::Wrong;
-use super::forms::Text;
-use super::{Absent, Layout, NAMED_CREDENTIALS, NamedCredential, Root};
+use super::file::Common;
+use super::forms::{Number, Text};
+use super::{Layout, NAMED_CREDENTIALS, NamedCredential, Root};
 use crate::name;
 
 type File = Option<Spanned<Text<PathBuf>>>;
@@ -24,13 +25,14 @@ pub(super) struct FileSecret {
     crl: File,
     ocsp_staple: File,
     password_file: File,
+    warn_days: Option<Number<0, 36_500>>,
 }
 
 /// The root of the credentials that the configuration names; none where it names none. Relative paths
 /// start from `folder`.
 pub(super) fn root(
     secrets: Vec<FileSecret>,
-    absent: Absent,
+    common: Common,
     folder: &Path,
 ) -> Result<Option<Root>, Wrong> {
     let mut named: Vec<NamedCredential> = Vec::new();
@@ -45,8 +47,7 @@ pub(super) fn root(
     named.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok((!named.is_empty()).then(|| Root {
         layout: Layout::Named(named.into()),
-        absent,
-        ..Root::new(NAMED_CREDENTIALS)
+        ..common.root(NAMED_CREDENTIALS)
     }))
 }
 
@@ -73,6 +74,7 @@ impl FileSecret {
         Ok(NamedCredential {
             name: self.name.into_inner(),
             files: pair.into_iter().chain(others).flatten().collect(),
+            warn_days: self.warn_days.map(|days| days.0),
         })
     }
 

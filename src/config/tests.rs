@@ -219,7 +219,9 @@ fn a_reload_takes_what_a_running_agent_can_take() {
     };
     assert_eq!(paths(&changes.roots_added), [Path::new("/d")]);
     assert_eq!(paths(&changes.roots_removed), [Path::new("/a")]);
-    assert_eq!(paths(&changes.roots_changed), [Path::new("/c")]);
+    // `warn_days` holds for all roots.
+    let changed = [Path::new("/c"), Path::new("/b")];
+    assert_eq!(paths(&changes.roots_changed), changed);
     assert!(changes.roots_reordered);
     assert_eq!(changes.keys, ["log.level", "warn_days"]);
     assert_eq!(
@@ -228,7 +230,7 @@ fn a_reload_takes_what_a_running_agent_can_take() {
     );
     assert_eq!(
         changes.to_string(),
-        "root /d added, root /a removed, root /c changed, roots reordered, \
+        "root /d added, root /a removed, root /c changed, root /b changed, roots reordered, \
          changed keys: log.level warn_days"
     );
     assert_eq!(config.roots, new.roots);

@@ -23,7 +23,6 @@ pub fn from_reading(
     folder: &Path,
     reading: Reading,
     now: SystemTime,
-    warn_days: u32,
 ) -> Result<Credential, Vec<Problem>> {
     if root.skip_token_folders && reading.files.iter().any(|file| file.name == TOKEN) {
         return Err(vec![token(folder)]);
@@ -39,7 +38,7 @@ pub fn from_reading(
     let trust = name.and_then(|name| root.trust.get(name));
     let rules = Rules {
         now,
-        warn_days,
+        warn_days: root.warn_days_of(name.unwrap_or_default()),
         trust: trust.map(Arc::clone).unwrap_or_default(),
     };
     let items = contents::items(folder, reading.files, of_files);
@@ -102,7 +101,7 @@ mod tests {
             problems: unreadable.map(problem).into_iter().collect(),
             stamps: Default::default(),
         };
-        from_reading(root, folder, reading, SystemTime::now(), 30)
+        from_reading(root, folder, reading, SystemTime::now())
             .map_err(|problems| problems.iter().map(Problem::reason).collect())
     }
 

@@ -27,6 +27,7 @@ pub use self::part::{
 use crate::config::TrustOptions;
 use crate::files::read::File;
 use crate::problem::{Problem, Reason};
+use crate::validity::Validity;
 
 /// What the files of a credential folder amount to. Each part is judged by itself.
 #[derive(Debug, Default)]
@@ -43,6 +44,16 @@ pub struct Credential {
     pub generic: Verdict<Generic>,
     /// The names of the files that are no part of it.
     pub skipped: Vec<String>,
+}
+
+impl CertificateFacts {
+    /// From when until when it is valid.
+    pub fn validity(&self) -> Validity {
+        Validity {
+            not_before: self.not_before,
+            not_after: self.not_after,
+        }
+    }
 }
 
 impl Credential {
@@ -88,14 +99,14 @@ pub struct CertificateFacts {
 pub(crate) struct Rules {
     /// Decides what has expired.
     now: SystemTime,
-    /// How long before its end a certificate is warned of.
+    /// How many days before its end a certificate is warned of at most.
     warn_days: u32,
     /// The options of its trust bundle.
     trust: Arc<TrustOptions>,
 }
 
 /// Makes a credential of the files of the folder at `folder`. `now` decides what has expired, and
-/// a certificate that ends within `warn_days` is warned of.
+/// `warn_days` what is [expiring](Validity::is_expiring).
 pub fn from_files(folder: &Path, files: Vec<File>, now: SystemTime, warn_days: u32) -> Credential {
     let rules = Rules {
         now,

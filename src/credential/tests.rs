@@ -244,15 +244,23 @@ fn dates_are_warned_of_and_served() {
     let cases = [
         (now - 3 * DAY, now - DAY, Reason::Expired),
         (now + DAY, now + 90 * DAY, Reason::NotYetValid),
-        (now - DAY, now + 29 * DAY, Reason::ExpiresSoon),
+        (now - 370 * DAY, now + 29 * DAY, Reason::ExpiresSoon),
+        (now - 4 * DAY, now + DAY, Reason::ExpiresSoon),
     ];
-    for (from, until, reason) in cases {
+    let in_time = [
+        (now - DAY, now + 29 * DAY),
+        (now - 60 * DAY, now + 30 * DAY),
+        (now - DAY / 2, now + DAY / 4),
+    ];
+    let cases = cases.map(|(from, until, reason)| (from, until, Some(reason)));
+    let in_time = in_time.map(|(from, until)| (from, until, None));
+    for (from, until, reason) in cases.into_iter().chain(in_time) {
         let (cert, key) = leaf_with(&root, "a.example", |params| {
             params.not_before = from.into();
             params.not_after = until.into();
         });
         let credential = good(&[("tls.crt", &cert), ("tls.key", &key), ("ca.crt", &root.pem)]);
-        assert_eq!(warned(&credential), [reason]);
+        assert_eq!(warned(&credential), Vec::from_iter(reason));
     }
 }
 

@@ -9,6 +9,7 @@ use x509_parser::verify::verify_signature;
 
 use super::der::{Der, Element, tag};
 use super::key::KeyType;
+use crate::validity::Validity;
 
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 0x23];
@@ -74,6 +75,14 @@ pub(crate) struct List<'a> {
 }
 
 impl<'a> X509<'a> {
+    /// From when until when it is valid.
+    pub(crate) fn validity(&self) -> Validity {
+        Validity {
+            not_before: self.not_before,
+            not_after: self.not_after,
+        }
+    }
+
     /// Parses a certificate; `None` when BoringSSL would not.
     pub(crate) fn parse(der: &'a [u8]) -> Option<Self> {
         let (content, signed) = Signed::parse(der, Der::any_ber)?;

@@ -75,7 +75,15 @@ pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
             }
             true
         }
-        Err(NoFolder::Absent) => false,
+        Err(NoFolder::Absent) => {
+            list.problems.push(Problem::new(
+                Reason::Unreadable,
+                root,
+                "the root does not exist",
+                "create it, or correct its path; it is served as soon as it exists",
+            ));
+            false
+        }
         Err(NoFolder::Not(problem)) => {
             list.problems.push(problem);
             false

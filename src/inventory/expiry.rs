@@ -1,18 +1,18 @@
 //! Which certificates are about to end, and when that is logged: a state machine without I/O.
 //!
-//! Each end is logged when it is 30, 7 and 1 days away, when it has come, and each day after that.
-//! Once each: only a clock that was set back by more than an hour has it logged again.
+//! Each is logged when it begins to count as expiring (see [`Validity::lead`]), when a third of that
+//! time is left, when it has ended, and each day after that. Once each: only a clock that was set back by
+//! more than an hour has it logged again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use super::{Credential, Key};
 use crate::secret::Kind;
+use crate::validity::Validity;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// How many days before the end somebody is told.
-const BEFORE: [u32; 3] = [30, 7, 1];
-/// A clock that is set back by less is being adjusted, and nothing is told twice for it.
+/// A clock that is set back by less is being adjusted, and nothing is logged twice for it.
 const ADJUSTMENT: Duration = Duration::from_secs(3600);
 /// How long a change of the clock, or the sleep of the machine, may go unnoticed.
 const LOOK: Duration = Duration::from_secs(60);
@@ -39,11 +39,33 @@ pub(super) struct Expiry {
 /// The ends of one part.
 struct Ends {
     /// The end that is next, or that has come last.
-    next: SystemTime,
+    next: End,
     /// Later ones, the last one first.
-    later: Vec<SystemTime>,
-    told: Stage,
+    later: Vec<End>,
+    logged: Stage,
     due: SystemTime,
+}
+
+/// The end of a certificate. The order is that of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct End {
+    at: SystemTime,
+    /// How long before it the certificate begins to count as expiring.
+    lead: Duration,
+}
+
+impl End {
+    fn of(validity: Validity, warn_days: u32) -> Self {
+        Self {
+            at: validity.not_after,
+            lead: validity.lead(warn_days),
+        }
+    }
+
+    /// How long before the end there is a log line.
+    fn before(self) -> [Duration; 2] {
+        [self.lead, self.lead / 3]
+    }
 }
 
 /// How near an end is: the number of reminders that are due by then.
@@ -54,26 +76,25 @@ impl Stage {
     /// Nothing is due yet.
     const FAR: Self = Self(0);
 
-    fn of(end: SystemTime, now: SystemTime) -> Self {
-        let before = BEFORE.iter().filter(|days| {
-            end.duration_since(now)
-                .map_or(true, |left| left <= DAY * **days)
-        });
+    fn of(end: End, now: SystemTime) -> Self {
+        let left = end.at.duration_since(now).unwrap_or_default();
+        let before = end.before().into_iter().filter(|lead| left <= *lead);
         let after = now
-            .duration_since(end)
+            .duration_since(end.at)
             .map_or(0, |past| 1 + past.as_secs() / DAY.as_secs());
         let stage = before.count() as u64 + after;
         Self(u32::try_from(stage).unwrap_or(u32::MAX))
     }
 
     /// When the next one begins.
-    fn next(self, end: SystemTime) -> SystemTime {
-        match BEFORE.get(self.0 as usize) {
-            Some(days) => end.checked_sub(DAY * *days),
-            None => end.checked_add(DAY * (self.0 - BEFORE.len() as u32)),
+    fn next(self, end: End) -> SystemTime {
+        let before = end.before();
+        match before.get(self.0 as usize) {
+            Some(lead) => end.at.checked_sub(*lead),
+            None => end.at.checked_add(DAY * (self.0 - before.len() as u32)),
         }
         // A time that can't be written is never reached.
-        .unwrap_or(end)
+        .unwrap_or(end.at)
     }
 }
 
@@ -89,7 +110,10 @@ impl Expiry {
         for kind in [Kind::Certificate, Kind::TrustBundle] {
             let secret = credential.secret(kind);
             let certificates = secret.map_or(&[][..], |secret| secret.facts().certificates());
-            let ends = certificates.iter().map(|one| one.not_after).collect();
+            let ends = certificates
+                .iter()
+                .map(|one| End::of(one.validity(), credential.warn_days))
+                .collect();
             let warned = warned && kind == Kind::Certificate;
             self.set_part((key.clone(), kind), ends, warned, now);
         }
@@ -131,7 +155,7 @@ impl Expiry {
             let Some(ends) = self.ends.get_mut(&id) else {
                 continue;
             };
-            let end = ends.next;
+            let end = ends.next.at;
             if ends.advance(now) {
                 let (key, kind) = id.clone();
                 reminders.push(Reminder { key, kind, end });
@@ -141,17 +165,11 @@ impl Expiry {
         reminders
     }
 
-    fn set_part(
-        &mut self,
-        id: (Key, Kind),
-        mut all: Vec<SystemTime>,
-        warned: bool,
-        now: SystemTime,
-    ) {
+    fn set_part(&mut self, id: (Key, Kind), mut all: Vec<End>, warned: bool, now: SystemTime) {
         all.sort_unstable_by(|a, b| b.cmp(a));
         all.dedup();
-        // Of an authority that has ended beside others, nobody needs to be told.
-        while all.len() > 1 && all.last().is_some_and(|end| *end < now) {
+        // An authority that has ended beside others calls for nothing.
+        while all.len() > 1 && all.last().is_some_and(|end| end.at < now) {
             all.pop();
         }
         let old = self.ends.get(&id);
@@ -164,16 +182,17 @@ impl Expiry {
         if old.is_some_and(|old| old.next == next && old.later == all) {
             return;
         }
-        let told = if warned {
-            Stage::of(next, now)
-        } else {
-            Stage::FAR
+        let logged = match old {
+            _ if warned => Stage::of(next, now),
+            // It is the same certificate, warned of at another time than before.
+            Some(old) if old.next.at == next.at => old.logged.min(Stage::of(next, now)),
+            _ => Stage::FAR,
         };
         let ends = Ends {
             next,
             later: all,
-            told,
-            due: told.next(next),
+            logged,
+            due: logged.next(next),
         };
         let due = ends.due;
         if let Some(old) = self.ends.insert(id.clone(), ends) {
@@ -187,31 +206,31 @@ impl Expiry {
         last.is_some_and(|last| last.duration_since(now).is_ok_and(|back| back > ADJUSTMENT))
     }
 
-    /// The clock was set back: what lies ahead again is told again.
+    /// The clock was set back: what lies ahead again is logged again.
     fn set_back(&mut self, now: SystemTime) {
         self.due.clear();
         for (id, ends) in &mut self.ends {
-            ends.told = ends.told.min(Stage::of(ends.next, now + ADJUSTMENT));
-            ends.due = ends.told.next(ends.next);
+            ends.logged = ends.logged.min(Stage::of(ends.next, now + ADJUSTMENT));
+            ends.due = ends.logged.next(ends.next);
             self.due.insert((ends.due, id.clone()));
         }
     }
 }
 
 impl Ends {
-    /// Takes in that time has passed. Returns whether somebody is to be told.
+    /// Takes in that time has passed. Returns whether that is to be logged.
     fn advance(&mut self, now: SystemTime) -> bool {
         let stage = Stage::of(self.next, now);
-        let tell = stage > self.told;
-        self.told = self.told.max(stage);
-        if self.next <= now
+        let is_due = stage > self.logged;
+        self.logged = self.logged.max(stage);
+        if self.next.at <= now
             && let Some(later) = self.later.pop()
         {
             self.next = later;
-            self.told = Stage::FAR;
+            self.logged = Stage::FAR;
         }
-        self.due = self.told.next(self.next);
-        tell
+        self.due = self.logged.next(self.next);
+        is_due
     }
 }
 
@@ -238,16 +257,27 @@ mod tests {
         (key, Kind::Certificate)
     }
 
-    fn expiry(ends: &[f64], now: f64) -> Expiry {
+    /// An end at `days` of a certificate that begins to count as expiring `lead` days before.
+    fn end(days: f64, lead: f64) -> End {
+        End {
+            at: at(days),
+            lead: DAY.mul_f64(lead),
+        }
+    }
+
+    fn ends(ends: &[f64]) -> Vec<End> {
+        ends.iter().map(|days| end(*days, 30.0)).collect()
+    }
+
+    fn expiry(all: &[f64], now: f64) -> Expiry {
         let mut expiry = Expiry::default();
-        let ends = ends.iter().map(|end| at(*end)).collect();
-        expiry.set_part(id(), ends, false, at(now));
+        expiry.set_part(id(), ends(all), false, at(now));
         expiry
     }
 
-    /// The days, counted from the end, at which somebody is told while the clock goes from `from` to
+    /// The days, counted from the end, at which there is a log line while the clock goes from `from` to
     /// `to` in steps of a quarter of a day.
-    fn told(expiry: &mut Expiry, from: f64, to: f64) -> Vec<f64> {
+    fn logged(expiry: &mut Expiry, from: f64, to: f64) -> Vec<f64> {
         let steps = ((to - from) * 4.0) as usize;
         (0..=steps)
             .map(|step| from + step as f64 / 4.0)
@@ -256,34 +286,43 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_of_at_30_7_and_1_days_when_it_comes_and_each_day_after() {
+    fn an_end_is_logged_when_it_is_near_at_a_third_of_that_when_it_comes_and_each_day_after() {
         let mut expiry = expiry(&[0.0], -40.0);
         assert_eq!(
-            told(&mut expiry, -40.0, 3.5),
-            [-30.0, -7.0, -1.0, 0.0, 1.0, 2.0, 3.0]
+            logged(&mut expiry, -40.0, 3.5),
+            [-30.0, -10.0, 0.0, 1.0, 2.0, 3.0]
         );
+        for (lifetime, expected) in [(12.0, [-3.0, -1.0, 0.0]), (3.0, [-0.75, -0.25, 0.0])] {
+            let mut expiry = Expiry::default();
+            let validity = Validity {
+                not_before: at(-lifetime),
+                not_after: at(0.0),
+            };
+            expiry.set_part(id(), vec![End::of(validity, 30)], false, at(-lifetime));
+            assert_eq!(logged(&mut expiry, -lifetime, 0.5), expected);
+        }
     }
 
     #[test]
-    fn of_what_was_passed_over_only_the_nearest_is_told() {
+    fn of_several_stages_that_have_passed_only_the_last_is_logged() {
         let mut late = expiry(&[0.0], -5.0);
-        assert_eq!(told(&mut late, -5.0, 0.0), [-5.0, -1.0, 0.0]);
+        assert_eq!(logged(&mut late, -5.0, 0.0), [-5.0, 0.0]);
         let mut asleep = expiry(&[0.0], -40.0);
-        assert_eq!(told(&mut asleep, -40.0, -35.0), [0.0; 0]);
-        assert_eq!(told(&mut asleep, 10.0, 11.0), [10.0, 11.0]);
+        assert_eq!(logged(&mut asleep, -40.0, -35.0), [0.0; 0]);
+        assert_eq!(logged(&mut asleep, 10.0, 11.0), [10.0, 11.0]);
     }
 
     #[test]
-    fn what_its_log_line_said_is_not_said_again() {
+    fn what_its_own_log_line_reported_is_not_logged_again() {
         let mut expiry = Expiry::default();
-        expiry.set_part(id(), vec![at(0.0)], true, at(-5.0));
-        assert_eq!(told(&mut expiry, -5.0, 0.0), [-1.0, 0.0]);
+        expiry.set_part(id(), ends(&[0.0]), true, at(-15.0));
+        assert_eq!(logged(&mut expiry, -15.0, 0.0), [-10.0, 0.0]);
     }
 
     #[test]
-    fn an_adjustment_of_the_clock_tells_nothing_twice_and_a_real_change_does() {
+    fn an_adjustment_of_the_clock_logs_nothing_twice_and_a_real_change_does() {
         let mut expiry = expiry(&[0.0], -40.0);
-        assert_eq!(told(&mut expiry, -31.0, -29.0), [-30.0]);
+        assert_eq!(logged(&mut expiry, -31.0, -29.0), [-30.0]);
         assert!(
             expiry
                 .remind(at(-30.0) - Duration::from_secs(60))
@@ -291,31 +330,38 @@ mod tests {
         );
         assert!(expiry.remind(at(-30.0)).is_empty());
 
-        assert_eq!(told(&mut expiry, 100.0, 100.0), [100.0]);
-        assert_eq!(told(&mut expiry, -29.0, -6.0), [-7.0]);
+        assert_eq!(logged(&mut expiry, 100.0, 100.0), [100.0]);
+        assert_eq!(logged(&mut expiry, -29.0, -6.0), [-10.0]);
     }
 
     #[test]
-    fn the_same_certificate_again_tells_nothing_and_another_one_begins_anew() {
+    fn the_same_certificate_again_logs_nothing_and_another_one_begins_anew() {
         let mut expiry = expiry(&[0.0], -40.0);
-        assert_eq!(told(&mut expiry, -31.0, -29.0), [-30.0]);
-        expiry.set_part(id(), vec![at(0.0)], false, at(-29.0));
-        assert_eq!(told(&mut expiry, -29.0, -28.0), [0.0; 0]);
-        expiry.set_part(id(), vec![at(60.0)], false, at(-28.0));
-        assert_eq!(told(&mut expiry, -28.0, 31.0), [30.0]);
+        assert_eq!(logged(&mut expiry, -31.0, -29.0), [-30.0]);
+        expiry.set_part(id(), ends(&[0.0]), false, at(-29.0));
+        assert_eq!(logged(&mut expiry, -29.0, -28.0), [0.0; 0]);
+        expiry.set_part(id(), ends(&[60.0]), false, at(-28.0));
+        assert_eq!(logged(&mut expiry, -28.0, 31.0), [30.0]);
         expiry.set_part(id(), Vec::new(), false, at(31.0));
         assert_eq!(expiry.wait(at(31.0)), None);
-        assert_eq!(told(&mut expiry, 31.0, 70.0), [0.0; 0]);
+        assert_eq!(logged(&mut expiry, 31.0, 70.0), [0.0; 0]);
+    }
+
+    #[test]
+    fn another_threshold_logs_what_is_near_by_it_and_nothing_twice() {
+        let mut expiry = expiry(&[0.0], -40.0);
+        assert_eq!(logged(&mut expiry, -31.0, -29.0), [-30.0]);
+        expiry.set_part(id(), vec![end(0.0, 6.0)], false, at(-29.0));
+        assert_eq!(logged(&mut expiry, -29.0, -5.0), [-6.0]);
+        expiry.set_part(id(), vec![end(0.0, 9.0)], false, at(-5.0));
+        assert_eq!(logged(&mut expiry, -5.0, 0.0), [-3.0, 0.0]);
     }
 
     #[test]
     fn an_authority_that_has_ended_gives_way_to_the_next_one() {
         let mut expiry = expiry(&[-100.0, 0.0, 50.0], -40.0);
-        let days = told(&mut expiry, -40.0, 52.0);
-        assert_eq!(
-            days,
-            [-30.0, -7.0, -1.0, 0.0, 20.0, 43.0, 49.0, 50.0, 51.0, 52.0]
-        );
+        let days = logged(&mut expiry, -40.0, 52.0);
+        assert_eq!(days, [-30.0, -10.0, 0.0, 20.0, 40.0, 50.0, 51.0, 52.0]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::credential::{Credential, Verdict};
 use crate::name;
 use crate::problem::{Problem, Reason};
 use crate::secret::{Facts, Kind, Name, Part, Secret};
+use crate::times;
 
 /// How long a folder must hold a trust bundle and no pair before the bundle is announced under the
 /// folder's own name: the CA may have been copied before the pair.
@@ -257,7 +258,7 @@ impl Folder {
     }
 
     /// What is published of it.
-    pub(super) fn view(&self, root: &Arc<Path>) -> View {
+    pub(super) fn view(&self, root: &Arc<Path>, warn_days: u32) -> View {
         let of_parts = Kind::ALL.iter().flat_map(|kind| {
             let problems = self.parts[*kind as usize].trouble().problems();
             problems.iter().map(|problem| (Some(*kind), problem))
@@ -272,6 +273,7 @@ impl Folder {
             root: root.clone(),
             name: self.name.clone(),
             folder: self.path.clone(),
+            warn_days,
             secrets: self.secrets.clone(),
             alone: self.alone,
             awaits_pair: self.awaits_pair(),
@@ -463,9 +465,8 @@ impl Folder {
     fn waiting(&self) -> Option<Problem> {
         let pair = &self.parts[Kind::Certificate as usize];
         let (served, next) = (pair.current()?.facts(), pair.successor()?);
-        let time = |time| humantime::format_rfc3339_seconds(time).to_string();
         let (reason, what) = if next.not_before() > served.not_before() {
-            let from = next.not_before().map(time).unwrap_or_default();
+            let from = next.not_before().map(times::date).unwrap_or_default();
             let what = format!("the certificate is not valid before {from}");
             (Reason::NotYetValid, what)
         } else {

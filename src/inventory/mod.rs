@@ -239,6 +239,7 @@ impl Inventory {
             .collect();
         let view = &mut self.snapshot.roots[at];
         view.present = Some(listing.present);
+        view.complete = listing.complete;
         view.problems = problems.into();
         // Whether a root that is not there held anything before the start is not known.
         let newly_listed = !view.listed && listing.present && listing.complete && left_out == 0;
@@ -380,7 +381,8 @@ impl Inventory {
         let old_timers = std::mem::replace(&mut folder.timers, timers);
         set_timer(&mut self.deadlines, old_timers.0, timers.0, key);
         set_timer(&mut self.dates, old_timers.1, timers.1, key);
-        let view = Arc::new(folder.view(&state.path));
+        let warn_days = state.settings.warn_days_of(&key.name);
+        let view = Arc::new(folder.view(&state.path, warn_days));
         let kept: Vec<_> = folder.previous().cloned().collect();
         if view.serves() {
             self.snapshot.departed.remove_mut(&key.name);
@@ -486,6 +488,9 @@ impl Inventory {
         }
         for key in &keys {
             self.publish(key, now);
+            if let Some(credential) = self.snapshot.credential(key) {
+                self.expiry.set(key, credential, false, now.system);
+            }
         }
         self.changes.everything = true;
         self.changes.published = true;
@@ -533,6 +538,7 @@ impl State {
             is_flat: settings.layout == config::Layout::Flat,
             present: None,
             listed: false,
+            complete: false,
             problems: Arc::new([]),
             credentials: Default::default(),
             unobserved: 0,

@@ -37,6 +37,8 @@ pub(super) struct Rules {
     pub(super) default_credential: Option<Name>,
     /// The answer to a name without a secret.
     pub(super) absent: Absent,
+    /// How many days before its end a certificate is warned of at most, unless a root or credential
+    /// has a setting of its own.
     pub(super) warn_days: u32,
 }
 
@@ -52,6 +54,8 @@ pub struct Root {
     /// Whether it was listed completely at least once since the start. Until then, what it held is
     /// not known.
     pub listed: bool,
+    /// Whether it was listed completely when it was last listed.
+    pub(super) complete: bool,
     /// What in it is not served, and why, besides the rejections of the credentials.
     pub problems: Arc<[Problem]>,
     pub(super) credentials: HashTrieMapSync<Name, Arc<Credential>>,
@@ -68,6 +72,8 @@ pub struct Credential {
     pub name: Name,
     /// The path of the folder.
     pub(super) folder: PathBuf,
+    /// How many days before its end a certificate of it is warned of at most.
+    pub warn_days: u32,
     /// Why files are not served. What is served of the same part is a previous version then.
     pub rejections: Vec<Rejection>,
     /// Warnings about what is served.
@@ -212,7 +218,8 @@ impl Snapshot {
         winner.is_some_and(|winner| Arc::ptr_eq(winner, credential))
     }
 
-    /// How long before its end a certificate is warned of, in days.
+    /// How many days before its end a certificate is warned of at most, unless its root or credential has
+    /// a setting of its own.
     pub fn warn_days(&self) -> u32 {
         self.rules.warn_days
     }
@@ -290,6 +297,11 @@ impl Root {
     /// Whether it, and every credential folder in it, has been read since the start.
     pub fn is_read(&self) -> bool {
         self.present.is_some() && self.unobserved == 0
+    }
+
+    /// Whether it is there and can be read; none before it was first listed.
+    pub fn is_readable(&self) -> Option<bool> {
+        self.present.map(|present| present && self.complete)
     }
 
     /// How many credential folders it holds.

@@ -32,6 +32,13 @@ fn the_life_of_a_credential_is_counted() {
         "sds_agent_certificate_not_after_timestamp_seconds{credential=\"site\",kind=\"certificate\"}",
     );
     assert!(end > 1.8e9, "{end}");
+    let start = value(
+        "sds_agent_certificate_not_before_timestamp_seconds{credential=\"site\",kind=\"certificate\"}",
+    );
+    assert!(1.6e9 < start && start < end, "{start}");
+    let warn_days =
+        value("sds_agent_certificate_warn_days{credential=\"site\",kind=\"certificate\"}");
+    assert_eq!(warn_days, 30.0);
 
     let client = bed.client();
     let (mut sotw, mut delta) = (client.sotw(), client.delta());

@@ -168,7 +168,7 @@ fn names_that_do_not_exist_are_counted_and_a_bounded_number_is_listed() {
 }
 
 #[test]
-fn the_state_of_a_root_that_does_not_exist_is_said() {
+fn a_root_that_does_not_exist_is_an_error() {
     let bed = Bed::new();
     let missing = bed.scratch("missing");
     let _agent = bed.ready(bed.builder().credentials(&missing));
@@ -176,7 +176,7 @@ fn the_state_of_a_root_that_does_not_exist_is_said() {
     assert_eq!(state["roots"][1]["present"], false);
     assert_eq!(state["roots"][1]["path"], missing.to_str().unwrap());
     let table = table(&bed);
-    let line = format!("the root {} does not exist", missing.display());
+    let line = format!("error: {}: the root does not exist", missing.display());
     assert!(table.contains(&line), "{table}");
 }
 

@@ -30,11 +30,10 @@ function make(tag, attributes = {}, ...children) {
 function replace(id, ...children) { byId(id).replaceChildren(...children); }
 
 function length(milliseconds) {
-  const minutes = Math.abs(milliseconds) / 60000;
-  if (minutes < 2) return `${Math.floor(Math.abs(milliseconds) / 1000)} s`;
-  if (minutes < 120) return `${Math.floor(minutes)} min`;
-  if (minutes < 2880) return `${Math.floor(minutes / 60)} h`;
-  return `${Math.floor(minutes / 1440)} days`;
+  const seconds = Math.round(Math.abs(milliseconds) / 1000);
+  const [unit, name] = [[86400, "days"], [3600, "h"], [60, "min"], [1, "s"]]
+    .find(([unit]) => seconds >= 2 * unit || unit === 1);
+  return `${Math.round(seconds / unit)} ${name}`;
 }
 
 function when(time) {

@@ -8,6 +8,7 @@ use sds_agent::inventory::Credential;
 use sds_agent::problem::Problem;
 use sds_agent::secret::{Facts, Kind};
 use sds_agent::text::escape_json;
+use sds_agent::times::rfc3339;
 use serde::Serialize;
 
 use super::survey::{Entry, State, Survey};
@@ -90,7 +91,7 @@ struct JsonProblem<'a> {
 
 pub(super) fn report(survey: &Survey) -> String {
     let report = Report {
-        checked_at: time(survey.now),
+        checked_at: rfc3339(survey.now),
         state: survey.worst().unwrap_or(State::Good),
         credentials: survey
             .entries
@@ -140,8 +141,8 @@ fn credential(entry: &Entry, now: SystemTime) -> JsonCredential<'_> {
         staple: staple.and_then(|part| match part.facts() {
             Facts::OcspStaple(facts) => Some(JsonStaple {
                 files: &facts.files,
-                this_update: time(facts.this_update),
-                next_update: facts.next_update.map(time),
+                this_update: rfc3339(facts.this_update),
+                next_update: facts.next_update.map(rfc3339),
             }),
             _ => None,
         }),
@@ -170,8 +171,8 @@ fn certificate(facts: &CertificateFacts, now: SystemTime) -> JsonCertificate<'_>
         issuer: &facts.issuer,
         serial: &facts.serial,
         names: &facts.names,
-        not_before: time(facts.not_before),
-        not_after: time(facts.not_after),
+        not_before: rfc3339(facts.not_before),
+        not_after: rfc3339(facts.not_after),
         expires_in_seconds: seconds_between(now, facts.not_after),
     }
 }
@@ -194,11 +195,6 @@ impl<'a> From<&'a Problem> for JsonProblem<'a> {
 
 fn path(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// RFC 3339, in UTC.
-fn time(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 fn seconds_between(from: SystemTime, to: SystemTime) -> i64 {

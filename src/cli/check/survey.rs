@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use sds_agent::agent::read_once;
 use sds_agent::config::{Account, Config, Layout, Root};
@@ -103,14 +103,6 @@ impl Survey {
             roots: Vec::new(),
         };
         for root in snapshot.roots() {
-            if root.present == Some(false) && root.problems.is_empty() {
-                survey.failures.push(Problem::new(
-                    Reason::Unreadable,
-                    &*root.path,
-                    "it does not exist",
-                    "make it, or name the folder that is meant",
-                ));
-            }
             for problem in root.problems.iter() {
                 survey.listed(root, problem);
             }
@@ -303,46 +295,9 @@ fn settings(path: &Path, config: &Config) -> Root {
     let same = |root: &&Root| root.path == path;
     match config.roots.iter().find(same) {
         Some(root) => root.clone(),
-        None => Root::new(path),
-    }
-}
-
-/// How long something is still valid, or since when it is not.
-pub(super) fn remaining(until: SystemTime, now: SystemTime) -> String {
-    match until.duration_since(now) {
-        Ok(left) => format!("in {}", rounded(left)),
-        Err(past) => format!("{} ago", rounded(past.duration())),
-    }
-}
-
-fn rounded(time: Duration) -> String {
-    const UNITS: [(u64, &str); 3] = [(86_400, "days"), (3_600, "hours"), (60, "minutes")];
-    let seconds = time.as_secs();
-    UNITS
-        .iter()
-        .find(|(unit, _)| seconds >= 2 * unit)
-        .map_or_else(
-            || format!("{seconds} seconds"),
-            |(unit, name)| format!("{} {name}", seconds / unit),
-        )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_told_in_the_unit_that_fits() {
-        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-        for (seconds, text) in [
-            (90 * 86_400, "90 days"),
-            (47 * 3_600, "47 hours"),
-            (119 * 60, "119 minutes"),
-            (119, "119 seconds"),
-        ] {
-            let time = Duration::from_secs(seconds);
-            assert_eq!(remaining(now + time, now), format!("in {text}"));
-            assert_eq!(remaining(now - time, now), format!("{text} ago"));
-        }
+        None => Root {
+            warn_days: config.warn_days,
+            ..Root::new(path)
+        },
     }
 }

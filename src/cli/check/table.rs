@@ -6,8 +6,9 @@ use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use sds_agent::inventory::Credential;
 use sds_agent::problem::Problem;
 use sds_agent::secret::{Facts, Kind};
+use sds_agent::times::when;
 
-use super::survey::{Entry, State, Survey, remaining};
+use super::survey::{Entry, State, Survey};
 use crate::cli::output::shown;
 
 /// More names than this are counted instead of told.
@@ -128,7 +129,7 @@ fn details(credential: &Credential, survey: &Survey) -> [String; 4] {
             listed(&pair.leaf.names),
             shown(&pair.leaf.issuer),
             pair.key_type.clone(),
-            remaining(pair.leaf.not_after, survey.now),
+            when(pair.leaf.not_after, survey.now),
         ];
     }
     let Some(Facts::TrustBundle(bundle)) = facts(Kind::TrustBundle) else {
@@ -141,7 +142,7 @@ fn details(credential: &Credential, survey: &Survey) -> [String; 4] {
         format!("clients of {}", listed(&subjects.collect::<Vec<_>>())),
         String::new(),
         String::new(),
-        next.map_or_else(String::new, |end| remaining(end, survey.now)),
+        next.map_or_else(String::new, |end| when(end, survey.now)),
     ]
 }
 

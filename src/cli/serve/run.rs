@@ -275,6 +275,8 @@ impl Shared {
         let loaded = self.pool.run(move || source.reload(cause)).await;
         let loaded = loaded.flatten()?;
         self.metrics.config_reloaded(loaded.is_ok());
+        self.health
+            .config_reloaded(loaded.as_ref().err().map(ToString::to_string));
         systemd::reloading();
         let config = match loaded {
             Ok(new) => {

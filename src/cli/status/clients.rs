@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use sds_agent::admin::state::{Answer, Secret, Subscriber};
 
-use super::times::when;
 use crate::cli::output::shown;
+use sds_agent::times::when;
 
 /// More clients of one secret than this are counted instead of told.
 const CLIENTS: usize = 8;
@@ -51,7 +51,7 @@ fn answer(secret: &Secret, client: &Subscriber, now: SystemTime) -> String {
     };
     let old = client.version.as_deref().filter(|v| *v != secret.version);
     let old = old.map_or_else(String::new, |version| format!(" of {}", short(version)));
-    let sent = when(sent, now);
+    let sent = when(sent.get(), now);
     match client.answer {
         Answer::Ack => format!("ACK{old}, sent {sent}"),
         Answer::Nack => format!("NACK{old}, sent {sent}"),

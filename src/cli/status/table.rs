@@ -5,11 +5,11 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
-use sds_agent::admin::state::{Condition, Folder, Problem, Root, Secret, State, Waiting, Watch};
+use sds_agent::admin::state::{Condition, Folder, Problem, Secret, State, Waiting, Watch};
 
 use super::clients;
-use super::times::{span, when};
 use crate::cli::output::shown;
+use sds_agent::times::{span, when};
 
 const HEADER: [&str; 7] = [
     "STATE", "SECRET", "KIND", "EXPIRES", "VERSION", "SINCE", "CLIENTS",
@@ -56,14 +56,6 @@ fn head(text: &mut String, state: &State) {
     }
     for root in &agent.degraded {
         let _ = writeln!(text, "degraded: {}", shown(root));
-    }
-    let is_missing = |root: &&Root| root.present == Some(false) && root.problems.is_empty();
-    for root in state.roots.iter().filter(is_missing) {
-        let path = shown(&root.path);
-        let _ = writeln!(
-            text,
-            "warning: the root {path} does not exist; it is served as soon as it does"
-        );
     }
     polled(text, &state.watch);
 }
@@ -173,9 +165,13 @@ fn of_secret(secret: &Secret, now: SystemTime) -> Row {
         condition(secret.state),
         Cell::new(shown(&secret.name)),
         Cell::new(secret.kind.replace('_', " ")),
-        Cell::new(secret.not_after.map_or("-".into(), |end| when(end, now))),
+        Cell::new(
+            secret
+                .not_after
+                .map_or("-".into(), |end| when(end.get(), now)),
+        ),
         Cell::new(clients::short(&secret.version)),
-        Cell::new(when(secret.since, now)),
+        Cell::new(when(secret.since.get(), now)),
         Cell::new(clients::all(secret, now)),
     ];
     (secret.state, secret.name.clone(), cells)

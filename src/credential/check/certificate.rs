@@ -1,13 +1,12 @@
 //! The certificates of a file: their parsing, dates and signatures.
 
-use std::time::SystemTime;
-
 use super::findings::Findings;
 use crate::credential::contents::Item;
 use crate::credential::facts::{are_names_known, called};
 use crate::credential::pem::{Block, Content, Flaw};
 use crate::credential::x509::X509;
 use crate::problem::Reason;
+use crate::times::date;
 
 /// Signature algorithms that are no longer trusted.
 const WEAK: [(&str, &str); 3] = [
@@ -79,15 +78,17 @@ fn check_names(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) 
 /// Warns of a certificate that is not valid now, or not for much longer.
 pub(super) fn check_dates(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) {
     let (begin, end) = (certificate.not_before, certificate.not_after);
-    let left = end.duration_since(findings.now);
-    let (reason, what, remedy) = if left.is_err() {
+    let (reason, what, remedy) = if end < findings.now {
         let what = format!("expired on {}", date(end));
         (Reason::Expired, what, "renew it")
     } else if begin > findings.now {
         let what = format!("is not yet valid: it is valid only from {}", date(begin));
         let remedy = "check the clocks of this machine and of the CA";
         (Reason::NotYetValid, what, remedy)
-    } else if left.is_ok_and(|left| left <= findings.soon) {
+    } else if certificate
+        .validity()
+        .is_expiring(findings.now, findings.warn_days)
+    {
         let what = format!("expires on {}", date(end));
         (Reason::ExpiresSoon, what, "renew it")
     } else {
@@ -111,11 +112,4 @@ pub(super) fn check_signature(file: &str, certificate: &X509<'_>, findings: &mut
         let remedy = "have it issued with SHA-256 or better";
         findings.warn(Reason::WeakSignature, file, what, remedy);
     }
-}
-
-/// A date and time as an operator reads it, such as `2026-01-31 08:15 UTC`.
-pub(super) fn date(time: SystemTime) -> String {
-    let text = humantime::format_rfc3339_seconds(time).to_string();
-    let minutes = text.get(..16).unwrap_or(&text);
-    format!("{} UTC", minutes.replace('T', " "))
 }

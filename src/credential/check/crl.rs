@@ -1,7 +1,6 @@
 //! Revocation lists. Once Envoy has one, it refuses every client unless it has a good list for each
 //! issuer on the way to a self-signed one: a flaw here locks clients out, or lets revoked ones in.
 
-use super::certificate::date;
 use super::findings::Findings;
 use crate::config::TrustOptions;
 use crate::credential::contents::Item;
@@ -9,6 +8,8 @@ use crate::credential::facts::{called, distinguished};
 use crate::credential::pem::{Content, Flaw};
 use crate::credential::x509::{self, List as Parsed, X509};
 use crate::problem::Reason;
+use crate::times::date;
+use crate::validity::Validity;
 
 /// The extension of a list that covers a part of the certificates alone.
 const DISTRIBUTION_POINT: &[u8] = &[0x55, 0x1d, 0x1c];
@@ -146,19 +147,16 @@ impl List<'_> {
         })
     }
 
-    /// Warns of a list that should have been replaced by now: less than a quarter of its time is left,
-    /// and less than that at which certificates are warned of.
+    /// Warns of a list that should have been replaced by now.
     fn warn_of_end(&self, findings: &mut Findings<'_>) {
         let Some(until) = self.parsed.next_update else {
             return;
         };
-        let (Ok(left), Ok(whole)) = (
-            until.duration_since(findings.now),
-            until.duration_since(self.parsed.this_update),
-        ) else {
-            return;
+        let validity = Validity {
+            not_before: self.parsed.this_update,
+            not_after: until,
         };
-        if left < whole / 4 && left <= findings.soon {
+        if validity.is_expiring(findings.now, findings.warn_days) {
             let what = format!(
                 "the revocation list of {} ends on {}: Envoy refuses its clients from then on",
                 self.issuer(),

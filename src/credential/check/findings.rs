@@ -1,7 +1,7 @@
 //! What has been found wrong so far.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::credential::Verdict;
 use crate::credential::contents::Item;
@@ -14,8 +14,8 @@ pub(crate) struct Findings<'a> {
     folder: &'a Path,
     /// What decides what has expired.
     pub(super) now: SystemTime,
-    /// How long before its end a certificate is warned of.
-    pub(super) soon: Duration,
+    /// How many days before its end a certificate is warned of at most.
+    pub(super) warn_days: u32,
     /// What keeps the credential from being served.
     pub(crate) errors: Vec<Problem>,
     /// What does not.
@@ -28,7 +28,7 @@ impl<'a> Findings<'a> {
         Self {
             folder,
             now,
-            soon: Duration::from_secs(u64::from(warn_days) * 86_400),
+            warn_days,
             errors: Vec::new(),
             warnings: Vec::new(),
         }

@@ -6,7 +6,6 @@ use aws_lc_rs::digest;
 use x509_parser::asn1_rs::FromDer;
 use x509_parser::prelude::SubjectPublicKeyInfo;
 
-use super::certificate::date;
 use super::findings::Findings;
 use crate::credential::contents::Item;
 use crate::credential::facts::{UNKNOWN, hex};
@@ -14,6 +13,8 @@ use crate::credential::ocsp::{Response, Status, Unusable};
 use crate::credential::pem::Flaw;
 use crate::credential::{CertificateFacts, Staple, StapleFacts};
 use crate::problem::Reason;
+use crate::times::date;
+use crate::validity::Validity;
 
 const SHA1: &[u8] = b"\x2b\x0e\x03\x02\x1a";
 const SHA256: &[u8] = b"\x60\x86\x48\x01\x65\x03\x04\x02\x01";
@@ -92,13 +93,16 @@ fn check_times(response: &Response<'_>, file: &Item, findings: &mut Findings<'_>
     let Some(end) = response.next_update else {
         return Some(());
     };
-    let Ok(left) = end.duration_since(findings.now) else {
+    if end < findings.now {
         let what = format!("the OCSP staple expired on {}", date(end));
         findings.error(Reason::Expired, &file.name, what, RENEW);
         return None;
+    }
+    let validity = Validity {
+        not_before: begin,
+        not_after: end,
     };
-    let whole = end.duration_since(begin).unwrap_or_default();
-    if left < whole / 4 && left <= findings.soon {
+    if validity.is_expiring(findings.now, findings.warn_days) {
         let what = format!("the OCSP staple expires on {}", date(end));
         findings.warn(Reason::ExpiresSoon, &file.name, what, RENEW);
     }

@@ -98,7 +98,8 @@ fn broken_links_are_named_and_a_root_may_be_absent() {
     assert_eq!(listing.problems.len(), 2);
 
     let listing = list(&dir.path().join("none"));
-    assert!(!listing.present && listing.problems.is_empty());
+    assert!(!listing.present && listing.complete);
+    assert_eq!(listing.problems[0].what(), "the root does not exist");
     let listing = list(&dir.path().join("dangling"));
     assert!(!listing.present);
     assert_eq!(listing.problems[0].reason(), Reason::BrokenLink);
