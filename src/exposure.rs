@@ -111,7 +111,7 @@ impl Clients {
 
 impl Client {
     fn may(&self, rights: &Rights, wanted: u32) -> bool {
-        rights.allow(self.uid, &self.groups, wanted)
+        rights.allow(self.uid, |gid| Some(self.groups.contains(&gid)), wanted)
     }
 
     /// Whether all folders above `path` let the user through.

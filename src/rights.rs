@@ -1,11 +1,11 @@
 //! Who may read a file: its mode and its POSIX access control list (acl(5)).
 
-use std::io;
 use std::path::Path;
 
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, AsRawFd};
 use rustix::fs::{Stat, fgetxattr, getxattr, stat};
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid, getgroups};
 
 /// The right to read, as a bit of a mode.
 pub const READ: u32 = 4;
@@ -39,28 +39,38 @@ const GROUP: u16 = 0x08;
 const MASK: u16 = 0x10;
 
 impl Rights {
-    /// The rights to an open file.
+    /// The rights to an open file or folder, which may have been opened with `O_PATH`.
     ///
     /// # Errors
     /// They can't be read.
-    pub fn of(file: impl AsFd, stat: &Stat) -> io::Result<Self> {
-        Self::new(stat, |buffer| fgetxattr(&file, ACL, buffer))
+    pub fn of(file: impl AsFd, stat: &Stat) -> Result<Self, Errno> {
+        Self::new(stat, |buffer| match fgetxattr(&file, ACL, &mut *buffer) {
+            // The kernel reads no attributes through such a descriptor, but through its link in /proc.
+            Err(Errno::BADF) => {
+                let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+                getxattr(link, ACL, buffer)
+            }
+            result => result,
+        })
     }
 
     /// The rights to what is at `path`, links followed.
     ///
     /// # Errors
     /// They can't be read.
-    pub fn at(path: &Path) -> io::Result<Self> {
+    pub fn at(path: &Path) -> Result<Self, Errno> {
         Self::new(&stat(path)?, |buffer| getxattr(path, ACL, buffer))
     }
 
-    fn new(stat: &Stat, read: impl FnOnce(&mut [u8]) -> Result<usize, Errno>) -> io::Result<Self> {
-        let mut buffer = vec![0; ACL_BYTES];
+    fn new(
+        stat: &Stat,
+        read: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
+    ) -> Result<Self, Errno> {
+        let mut buffer = [0; ACL_BYTES];
         let list = match read(&mut buffer) {
             Ok(length) => parse(&buffer[..length]).ok_or(Errno::INVAL)?,
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Vec::new(),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         Ok(Self {
             uid: stat.st_uid,
@@ -75,37 +85,71 @@ impl Rights {
         self.uid
     }
 
-    /// Whether a user in these groups has the rights `wanted`, as the kernel decides it. Root has all.
-    pub fn allow(&self, uid: u32, groups: &[u32], wanted: u32) -> bool {
+    /// Whether a user has the rights `wanted`, as the kernel decides it. Root has all.
+    ///
+    /// `is_member` tells whether the user is in a group, and `None` where that can't be found out. It is
+    /// asked only where a membership makes a difference. What can't be found out gives no right: a
+    /// membership may take a right away as well as give it.
+    pub fn allow(
+        &self,
+        uid: u32,
+        mut is_member: impl FnMut(u32) -> Option<bool>,
+        wanted: u32,
+    ) -> bool {
         if uid == 0 {
             return true;
         }
         if uid == self.uid {
             return self.mode >> 6 & wanted == wanted;
         }
+        let user = self.list.iter().find(|e| e.tag == USER && e.id == uid);
+        if let Some(user) = user {
+            return user.rights & self.mask() & wanted == wanted;
+        }
+        let others = self.mode & wanted == wanted;
+        let groups = self.groups();
+        let grants = |rights: u32| rights & wanted == wanted;
+        if groups.iter().all(|&(_, rights)| grants(rights) == others) {
+            return others;
+        }
+        let mut is_in_any = false;
+        for (gid, rights) in groups {
+            match is_member(gid) {
+                Some(true) if grants(rights) => return true,
+                Some(true) => is_in_any = true,
+                Some(false) => {}
+                None => return false,
+            }
+        }
+        !is_in_any && others
+    }
+
+    /// Each group that has rights of its own, with these.
+    fn groups(&self) -> Vec<(u32, u32)> {
         if self.list.is_empty() {
-            let shift = if groups.contains(&self.gid) { 3 } else { 0 };
-            return self.mode >> shift & wanted == wanted;
+            return vec![(self.gid, self.mode >> 3)];
         }
-        let grants = |entry: &Entry| entry.rights & self.mask() & wanted == wanted;
-        if let Some(user) = self.list.iter().find(|e| e.tag == USER && e.id == uid) {
-            return grants(user);
-        }
-        let mut of_groups = self.list.iter().filter(|entry| match entry.tag {
-            GROUP_OBJ => groups.contains(&self.gid),
-            GROUP => groups.contains(&entry.id),
-            _ => false,
+        let entries = self.list.iter().filter_map(|entry| match entry.tag {
+            GROUP_OBJ => Some((self.gid, entry.rights & self.mask())),
+            GROUP => Some((entry.id, entry.rights & self.mask())),
+            _ => None,
         });
-        let mut of_groups = of_groups.by_ref().peekable();
-        if of_groups.peek().is_some() {
-            return of_groups.any(grants);
-        }
-        self.mode & wanted == wanted
+        entries.collect()
     }
 
     /// Whether the access control list lets anybody read or write besides the owner, the owning group,
-    /// and this user in these groups.
-    pub fn list_admits_others(&self, uid: u32, groups: &[u32]) -> bool {
+    /// and this process.
+    pub fn list_admits_others(&self) -> bool {
+        if self.list.is_empty() {
+            return false;
+        }
+        let mut groups = getgroups().unwrap_or_default();
+        groups.push(getegid());
+        let groups: Vec<u32> = groups.into_iter().map(|group| group.as_raw()).collect();
+        self.list_admits_others_than(geteuid().as_raw(), &groups)
+    }
+
+    fn list_admits_others_than(&self, uid: u32, groups: &[u32]) -> bool {
         self.list.iter().any(|entry| {
             let known = match entry.tag {
                 USER => entry.id == self.uid || entry.id == uid,
@@ -171,8 +215,22 @@ mod tests {
             (0o044, 10, &[20], false),
             (0o000, 0, &[], true),
         ] {
-            let allowed = rights(mode, &[]).allow(uid, groups, READ);
+            let is_member = |gid| Some(groups.contains(&gid));
+            let allowed = rights(mode, &[]).allow(uid, is_member, READ);
             assert_eq!(allowed, may, "{mode:o} {uid} {groups:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_memberships_give_no_right_and_are_looked_up_only_where_they_matter() {
+        let unknown = |_| None;
+        let never = |_| -> Option<bool> { panic!("no membership makes a difference") };
+        for (mode, may) in [(0o644, true), (0o600, false)] {
+            assert_eq!(rights(mode, &[]).allow(11, never, READ), may, "{mode:o}");
+        }
+        assert!(rights(0o400, &[]).allow(10, never, READ));
+        for mode in [0o640, 0o604] {
+            assert!(!rights(mode, &[]).allow(11, unknown, READ), "{mode:o}");
         }
     }
 
@@ -198,13 +256,14 @@ mod tests {
             (31, &[20], false),
             (31, &[1], false),
         ] {
-            assert_eq!(list(4).allow(uid, groups, READ), may, "{uid} {groups:?}");
-            assert!(!list(0).allow(uid, groups, READ), "{uid} {groups:?}");
+            let is_member = |gid| Some(groups.contains(&gid));
+            assert_eq!(list(4).allow(uid, is_member, READ), may, "{uid} {groups:?}");
+            assert!(!list(0).allow(uid, is_member, READ), "{uid} {groups:?}");
         }
-        assert!(list(4).list_admits_others(30, &[]), "the group 40");
-        assert!(!list(4).list_admits_others(30, &[40]));
-        assert!(!list(0).list_admits_others(5, &[]));
-        assert!(!rights(0o644, &[]).list_admits_others(5, &[]));
+        assert!(list(4).list_admits_others_than(30, &[]), "the group 40");
+        assert!(!list(4).list_admits_others_than(30, &[40]));
+        assert!(!list(0).list_admits_others_than(5, &[]));
+        assert!(!rights(0o644, &[]).list_admits_others_than(5, &[]));
     }
 
     #[test]
@@ -240,11 +299,18 @@ mod tests {
         }
         set.unwrap();
         let rights = Rights::at(file.path()).unwrap();
-        assert!(rights.allow(4242, &[], READ));
-        assert!(!rights.allow(4243, &[], READ));
-        assert!(rights.list_admits_others(5, &[]));
-        assert!(!rights.list_admits_others(4242, &[]));
+        let in_no_group = |_| Some(false);
+        assert!(rights.allow(4242, in_no_group, READ));
+        assert!(!rights.allow(4243, in_no_group, READ));
+        assert!(rights.list_admits_others_than(5, &[]));
+        assert!(!rights.list_admits_others_than(4242, &[]));
         let stat = stat(file.path()).unwrap();
         assert_eq!(Rights::of(file.as_file(), &stat).unwrap(), rights);
+        let path_only = rustix::fs::open(
+            file.path(),
+            rustix::fs::OFlags::PATH,
+            rustix::fs::Mode::empty(),
+        );
+        assert_eq!(Rights::of(path_only.unwrap(), &stat).unwrap(), rights);
     }
 }

@@ -1,25 +1,23 @@
 //! Whether the owner of a credential folder could read a file himself: in a confined root, where
 //! several users own folders, the agent must not read for one of them what is another's.
 
+use std::cell::OnceCell;
+
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 
 use super::arm::FileId;
 use super::resolve::{Folder, Leaf};
+use crate::rights::{READ, Rights, SEARCH};
 
 /// The owner of a credential folder.
 pub(super) struct Owner {
     uid: u32,
     /// The folder, where it is his.
     folder: Option<FileId>,
-}
-
-/// What a user may do with a file or folder, as the bits of the last digit of a mode.
-#[derive(Clone, Copy)]
-enum Right {
-    Read = 0o4,
-    Search = 0o1,
+    /// His groups, looked up when they matter; `None` where they can't be.
+    groups: OnceCell<Option<Vec<Gid>>>,
 }
 
 impl Owner {
@@ -31,6 +29,7 @@ impl Owner {
         Ok(Self {
             uid,
             folder: (uid == stat.st_uid).then(|| FileId::of(&stat)),
+            groups: OnceCell::new(),
         })
     }
 
@@ -40,11 +39,17 @@ impl Owner {
     }
 
     /// Whether he could read the file at `leaf`, whose state is `stat`, or root has put it into his
-    /// folder for the agent.
-    pub(super) fn may_have(&self, leaf: &Leaf, stat: &Stat) -> Result<bool, Errno> {
+    /// folder for the agent. Rights that can't be read count as none.
+    pub(super) fn may_have(
+        &self,
+        leaf: &Leaf,
+        stat: &Stat,
+        rights: Result<&Rights, Errno>,
+    ) -> Result<bool, Errno> {
         if self.uid == 0 || stat.st_uid == self.uid {
             return Ok(true);
         }
+        let readable = || rights.is_ok_and(|rights| self.has(READ, rights));
         let mut above = Vec::new();
         let way = std::iter::successors(Some(&*leaf.folder), |folder| folder.above.as_deref());
         for folder in way {
@@ -52,38 +57,27 @@ impl Owner {
             if Some(FileId::of(&state)) == self.folder {
                 // A file with more names may be one of root's that he has given a name here.
                 let put_by_root = stat.st_uid == 0 && stat.st_nlink == 1;
-                return Ok(put_by_root || self.has(Right::Read, stat));
+                return Ok(put_by_root || readable());
             }
-            above.push(state);
+            above.push((folder, state));
         }
-        let search = |folder: &Stat| self.has(Right::Search, folder);
-        Ok(self.has(Right::Read, stat) && above.iter().all(search))
+        let searchable = |(folder, state): &(&Folder, Stat)| {
+            Rights::of(&folder.fd, state).is_ok_and(|rights| self.has(SEARCH, &rights))
+        };
+        Ok(readable() && above.iter().all(searchable))
     }
 
-    /// Whether he has this right to a file or folder, by its mode.
-    fn has(&self, right: Right, stat: &Stat) -> bool {
-        let right = right as u32;
-        let (user, group, other) = (right << 6, right << 3, right);
-        if stat.st_uid == self.uid {
-            return stat.st_mode & user != 0;
-        }
-        if stat.st_mode & (group | other) == group | other {
-            return true;
-        }
-        // A membership that can't be looked up may take a right as well as give it.
-        stat.st_mode & (group | other) != 0
-            && match self.is_member(stat.st_gid) {
-                Some(true) => stat.st_mode & group != 0,
-                Some(false) => stat.st_mode & other != 0,
-                None => false,
-            }
+    fn has(&self, right: u32, rights: &Rights) -> bool {
+        rights.allow(self.uid, |gid| self.is_member(gid), right)
     }
 
     /// Whether he is in a group, as far as the user database can tell.
     fn is_member(&self, gid: u32) -> Option<bool> {
-        let user = User::from_uid(Uid::from_raw(self.uid)).ok()??;
-        let name = std::ffi::CString::new(user.name).ok()?;
-        let groups = getgrouplist(&name, user.gid).ok()?;
-        Some(groups.contains(&Gid::from_raw(gid)))
+        let groups = self.groups.get_or_init(|| {
+            let user = User::from_uid(Uid::from_raw(self.uid)).ok()??;
+            let name = std::ffi::CString::new(user.name).ok()?;
+            getgrouplist(&name, user.gid).ok()
+        });
+        Some(groups.as_ref()?.contains(&Gid::from_raw(gid)))
     }
 }

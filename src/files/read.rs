@@ -18,6 +18,7 @@ use super::slurp::{Slurped, slurp};
 pub use super::stamps::Stamps;
 use crate::config::Limits;
 use crate::problem::{Problem, Reason};
+use crate::rights::Rights;
 
 /// The link that the kubelet, and whoever writes folders as it does, switches when all is in place.
 const DATA: &str = "..data";
@@ -387,7 +388,7 @@ impl<'a> Read<'a> {
                 bytes,
                 stat,
                 shared,
-                listed,
+                rights,
             }) => {
                 let seen = Seen {
                     name: &leaf.name,
@@ -395,9 +396,10 @@ impl<'a> Read<'a> {
                     shared,
                 };
                 self.walk.arm.saw(folder, seen);
-                if let Some(problem) = self.not_his(path, leaf, &stat) {
+                if let Some(problem) = self.not_his(path, leaf, &stat, &rights) {
                     return self.problems.push(problem);
                 }
+                let listed = rights.is_ok_and(|rights| rights.list_admits_others());
                 self.files.push(File {
                     name: name.to_owned(),
                     bytes,
@@ -417,9 +419,15 @@ impl<'a> Read<'a> {
     }
 
     /// What is wrong with a file that the owner of the folder must not have by way of the agent.
-    fn not_his(&self, path: &Path, leaf: &Leaf, stat: &Stat) -> Option<Problem> {
+    fn not_his(
+        &self,
+        path: &Path,
+        leaf: &Leaf,
+        stat: &Stat,
+        rights: &Result<Rights, Errno>,
+    ) -> Option<Problem> {
         let owner = self.owner.as_ref()?;
-        match owner.may_have(leaf, stat) {
+        match owner.may_have(leaf, stat, rights.as_ref().map_err(|error| *error)) {
             Ok(true) => None,
             Ok(false) => Some(Problem::new(
                 Reason::Unreadable,

@@ -18,8 +18,8 @@ pub(super) enum Slurped {
         stat: Stat,
         /// Whether it has other names, under which it can be written.
         shared: bool,
-        /// Whether its access control list lets others have it, which its mode does not tell.
-        listed: bool,
+        /// Who may read it.
+        rights: Result<Rights, Errno>,
     },
     /// It has more bytes than it may have.
     TooLarge,
@@ -58,22 +58,9 @@ pub(super) fn slurp(leaf: &Leaf, limit: usize) -> Result<Slurped, Errno> {
     Ok(Slurped::Whole {
         bytes,
         shared: before.st_nlink > 1 || mounted,
-        listed: is_listed(&fd, &before),
+        rights: Rights::of(&fd, &before),
         stat: before,
     })
-}
-
-/// Whether an access control list lets others than the owner, the owning group and the agent have the file.
-/// One that can't be read is taken for one that does not.
-fn is_listed(fd: &OwnedFd, stat: &Stat) -> bool {
-    // With a list, these bits are the most that it gives anybody but owner and others.
-    if stat.st_mode & 0o060 == 0 {
-        return false;
-    }
-    let groups = rustix::process::getgroups().unwrap_or_default();
-    let groups: Vec<_> = groups.into_iter().map(|group| group.as_raw()).collect();
-    let uid = rustix::process::geteuid().as_raw();
-    Rights::of(fd, stat).is_ok_and(|rights| rights.list_admits_others(uid, &groups))
 }
 
 /// `None` when the open file is not as it was `before`; otherwise whether the file itself is mounted

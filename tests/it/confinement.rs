@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 
+use rustix::fs::{XattrFlags, removexattr, setxattr};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::util::folders::write_files;
@@ -87,6 +89,33 @@ fn confined_reads_follow_no_link_out_of_the_root() {
     agent.signal(Signal::HUP);
     for name in out {
         agent.wait_for_line(&["loaded", name]);
+    }
+}
+
+/// Gives a file an access control list: entries of users with these rights, nothing for the owning group
+/// and for others. `false` where the file system has no such lists.
+fn set_list(file: &Path, users: &[(u32, u16)]) -> bool {
+    const NONE: u32 = u32::MAX;
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    let mut push = |tag: u16, rights: u16, id: u32| {
+        list.extend(tag.to_le_bytes());
+        list.extend(rights.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    };
+    push(0x01, 7, NONE);
+    for (user, rights) in users {
+        push(0x02, *rights, *user);
+    }
+    push(0x04, 0, NONE);
+    push(0x10, 7, NONE);
+    push(0x20, 0, NONE);
+    match setxattr(file, "system.posix_acl_access", &list, XattrFlags::empty()) {
+        Ok(()) => true,
+        Err(Errno::OPNOTSUPP) => {
+            eprintln!("left out: the file system of {file:?} has no access control lists");
+            false
+        }
+        Err(error) => panic!("{file:?}: {error}"),
     }
 }
 
@@ -184,6 +213,104 @@ fn a_user_gets_no_key_by_way_of_a_confined_root_that_he_could_not_read() {
     agent.signal(Signal::HUP);
     for name in refused {
         agent.wait_for_line(&["loaded", name]);
+    }
+}
+
+#[test]
+fn access_control_lists_decide_what_the_owner_of_a_folder_could_read() {
+    if require(&ROOT).is_none() {
+        return;
+    }
+    let bed = Bed::new();
+    let pair = bed.ca.server(&["site.test"]);
+    // Each of Alice's folders has a link to a key in a folder of Bob's, of the group of `daemon`.
+    let case = |name: &str, owner: u32, folder: &[(u32, u16)], key: &[(u32, u16)]| {
+        let bobs = bed.root.path().join(format!(".bob-{name}"));
+        put(&bobs, &pair);
+        for path in [&bobs, &bobs.join("key")] {
+            chown(path, Some(BOB), Some(DAEMON)).unwrap();
+        }
+        fs::set_permissions(bobs.join("key"), PermissionsExt::from_mode(0o600)).unwrap();
+        let own = bed.root.credential(name);
+        write_files(&own, &[("cert", &pair.chain)]);
+        symlink(format!("../.bob-{name}/key"), own.join("key")).unwrap();
+        for path in [own.join("cert"), own] {
+            chown(path, Some(owner), None).unwrap();
+        }
+        let listed = folder.is_empty() || set_list(&bobs, folder);
+        listed && (key.is_empty() || set_list(&bobs.join("key"), key))
+    };
+    let (read, search) = (4, 1);
+    let all_listed = [
+        case("given", ALICE, &[], &[(ALICE, read)]),
+        case(
+            "given-all-the-way",
+            ALICE,
+            &[(ALICE, search)],
+            &[(ALICE, read)],
+        ),
+        case("given-to-another", ALICE, &[], &[(BOB + 1, read)]),
+        case(
+            "closed-on-the-way",
+            ALICE,
+            &[(BOB + 1, search)],
+            &[(ALICE, read)],
+        ),
+        case("not-listed", ALICE, &[], &[]),
+        // The group's bits of the mode are then those of the list's mask, and give the group nothing.
+        case("masked", DAEMON, &[], &[(ALICE, read)]),
+    ];
+    if all_listed.contains(&false) {
+        return;
+    }
+    let agent = start(&bed, "confine = true");
+    let refused = [
+        "closed-on-the-way",
+        "given-to-another",
+        "masked",
+        "not-listed",
+    ];
+    assert_serves(
+        &bed,
+        &[("given", &pair), ("given-all-the-way", &pair)],
+        &refused,
+    );
+    for name in refused {
+        agent.wait_for_line(&[name, "could not read it"]);
+    }
+}
+
+#[test]
+fn a_key_that_a_list_lets_others_read_is_warned_of_or_refused() {
+    for (settings, refused) in [("", false), ("strict_permissions = true", true)] {
+        let bed = Bed::new();
+        let (open, closed) = (bed.pair("open"), bed.pair("closed"));
+        let key = |name: &str| {
+            let key = bed.root.credential(name).join("key");
+            fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+            key
+        };
+        let own = rustix::process::geteuid().as_raw();
+        // The agent's own user may be on the list.
+        if !set_list(&key("closed"), &[(own, 4)]) || !set_list(&key("open"), &[(ALICE, 4)]) {
+            return;
+        }
+        let agent = start(&bed, settings);
+        agent.wait_for_line(&["open/key", "setfacl"]);
+        if !refused {
+            assert_serves(&bed, &[("open", &open), ("closed", &closed)], &[]);
+            continue;
+        }
+        assert_serves(&bed, &[("closed", &closed)], &["open"]);
+        let mut stream = bed.client().delta();
+        stream.subscribe(&["open"]);
+        assert_eq!(stream.removed(), ["open"]);
+        removexattr(key("open"), "system.posix_acl_access").unwrap();
+        assert!(stream.secret().is_pair(&open.chain, &open.key));
+        // Given again, it is a problem, and what was good stays in service.
+        assert!(set_list(&key("open"), &[(ALICE, 4)]));
+        agent.wait_for_line(&["rejected", "open/key", "setfacl", "previous version"]);
+        stream.0.assert_silent();
     }
 }
 
