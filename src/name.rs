@@ -106,10 +106,15 @@ impl Host {
         &self.0
     }
 
+    /// Whether it is an IP address.
+    pub fn is_address(&self) -> bool {
+        self.0.parse::<IpAddr>().is_ok()
+    }
+
     /// What a wildcard that covers it has after `*.`; none where no wildcard can.
     pub fn parent(&self) -> Option<&str> {
         let (_, parent) = self.0.split_once('.')?;
-        (self.0.parse::<IpAddr>().is_err() && is_wildcard_parent(parent)).then_some(parent)
+        (!self.is_address() && is_wildcard_parent(parent)).then_some(parent)
     }
 }
 
@@ -145,6 +150,16 @@ impl Coverage {
         match self {
             Self::Exact(exact) => exact == host,
             Self::Wildcard(parent) => host.parent() == Some(parent),
+        }
+    }
+}
+
+impl fmt::Display for Coverage {
+    /// As a certificate has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => host.fmt(f),
+            Self::Wildcard(parent) => write!(f, "*.{parent}"),
         }
     }
 }

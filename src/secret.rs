@@ -444,6 +444,7 @@ pub(crate) mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::credential::Fingerprint;
     use crate::proto::core::{DataSource, data_source::Specifier};
     use crate::proto::tls::{self, secret::Type};
 
@@ -463,6 +464,7 @@ pub(crate) mod tests {
                 key_type: "P-256".into(),
                 must_staple: false,
                 files: vec!["tls.crt".into(), "tls.key".into()],
+                chain: vec![Fingerprint::of(content.as_bytes())],
             },
         }
     }
@@ -490,6 +492,7 @@ pub(crate) mod tests {
                 this_update: SystemTime::UNIX_EPOCH,
                 next_update: None,
                 files: vec!["ocsp.der".into()],
+                fingerprint: Fingerprint::of(content.as_bytes()),
             },
         }
     }

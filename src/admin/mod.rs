@@ -3,6 +3,7 @@
 pub mod exposition;
 pub mod health;
 pub mod http;
+pub mod live;
 mod metrics;
 mod page;
 mod pages;

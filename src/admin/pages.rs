@@ -1,14 +1,14 @@
 //! Which path shows what.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::StatusCode;
 use tokio::sync::Mutex;
 
 use super::http::{BoxFuture, JSON, Page, Pages};
 use super::survey::Sources;
-use super::{exposition, metrics, page};
+use super::{exposition, live, metrics, page};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use crate::text::escape_json;
@@ -20,6 +20,10 @@ sds-agent
 /metrics  metrics for Prometheus
 /livez    whether every part of the agent moves
 /readyz   whether all roots were read and clients are served
+
+/hosts               the hosts that certificates cover (JSON)
+/served/HOST         the certificates that are served for a host, the best first (JSON)
+/certificate/SHA256  who serves the certificate with that fingerprint, or until when it was served (JSON)
 ";
 
 /// What is left of it where details are not shown.
@@ -103,6 +107,24 @@ impl AdminPages {
         Page::text(StatusCode::SERVICE_UNAVAILABLE, lines)
     }
 
+    /// What `sds-agent probe` compares with. Takes time in proportion to what there is, at most.
+    fn live(&self, path: &str) -> Option<Page> {
+        let sources = &self.snapshots.sources;
+        let snapshot = &sources.hub.current().snapshot;
+        let now = SystemTime::now();
+        let json = if path == "/hosts" {
+            serde_json::to_string(&live::hosts(snapshot))
+        } else if let Some(host) = path.strip_prefix("/served/") {
+            serde_json::to_string(&live::served(snapshot, host, now))
+        } else {
+            let leaf = path.strip_prefix("/certificate/")?.parse().ok()?;
+            let known = live::known(snapshot, &leaf, sources.started.0);
+            serde_json::to_string(&known)
+        };
+        // Nothing in it can fail to be JSON.
+        Some(Page::ok(JSON, escape_json(&json.unwrap_or_default())))
+    }
+
     async fn at(&self, path: &str) -> Option<Page> {
         Some(match (path, self.with) {
             ("/", With::State) => Page::text(StatusCode::OK, INDEX),
@@ -113,6 +135,7 @@ impl AdminPages {
             ("/metrics", _) => self.snapshots.page(Rendered::Metrics).await,
             ("/livez", _) => self.alive().await,
             ("/readyz", _) => self.ready(),
+            (path, With::State | With::Page) => self.live(path)?,
             _ => return None,
         })
     }

@@ -19,6 +19,11 @@ const URI: u8 = 0x86;
 const IP_ADDRESS: u8 = 0x87;
 
 impl CertificateFacts {
+    /// The facts of a certificate from elsewhere, DER; none where it can't be read.
+    pub fn from_der(der: &[u8]) -> Option<Self> {
+        X509::parse(der).map(|certificate| Self::of(&certificate))
+    }
+
     /// The facts of a certificate. Control characters in its names are escaped: they are shown.
     pub(crate) fn of(certificate: &X509<'_>) -> Self {
         Self {

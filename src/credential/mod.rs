@@ -5,6 +5,7 @@ mod contents;
 mod der;
 mod encrypted;
 mod facts;
+mod fingerprint;
 mod folder;
 pub mod key;
 pub mod layout;
@@ -19,6 +20,7 @@ use std::time::SystemTime;
 
 use self::check::{Findings, Judged, Stapled};
 use self::contents::Item;
+pub use self::fingerprint::Fingerprint;
 pub use self::folder::{from_reading, parts_among};
 use self::layout::{Layout, PairFiles};
 pub use self::part::{

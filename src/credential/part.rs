@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
-use super::CertificateFacts;
+use super::{CertificateFacts, Fingerprint};
 use crate::config::TrustOptions;
 use crate::problem::Problem;
 
@@ -63,6 +63,8 @@ pub struct PairFacts {
     pub must_staple: bool,
     /// The names of the files that it came from, each once: chain, then key.
     pub files: Vec<String>,
+    /// The certificates of the chain as it is served, leaf first.
+    pub chain: Vec<Fingerprint>,
 }
 
 /// A trust bundle: PEM, as the files have it.
@@ -107,6 +109,8 @@ pub struct StapleFacts {
     pub next_update: Option<SystemTime>,
     /// The name of the file.
     pub files: Vec<String>,
+    /// The response itself.
+    pub fingerprint: Fingerprint,
 }
 
 impl StapleFacts {

@@ -64,6 +64,13 @@ impl Hosts {
         }
     }
 
+    /// All that is covered, sorted.
+    pub(super) fn covered(&self) -> Vec<Coverage> {
+        let mut covered: Vec<_> = self.by_coverage.keys().cloned().collect();
+        covered.sort_unstable();
+        covered
+    }
+
     /// The credentials that cover `host`: exact names before wildcards, those that are valid at `now`
     /// before the others.
     pub(super) fn covering<'a>(

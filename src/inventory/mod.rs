@@ -4,6 +4,7 @@
 
 mod expiry;
 mod folder;
+mod history;
 mod hosts;
 mod part;
 mod snapshot;
@@ -19,6 +20,7 @@ use self::expiry::Expiry;
 pub use self::expiry::Reminder;
 pub use self::folder::{Event, Found as Read, Judged};
 use self::folder::{Folder, WhenGone};
+pub use self::history::Replaced;
 pub use self::part::Now;
 pub use self::snapshot::{Credential, Doubt, Found, Lookup, Rejection, Root, Snapshot};
 use self::snapshot::{Root as RootView, Rules};
@@ -448,6 +450,7 @@ impl Inventory {
         if version(before) == version(after) {
             return;
         }
+        self.remember(before, after);
         if let Some(pair) = before.and_then(Credential::pair) {
             self.snapshot.hosts.remove(name, pair);
             self.changes.hosts.extend(hosts::coverages(pair));
@@ -458,6 +461,27 @@ impl Inventory {
         }
         let default = self.snapshot.rules.default_credential.as_ref();
         self.changes.everything |= default == Some(name);
+    }
+
+    /// Remembers the certificate that was served before, when it is not any more.
+    fn remember(&mut self, before: Option<&Credential>, after: Option<&Credential>) {
+        let leaf = |credential: &Credential| credential.pair()?.chain.first().copied();
+        let Some((credential, old)) = before.and_then(|one| Some((one, leaf(one)?))) else {
+            return;
+        };
+        let secret = credential.secret(Kind::Certificate);
+        if let (Some(pair), Some(secret)) = (credential.pair(), secret)
+            && after.and_then(leaf) != Some(old)
+        {
+            let replaced = Replaced {
+                credential: credential.name.clone(),
+                serial: pair.leaf.serial.clone(),
+                version: secret.version().clone(),
+                until: SystemTime::now(),
+            };
+            let folders = self.roots.iter().map(|root| root.folders.len()).sum();
+            self.snapshot.history.push(old, replaced, folders);
+        }
     }
 
     /// Makes the published state anew, after roots came, went or changed their order.

@@ -9,9 +9,11 @@ use std::time::SystemTime;
 use rpds::{HashTrieMapSync, HashTrieSetSync};
 
 use super::Key;
+use super::history::{History, Replaced};
 use super::hosts::Hosts;
 use crate::config::Absent;
-use crate::name::{self, Host};
+use crate::credential::Fingerprint;
+use crate::name::{self, Coverage, Host};
 use crate::problem::Problem;
 use crate::secret::{Facts, Kind, Name, Secret};
 
@@ -21,6 +23,7 @@ pub struct Snapshot {
     /// The roots, in the order of precedence.
     pub(super) roots: Vec<Root>,
     pub(super) hosts: Hosts,
+    pub(super) history: History,
     /// The answer to names that are gone, where their root has one of its own.
     pub(super) departed: HashTrieMapSync<Name, Absent>,
     pub(super) rules: Arc<Rules>,
@@ -203,6 +206,32 @@ impl Snapshot {
         self.named(name).find(|credential| credential.serves())
     }
 
+    /// What the certificates that are served cover, sorted.
+    pub fn covered(&self) -> Vec<Coverage> {
+        self.hosts.covered()
+    }
+
+    /// The credentials whose certificate covers `host`, in the order of lookup.
+    pub fn covering(&self, host: &Host, now: SystemTime) -> impl Iterator<Item = &Arc<Credential>> {
+        let names = self.hosts.covering(host, now);
+        names.filter_map(|name| self.winner(name))
+    }
+
+    /// The credentials that serve the certificate with that fingerprint now.
+    pub fn serving(&self, leaf: &Fingerprint) -> Vec<&Arc<Credential>> {
+        let mut credentials = self.credentials();
+        credentials.retain(|one| {
+            let pair = one.pair();
+            pair.is_some_and(|pair| pair.chain.first() == Some(leaf)) && self.wins(one)
+        });
+        credentials
+    }
+
+    /// What became of a certificate that was served and is not any more.
+    pub fn replaced(&self, leaf: &Fingerprint) -> Option<&Replaced> {
+        self.history.get(leaf)
+    }
+
     /// The path of the folder that the files of a credential are in, whether or not it is there.
     pub fn folder_of(&self, key: &Key) -> PathBuf {
         let root = self.roots.iter().find(|root| root.path == key.root);
@@ -375,7 +404,7 @@ impl Credential {
     }
 
     /// The certificate pair's facts.
-    pub(super) fn pair(&self) -> Option<&crate::credential::PairFacts> {
+    pub fn pair(&self) -> Option<&crate::credential::PairFacts> {
         match self.secret(Kind::Certificate)?.facts() {
             Facts::Certificate(facts) => Some(facts),
             _ => None,

@@ -152,7 +152,7 @@ fn hindrances<'a>(
     findings: &mut Findings<'_>,
 ) -> Vec<&'a [u8]> {
     let mut hidden = Vec::new();
-    for Certificate { text, x509 } in certificates {
+    for Certificate { text, x509, .. } in certificates {
         let name = x509.subject;
         let is_in_the_way = uselessness(x509, &TrustOptions::default(), findings).is_some()
             && cas.iter().any(|ca| ca.subject == name || ca.issuer == name);

@@ -19,6 +19,7 @@ const WEAK: [(&str, &str); 3] = [
 pub(super) struct Certificate<'a> {
     /// Its block.
     pub(super) text: &'a [u8],
+    pub(super) der: &'a [u8],
     pub(super) x509: X509<'a>,
 }
 
@@ -50,6 +51,7 @@ fn parsed(block: &Block) -> Option<Result<Certificate<'_>, Flaw>> {
     };
     let certificate = X509::parse(der).map(|x509| Certificate {
         text: &block.text,
+        der,
         x509,
     });
     Some(certificate.ok_or_else(|| {

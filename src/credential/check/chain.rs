@@ -11,7 +11,7 @@ use crate::credential::facts::{called, has_name};
 use crate::credential::key::{self, KeyType, Loaded};
 use crate::credential::pem::{self, Block, Content};
 use crate::credential::x509::{self, X509};
-use crate::credential::{Bundle, CertificateFacts, Pair, PairFacts};
+use crate::credential::{Bundle, CertificateFacts, Fingerprint, Pair, PairFacts};
 use crate::problem::Reason;
 
 const TAKEN: &str = "use RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519";
@@ -67,6 +67,10 @@ pub(crate) fn pair(
         key_type: KeyType::of_public(&leaf.key).to_string(),
         must_staple: leaf.must_staple(),
         files: names(chain, key),
+        chain: certificates
+            .iter()
+            .map(|one| Fingerprint::of(one.der))
+            .collect(),
     };
     Some(Judged {
         pair: Pair {

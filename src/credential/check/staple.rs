@@ -11,7 +11,7 @@ use crate::credential::contents::Item;
 use crate::credential::facts::{UNKNOWN, hex};
 use crate::credential::ocsp::{Response, Status, Unusable};
 use crate::credential::pem::Flaw;
-use crate::credential::{CertificateFacts, Staple, StapleFacts};
+use crate::credential::{CertificateFacts, Fingerprint, Staple, StapleFacts};
 use crate::problem::Reason;
 use crate::times::date;
 use crate::validity::Validity;
@@ -61,6 +61,7 @@ pub(crate) fn staple(
             this_update: response.this_update,
             next_update: response.next_update,
             files: vec![file.name.clone()],
+            fingerprint: Fingerprint::of(&file.bytes),
         },
     })
 }

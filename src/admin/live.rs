@@ -1,0 +1,119 @@
+//! What `sds-agent probe` compares the certificate of a TLS listener with. It names certificates by
+//! their fingerprints, so that no private key leaves the agent for it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::state::Time;
+use crate::credential::Fingerprint;
+use crate::inventory::{Credential, Replaced, Snapshot};
+use crate::name::{self, Host};
+use crate::secret::{Facts, Kind};
+
+/// A certificate that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// The credential that it is of.
+    pub credential: String,
+    /// The version of its secret.
+    pub version: String,
+    /// Since when it is this version that is served.
+    pub since: Time,
+    /// Its serial number, in lower-case hexadecimal.
+    pub serial: String,
+    /// The end of its validity.
+    pub not_after: Time,
+    /// The type of its key, as `P-256` or `RSA 2048`.
+    pub key_type: String,
+    /// The certificates of its chain, leaf first.
+    pub chain: Vec<Fingerprint>,
+    /// The OCSP staple that is sent with it, if any.
+    pub staple: Option<Fingerprint>,
+}
+
+/// What is known of a certificate that a listener presents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// The credentials that serve it now.
+    pub served: Vec<Served>,
+    /// If none does: until when one did.
+    pub replaced: Option<Was>,
+    /// Since when the agent knows what was replaced: its start.
+    pub known_since: Time,
+}
+
+/// A certificate that was served before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Was {
+    /// The credential that it was of.
+    pub credential: String,
+    /// The version of the secret that it was last served in.
+    pub version: String,
+    /// When another one took its place, or the credential was removed.
+    pub until: Time,
+}
+
+/// The hosts that the certificates cover, wildcards as they are.
+pub(super) fn hosts(snapshot: &Snapshot) -> Vec<String> {
+    let covered = snapshot.covered();
+    covered.iter().map(ToString::to_string).collect()
+}
+
+/// What is served for that name: first what a client that asks for it gets, then the other certificates
+/// that cover it, in the order of lookup.
+pub(super) fn served(snapshot: &Snapshot, requested: &str, now: SystemTime) -> Vec<Served> {
+    let found = snapshot.lookup(requested, now, &|_| true).found();
+    let found = found.filter(|found| found.secret.kind() == Kind::Certificate);
+    let found = found.and_then(|found| snapshot.winner(&found.credential));
+    let host = Host::parse(name::plain(requested));
+    let covering = host.iter().flat_map(|host| snapshot.covering(host, now));
+    let mut credentials: Vec<&Arc<Credential>> = Vec::new();
+    for credential in found.into_iter().chain(covering) {
+        if !credentials.iter().any(|one| one.name == credential.name) {
+            credentials.push(credential);
+        }
+    }
+    credentials.into_iter().filter_map(|one| of(one)).collect()
+}
+
+/// What is known of the certificate with that fingerprint. `started` is when the agent was.
+pub(super) fn known(snapshot: &Snapshot, leaf: &Fingerprint, started: SystemTime) -> Known {
+    let serving = snapshot.serving(leaf).into_iter();
+    let served: Vec<Served> = serving.filter_map(|one| of(one)).collect();
+    let replaced = snapshot.replaced(leaf).filter(|_| served.is_empty());
+    Known {
+        served,
+        replaced: replaced.map(Was::from),
+        known_since: started.into(),
+    }
+}
+
+fn of(credential: &Credential) -> Option<Served> {
+    let (secret, pair) = (credential.secret(Kind::Certificate)?, credential.pair()?);
+    let staple = match secret.staple().map(|staple| staple.facts()) {
+        Some(Facts::OcspStaple(staple)) => Some(staple.fingerprint),
+        _ => None,
+    };
+    Some(Served {
+        credential: credential.name.to_string(),
+        version: secret.version().to_string(),
+        since: secret.since().into(),
+        serial: pair.leaf.serial.clone(),
+        not_after: pair.leaf.not_after.into(),
+        key_type: pair.key_type.clone(),
+        chain: pair.chain.clone(),
+        staple,
+    })
+}
+
+impl From<&Replaced> for Was {
+    fn from(replaced: &Replaced) -> Self {
+        Self {
+            credential: replaced.credential.to_string(),
+            version: replaced.version.to_string(),
+            until: replaced.until.into(),
+        }
+    }
+}
