@@ -104,5 +104,8 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    Ok(runtime.block_on(future))
+    let result = runtime.block_on(future);
+    // A host name that is still being resolved is not waited for.
+    runtime.shutdown_background();
+    Ok(result)
 }

@@ -8,6 +8,7 @@ mod get;
 mod logging;
 mod man;
 mod output;
+mod probe;
 mod serve;
 mod status;
 mod ticket_keys;
@@ -57,6 +58,8 @@ enum Command {
     Status(status::Args),
     /// Fetch a secret from the running agent, as Envoy would
     Get(get::Args),
+    /// Check that TLS listeners present the certificates that the agent serves
+    Probe(probe::Args),
     /// Write the Envoy configuration that goes with the agent
     EnvoyConfig(envoy_config::Args),
     /// Make and rotate TLS session ticket keys
@@ -74,6 +77,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(args),
         Command::Get(args) => get::run(args),
+        Command::Probe(args) => probe::run(args),
         Command::EnvoyConfig(args) => envoy_config::run(args),
         Command::TicketKeys(args) => ticket_keys::run(args),
         Command::Completions(args) => completions::run(&args, Cli::command()),

@@ -1,0 +1,155 @@
+//! What is printed of the outcomes.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use sds_agent::admin::state::Time;
+use sds_agent::text::escape_json;
+use serde::Serialize;
+
+use super::handshake::ClientAuth;
+use super::verdict::{Outcome, Shown};
+use crate::cli::output;
+
+/// The version of the JSON form: another one when a field changes its meaning.
+const FORM: u32 = 1;
+
+#[derive(Serialize)]
+struct Report<'a> {
+    form: u32,
+    live: bool,
+    probes: &'a [Outcome],
+    /// The IP addresses that certificates cover and that no target has.
+    skipped: &'a [String],
+}
+
+/// One JSON object.
+pub(super) fn json(outcomes: &[Outcome], skipped: &[String]) -> String {
+    let report = Report {
+        form: FORM,
+        live: outcomes.iter().all(Outcome::is_live),
+        probes: outcomes,
+        skipped,
+    };
+    // Nothing in it can fail to be JSON.
+    let text = serde_json::to_string_pretty(&report).unwrap_or_default();
+    escape_json(&text) + "\n"
+}
+
+/// Two lines or more for each outcome, and one for all of them.
+pub(super) fn text(outcomes: &[Outcome], skipped: &[String]) -> String {
+    let mut out = String::new();
+    for outcome in outcomes {
+        for line in lines(outcome) {
+            // Writing to a String does not fail.
+            let _ = writeln!(out, "{}", output::shown(&line));
+        }
+    }
+    if !skipped.is_empty() {
+        let _ = writeln!(
+            out,
+            "skipped: {}: a client can't ask for an IP address; probe it as HOST",
+            output::shown(&skipped.join(", "))
+        );
+    }
+    if outcomes.len() > 1 {
+        let live = outcomes.iter().filter(|one| one.is_live()).count();
+        let _ = writeln!(out, "{live} of {} are live", outcomes.len());
+    }
+    out
+}
+
+fn lines(outcome: &Outcome) -> Vec<String> {
+    let state = match outcome.is_live() {
+        true => "live",
+        false => "NOT LIVE",
+    };
+    let name = match &outcome.name {
+        Some(name) => format!("{name} at {}", outcome.target),
+        None => format!("{}, without a name", outcome.target),
+    };
+    let kind = outcome.key_kind.map(|kind| format!(" ({})", kind.as_str()));
+    let mut lines = vec![format!("{state:<8}  {name}{}", kind.unwrap_or_default())];
+    let mut detail = |what: &str, text: String| lines.push(format!("          {what:<9} {text}"));
+    if let Some(shown) = &outcome.presented {
+        detail("presented", presented(outcome, shown));
+    }
+    if !outcome.is_live() {
+        detail("served", served(outcome));
+    }
+    if let Some(why) = &outcome.why {
+        detail("why", why.clone());
+    }
+    if let Some(remedy) = &outcome.remedy {
+        detail("do", remedy.clone());
+    }
+    if outcome
+        .presented
+        .as_ref()
+        .map(|shown| shown.client_certificate)
+        == Some(ClientAuth::NotGiven)
+    {
+        let note = "the listener asks for a client certificate, and none was given (--cert)";
+        detail("note", note.to_owned());
+    }
+    lines
+}
+
+fn presented(outcome: &Outcome, shown: &Shown) -> String {
+    let mut text = match &shown.leaf {
+        Some(leaf) => format!("serial {}", leaf.serial),
+        None => "a certificate that can't be read".to_owned(),
+    };
+    match (&outcome.credential, &outcome.version, outcome.replaced) {
+        (Some(credential), _, Some(at)) => {
+            let _ = write!(text, " of `{credential}`, replaced at {}", ago(at));
+        }
+        (Some(credential), Some(version), None) => {
+            let _ = write!(text, " of `{credential}`, version {version}");
+            let since = outcome
+                .served
+                .as_ref()
+                .filter(|served| served.version == *version);
+            if let Some(since) = since.map(|served| served.since) {
+                let _ = write!(text, ", served since {}", ago(since));
+            }
+        }
+        _ => {
+            if let Some(leaf) = &shown.leaf {
+                let _ = write!(text, ", {}, issued by {}", leaf.subject, leaf.issuer);
+            }
+        }
+    }
+    if let Some(leaf) = &shown.leaf {
+        let _ = write!(text, "; valid until {}", leaf.not_after);
+    }
+    text
+}
+
+fn served(outcome: &Outcome) -> String {
+    match &outcome.served {
+        None => "nothing for this name".to_owned(),
+        Some(served) => format!(
+            "serial {} of `{}`, version {}, since {}",
+            served.serial,
+            served.credential,
+            served.version,
+            ago(served.since)
+        ),
+    }
+}
+
+/// A point in time, and how long ago it was.
+fn ago(time: Time) -> String {
+    let past = SystemTime::now()
+        .duration_since(time.get())
+        .unwrap_or_default();
+    let seconds = past.as_secs();
+    let (count, unit) = match seconds {
+        0..120 => (seconds, "s"),
+        120..7200 => (seconds / 60, "min"),
+        7200..172_800 => (seconds / 3600, "h"),
+        _ => (seconds / 86400, "days"),
+    };
+    format!("{time} ({count} {unit} ago)")
+}
