@@ -1,0 +1,22 @@
+#!/usr/bin/env python3
+"""Builds grpcurl below the folder of build products, once, and prints where its binary is.
+
+    grpcurl.py TARGET_DIR
+
+What is built is pinned by tests/grpcurl/go.mod and go.sum. Standard output is the path alone.
+"""
+
+import os
+
+from shared import go, once
+
+MODULE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "grpcurl")
+PINS = [os.path.join(MODULE, name) for name in ("go.mod", "go.sum")]
+
+
+def fill(folder):
+    go.build("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl", MODULE, folder)
+
+
+if __name__ == "__main__":
+    print(os.path.join(once.make(__doc__, "grpcurl", PINS, fill), "grpcurl"))
