@@ -171,7 +171,7 @@ fn downstream_socket(
 fn on_demand_socket(request: &Request, sources: &mut Sources) -> String {
     let prefetch: Vec<_> = request.names.iter().map(|name| quote(&name.0)).collect();
     let selector = format!(
-        r#"            # A certificate for whatever host a client names, fetched when it first does.
+        r#"            # A certificate for whatever host a client names, fetched when it first does: Envoy 1.37 or newer.
             custom_tls_certificate_selector:
               name: on_demand
               typed_config:

