@@ -1,5 +1,5 @@
 //! Generates the xDS messages from `proto/` with protox, so that no protoc is needed, and the
-//! descriptor set that server reflection serves, and the version with its commit.
+//! descriptor set that server reflection serves, and the version with its commit and target.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +10,9 @@ const PROTOS: [&str; 2] = [
     "envoy/service/secret/v3/sds.proto",
     "envoy/extensions/transport_sockets/tls/v3/secret.proto",
 ];
+
+/// How many digits of a commit's hash are shown.
+const COMMIT_LENGTH: usize = 12;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -28,18 +31,37 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     version()
 }
 
-/// Gives the program its version, with the commit that it is built from: the one that
-/// `SDS_AGENT_COMMIT` names (for packages), or git's, or none in an unpacked archive.
+/// Gives the programs their version, with the commit that they are built from, and the target.
 fn version() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-env-changed=SDS_AGENT_COMMIT");
     let version = std::env::var("CARGO_PKG_VERSION")?;
-    let commit = std::env::var("SDS_AGENT_COMMIT").ok().or_else(git_commit);
-    let version = match commit.as_deref().map(str::trim) {
-        None | Some("") => version,
-        Some(commit) => format!("{version} ({commit})"),
+    let target = std::env::var("TARGET")?;
+    let (version, build) = match commit() {
+        Some(commit) => (
+            format!("{version} ({commit})"),
+            format!("{version} ({commit}, {target})"),
+        ),
+        None => (version.clone(), format!("{version} ({target})")),
     };
     println!("cargo:rustc-env=SDS_AGENT_VERSION={version}");
+    println!("cargo:rustc-env=SDS_AGENT_BUILD={build}");
     Ok(())
+}
+
+/// The commit that `SDS_AGENT_COMMIT` names (for packagers), or the one that `cargo package` noted in the
+/// crate, or git's. None in an archive of the sources.
+fn commit() -> Option<String> {
+    let named = std::env::var("SDS_AGENT_COMMIT").ok();
+    let commit = named.or_else(packaged_commit).or_else(git_commit)?;
+    let commit = commit.trim();
+    (!commit.is_empty()).then(|| commit.to_owned())
+}
+
+/// The commit in `.cargo_vcs_info.json`, which has one hash.
+fn packaged_commit() -> Option<String> {
+    let info = std::fs::read_to_string(".cargo_vcs_info.json").ok()?;
+    let hash = info.split_once("\"sha1\"")?.1.split('"').nth(1)?;
+    hash.get(..COMMIT_LENGTH).map(str::to_owned)
 }
 
 /// The commit that this package's own work tree is at; nothing where the sources lie in another one.
@@ -56,7 +78,7 @@ fn git_commit() -> Option<String> {
             println!("cargo:rerun-if-changed={path}");
         }
     }
-    git(&["rev-parse", "--short=12", "HEAD"])
+    git(&["rev-parse", &format!("--short={COMMIT_LENGTH}"), "HEAD"])
 }
 
 /// What git says; nothing where there is no git, or it refuses.

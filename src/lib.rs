@@ -58,3 +58,6 @@ pub mod validity;
 
 /// The version of this program, with the commit that it was built from where that is known.
 pub const VERSION: &str = env!("SDS_AGENT_VERSION");
+
+/// What `--version` prints: [`VERSION`], and the target that the program was built for.
+pub const BUILD: &str = env!("SDS_AGENT_BUILD");

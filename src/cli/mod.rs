@@ -41,7 +41,7 @@ Files:
 
 /// Serves folders of PEM files to Envoy as SDS secrets
 #[derive(Parser)]
-#[command(version = sds_agent::VERSION, about, long_about = ABOUT, after_long_help = EXAMPLES)]
+#[command(version = sds_agent::BUILD, about, long_about = ABOUT, after_long_help = EXAMPLES)]
 #[command(max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]

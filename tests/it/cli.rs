@@ -41,10 +41,12 @@ fn the_help_of_every_command_has_examples() {
 }
 
 #[test]
-fn the_version_names_the_commit() {
+fn the_version_names_the_commit_and_the_target() {
     let version = stdout(&["--version"]);
     let expected = format!("sds-agent {}", env!("CARGO_PKG_VERSION"));
     assert!(version.starts_with(&expected), "{version}");
+    let target = format!("{}-unknown-linux-gnu)\n", std::env::consts::ARCH);
+    assert!(version.ends_with(&target), "{version}");
     let git = Command::new("git")
         .args(["rev-parse", "--short=12", "HEAD"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -56,7 +58,7 @@ fn the_version_names_the_commit() {
     {
         let commit = String::from_utf8(output.stdout).unwrap();
         assert!(
-            version.contains(&format!("({})", commit.trim())),
+            version.contains(&format!("({}, ", commit.trim())),
             "{version}"
         );
     }

@@ -1,22 +1,30 @@
-//! The Debian package, in a machine with a real systemd: installed, used, upgraded, removed.
+//! The Debian packages, in a machine with a real systemd: installed, used, upgraded, removed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::systemd::{assert_served, pair, write_pair};
+use crate::systemd::{assert_served, write_pair};
 use crate::util::machine::{Machine, machine};
-use crate::util::require;
-use crate::util::tools::{CARGO_DEB, program};
+use crate::util::tools::{CARGO_DEB, ENVOY, program};
 use crate::util::wait::eventually_true;
+use crate::util::{Ca, Envoy, Host, Protocol, require};
 
-/// Makes the package of the program under test, with a Debian version.
-fn build(cargo_deb: &Path, folder: &Path, version: &str) -> PathBuf {
-    let package = folder.join(format!("sds-agent_{version}.deb"));
+/// What makes the packages, where it can be had.
+fn cargo_deb() -> Option<PathBuf> {
+    require(&program("dpkg-shlibdeps", "apt-get install dpkg-dev"))?;
+    require(&CARGO_DEB)
+}
+
+/// Makes the package of one of the programs under test, with a Debian version.
+fn build(cargo_deb: &Path, folder: &Path, program: &str, version: &str) -> PathBuf {
+    let package = folder.join(format!("{program}_{version}.deb"));
     let path = std::env::var_os("PATH").unwrap();
     let path = [cargo_deb.parent().unwrap().to_owned()]
         .into_iter()
         .chain(std::env::split_paths(&path));
     let output = Command::new("packaging/deb")
+        .arg(program)
         .args(["--no-strip", "--fast", "--deb-version", version, "--output"])
         .arg(&package)
         .env("PATH", std::env::join_paths(path).unwrap())
@@ -49,19 +57,15 @@ fn install(machine: &Machine, package: &Path) {
 
 #[test]
 fn the_package_is_installed_used_upgraded_and_removed() {
-    if require(&program("dpkg-shlibdeps", "apt-get install dpkg-dev")).is_none() {
-        return;
-    }
+    let Some(cargo_deb) = cargo_deb() else { return };
+    let Some(envoy) = require(&ENVOY) else { return };
     let Some(machine) = machine() else { return };
-    let Some(cargo_deb) = require(&CARGO_DEB) else {
-        return;
-    };
     machine.clean();
     prepare_dpkg(&machine);
     let folder = tempfile::tempdir().unwrap();
     let (first, second) = (
-        build(&cargo_deb, folder.path(), "1.0-1"),
-        build(&cargo_deb, folder.path(), "1.0-2"),
+        build(&cargo_deb, folder.path(), "sds-agent", "1.0-1"),
+        build(&cargo_deb, folder.path(), "sds-agent", "1.0-2"),
     );
 
     install(&machine, &first);
@@ -82,19 +86,41 @@ fn the_package_is_installed_used_upgraded_and_removed() {
          test -s /usr/share/doc/sds-agent/examples/certbot.conf",
     );
 
-    let www = pair("www");
+    let ca = Ca::new("package");
+    let www = ca.server(&["www.test"]);
     write_pair(&machine, "www", &www);
     assert_served(&machine, "www", &www);
-    let renewed = pair("www");
+    let renewed = ca.server(&["www.test"]);
     write_pair(&machine, "www", &renewed);
     assert_served(&machine, "www", &renewed);
 
     let process = machine.property("MainPID");
     machine.run("echo 'warn_days = 7' >>/etc/sds-agent/sds-agent.toml");
-    install(&machine, &second);
-    eventually_true("the new version's process", || {
-        machine.property("ActiveState") == "active" && machine.property("MainPID") != process
+    let hosts = [Host::new("www.test", "www")];
+    let envoy = Envoy::start(&envoy, &machine.socket(), Protocol::Delta, &hosts);
+    let https = envoy.https("www.test").ca(ca.pem());
+    eventually_true("the first handshake", || https.get().is_ok());
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                https.get().unwrap();
+            }
+        });
+        install(&machine, &second);
+        eventually_true("the new version's process", || {
+            machine.property("ActiveState") == "active" && machine.property("MainPID") != process
+        });
+        let latest = ca.server(&["www.test"]);
+        write_pair(&machine, "www", &latest);
+        eventually_true("a certificate of the new version's", || {
+            https.leaf().is_ok_and(|leaf| leaf == latest.der)
+        });
+        write_pair(&machine, "www", &renewed);
+        over.store(true, Ordering::Relaxed);
+        load.join().unwrap();
     });
+    envoy.assert_no_rejection();
     machine.run("grep -qx 'warn_days = 7' /etc/sds-agent/sds-agent.toml");
     assert_served(&machine, "www", &renewed);
 
@@ -110,4 +136,71 @@ fn the_package_is_installed_used_upgraded_and_removed() {
         "test ! -e /etc/sds-agent/sds-agent.toml
          test -e /etc/sds-agent/credentials/www/tls.key",
     );
+}
+
+#[cfg(feature = "mirror")]
+#[test]
+fn the_mirrors_package_is_installed_upgraded_and_removed() {
+    let Some(cargo_deb) = cargo_deb() else { return };
+    let Some(machine) = machine() else { return };
+    prepare_dpkg(&machine);
+    let folder = tempfile::tempdir().unwrap();
+    let build = |version| build(&cargo_deb, folder.path(), "sds-mirror", version);
+    let active = || {
+        let state = machine.try_run("systemctl is-active sds-mirror.service");
+        String::from_utf8_lossy(&state.stdout).trim() == "active"
+    };
+    let process = || machine.run("systemctl show -P MainPID sds-mirror.service");
+
+    install(&machine, &build("1.0-1"));
+    machine.run(
+        "id sds-mirror
+         test \"$(stat -c '%a %U %G' /etc/sds-mirror)\" = '750 root sds-mirror'
+         man -w sds-mirror
+         test -s /usr/share/bash-completion/completions/sds-mirror
+         test -s /usr/share/doc/sds-mirror/examples/sds-mirror.toml
+         ! systemctl is-enabled sds-mirror.service",
+    );
+    assert!(!active(), "it has no configuration");
+
+    // No cluster is there, and no network either: it tries again for ever.
+    machine.write("etc/sds-mirror/ca.crt", Ca::new("CA").pem());
+    machine.write(
+        "etc/sds-mirror/sds-mirror.toml",
+        "server = \"https://127.0.0.1:1\"\nca_file = \"ca.crt\"\nnamespace = \"n\"\n\
+         output = \"/var/lib/sds-mirror/credentials\"\n",
+    );
+    machine.run("systemctl start sds-mirror.service");
+    let first = process();
+    install(&machine, &build("1.0-2"));
+    eventually_true("the new version's process", || {
+        active() && process() != first
+    });
+
+    machine.run("dpkg --remove sds-mirror 2>&1");
+    assert!(!active());
+    machine.run("dpkg --purge sds-mirror 2>&1");
+    machine.run(
+        "test ! -e /usr/bin/sds-mirror
+         test -e /etc/sds-mirror/sds-mirror.toml
+         rm -rf /etc/sds-mirror /var/lib/sds-mirror",
+    );
+}
+
+#[test]
+fn with_the_drop_in_a_service_of_any_user_may_open_the_socket() {
+    let Some(machine) = machine() else { return };
+    write_pair(&machine, "www", &Ca::new("drop-in").server(&["www.test"]));
+    machine.run("systemctl start sds-agent");
+    machine.write(
+        "etc/systemd/system/envoy.service",
+        "[Service]\nType=oneshot\nDynamicUser=yes\nExecStart=/usr/bin/sds-agent get www\n",
+    );
+    machine.run("systemctl daemon-reload; ! systemctl start envoy.service 2>/dev/null");
+    machine.write(
+        "etc/systemd/system/envoy.service.d/sds-agent.conf",
+        include_str!("../../systemd/examples/envoy.conf"),
+    );
+    machine.run("systemctl daemon-reload; systemctl start envoy.service");
+    machine.run("rm -r /etc/systemd/system/envoy.service*; systemctl daemon-reload");
 }

@@ -30,7 +30,7 @@ const MAX_ANSWER: u64 = 256 * 1024 * 1024;
 #[derive(Parser)]
 #[command(
     name = "sds-mirror",
-    version = sds_agent::VERSION,
+    version = sds_agent::BUILD,
     max_term_width = 100,
     after_help = EXAMPLES,
     args_conflicts_with_subcommands = true
