@@ -8,8 +8,8 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::util::ocsp::{Status, staple};
 use crate::util::agent::PROGRAM;
+use crate::util::ocsp::{Status, staple};
 use crate::util::process::Process;
 use crate::util::tools::{self, ENVOY};
 use crate::util::{Agent, Bed, Ca, Envoy, Host, Identity, Protocol, eventually_true, require};
