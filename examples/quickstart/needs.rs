@@ -1,4 +1,4 @@
-//! What the tour needs, looked for before anything is downloaded or compiled.
+//! What the tour needs, looked for before anything is downloaded.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -33,15 +33,6 @@ pub(crate) fn check(target: &Path) -> Result<(), Failure> {
         "pip, which downloads Envoy",
         "install pip (Debian, Ubuntu: apt-get install python3-pip; Fedora: dnf install python3-pip), or name \
          an Envoy binary with SDS_AGENT_ENVOY",
-    );
-    let compiles = std::env::var_os("SDS_AGENT_PROGRAM").is_none();
-    need(
-        !compiles
-            || ["cc", "gcc", "clang"]
-                .iter()
-                .any(|compiler| runs(compiler, &["--version"])),
-        "a C compiler, which the TLS library needs",
-        "install one (Debian, Ubuntu: apt-get install gcc)",
     );
     need(
         !gets_envoy

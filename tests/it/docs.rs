@@ -41,7 +41,9 @@ fn every_source_that_is_named_for_developers_exists() {
     let mut sources = 0;
     for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
         let text = fs::read_to_string(top.join(page)).unwrap();
-        let quoted = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let quoted = text
+            .lines()
+            .flat_map(|line| line.split('`').skip(1).step_by(2));
         for name in quoted.filter(|name| name.ends_with(".rs") || name.ends_with('/')) {
             sources += 1;
             let exists = places.iter().any(|place| place.join(name).exists());

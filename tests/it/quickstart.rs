@@ -138,10 +138,7 @@ fn all_that_is_missing_is_named_before_anything_is_got() {
     let mut tour = Process::spawn("quickstart", &mut command);
     assert_eq!(tour.wait().code(), Some(1));
     let line = tour.wait_for_line(&["something is missing"]);
-    assert!(
-        line.contains("python3") && line.contains("C compiler"),
-        "{line}"
-    );
+    assert!(line.contains("python3"), "{line}");
     tour.wait_for_line(&["What to do", "apt-get install"]);
     assert!(tour.lines_with(&["Getting Envoy"]).is_empty());
 }
