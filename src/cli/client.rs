@@ -41,16 +41,16 @@ pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, Str
     })
 }
 
-/// The admin page at `page`.
+/// The page at `page` of the admin socket, which the option `option` names.
 ///
 /// # Errors
 /// Why there is none, and what to do about it.
-pub(crate) async fn ask(socket: &Path, page: &str) -> Result<Bytes, String> {
+pub(crate) async fn ask(socket: &Path, option: &str, page: &str) -> Result<Bytes, String> {
     let asked = async {
-        let stream = connect(socket, "--socket").await?;
+        let stream = connect(socket, option).await?;
         exchange(stream, page).await.map_err(|error| {
             format!(
-                "{} does not answer as the admin socket does: {error}; name that one with --socket",
+                "{} does not answer as the admin socket does: {error}; name that one with {option}",
                 socket.display()
             )
         })

@@ -84,7 +84,7 @@ fn configured_socket() -> Option<PathBuf> {
 }
 
 async fn state(socket: &Path) -> Result<State, String> {
-    let json = client::ask(socket, "/status").await?;
+    let json = client::ask(socket, "--socket", "/status").await?;
     serde_json::from_slice(&json).map_err(|error| {
         format!(
             "the answer on {} is not understood: {error}; is the agent of the same version as this \

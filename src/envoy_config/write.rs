@@ -68,6 +68,7 @@ fn agent_cluster(socket: &str) -> String {
     format!(
         r#"  # The agent. Envoy opens a stream for each secret: the usual limit of 1,024 requests would leave
   # all further ones unserved. The pings find an agent that hangs.
+  # Envoy's user has to be let in: usermod --append --groups sds-agent-clients envoy, and restart Envoy.
   - name: sds_agent
     type: STATIC
     connect_timeout: 1s

@@ -33,3 +33,22 @@ fn every_link_to_a_file_leads_somewhere() {
     }
     assert!(links > 0, "no page links to another");
 }
+
+#[test]
+fn every_source_that_is_named_for_developers_exists() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places = ["", "src", "tests/it", "src/bin"].map(|place| top.join(place));
+    let mut sources = 0;
+    for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(top.join(page)).unwrap();
+        let quoted = text
+            .lines()
+            .flat_map(|line| line.split('`').skip(1).step_by(2));
+        for name in quoted.filter(|name| name.ends_with(".rs") || name.ends_with('/')) {
+            sources += 1;
+            let exists = places.iter().any(|place| place.join(name).exists());
+            assert!(exists, "{page} names {name}");
+        }
+    }
+    assert!(sources > 0, "no page names a source");
+}

@@ -225,6 +225,11 @@ pub(crate) fn serves_on_demand(envoy: &Path) {
     let first = bed.ca.server(&["first.test"]);
     bed.root.write_pair("first.test", &first);
     let agent = bed.agent();
+    let written = yaml(&["first.test", "--on-demand"]);
+    assert!(
+        written.contains("--groups sds-agent-clients envoy"),
+        "{written}"
+    );
     let envoy = start(envoy, &bed, &["first.test", "--on-demand"]);
     wait_until_served(&envoy.https("first.test").ca(bed.ca.pem()), &first);
     assert!(envoy.https("later.test").get().is_err());

@@ -37,6 +37,7 @@ mod page;
 mod probe;
 mod quickstart;
 mod release;
+mod releases;
 mod rotation;
 mod scripts;
 mod soak;

@@ -129,6 +129,21 @@ fn what_the_tour_says_to_try_works_when_pasted() {
 }
 
 #[test]
+fn all_that_is_missing_is_named_before_anything_is_got() {
+    let mut command = Command::new(quickstart());
+    command.env("PATH", "/nowhere");
+    command
+        .env_remove("SDS_AGENT_PROGRAM")
+        .env_remove("SDS_AGENT_ENVOY");
+    let mut tour = Process::spawn("quickstart", &mut command);
+    assert_eq!(tour.wait().code(), Some(1));
+    let line = tour.wait_for_line(&["something is missing"]);
+    assert!(line.contains("python3"), "{line}");
+    tour.wait_for_line(&["What to do", "apt-get install"]);
+    assert!(tour.lines_with(&["Getting Envoy"]).is_empty());
+}
+
+#[test]
 fn a_failure_of_the_tour_says_what_failed_and_how_to_go_on() {
     let mut tour = Process::spawn("quickstart", &mut command(Path::new("/nowhere/envoy")));
     assert_eq!(tour.wait().code(), Some(1));
