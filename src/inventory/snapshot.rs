@@ -67,7 +67,7 @@ pub struct Credential {
     /// Its name: that of the folder.
     pub name: Name,
     /// The path of the folder.
-    pub(super) folder: PathBuf,
+    pub(super) folder: Arc<Path>,
     /// Why files are not served. What is served of the same part is a previous version then.
     pub rejections: Vec<Rejection>,
     /// Warnings about what is served.
@@ -298,7 +298,7 @@ impl Root {
 impl Credential {
     /// The path of the folder that its files are in: its own, or a flat root.
     pub fn path(&self) -> PathBuf {
-        self.folder.clone()
+        self.folder.to_path_buf()
     }
 
     /// The file of the private key that it serves.
