@@ -2,14 +2,19 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// One thing that is wrong, or worth a warning, in the words an operator reads.
+/// One thing that is wrong, or worth a warning, in the words an operator reads. Cheap to clone: a problem
+/// that lasts is kept in several places, and thousands of credentials may have the same one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct Problem(Arc<Description>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Description {
     reason: Reason,
-    path: PathBuf,
-    what: String,
-    remedy: String,
+    path: Box<Path>,
+    what: Box<str>,
+    remedy: Box<str>,
 }
 
 /// The kind of a problem: a short word that labels metrics and JSON, from a fixed set.
@@ -158,38 +163,38 @@ impl Problem {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
-        Self {
+        Self(Arc::new(Description {
             reason,
-            path: path.into(),
-            what: what.into(),
-            remedy: remedy.into(),
-        }
+            path: path.into().into(),
+            what: what.into().into(),
+            remedy: remedy.into().into(),
+        }))
     }
 
     /// The same problem with what is at `path`.
-    pub fn at(self, path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        Self { path, ..self }
+    pub fn at(&self, path: impl Into<PathBuf>) -> Self {
+        let Description { what, remedy, .. } = &*self.0;
+        Self::new(self.reason(), path, &**what, &**remedy)
     }
 
     /// Its kind.
     pub fn reason(&self) -> Reason {
-        self.reason
+        self.0.reason
     }
 
     /// The file or folder that it is about.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// What is wrong.
     pub fn what(&self) -> &str {
-        &self.what
+        &self.0.what
     }
 
     /// What to do about it.
     pub fn remedy(&self) -> &str {
-        &self.remedy
+        &self.0.remedy
     }
 }
 
@@ -199,9 +204,9 @@ impl fmt::Display for Problem {
         write!(
             f,
             "{}: {}; {}",
-            self.path.display().to_string().escape_debug(),
-            self.what,
-            self.remedy
+            self.path().display().to_string().escape_debug(),
+            self.what(),
+            self.remedy()
         )
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crate::beds::Beds;
 use crate::stats::{Durations, line, title};
 use crate::util::{Bed, Way};
 
@@ -10,7 +11,7 @@ const ROTATIONS: usize = 300;
 
 /// Writes one credential among many, and waits until a stream has it. The time starts before the
 /// first byte is written, so that it holds the writing too.
-pub(crate) fn among_1_000() {
+pub(crate) fn among_1_000(_: &Beds) {
     title("Drop to delivery of one credential among 1,000, the writing included");
     // The slow way would measure its own pauses.
     for way in [Way::Kubelet, Way::Rename, Way::Copy, Way::Certbot] {

@@ -12,6 +12,16 @@ pub(crate) fn line(what: &str, value: impl std::fmt::Display) {
     println!("  {what:<52} {value}");
 }
 
+/// A short duration.
+pub(crate) fn micros(duration: Duration) -> String {
+    format!("{:.1} µs", duration.as_secs_f64() * 1e6)
+}
+
+/// The shortest of them: what anything else on the machine slowed the least.
+pub(crate) fn shortest(durations: impl Iterator<Item = Duration>) -> Duration {
+    durations.min().unwrap_or_default()
+}
+
 /// Durations of the same thing, many times.
 pub(crate) struct Durations(Vec<Duration>);
 

@@ -7,6 +7,7 @@ mod once;
 mod reading;
 mod reads;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +31,9 @@ use crate::systemd::Pulse;
 /// How long the first read of all roots may take before the others are served without the rest.
 const LOADING: Duration = Duration::from_secs(30);
 
+/// How many reads are published together at most: a flood of them must not keep the first one waiting.
+const AT_ONCE: usize = 32;
+
 /// Keeps what streams see in step with the files.
 pub struct Agent {
     config: Config,
@@ -39,6 +43,8 @@ pub struct Agent {
     rules: Arc<Rules>,
     metrics: Arc<Metrics>,
     reads: Reads,
+    /// How each root is read under the present configuration, for the roots that were read.
+    looks: HashMap<Arc<Path>, Arc<Look>>,
     problems: log::Once,
     /// None until what was kept is restored.
     keeper: Option<Keeper>,
@@ -99,6 +105,7 @@ impl Agent {
             rules: Arc::new(rules),
             metrics,
             reads: Reads::default(),
+            looks: HashMap::new(),
             problems: log::Once::default(),
             keeper: None,
             epoch: 0,
@@ -209,6 +216,7 @@ impl Agent {
             }
         }
         self.inventory.configure(&config, Now::read());
+        self.looks.clear();
         self.config = config;
         self.publish();
         self.watch.mark_all();
@@ -251,23 +259,49 @@ impl Agent {
     /// Starts a read of `owner`, or has it read once more when one is under way. The change that
     /// makes it due was noticed at `noticed`.
     fn look(&mut self, owner: Owner, noticed: Instant) {
-        let Some(settings) = self.inventory.settings(owner.root()).cloned() else {
-            return self.watch.forget(&owner);
+        let Some(look) = self.look_of(owner.root()) else {
+            self.watch.forget(&owner);
+            return self.reads.forget(&owner);
         };
-        if settings.poll_interval.is_some() {
-            self.watch.set_interval(&owner, settings.poll_interval);
+        if look.root.poll_interval.is_some() {
+            self.watch.set_interval(&owner, look.root.poll_interval);
         }
-        let look = Look {
-            root: settings,
-            limits: self.config.limits,
-            epoch: self.epoch,
-        };
         let (watch, metrics) = (self.watch.clone(), self.metrics.clone());
         self.reads.start(owner, noticed, look, watch, metrics);
     }
 
-    /// Takes in what a read found.
+    /// How that root is read; none where it is not configured.
+    fn look_of(&mut self, root: &Arc<Path>) -> Option<Arc<Look>> {
+        if let Some(look) = self.looks.get(root) {
+            return Some(look.clone());
+        }
+        let look = Arc::new(Look {
+            root: self.inventory.settings(root)?.clone(),
+            limits: self.config.limits,
+            epoch: self.epoch,
+        });
+        self.looks.insert(root.clone(), look.clone());
+        Some(look)
+    }
+
+    /// Takes in what a read found, and others that have come back meanwhile, and publishes all of it at
+    /// once.
     fn done(&mut self, done: Done) {
+        let mut due = self.take_in(done);
+        for _ in 1..AT_ONCE {
+            let Some(done) = self.reads.try_next() else {
+                break;
+            };
+            due.extend(self.take_in(done));
+        }
+        self.publish();
+        for (owner, noticed) in due {
+            self.look(owner, noticed);
+        }
+    }
+
+    /// Takes in what a read found. Returns what is to be read then.
+    fn take_in(&mut self, done: Done) -> Vec<(Owner, Instant)> {
         let now = Now::read();
         let Done {
             owner,
@@ -276,26 +310,22 @@ impl Agent {
             found,
             again,
         } = done;
-        let mut new = Vec::new();
+        let mut due = Vec::new();
         match (&owner, found) {
             // It was read by the settings of an older configuration.
-            _ if epoch != self.epoch => self.look(owner.clone(), noticed),
+            _ if epoch != self.epoch => due.push((owner.clone(), noticed)),
             (Owner::Root(path), Some(Found::Root(listing))) => {
                 self.problems.listed(path, &listing, &self.metrics);
-                new = self.inventory.listed(path, listing, now, noticed);
+                let new = self.inventory.listed(path, listing, now, noticed);
+                due.extend(new.into_iter().map(|key| (Owner::Folder(key), noticed)));
             }
             (Owner::Folder(key), Some(Found::Folder(read))) => {
                 self.inventory.observe(key, read, now, noticed);
             }
             _ => {}
         }
-        self.publish();
-        for key in new {
-            self.look(Owner::Folder(key), noticed);
-        }
-        if let Some(noticed) = again {
-            self.look(owner, noticed);
-        }
+        due.extend(again.map(|noticed| (owner, noticed)));
+        due
     }
 
     fn tick(&mut self) {

@@ -188,7 +188,7 @@ fn shown_name(name: &str, source: &Source<'_>) -> String {
 fn relocate_all(problems: &mut [Problem], source: &Source<'_>) {
     for problem in problems {
         let place = place(problem.path(), source);
-        *problem = problem.clone().at(place);
+        *problem = problem.at(place);
     }
 }
 

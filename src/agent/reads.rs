@@ -1,12 +1,11 @@
 //! The reads that are under way, one an owner at a time, on threads where they may block.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::reading::{Found, Look, Owner};
 use crate::files::watch::Watch;
@@ -19,11 +18,28 @@ const READS_PER_ROOT: usize = 4;
 #[derive(Default)]
 pub(super) struct Reads {
     set: JoinSet<Done>,
-    slots: HashMap<Arc<Path>, Arc<Semaphore>>,
+    /// By root.
+    queues: HashMap<Arc<Path>, Queue>,
     /// The owners that are being read, and since when they are due once more afterwards, if so.
     owners: HashMap<Owner, Option<Instant>>,
     /// Owners with a file that was being written when they were read: due again soon.
     deferred: HashSet<Owner>,
+}
+
+/// The reads of one root: there may be thousands, and those that wait are to take little memory.
+#[derive(Default)]
+struct Queue {
+    running: usize,
+    waiting: VecDeque<Waiting>,
+}
+
+/// A read that waits for its turn.
+struct Waiting {
+    owner: Owner,
+    noticed: Instant,
+    look: Arc<Look>,
+    watch: Watch<Owner>,
+    metrics: Arc<Metrics>,
 }
 
 /// A read that has come back.
@@ -46,7 +62,7 @@ impl Reads {
         &mut self,
         owner: Owner,
         noticed: Instant,
-        look: Look,
+        look: Arc<Look>,
         watch: Watch<Owner>,
         metrics: Arc<Metrics>,
     ) {
@@ -55,37 +71,65 @@ impl Reads {
             return;
         }
         self.owners.insert(owner.clone(), None);
-        let slots = self.slots.entry(owner.root().clone());
-        let slots = slots
-            .or_insert_with(|| Arc::new(Semaphore::new(READS_PER_ROOT)))
-            .clone();
-        self.set.spawn(async move {
-            let _slot = slots.acquire_owned().await;
-            let (epoch, owner_read) = (look.epoch, owner.clone());
-            let read = move || measured(&metrics, &owner_read, || look.at(&watch, &owner_read));
-            let found = tokio::task::spawn_blocking(read).await;
-            Done {
-                owner,
-                noticed,
-                epoch,
-                // A panic in there would be a bug of the check: the folder keeps what it had.
-                found: found.unwrap_or_default(),
-                again: None,
-            }
+        let root = owner.root().clone();
+        let queue = self.queues.entry(root.clone()).or_default();
+        queue.waiting.push_back(Waiting {
+            owner,
+            noticed,
+            look,
+            watch,
+            metrics,
         });
+        self.launch(&root);
     }
 
     /// The next read that comes back; `None` when none is under way.
     pub(super) async fn next(&mut self) -> Option<Done> {
+        let joined = self.set.join_next().await?;
+        self.took(joined)
+    }
+
+    /// As [`Self::next`], if one has come back already.
+    pub(super) fn try_next(&mut self) -> Option<Done> {
+        let joined = self.set.try_join_next()?;
+        self.took(joined)
+    }
+
+    fn took(&mut self, joined: Result<Done, JoinError>) -> Option<Done> {
         // A task of these ends early only together with the runtime.
-        let mut done = self.set.join_next().await?.ok()?;
+        let mut done = joined.ok()?;
         done.again = self.owners.remove(&done.owner).flatten();
+        if self.owners.is_empty() {
+            // After a start with thousands of them, the room for them is not needed any more.
+            self.owners.shrink_to_fit();
+        }
         if done.found.is_none() {
             self.deferred.insert(done.owner.clone());
         } else {
             self.deferred.remove(&done.owner);
         }
+        let root = done.owner.root();
+        if let Some(queue) = self.queues.get_mut(root) {
+            queue.running -= 1;
+        }
+        self.launch(root);
         Some(done)
+    }
+
+    /// Starts reads of a root that wait, as many as there may be at once.
+    fn launch(&mut self, root: &Arc<Path>) {
+        let Some(queue) = self.queues.get_mut(root) else {
+            return;
+        };
+        while queue.running < READS_PER_ROOT
+            && let Some(read) = queue.waiting.pop_front()
+        {
+            queue.running += 1;
+            self.set.spawn(read.run());
+        }
+        if queue.running == 0 {
+            self.queues.remove(root);
+        }
     }
 
     /// The roots of which something has not come back.
@@ -107,8 +151,30 @@ impl Reads {
     pub(super) fn forget(&mut self, owner: &Owner) {
         self.deferred.remove(owner);
         if let Owner::Root(path) = owner {
-            self.slots.remove(path);
             self.deferred.retain(|other| other.root() != path);
+        }
+    }
+}
+
+impl Waiting {
+    async fn run(self) -> Done {
+        let Self {
+            owner,
+            noticed,
+            look,
+            watch,
+            metrics,
+        } = self;
+        let (epoch, owner_read) = (look.epoch, owner.clone());
+        let read = move || measured(&metrics, &owner_read, || look.at(&watch, &owner_read));
+        let found = tokio::task::spawn_blocking(read).await;
+        Done {
+            owner,
+            noticed,
+            epoch,
+            // A panic in there would be a bug of the check: the folder keeps what it had.
+            found: found.unwrap_or_default(),
+            again: None,
         }
     }
 }

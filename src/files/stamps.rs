@@ -14,7 +14,8 @@ use rustix::io::Errno;
 /// be thousands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
-    /// For each look: the first byte of its [`Depth`], the absolute path, a NUL.
+    /// For each look: its [`Depth`], how many bytes its path has in common with that of the look
+    /// before, in two bytes, and the rest of the path, which a NUL ends.
     looks: Box<[u8]>,
     /// For each look, the fingerprint of what was found.
     prints: Box<[u64]>,
@@ -41,8 +42,13 @@ impl Stamps {
 
     /// As [`Stamps::changed`], with what was seen a moment ago for other stamps.
     pub(super) fn changed_since(&self, looks: &mut Looks) -> bool {
-        let mut stamps = self.looks().zip(&self.prints);
-        self.unsure || stamps.any(|((depth, path), print)| looks.at(depth, path) != *print)
+        let mut rest = &*self.looks;
+        let mut path = Vec::new();
+        let mut is_other = |print: &u64| {
+            let depth = next_look(&mut rest, &mut path);
+            looks.at(depth, Path::new(OsStr::from_bytes(&path))) != *print
+        };
+        self.unsure || self.prints.iter().any(&mut is_other)
     }
 
     /// Whether something could not be looked at for want of a permission.
@@ -55,16 +61,21 @@ impl Stamps {
     pub fn unsure(&self) -> bool {
         self.unsure
     }
+}
 
-    fn looks(&self) -> impl Iterator<Item = (Depth, &Path)> {
-        self.looks.split(|byte| *byte == 0).filter_map(|look| {
-            let (depth, path) = look.split_first()?;
-            let depth = match depth {
-                b'i' => Depth::Identity,
-                _ => Depth::Content,
-            };
-            Some((depth, Path::new(OsStr::from_bytes(path))))
-        })
+/// Takes the next look off `rest`, and makes `path`, the one before, its path.
+fn next_look(rest: &mut &[u8], path: &mut Vec<u8>) -> Depth {
+    let Some(([depth, low, high], looks)) = rest.split_first_chunk() else {
+        return Depth::Identity;
+    };
+    let end = looks.iter().position(|byte| *byte == 0);
+    let (own, looks) = looks.split_at(end.unwrap_or(looks.len()));
+    path.truncate(u16::from_le_bytes([*low, *high]).into());
+    path.extend_from_slice(own);
+    *rest = looks.get(1..).unwrap_or_default();
+    match depth {
+        b'i' => Depth::Identity,
+        _ => Depth::Content,
     }
 }
 
@@ -94,6 +105,8 @@ impl Looks {
 #[derive(Default)]
 pub(super) struct Collector {
     looks: Vec<u8>,
+    /// The path of the last look.
+    last: Vec<u8>,
     prints: Vec<u64>,
     seen: HashSet<u64>,
     unsure: bool,
@@ -110,11 +123,20 @@ impl Collector {
         let mut hasher = DefaultHasher::new();
         (depth, path.as_os_str().as_bytes()).hash(&mut hasher);
         if self.seen.insert(hasher.finish()) {
-            self.looks.push(depth as u8);
-            self.looks.extend_from_slice(path.as_os_str().as_bytes());
-            self.looks.push(0);
+            self.add_look(depth, path.as_os_str().as_bytes());
             self.prints.push(fingerprint(depth, found));
         }
+    }
+
+    fn add_look(&mut self, depth: Depth, path: &[u8]) {
+        let pairs = self.last.iter().zip(path);
+        let common = pairs.take_while(|(a, b)| a == b).count();
+        let common = u16::try_from(common).unwrap_or(u16::MAX);
+        self.looks.push(depth as u8);
+        self.looks.extend(common.to_le_bytes());
+        self.looks.extend(&path[common.into()..]);
+        self.looks.push(0);
+        self.last = path.to_owned();
     }
 
     /// Something could not be looked at.

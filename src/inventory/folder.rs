@@ -1,10 +1,10 @@
 //! What one credential folder serves: its parts, each judged by itself, and how they go together.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::part::{Missing, Now, PartState, Trouble};
+use super::part::{Missing, Now, PartState, Parts, Trouble};
 use super::snapshot::{Credential as View, Rejection};
 use crate::credential::{Credential, Verdict};
 use crate::name;
@@ -121,10 +121,10 @@ impl Event {
 /// A credential folder.
 #[derive(Debug)]
 pub(super) struct Folder {
-    path: PathBuf,
+    path: Arc<Path>,
     name: Name,
     when_gone: WhenGone,
-    parts: [PartState; Kind::ALL.len()],
+    parts: Parts,
     secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
     /// What keeps the folder as a whole from being judged.
     trouble: Trouble,
@@ -148,12 +148,12 @@ pub(super) struct Folder {
 impl Folder {
     /// The credential in the folder at `path`, of which nothing is known yet. `since_start`: it may have
     /// been there before the start.
-    pub(super) fn new(path: PathBuf, name: Name, when_gone: WhenGone, since_start: bool) -> Self {
+    pub(super) fn new(path: Arc<Path>, name: Name, when_gone: WhenGone, since_start: bool) -> Self {
         Self {
             path,
             name,
             when_gone,
-            parts: Default::default(),
+            parts: Parts::default(),
             secrets: Default::default(),
             trouble: Trouble::default(),
             since_start,
@@ -172,7 +172,7 @@ impl Folder {
     /// Serves `part`, as before the agent was restarted, until the files are good or gone.
     pub(super) fn restore(&mut self, part: Part, now: Now) {
         let kind = part.kind();
-        self.parts[kind as usize].restore(Arc::new(part));
+        self.parts.of_mut(kind).restore(Arc::new(part));
         self.refresh(now.system, now.instant);
     }
 
@@ -260,7 +260,7 @@ impl Folder {
     /// What is published of it.
     pub(super) fn view(&self, root: &Arc<Path>, warn_days: u32) -> View {
         let of_parts = Kind::ALL.iter().flat_map(|kind| {
-            let problems = self.parts[*kind as usize].trouble().problems();
+            let problems = self.parts.of(*kind).trouble().problems();
             problems.iter().map(|problem| (Some(*kind), problem))
         });
         let of_folder = self
@@ -308,7 +308,7 @@ impl Folder {
                 Kind::TrustBundle | Kind::OcspStaple if beside_pair => Missing::TakenOut,
                 _ => self.without_files(),
             };
-            if self.parts[kind as usize].observe(verdict, missing, now) {
+            if self.parts.observe(kind, verdict, missing, now) {
                 events.push(Event::Recovered { kind: Some(kind) });
             }
         }
@@ -321,7 +321,7 @@ impl Folder {
 
     /// What it means that there is no file of a part, though others may be there.
     fn without_files(&self) -> Missing {
-        let problem = |what, remedy| Problem::new(Reason::Incomplete, &self.path, what, remedy);
+        let problem = |what, remedy| Problem::new(Reason::Incomplete, &*self.path, what, remedy);
         match self.when_gone {
             WhenGone::KeepFolder => Missing::Kept(problem(
                 "its files are gone from the folder, which is still there".to_owned(),
@@ -352,17 +352,12 @@ impl Folder {
             *self = Self {
                 gone_since: self.gone_since,
                 timers: self.timers,
-                ..Self::new(
-                    std::mem::take(&mut self.path),
-                    self.name.clone(),
-                    self.when_gone,
-                    false,
-                )
+                ..Self::new(self.path.clone(), self.name.clone(), self.when_gone, false)
             };
             return vec![Event::Removed];
         }
         let (first, was_alone) = (!self.serves(), self.alone);
-        for part in &mut self.parts {
+        for (_, part) in self.parts.iter_mut() {
             part.tick(delay, now);
         }
         let alone = self
@@ -386,7 +381,7 @@ impl Folder {
             if kind == Kind::OcspStaple {
                 continue;
             }
-            let part = self.parts[kind as usize].current();
+            let part = self.parts.of(kind).current();
             let staple = part.and_then(|part| self.staple_for(part, now));
             let old = &self.secrets[kind as usize];
             let keeps = match (old, part) {
@@ -414,7 +409,7 @@ impl Folder {
         let Facts::Certificate(facts) = pair.facts() else {
             return None;
         };
-        let staple = self.parts[Kind::OcspStaple as usize].current()?;
+        let staple = self.parts.of(Kind::OcspStaple).current()?;
         let Facts::OcspStaple(about) = staple.facts() else {
             return None;
         };
@@ -423,7 +418,7 @@ impl Folder {
     }
 
     fn has_bundle_alone(&self) -> bool {
-        let has = |kind: Kind| self.parts[kind as usize].current().is_some();
+        let has = |kind: Kind| self.parts.of(kind).current().is_some();
         has(Kind::TrustBundle)
             && ![Kind::Certificate, Kind::TicketKeys, Kind::Generic]
                 .into_iter()
@@ -433,7 +428,7 @@ impl Folder {
     /// Whether what it held before the start can't be told: nothing in it could be read, or no pair
     /// where there are files of one.
     fn is_unread(&self) -> bool {
-        let pair = &self.parts[Kind::Certificate as usize];
+        let pair = self.parts.of(Kind::Certificate);
         let seen_good = self.parts.iter().any(PartState::seen_good);
         let holds_no_pair = self.judged && self.without_pair && seen_good;
         self.since_start && !pair.seen_good() && !holds_no_pair
@@ -441,12 +436,12 @@ impl Folder {
 
     /// Whether there have been files of a pair from the first look at it, and never good ones.
     fn awaits_pair(&self) -> bool {
-        let pair = &self.parts[Kind::Certificate as usize];
+        let pair = self.parts.of(Kind::Certificate);
         self.judged && !self.was_without_pair && !pair.seen_good()
     }
 
     fn is_bundle_unknown(&self) -> bool {
-        let bundle = &self.parts[Kind::TrustBundle as usize];
+        let bundle = self.parts.of(Kind::TrustBundle);
         let seen_good = self.parts.iter().any(PartState::seen_good);
         !bundle.seen_good() && (!seen_good || !bundle.trouble().problems().is_empty())
     }
@@ -463,7 +458,7 @@ impl Folder {
 
     /// What the files hold already, and what is served when its time comes.
     fn waiting(&self) -> Option<Problem> {
-        let pair = &self.parts[Kind::Certificate as usize];
+        let pair = self.parts.of(Kind::Certificate);
         let (served, next) = (pair.current()?.facts(), pair.successor()?);
         let (reason, what) = if next.not_before() > served.not_before() {
             let from = next.not_before().map(times::date).unwrap_or_default();
@@ -474,7 +469,7 @@ impl Folder {
         };
         Some(Problem::new(
             reason,
-            &self.path,
+            &*self.path,
             format!("{what}; the previous version, which is valid, is served until then"),
             "nothing needs to be done if that is intended; otherwise write a certificate that is valid now",
         ))
@@ -482,7 +477,7 @@ impl Folder {
 
     /// A certificate that clients accept for no host.
     fn nameless(&self) -> Option<Problem> {
-        let pair = self.parts[Kind::Certificate as usize].current()?;
+        let pair = self.parts.of(Kind::Certificate).current()?;
         let Facts::Certificate(facts) = pair.facts() else {
             return None;
         };
@@ -499,7 +494,7 @@ impl Folder {
 
     /// A folder that is named like a host which its certificate does not cover.
     fn uncovered(&self) -> Option<Problem> {
-        let pair = self.parts[Kind::Certificate as usize].current()?;
+        let pair = self.parts.of(Kind::Certificate).current()?;
         let Facts::Certificate(facts) = pair.facts() else {
             return None;
         };
@@ -508,7 +503,7 @@ impl Folder {
         (!covered).then(|| {
             Problem::new(
                 Reason::Name,
-                &self.path,
+                &*self.path,
                 format!(
                     "the credential is named like the host {host}, which its certificate does not cover"
                 ),
@@ -528,8 +523,7 @@ impl Folder {
     fn report(&mut self, now: Instant) -> Vec<Event> {
         let mut events = Vec::new();
         let whole = (None, self.serves(), &mut self.trouble);
-        let parts = Kind::ALL.into_iter().zip(&mut self.parts);
-        let parts = parts.map(|(kind, part)| {
+        let parts = self.parts.iter_mut().map(|(kind, part)| {
             let keeps = part.current().is_some();
             (Some(kind), keeps, part.trouble_mut())
         });
@@ -546,7 +540,7 @@ impl Folder {
     }
 
     fn troubles_mut(&mut self) -> impl Iterator<Item = &mut Trouble> {
-        let parts = self.parts.iter_mut().map(PartState::trouble_mut);
+        let parts = self.parts.iter_mut().map(|(_, part)| part.trouble_mut());
         std::iter::once(&mut self.trouble).chain(parts)
     }
 }

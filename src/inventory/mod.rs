@@ -82,7 +82,8 @@ pub struct Inventory {
 struct State {
     settings: config::Root,
     path: Arc<Path>,
-    folders: HashMap<Name, Folder>,
+    /// Boxed, for a map has room for more than are in it.
+    folders: HashMap<Name, Box<Folder>>,
     /// The folders that have not been read since the start.
     unobserved: HashSet<Name>,
 }
@@ -264,7 +265,10 @@ impl Inventory {
         };
         let events = folder.observe(read, delay, now, noticed);
         if let Some(at) = self.position(&key.root) {
-            self.roots[at].unobserved.remove(&key.name);
+            let unobserved = &mut self.roots[at].unobserved;
+            if unobserved.remove(&key.name) && unobserved.is_empty() {
+                unobserved.shrink_to_fit();
+            }
         }
         self.take_in(key, events, now);
     }
@@ -320,7 +324,7 @@ impl Inventory {
     /// When it will be known under which name a bundle without a pair is served, if that is pending.
     pub fn settles_at(&self) -> Option<Instant> {
         let folders = self.roots.iter().flat_map(|root| root.folders.values());
-        folders.filter_map(Folder::settles_at).min()
+        folders.filter_map(|folder| folder.settles_at()).min()
     }
 
     /// Reports every problem now: at the start none is half a rotation.
@@ -546,7 +550,7 @@ impl Inventory {
 
     fn folder_mut(&mut self, key: &Key) -> Option<&mut Folder> {
         let at = self.position(&key.root)?;
-        self.roots[at].folders.get_mut(&key.name)
+        Some(&mut **self.roots[at].folders.get_mut(&key.name)?)
     }
 
     fn position(&self, root: &Path) -> Option<usize> {
@@ -584,8 +588,8 @@ impl State {
                 config::Layout::Flat => WhenGone::KeepFiles,
                 config::Layout::Named(_) => WhenGone::TakeOut,
             };
-            let path = self.settings.folder_of(name);
-            Folder::new(path, name.clone(), gone, since_start)
+            let path = self.settings.folder_of(name).into();
+            Box::new(Folder::new(path, name.clone(), gone, since_start))
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::credential::Verdict;
 use crate::problem::Problem;
-use crate::secret::{Facts, Part};
+use crate::secret::{Facts, Kind, Part};
 
 /// How long a problem must last before it is logged: the tools that write one file after the
 /// other pass through states that are nobody's problem.
@@ -34,6 +34,11 @@ impl Now {
         }
     }
 }
+
+/// The parts of a folder. Most folders have one or two of them, and there may be thousands of folders:
+/// a part that was never there takes a pointer.
+#[derive(Debug, Default)]
+pub(super) struct Parts([Option<Box<PartState>>; Kind::ALL.len()]);
 
 /// The state of one part.
 #[derive(Debug, Default)]
@@ -125,7 +130,60 @@ impl Trouble {
     }
 }
 
+impl Parts {
+    pub(super) fn of(&self, kind: Kind) -> &PartState {
+        static NEVER_THERE: PartState = PartState::new();
+        self.0[kind as usize].as_deref().unwrap_or(&NEVER_THERE)
+    }
+
+    pub(super) fn of_mut(&mut self, kind: Kind) -> &mut PartState {
+        self.0[kind as usize].get_or_insert_default()
+    }
+
+    /// Those that were there once.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &PartState> {
+        self.0.iter().flatten().map(|part| &**part)
+    }
+
+    /// As [`Self::iter`], with their kinds.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (Kind, &mut PartState)> {
+        let parts = Kind::ALL.into_iter().zip(&mut self.0);
+        parts.filter_map(|(kind, part)| Some((kind, &mut **part.as_mut()?)))
+    }
+
+    /// Takes in a verdict on the present files; whether a logged problem is over.
+    pub(super) fn observe(
+        &mut self,
+        kind: Kind,
+        verdict: Verdict<Part>,
+        missing: Missing,
+        now: Now,
+    ) -> bool {
+        let is_new = self.0[kind as usize].is_none();
+        if is_new && verdict.is_absent() {
+            return false;
+        }
+        self.of_mut(kind).observe(verdict, missing, now)
+    }
+}
+
 impl PartState {
+    const fn new() -> Self {
+        Self {
+            current: None,
+            holds_previous: false,
+            warnings: Vec::new(),
+            successor: None,
+            trouble: Trouble {
+                problems: Vec::new(),
+                since: None,
+                logged: false,
+            },
+            missing_since: None,
+            seen_good: false,
+        }
+    }
+
     /// The part as it was served before the agent was restarted.
     pub(super) fn restore(&mut self, part: Arc<Part>) {
         if self.current.is_none() && !self.seen_good {
@@ -135,7 +193,7 @@ impl PartState {
     }
 
     /// Takes in a verdict on the present files.
-    pub(super) fn observe(&mut self, verdict: Verdict<Part>, missing: Missing, now: Now) -> bool {
+    fn observe(&mut self, verdict: Verdict<Part>, missing: Missing, now: Now) -> bool {
         let Verdict {
             part,
             problems,

@@ -74,7 +74,7 @@ pub struct Credential {
     /// Its name: that of the folder.
     pub name: Name,
     /// The path of the folder.
-    pub(super) folder: PathBuf,
+    pub(super) folder: Arc<Path>,
     /// How many days before its end a certificate of it is warned of at most.
     pub warn_days: u32,
     /// Why files are not served. What is served of the same part is a previous version then.
@@ -342,7 +342,7 @@ impl Root {
 impl Credential {
     /// The path of the folder that its files are in: its own, or a flat root.
     pub fn path(&self) -> PathBuf {
-        self.folder.clone()
+        self.folder.to_path_buf()
     }
 
     /// The file of the private key that it serves.

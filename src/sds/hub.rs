@@ -1,9 +1,11 @@
 //! What streams look at, and which of them wait for which name.
 //!
 //! A change costs as much as there are streams that wait for a name that it concerns, whatever else is
-//! served or waited for.
+//! served or waited for. Streams that subscribe meanwhile do not wait until all of them are woken: the
+//! lock is held to find one name at a time, and no stream is woken under it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
@@ -31,13 +33,16 @@ pub struct Hub {
 /// Who waits for which name.
 #[derive(Default)]
 struct Waiting {
-    /// By address, so that one of many is found at once.
-    by_name: HashMap<Name, Vec<Arc<Inbox>>>,
+    /// By name, in order, so that whoever visits all of them can go on where it was.
+    by_name: BTreeMap<Name, Inboxes>,
     /// The names under which a host is waited for in another spelling than the usual one.
-    spellings: HashMap<Host, HashSet<Name>>,
-    /// The names of the hosts that a wildcard below that domain covers.
-    by_parent: HashMap<String, HashSet<Name>>,
+    spellings: BTreeSet<(Arc<str>, Name)>,
+    /// Domains, and the names of the hosts that a wildcard below them covers.
+    by_parent: BTreeSet<(Arc<str>, Name)>,
 }
+
+/// By address, so that one of many is found at once. Shared with whoever is waking them.
+type Inboxes = Arc<Vec<Arc<Inbox>>>;
 
 /// Where one stream learns which of its names may have changed. It holds no secret: whoever is
 /// woken looks at the present state.
@@ -72,18 +77,16 @@ impl Hub {
         };
         // Not under the lock: what it held alone is wiped.
         drop(old);
-        let waiting = self.waiting();
         if changes.everything {
-            return waiting.wake_all();
+            return self.wake_all();
         }
         for credential in &changes.credentials {
             let answers = name::answers(credential);
-            answers.iter().for_each(|name| waiting.wake(name));
+            answers.iter().for_each(|name| self.wake(name));
         }
-        changes
-            .hosts
-            .iter()
-            .for_each(|one| waiting.wake_covered(one));
+        for coverage in &changes.hosts {
+            self.wake_covered(coverage);
+        }
     }
 
     /// Puts other rules in force, and wakes every stream.
@@ -98,7 +101,16 @@ impl Hub {
 
     /// Wakes every stream, as when memberships of groups have changed.
     pub fn wake_all(&self) {
-        self.waiting().wake_all();
+        let mut last: Option<Name> = None;
+        loop {
+            // A statement of its own: the lock is not held while they are woken.
+            let next = self.waiting().after(last.as_ref());
+            let Some((name, inboxes)) = next else {
+                return;
+            };
+            put(&name, &inboxes);
+            last = Some(name);
+        }
     }
 
     /// From now on `inbox` learns of every change of that name. Returns false where it did so before.
@@ -108,7 +120,7 @@ impl Hub {
         let Err(at) = position(inboxes, inbox) else {
             return false;
         };
-        inboxes.insert(at, inbox.clone());
+        Arc::make_mut(inboxes).insert(at, inbox.clone());
         if inboxes.len() == 1 {
             waiting.enter_host(name);
         }
@@ -123,13 +135,44 @@ impl Hub {
         };
         let at = position(inboxes, inbox);
         if let Ok(at) = at {
-            inboxes.remove(at);
+            Arc::make_mut(inboxes).remove(at);
         }
         if inboxes.is_empty() {
             waiting.by_name.remove(name);
             waiting.drop_host(name);
         }
         at.is_ok()
+    }
+
+    fn wake(&self, name: &str) {
+        let found = self.waiting().named(name);
+        if let Some((name, inboxes)) = found {
+            put(&name, &inboxes);
+        }
+    }
+
+    fn wake_covered(&self, coverage: &Coverage) {
+        match coverage {
+            Coverage::Exact(host) => {
+                self.wake(host.as_str());
+                self.wake_group(host.as_str(), |waiting| &waiting.spellings);
+            }
+            Coverage::Wildcard(parent) => self.wake_group(parent, |waiting| &waiting.by_parent),
+        }
+    }
+
+    /// Wakes those that wait for the names of `group` in one of the sets.
+    fn wake_group(&self, group: &str, set: fn(&Waiting) -> &BTreeSet<(Arc<str>, Name)>) {
+        let mut last = (Arc::from(group), Name::from(""));
+        // Nobody waits for a name that is empty: it means no host.
+        loop {
+            let next = next_of_group(set(&self.waiting()), &last);
+            let Some(next) = next else {
+                return;
+            };
+            self.wake(&next.1);
+            last = next;
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -144,11 +187,10 @@ impl Waiting {
             return;
         };
         if let Some(parent) = host.parent() {
-            let names = self.by_parent.entry(parent.to_owned()).or_default();
-            names.insert(name.clone());
+            self.by_parent.insert((parent.into(), name.clone()));
         }
         if host.as_str() != &**name {
-            self.spellings.entry(host).or_default().insert(name.clone());
+            self.spellings.insert((host.as_str().into(), name.clone()));
         }
     }
 
@@ -157,56 +199,44 @@ impl Waiting {
             return;
         };
         if let Some(parent) = host.parent() {
-            remove_from(&mut self.by_parent, parent, name);
+            self.by_parent.remove(&(parent.into(), name.clone()));
         }
-        if host.as_str() != &**name {
-            remove_from(&mut self.spellings, &host, name);
-        }
+        self.spellings.remove(&(host.as_str().into(), name.clone()));
     }
 
-    fn wake(&self, name: &str) {
-        if let Some((name, inboxes)) = self.by_name.get_key_value(name) {
-            inboxes.iter().for_each(|inbox| inbox.put(name));
-        }
+    fn named(&self, name: &str) -> Option<(Name, Inboxes)> {
+        let (name, inboxes) = self.by_name.get_key_value(name)?;
+        Some((name.clone(), inboxes.clone()))
     }
 
-    fn wake_covered(&self, coverage: &Coverage) {
-        match coverage {
-            Coverage::Exact(host) => {
-                self.wake(host.as_str());
-                let names = self.spellings.get(host).into_iter().flatten();
-                names.for_each(|name| self.wake(name));
-            }
-            Coverage::Wildcard(parent) => {
-                let names = self.by_parent.get(parent).into_iter().flatten();
-                names.for_each(|name| self.wake(name));
-            }
-        }
+    /// The first name after `last`, and who waits for it.
+    fn after(&self, last: Option<&Name>) -> Option<(Name, Inboxes)> {
+        let start = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut names = self.by_name.range::<Name, _>((start, Bound::Unbounded));
+        let (name, inboxes) = names.next()?;
+        Some((name.clone(), inboxes.clone()))
     }
+}
 
-    fn wake_all(&self) {
-        for (name, inboxes) in &self.by_name {
-            inboxes.iter().for_each(|inbox| inbox.put(name));
-        }
-    }
+/// The entry after `last`, if it is of the same group.
+fn next_of_group(
+    set: &BTreeSet<(Arc<str>, Name)>,
+    last: &(Arc<str>, Name),
+) -> Option<(Arc<str>, Name)> {
+    let mut entries = set.range((Bound::Excluded(last), Bound::Unbounded));
+    entries
+        .next()
+        .filter(|(group, _)| *group == last.0)
+        .cloned()
+}
+
+fn put(name: &Name, inboxes: &Inboxes) {
+    inboxes.iter().for_each(|inbox| inbox.put(name));
 }
 
 /// Where an inbox is among those of a name, or is to be.
 fn position(inboxes: &[Arc<Inbox>], inbox: &Arc<Inbox>) -> Result<usize, usize> {
     inboxes.binary_search_by_key(&Arc::as_ptr(inbox), Arc::as_ptr)
-}
-
-fn remove_from<K, Q>(map: &mut HashMap<K, HashSet<Name>>, key: &Q, name: &Name)
-where
-    K: std::borrow::Borrow<Q> + Eq + std::hash::Hash,
-    Q: Eq + std::hash::Hash + ?Sized,
-{
-    if let Some(names) = map.get_mut(key) {
-        names.remove(name);
-        if names.is_empty() {
-            map.remove(key);
-        }
-    }
 }
 
 impl Inbox {
@@ -291,6 +321,40 @@ mod tests {
 
         hub.enforce(Arc::default());
         assert_eq!(changed(&a).len() + changed(&b).len(), 8);
+    }
+
+    #[test]
+    fn streams_are_woken_without_a_lock_that_others_need() {
+        /// Subscribes to another name when it is woken.
+        struct Subscriber(Arc<Hub>, Arc<Inbox>);
+
+        impl std::task::Wake for Subscriber {
+            fn wake(self: Arc<Self>) {
+                // Tried, not waited for: a lock that is held would hang the test.
+                assert!(self.0.waiting.try_lock().is_ok(), "the lock is held");
+                self.0.subscribe(&"www.example.net".into(), &self.1);
+            }
+        }
+
+        type Wake = fn(&Hub);
+        let wakes: [Wake; 4] = [
+            |hub| change(hub, &["a"], &[]),
+            |hub| change(hub, &[], &["www.example.com"]),
+            |hub| change(hub, &[], &["*.example.com"]),
+            Hub::wake_all,
+        ];
+        for wake in wakes {
+            let hub = Arc::new(Hub::default());
+            let names = ["a", "WWW.example.com", "api.example.com", "z"];
+            let inboxes = names.map(|name| inbox(&hub, &[name]));
+            let newcomer = Arc::new(Inbox::default());
+            let waker = Waker::from(Arc::new(Subscriber(hub.clone(), newcomer.clone())));
+            for inbox in &inboxes {
+                assert!(inbox.poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            wake(&hub);
+            assert!(!hub.subscribe(&"www.example.net".into(), &newcomer));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Roots whose files themselves are credentials, and credentials whose files are anywhere.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -12,7 +12,7 @@ use crate::util::agent::PROGRAM;
 use crate::util::folders::write_files;
 use crate::util::sds::Delta;
 use crate::util::{
-    Agent, Bed, Envoy, Host, Identity, Protocol, admin, eventually_true, require, tools,
+    Agent, Bed, Envoy, Host, Identity, Protocol, admin, eventually_true, kubelet, require, tools,
 };
 
 /// A configuration, and an agent that runs by it.
@@ -285,21 +285,16 @@ fn what_is_no_regular_file_in_a_flat_root_harms_its_credential_alone() {
 fn a_flat_root_written_as_kubelet_does_is_read_as_one_generation() {
     let place = Place::flat();
     let root = place.bed.root.path();
-    let write = |generation: &str, identity: &Identity| {
+    let write = |generation, identity: &Identity| {
         let files = [("site.crt", &identity.chain), ("site.key", &identity.key)];
-        write_files(&root.join(generation), &files);
-        symlink(generation, root.join("..data.new")).unwrap();
-        fs::rename(root.join("..data.new"), root.join("..data")).unwrap();
+        kubelet::write(&root, generation, &files).unwrap();
     };
     let mut identity = place.identity("site.test");
-    write("..1", &identity);
-    for name in ["site.crt", "site.key"] {
-        symlink(format!("..data/{name}"), root.join(name)).unwrap();
-    }
+    write(1, &identity);
     let agent = place.agent();
     let mut stream = place.stream(&["site"]);
     assert_serves(&mut stream, &identity);
-    for generation in ["..2", "..3", "..4"] {
+    for generation in 2..5 {
         identity = place.identity("site.test");
         write(generation, &identity);
         assert_serves(&mut stream, &identity);

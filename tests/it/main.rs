@@ -37,7 +37,6 @@ mod page;
 mod probe;
 mod quickstart;
 mod release;
-mod releases;
 mod rotation;
 mod scripts;
 mod soak;

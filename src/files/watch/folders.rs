@@ -13,16 +13,17 @@ use super::Polled;
 use super::kernel::{Scope, WatchId};
 use crate::files::read::{Dir, FileId, Interest};
 
-/// An owner, by its place in the table.
-pub(super) type OwnerId = usize;
+/// An owner, by its place in the table. There may be a dozen of these numbers for each credential, and
+/// never 2^32 different ones.
+pub(super) type OwnerId = u32;
 
 /// A folder, by its place in [`Folders`].
-pub(super) type FolderId = usize;
+pub(super) type FolderId = u32;
 
 /// What of a folder an owner depends on. Names are told apart by a hash: two with the same one cost
 /// a read too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct What(u64);
+pub(super) struct What(u32);
 
 impl What {
     /// Everything in it but names that begin with `..`.
@@ -33,7 +34,7 @@ impl What {
     pub(super) fn name(name: &OsStr) -> Self {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
-        Self(hasher.finish().max(2))
+        Self((hasher.finish() as u32).max(2))
     }
 }
 
@@ -103,15 +104,16 @@ pub(super) struct Folders {
 
 impl Folders {
     pub(super) fn get(&self, id: FolderId) -> Option<&Folder> {
-        self.folders.get(id)
+        self.folders.get(id as usize)
     }
 
     pub(super) fn get_mut(&mut self, id: FolderId) -> Option<&mut Folder> {
-        self.folders.get_mut(id)
+        self.folders.get_mut(id as usize)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (FolderId, &Folder)> {
-        self.folders.iter()
+        let folders = self.folders.iter();
+        folders.map(|(id, folder)| (id as FolderId, folder))
     }
 
     /// How many have a live watch.
@@ -128,7 +130,7 @@ impl Folders {
     /// The entry of `dir`, new if need be.
     pub(super) fn enter(&mut self, dir: &Dir<'_>) -> FolderId {
         if let Some(id) = self.by_file.get(&dir.id).copied()
-            && let Some(folder) = self.folders.get_mut(id)
+            && let Some(folder) = self.folders.get_mut(id as usize)
         {
             if *folder.path != *dir.path {
                 folder.path = dir.path.into();
@@ -141,7 +143,7 @@ impl Folders {
             placement: Placement::Unplaced,
             scope: Scope::Names,
             watch: None,
-        });
+        }) as FolderId;
         self.by_file.insert(dir.id, id);
         id
     }
@@ -164,7 +166,7 @@ impl Folders {
         if left.next().is_some_and(|(folder, ..)| *folder == id) {
             return None;
         }
-        let folder = self.folders.try_remove(id)?;
+        let folder = self.folders.try_remove(id as usize)?;
         self.by_file.remove(&folder.file);
         self.by_watch.remove(&folder.watch?);
         folder.watch
@@ -179,7 +181,7 @@ impl Folders {
         scope: Scope,
         now: Instant,
     ) -> Option<FolderId> {
-        let folder = self.folders.get_mut(id)?;
+        let folder = self.folders.get_mut(id as usize)?;
         folder.placement = Placement::Live(now);
         folder.scope = scope;
         let before = folder.watch.replace(watch);
@@ -188,14 +190,14 @@ impl Folders {
         }
         let other = self.by_watch.insert(watch, id);
         let other = other.filter(|other| *other != id)?;
-        let stale = self.folders.get_mut(other)?;
+        let stale = self.folders.get_mut(other as usize)?;
         (stale.placement, stale.watch) = (Placement::Unplaced, None);
         Some(other)
     }
 
     /// The kernel has removed the watch on the folder `id`.
     pub(super) fn watch_removed(&mut self, id: FolderId) {
-        if let Some(folder) = self.folders.get_mut(id) {
+        if let Some(folder) = self.folders.get_mut(id as usize) {
             folder.placement = Placement::Unplaced;
             if let Some(watch) = folder.watch.take() {
                 self.by_watch.remove(&watch);

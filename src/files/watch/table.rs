@@ -144,11 +144,11 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     pub(super) fn owner(&self, id: OwnerId) -> Option<&Owner<K>> {
-        self.owners.get(id)
+        self.owners.get(id as usize)
     }
 
     pub(super) fn owner_mut(&mut self, id: OwnerId) -> Option<&mut Owner<K>> {
-        self.owners.get_mut(id)
+        self.owners.get_mut(id as usize)
     }
 
     /// Whether a missing permission hid something that the owner depends on.
@@ -169,7 +169,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         if let Some(id) = self.keys.get(key) {
             return *id;
         }
-        let id = self.owners.insert(Owner::new(key.clone()));
+        let id = self.owners.insert(Owner::new(key.clone())) as OwnerId;
         self.keys.insert(key.clone(), id);
         id
     }
@@ -185,7 +185,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     pub(super) fn remove(&mut self, id: OwnerId) {
-        let Some(owner) = self.owners.try_remove(id) else {
+        let Some(owner) = self.owners.try_remove(id as usize) else {
             return;
         };
         self.keys.remove(&owner.key);
@@ -224,7 +224,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
 
     /// Changes what is pending for an owner, and plans its next read.
     pub(super) fn update(&mut self, id: OwnerId, change: impl FnOnce(&mut Pending)) {
-        let Some(owner) = self.owners.get_mut(id) else {
+        let Some(owner) = self.owners.get_mut(id as usize) else {
             return;
         };
         change(&mut owner.pending);
@@ -233,7 +233,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
 
     /// Plans the next read of an owner. One that is being read is due after that read at the earliest.
     pub(super) fn plan_read(&mut self, id: OwnerId) {
-        let Some(owner) = self.owners.get_mut(id) else {
+        let Some(owner) = self.owners.get_mut(id as usize) else {
             return;
         };
         let at = match owner.reading {
@@ -260,7 +260,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
             && at <= now
         {
             self.due.pop_first();
-            if let Some(owner) = self.owners.get_mut(id) {
+            if let Some(owner) = self.owners.get_mut(id as usize) {
                 owner.due_at = None;
                 owner.pending.hand_over(now);
                 due.push(owner.key.clone());

@@ -55,7 +55,12 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            folder: Folder::new("/c/site".into(), "site".into(), WhenGone::KeepFolder, true),
+            folder: Folder::new(
+                Path::new("/c/site").into(),
+                "site".into(),
+                WhenGone::KeepFolder,
+                true,
+            ),
             now: Now::read(),
         }
     }
