@@ -12,6 +12,7 @@
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
 //! - [`metrics`]: what is counted while the agent works
 //! - [`config`]: what the agent is told to do
+//! - [`logging`]: log lines as text or JSON, with levels that can change
 //! - [`rights`]: who may read a file
 //! - [`files`]: credential folders on disk: one consistent read of each, and what may have changed
 //! - [`credential`]: file names and PEM bytes → a credential that Envoy accepts, or the reasons why not
@@ -42,6 +43,7 @@ pub mod harden;
 pub mod inventory;
 pub mod lines;
 pub mod listen;
+pub mod logging;
 pub mod metrics;
 pub mod name;
 pub mod peer;

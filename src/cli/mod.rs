@@ -5,7 +5,6 @@ mod client;
 mod completions;
 mod envoy_config;
 mod get;
-mod logging;
 mod man;
 mod output;
 mod probe;

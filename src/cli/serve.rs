@@ -19,10 +19,10 @@ use sds_agent::config::{
 };
 use sds_agent::harden;
 use sds_agent::listen::Activation;
+use sds_agent::logging::{self, Logging};
 use tracing::error;
 
 use self::source::Source;
-use super::logging::{self, Logging};
 use super::output;
 
 const EXAMPLES: &str = "\
@@ -106,7 +106,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Err(error) if check_only => return output::bad(error),
         Err(error) => return output::fail(error),
     };
-    let logging = logging::start(&config.log);
+    let logging = logging::start(config.log.level.to_filter(), config.log.format, |_| true);
     match serve(&config, &source, &logging) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -15,6 +15,20 @@ use crate::metrics::Limit;
 use crate::peer::Peer;
 use crate::secret::{Kind, Name};
 
+/// A log line about a peer: what goes before it, the facts about it, and then what the client chooses.
+macro_rules! line {
+    ($level:ident, $peer:expr, { $($before:tt)* } $($after:tt)*) => {
+        $level!(
+            $($before)*
+            uid = $peer.uid,
+            user = $peer.user.as_deref(),
+            pid = $peer.pid,
+            process = $peer.process.as_deref(),
+            $($after)*
+        )
+    };
+}
+
 /// How many names of a list are logged.
 const NAMES: usize = 8;
 
@@ -40,13 +54,9 @@ impl Audit {
     /// each, always.
     pub(crate) fn key_delivered(&self, account: &Account, Named { name, found }: &Named) {
         let peer = account.peer();
-        info!(
-            target: "audit",
-            event = "key_delivered",
-            uid = peer.uid,
-            user = peer.user.as_deref(),
-            pid = peer.pid,
-            process = peer.process.as_deref(),
+        line!(
+            info, peer,
+            { target: "audit", event = "key_delivered", }
             secret = &**name,
             credential = &*found.credential,
             version = &**found.secret.version(),
@@ -69,13 +79,9 @@ impl Audit {
         let Some(unlogged) = self.throttle.allow(Line::Refused, peer.uid, length) else {
             return;
         };
-        warn!(
-            target: "audit",
-            event = "refused",
-            uid = peer.uid,
-            user = peer.user.as_deref(),
-            pid = peer.pid,
-            process = peer.process.as_deref(),
+        line!(
+            warn, peer,
+            { target: "audit", event = "refused", }
             secret = name,
             node,
             unlogged,
@@ -108,11 +114,9 @@ impl Audit {
         let Some(left_out) = self.throttle.allow(Line::Subscribed, peer.uid, length) else {
             return;
         };
-        info!(
-            uid = peer.uid,
-            user = peer.user.as_deref(),
-            pid = peer.pid,
-            process = peer.process.as_deref(),
+        line!(
+            info, peer,
+            {  }
             secret = name,
             known = credential.is_some(),
             credential,
@@ -130,11 +134,9 @@ impl Audit {
         let Some(left_out) = self.throttle.allow(Line::Delivered, peer.uid, length) else {
             return;
         };
-        info!(
-            uid = peer.uid,
-            user = peer.user.as_deref(),
-            pid = peer.pid,
-            process = peer.process.as_deref(),
+        line!(
+            info, peer,
+            {  }
             secret = &**name,
             credential = &*found.credential,
             version = &**found.secret.version(),
@@ -153,11 +155,9 @@ impl Audit {
             return;
         };
         let more = names.len() - shown.len();
-        warn!(
-            uid = peer.uid,
-            user = peer.user.as_deref(),
-            pid = peer.pid,
-            process = peer.process.as_deref(),
+        line!(
+            warn, peer,
+            {  }
             secrets = ?shown,
             more = some(more as u64),
             reason,
@@ -184,11 +184,9 @@ impl Audit {
         let Some(left_out) = self.throttle.allow(Line::Ended, peer.uid, length) else {
             return;
         };
-        warn!(
-            uid = peer.uid,
-            user = peer.user.as_deref(),
-            pid = peer.pid,
-            process = peer.process.as_deref(),
+        line!(
+            warn, peer,
+            {  }
             code = ?status.code(),
             reason,
             node = account.node_id(),

@@ -109,12 +109,18 @@ where
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<R, Broken>>> {
+        let mut has_read = false;
         loop {
             if let Some(outcome) = self.take_rest().transpose() {
                 return Poll::Ready(Some(outcome));
             }
             if self.ended {
                 return Poll::Ready(self.cut_short());
+            }
+            // A large request is read a frame at a time, so that other streams have their turn.
+            if std::mem::replace(&mut has_read, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {

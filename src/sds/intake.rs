@@ -339,6 +339,10 @@ impl Intake {
         if is_cut {
             content.truncate(whole_characters(&content));
         }
+        let content = match self.keep(number) {
+            Some(Keep::Text) => cut(&text(content), TEXT).as_bytes().to_owned(),
+            _ => text(content).into_bytes(),
+        };
         let is_name = matches!(self.keep(number), Some(Keep::Name));
         if is_name && self.last_name.0 == number && self.last_name.1 == content {
             // A request of one name over and over costs what one name costs.
@@ -384,9 +388,18 @@ impl Intake {
 fn whole_characters(bytes: &[u8]) -> usize {
     match std::str::from_utf8(bytes) {
         Err(error) if error.error_len().is_none() => error.valid_up_to(),
-        // Not a text at all: decoding tells.
         _ => bytes.len(),
     }
+}
+
+/// A text, with U+FFFD in place of what is not UTF-8.
+///
+/// Envoy copies the host name of a TLS client into a request, whatever bytes it has. No answer can have
+/// such a name, and to a stream that ends Envoy answers with the same request, each second and for ever. So
+/// it counts as another name, which nothing has.
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 fn append(number: u32, content: &[u8], kept: &mut Vec<u8>) {
@@ -560,6 +573,23 @@ mod tests {
         let request: DiscoveryRequest = receive(&bytes, 7, 10).unwrap().unwrap();
         let node = request.node.unwrap();
         assert_eq!((node.id.len(), node.cluster.len()), (TEXT, TEXT - 1));
+    }
+
+    #[test]
+    fn what_is_not_utf_8_ends_no_request() {
+        let mut node = Vec::new();
+        append(1, &[0xff; 2 * TEXT], &mut node);
+        let mut bytes = Vec::new();
+        append(2, &node, &mut bytes);
+        for name in [&b"\xff\xfe.test"[..], b"site", b"\xff\xfe.test"] {
+            append(3, name, &mut bytes);
+        }
+        for size in 1..20 {
+            let request: DiscoveryRequest = receive(&bytes, size, 10).unwrap().unwrap();
+            assert_eq!(request.resource_names, ["site", "\u{fffd}\u{fffd}.test"]);
+            let id = request.node.unwrap().id;
+            assert!(id.len() <= TEXT && id.chars().all(|char| char == '\u{fffd}'));
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod hung;
 mod raw;
 mod requests;
 mod sustained;
-mod text;
+pub(crate) mod text;
 
 use std::fs;
 

@@ -332,7 +332,7 @@ fn members_of_the_clients_group_may_connect_and_rules_know_their_groups() {
 }
 
 /// The shell commands of a section of a page of the documentation, block by block.
-fn commands(page: &str, section: &str) -> Vec<String> {
+pub(crate) fn commands(page: &str, section: &str) -> Vec<String> {
     let section = page.split("\n## ").find(|text| text.starts_with(section));
     let blocks = section.unwrap().split("```sh\n").skip(1);
     blocks
@@ -341,7 +341,7 @@ fn commands(page: &str, section: &str) -> Vec<String> {
 }
 
 /// The files below these folders that a user of the machine can read.
-fn readable_by(machine: &Machine, user: &str, folders: &str) -> Vec<String> {
+pub(crate) fn readable_by(machine: &Machine, user: &str, folders: &str) -> Vec<String> {
     let script = format!(
         "setpriv --reuid {user} --regid {user} --init-groups \
              find {folders} -type f -readable 2>/dev/null; true"
@@ -457,6 +457,14 @@ fn installed_word_for_word_envoys_user_gets_secrets_by_the_socket_and_reads_no_f
     let check = machine.try_run("sds-agent check");
     let check = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.contains("the user envoy may open"), "{check}");
+    for block in commands(service, "Upgrading") {
+        machine.run(&format!("set -e; {block}"));
+    }
+    assert_eq!(readable_by(&machine, "envoy", folders), [""; 0]);
+    machine.run(&format!("{as_envoy} sds-agent get www"));
+    let check = machine.try_run("sds-agent check");
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(!check.contains("the user envoy may open"), "{check}");
     machine.run("rm -rf /etc/letsencrypt /root/source");
 }
 

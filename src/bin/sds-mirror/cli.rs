@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use comfy_table::{ContentArrangement, Table};
+use sds_agent::text::{escape, escape_json};
 
 use crate::options::Options;
 use crate::status::{Release, Released, Report};
@@ -151,7 +152,7 @@ pub(crate) fn run(command: Command) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("sds-mirror: {error}");
+            eprintln!("sds-mirror: {}", escape(&error));
             ExitCode::from(2)
         }
     }
@@ -179,20 +180,20 @@ fn status(args: StatusArgs) -> Result<bool, String> {
         Format::Table => print(table(&report).as_bytes())?,
         Format::Json => {
             let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
-            print(format!("{text}\n").as_bytes())?;
+            print(format!("{}\n", escape_json(&text)).as_bytes())?;
         }
     }
     Ok(is_good)
 }
 
 fn table(report: &Report) -> String {
-    let mut text = format!("{}: {}\n", shown(&report.cluster), report.health);
+    let mut text = format!("{}: {}\n", escape(&report.cluster), report.health);
     for scope in &report.scopes {
         text.push_str(&format!(
             "{} in namespace {}: {}\n",
             scope.resource,
-            shown(&scope.namespace),
-            shown(&scope.state)
+            escape(&scope.namespace),
+            escape(&scope.state)
         ));
     }
     let mut table = Table::new();
@@ -204,17 +205,15 @@ fn table(report: &Report) -> String {
         })
         .set_header(["FOLDER", "STATE", "OBJECT", "VERSION", "AGE", "PROBLEM"]);
     for object in &report.objects {
-        table.add_row([
-            shown(object.folder.as_deref().unwrap_or("-")),
-            object.state.clone(),
-            shown(&format!(
-                "{} {}/{}",
-                object.kind, object.namespace, object.name
-            )),
-            shown(object.resource_version.as_deref().unwrap_or("-")),
-            object.written.map_or_else(|| "-".to_owned(), age),
-            shown(object.problem.as_deref().unwrap_or_default()),
-        ]);
+        let cells = [
+            object.folder.as_deref().unwrap_or("-"),
+            &object.state,
+            &format!("{} {}/{}", object.kind, object.namespace, object.name),
+            object.resource_version.as_deref().unwrap_or("-"),
+            &object.written.map_or_else(|| "-".to_owned(), age),
+            object.problem.as_deref().unwrap_or_default(),
+        ];
+        table.add_row(cells.map(|cell| escape(cell).to_string()));
     }
     if !report.objects.is_empty() {
         text.push_str(&table.trim_fmt());
@@ -223,8 +222,8 @@ fn table(report: &Report) -> String {
     for problem in &report.problems {
         text.push_str(&format!(
             "{}: {}\n",
-            shown(&problem.subject),
-            shown(&problem.text)
+            escape(&problem.subject),
+            escape(&problem.text)
         ));
     }
     text
@@ -250,12 +249,15 @@ fn release(args: ReleaseArgs) -> Result<bool, String> {
     let released: Released = parse(&ask(&args.socket, "POST", "/release", &body)?)?;
     let mut text = String::new();
     for folder in &released.released {
-        text.push_str(&format!("{}: released, it is removed now\n", shown(folder)));
+        text.push_str(&format!(
+            "{}: released, it is removed now\n",
+            escape(folder)
+        ));
     }
     for folder in &released.unknown {
         eprintln!(
             "sds-mirror: {}: it is not held back; see sds-mirror status",
-            shown(folder)
+            escape(folder)
         );
     }
     if released.released.is_empty() && released.unknown.is_empty() {
@@ -328,11 +330,6 @@ fn parse<'a, T: serde::Deserialize<'a>>(answer: &'a [u8]) -> Result<T, String> {
     })
 }
 
-/// Text from outside, safe for a terminal.
-fn shown(text: &str) -> String {
-    text.chars().flat_map(|c| c.escape_debug()).collect()
-}
-
 /// The page of the program and its commands. The examples keep their lines, which clap_mangen would
 /// fill.
 fn man() -> Result<Vec<u8>, String> {
@@ -366,7 +363,8 @@ fn man() -> Result<Vec<u8>, String> {
     Ok(page)
 }
 
-fn print(bytes: &[u8]) -> Result<(), String> {
+/// Writes to the standard output. A reader that has gone is a quiet end.
+pub(crate) fn print(bytes: &[u8]) -> Result<(), String> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -49,11 +49,7 @@ impl Cluster {
 }
 
 fn differ(what: &str, this: &str, other: &str) -> String {
-    format!(
-        "its {what} is {}, not {}",
-        this.escape_debug(),
-        other.escape_debug()
-    )
+    format!("its {what} is {this}, not {other}")
 }
 
 fn list(hashes: &BTreeSet<String>) -> String {
@@ -69,10 +65,10 @@ fn list(hashes: &BTreeSet<String>) -> String {
 
 impl fmt::Display for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.server.escape_debug())?;
+        write!(f, "{}", self.server)?;
         match (&self.uid, self.ca.first()) {
-            (Some(uid), _) => write!(f, " (uid {})", uid.escape_debug()),
-            (None, Some(ca)) => write!(f, " (CA {})", ca.escape_debug()),
+            (Some(uid), _) => write!(f, " (uid {uid})"),
+            (None, Some(ca)) => write!(f, " (CA {ca})"),
             (None, None) => Ok(()),
         }
     }

@@ -1,13 +1,14 @@
 //! The program's settings, checked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::{Group, User};
 use sds_agent::config::{Account, LogFilter, LogFormat};
+use sds_agent::peer;
 
 use crate::access::Access;
 use crate::name::{NameTemplate, check_key};
@@ -215,9 +216,13 @@ fn rights(options: &Options) -> Result<Rights, String> {
             "the folder mode {dir_mode:04o} can't be used; give one such as 0700, 0750 or 0755"
         ));
     }
+    let id = |what: &str, account: &Option<Account>, id| {
+        let account = account.as_ref();
+        account.map(|account| number(what, account, id)).transpose()
+    };
     Ok(Rights {
-        owner: options.owner.as_ref().map(user_id).transpose()?,
-        group: options.group.as_ref().map(group_id).transpose()?,
+        owner: id("user", &options.owner, peer::user_id)?,
+        group: id("group", &options.group, peer::group_id)?,
         file_mode,
         dir_mode,
     })
@@ -264,29 +269,18 @@ fn server_url(text: &str) -> Result<http::Uri, String> {
     }
 }
 
-fn user_id(user: &Account) -> Result<u32, String> {
-    match user {
-        Account::Id(id) => Ok(*id),
-        Account::Name(name) => match User::from_name(name) {
-            Ok(Some(user)) => Ok(user.uid.as_raw()),
-            Ok(None) => Err(format!(
-                "there is no user {name:?}; create it, or give a number"
-            )),
-            Err(error) => Err(format!("can't look up the user {name:?}: {error}")),
-        },
-    }
-}
-
-fn group_id(group: &Account) -> Result<u32, String> {
-    match group {
-        Account::Id(id) => Ok(*id),
-        Account::Name(name) => match Group::from_name(name) {
-            Ok(Some(group)) => Ok(group.gid.as_raw()),
-            Ok(None) => Err(format!(
-                "there is no group {name:?}; create it, or give a number"
-            )),
-            Err(error) => Err(format!("can't look up the group {name:?}: {error}")),
-        },
+/// The number of a user or group (`what`), by what the user database answered.
+fn number(
+    what: &str,
+    account: &Account,
+    id: fn(&Account) -> io::Result<Option<u32>>,
+) -> Result<u32, String> {
+    match id(account) {
+        Ok(Some(id)) => Ok(id),
+        Ok(None) => Err(format!(
+            "there is no {what} {account}; create it, or give a number"
+        )),
+        Err(error) => Err(format!("can't look up the {what} {account}: {error}")),
     }
 }
 

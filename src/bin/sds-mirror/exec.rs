@@ -97,7 +97,7 @@ async fn output(name: &str, exec: &ExecConfig) -> Result<Zeroizing<Vec<u8>>, Str
         command.env_remove(name);
     }
     let mut child = command.spawn().map_err(|error| match &exec.install_hint {
-        Some(hint) => format!("can't be run: {error}; {}", hint.escape_debug()),
+        Some(hint) => format!("can't be run: {error}; {hint}"),
         None => format!("can't be run: {error}; install it, or name it with its whole path"),
     })?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(64 * 1024));

@@ -71,8 +71,7 @@ impl Gateway {
             ("", "ConfigMap") => Kind::ConfigMap,
             (group, kind) => {
                 let name = text("name");
-                self.unknown
-                    .push(format!("{group}/{kind} {name}").escape_debug().to_string());
+                self.unknown.push(format!("{group}/{kind} {name}"));
                 return;
             }
         };

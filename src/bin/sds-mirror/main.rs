@@ -14,8 +14,8 @@
 //! - [`content`]: what sds-agent would reject of them
 //! - [`reconcile`]: what should be there against what is there
 //! - [`problems`], [`metrics`], [`status`], [`events`]: how it is doing
-//! - [`mirror`]: wires all of the above
 //! - [`cli`]: the command line
+//! - [`mirror`]: wires all of the above
 
 mod access;
 mod backoff;
@@ -39,24 +39,21 @@ mod source;
 mod status;
 mod transport;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use sds_agent::admin::http::{self, Pages};
-use sds_agent::config::{LogFilter, LogFormat};
-use sds_agent::harden;
+use sds_agent::config::LogFilter;
 use sds_agent::listen::{ListenConfig, Listener};
+use sds_agent::logging::{self, Logging};
 use sds_agent::systemd::{self, Heart};
+use sds_agent::{harden, text};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{Metadata, error, info};
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+use tracing_subscriber::EnvFilter;
 
 use crate::cli::Cli;
 use crate::config::Config;
@@ -87,13 +84,15 @@ fn main() -> ExitCode {
     let config = match settings.read() {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("sds-mirror: {error}");
+            eprintln!("sds-mirror: {}", text::escape(&error));
             return ExitCode::from(COULD_NOT_RUN);
         }
     };
-    let levels = start_logging(&config);
+    let levels = filter(config.log_level.as_ref());
+    let logging = logging::start(levels, config.log_format, is_own);
+    logging.start_thread();
     harden::no_dumps();
-    match run(config, settings, levels) {
+    match run(config, settings, &logging) {
         Ok(End::Good) => ExitCode::SUCCESS,
         Ok(End::WithProblems) => ExitCode::from(WITH_PROBLEMS),
         Err(error) => {
@@ -119,17 +118,6 @@ impl Settings {
     }
 }
 
-/// Changes what is logged in a running process.
-struct Levels(reload::Handle<EnvFilter, Registry>);
-
-impl Levels {
-    fn set(&self, level: Option<&LogFilter>) {
-        if let Err(error) = self.0.reload(filter(level)) {
-            tracing::warn!("the log level can't be changed: {error}");
-        }
-    }
-}
-
 fn filter(level: Option<&LogFilter>) -> EnvFilter {
     match level {
         Some(level) => level.to_filter(),
@@ -137,41 +125,24 @@ fn filter(level: Option<&LogFilter>) -> EnvFilter {
     }
 }
 
-fn start_logging(config: &Config) -> Levels {
-    let (filter, handle) = reload::Layer::new(filter(config.log_level.as_ref()));
-    let lines = fmt::layer().with_writer(std::io::stderr);
-    let lines = match config.log_format {
-        LogFormat::Text => lines
-            .with_target(false)
-            .with_ansi(std::io::stderr().is_terminal())
-            .boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
-    };
-    tracing_subscriber::registry()
-        .with(filter)
-        .with(lines.with_filter(filter_fn(is_own)))
-        .init();
-    Levels(handle)
-}
-
 fn is_own(metadata: &Metadata<'_>) -> bool {
     let program = metadata.target().split("::").next().unwrap_or_default();
     OWN.contains(&program)
 }
 
-fn run(config: Config, settings: Settings, levels: Levels) -> Result<End, String> {
+fn run(config: Config, settings: Settings, logging: &Logging) -> Result<End, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("the asynchronous runtime can't start: {error}"))?;
-    let end = runtime.block_on(mirror(config, settings, levels));
+    let end = runtime.block_on(mirror(config, settings, logging));
     // A write that hangs on a dead file system must not keep the process.
     runtime.shutdown_background();
     end
 }
 
 /// Mirrors until the end, by one configuration after the other.
-async fn mirror(mut config: Config, settings: Settings, levels: Levels) -> Result<End, String> {
+async fn mirror(mut config: Config, settings: Settings, logging: &Logging) -> Result<End, String> {
     let mut signals = Signals::new()?;
     let status = Arc::new(Status::new());
     let heart = Heart::default();
@@ -184,7 +155,7 @@ async fn mirror(mut config: Config, settings: Settings, levels: Levels) -> Resul
         let mirror = match (mirror, previous.take()) {
             (Ok(mirror), None) => mirror,
             (Ok(mirror), Some(_)) => {
-                levels.set(config.log_level.as_ref());
+                logging.set(filter(config.log_level.as_ref()));
                 admin.change(&config, &status).await;
                 info!("reloaded: the new configuration is in force");
                 mirror

@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -35,51 +34,28 @@ pub(crate) struct Counts {
     pub(crate) unreadable: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ScopeLabels {
-    namespace: String,
-    resource: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FailureLabels {
-    namespace: String,
-    resource: &'static str,
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StateLabel {
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindLabel {
-    kind: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
-}
+/// Labels with fixed values.
+type Fixed = [(&'static str, &'static str); 1];
+/// The labels of a scope: its namespace, which comes from the configuration, and its resource.
+type OfScope = [(&'static str, String); 2];
 
 /// All metrics of the mirror.
 pub(crate) struct Metrics {
     started: SystemTime,
     registry: Registry,
-    sync: Family<ScopeLabels, Gauge<f64, AtomicU64>>,
-    lists: Family<ScopeLabels, Counter>,
-    failures: Family<FailureLabels, Counter>,
-    objects: Family<StateLabel, Gauge>,
+    sync: Family<OfScope, Gauge<f64, AtomicU64>>,
+    lists: Family<OfScope, Counter>,
+    failures: Family<[(&'static str, String); 3], Counter>,
+    objects: Family<Fixed, Gauge>,
     folders: Gauge<i64, AtomicI64>,
     held: Gauge<i64, AtomicI64>,
     foreign: Gauge<i64, AtomicI64>,
     unreadable: Gauge<i64, AtomicI64>,
     not_in_step: Gauge<i64, AtomicI64>,
     ready: Gauge<i64, AtomicI64>,
-    problems: Family<KindLabel, Gauge>,
-    writes: Family<ResultLabel, Counter>,
-    removals: Family<ResultLabel, Counter>,
+    problems: Family<Fixed, Gauge>,
+    writes: Family<Fixed, Counter>,
+    removals: Family<Fixed, Counter>,
 }
 
 impl Metrics {
@@ -128,12 +104,8 @@ impl Metrics {
 
     fn register_disk(&mut self) {
         let registry = &mut self.registry;
-        registry.register(
-            "folders",
-            "Folders that the mirror made",
-            self.folders.clone(),
-        );
         for (name, help, gauge) in [
+            ("folders", "Folders that the mirror made", &self.folders),
             (
                 "held_folders",
                 "Folders whose removal is held back",
@@ -196,11 +168,8 @@ impl Metrics {
     }
 
     pub(crate) fn failed(&self, scope: &Scope, kind: FailureKind) {
-        let labels = FailureLabels {
-            namespace: scope.namespace.clone(),
-            resource: scope.kind.resource(),
-            kind: kind.as_str(),
-        };
+        let [namespace, resource] = labels(scope);
+        let labels = [namespace, resource, ("kind", kind.as_str().to_owned())];
         self.failures.get_or_create(&labels).inc();
     }
 
@@ -210,12 +179,12 @@ impl Metrics {
 
     /// What came of a write: an outcome, `rejected` or `error`.
     pub(crate) fn wrote(&self, result: &'static str) {
-        self.writes.get_or_create(&ResultLabel { result }).inc();
+        self.writes.get_or_create(&[("result", result)]).inc();
     }
 
     pub(crate) fn removed(&self, done: bool) {
         let result = if done { "removed" } else { "error" };
-        self.removals.get_or_create(&ResultLabel { result }).inc();
+        self.removals.get_or_create(&[("result", result)]).inc();
     }
 
     pub(crate) fn set(&self, counts: &Counts, problems: &Problems) {
@@ -226,7 +195,7 @@ impl Metrics {
             ("skipped", counts.skipped),
         ] {
             self.objects
-                .get_or_create(&StateLabel { state })
+                .get_or_create(&[("state", state)])
                 .set(gauge(value));
         }
         self.folders.set(gauge(counts.folders));
@@ -235,12 +204,10 @@ impl Metrics {
         self.unreadable.set(gauge(counts.unreadable));
         self.not_in_step.set(gauge(counts.waiting));
         for kind in Kind::ALL {
-            let label = KindLabel {
-                kind: kind.as_str(),
-            };
+            let count = gauge(problems.count(kind));
             self.problems
-                .get_or_create(&label)
-                .set(gauge(problems.count(kind)));
+                .get_or_create(&[("kind", kind.as_str())])
+                .set(count);
         }
     }
 
@@ -252,9 +219,9 @@ impl Metrics {
     }
 }
 
-fn labels(scope: &Scope) -> ScopeLabels {
-    ScopeLabels {
-        namespace: scope.namespace.clone(),
-        resource: scope.kind.resource(),
-    }
+fn labels(scope: &Scope) -> OfScope {
+    [
+        ("namespace", scope.namespace.clone()),
+        ("resource", scope.kind.resource().to_owned()),
+    ]
 }

@@ -181,40 +181,22 @@ impl Options {
     /// These options, completed by those of `file`.
     pub(crate) fn or(self, file: Self) -> Self {
         let first = |a: Vec<String>, b| if a.is_empty() { b } else { a };
-        Self {
-            kubeconfig: self.kubeconfig.or(file.kubeconfig),
-            context: self.context.or(file.context),
-            server: self.server.or(file.server),
-            ca_file: self.ca_file.or(file.ca_file),
-            token_file: self.token_file.or(file.token_file),
-            namespace: first(self.namespace, file.namespace),
-            selector: self.selector.or(file.selector),
-            field_selector: self.field_selector.or(file.field_selector),
-            gateway: self.gateway.or(file.gateway),
-            configmaps: self.configmaps.or(file.configmaps),
-            configmap_key: first(self.configmap_key, file.configmap_key),
-            key: first(self.key, file.key),
-            output: self.output.or(file.output),
-            name_template: self.name_template.or(file.name_template),
-            configmap_name_template: self
-                .configmap_name_template
-                .or(file.configmap_name_template),
-            owner: self.owner.or(file.owner),
-            group: self.group.or(file.group),
-            file_mode: self.file_mode.or(file.file_mode),
-            dir_mode: self.dir_mode.or(file.dir_mode),
-            mass_removal_percent: self.mass_removal_percent.or(file.mass_removal_percent),
-            mass_removal_window: self.mass_removal_window.or(file.mass_removal_window),
-            allow_mass_removal: self.allow_mass_removal || file.allow_mass_removal,
-            allow_cluster_change: self.allow_cluster_change || file.allow_cluster_change,
-            once: self.once || file.once,
-            dry_run: self.dry_run || file.dry_run,
-            check_interval: self.check_interval.or(file.check_interval),
-            events: self.events || file.events,
-            admin_socket: self.admin_socket.or(file.admin_socket),
-            admin_tcp: self.admin_tcp.or(file.admin_tcp),
-            log_level: self.log_level.or(file.log_level),
-            log_format: self.log_format.or(file.log_format),
+        macro_rules! complete {
+            (values: $($value:ident)*; lists: $($list:ident)*; switches: $($switch:ident)*;) => {
+                Self {
+                    $($value: self.$value.or(file.$value),)*
+                    $($list: first(self.$list, file.$list),)*
+                    $($switch: self.$switch || file.$switch,)*
+                }
+            };
+        }
+        complete! {
+            values: kubeconfig context server ca_file token_file selector field_selector gateway
+                configmaps output name_template configmap_name_template owner group file_mode
+                dir_mode mass_removal_percent mass_removal_window check_interval admin_socket
+                admin_tcp log_level log_format;
+            lists: namespace configmap_key key;
+            switches: allow_mass_removal allow_cluster_change once dry_run events;
         }
     }
 }

@@ -19,7 +19,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Object(id) => id.fmt(f),
-            Self::Folder(name) => write!(f, "folder {}", name.escape_debug()),
+            Self::Folder(name) => write!(f, "folder {name}"),
             Self::Scope(scope) => scope.fmt(f),
             Self::Other(name) => f.write_str(name),
         }

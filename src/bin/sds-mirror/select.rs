@@ -81,7 +81,7 @@ impl fmt::Display for Scope {
             f,
             "{} in namespace {}",
             self.kind.resource(),
-            self.namespace.escape_debug()
+            self.namespace
         )
     }
 }
@@ -119,12 +119,7 @@ impl fmt::Display for Id {
             write!(f, "{:?} ", self.kind)?;
         }
         // A hostile server must not be able to forge a log line.
-        write!(
-            f,
-            "{}/{}",
-            self.namespace.escape_debug(),
-            self.name.escape_debug()
-        )
+        write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 

@@ -370,7 +370,7 @@ fn failure(error: &watcher::Error) -> Failure {
         }
         // It may be anything, an answer with keys in it included.
         (_, NOT_A_STATUS) => format!("the answer is not one of Kubernetes ({})", status.code),
-        _ => format!("{} ({})", status.message.escape_debug(), status.code),
+        _ => format!("{} ({})", status.message, status.code),
     };
     Failure { kind, text }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use hyper::StatusCode;
 use sds_agent::admin::exposition;
 use sds_agent::admin::http::{BoxFuture, JSON, Page, Pages, TEXT};
+use sds_agent::text::{escape, escape_json};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -251,7 +252,8 @@ impl Status {
         };
         let mut body = format!("{}\n", health.as_str());
         for (scope, known) in &state.scopes {
-            let _ = writeln!(body, "{scope}: {}", known.text());
+            let line = format!("{scope}: {}", known.text());
+            let _ = writeln!(body, "{}", escape(&line));
         }
         if state.counts.waiting > 0 {
             let _ = writeln!(body, "not in step: {} objects", state.counts.waiting);
@@ -266,7 +268,8 @@ impl Status {
             }
         }
         for (subject, problem) in state.problems.iter() {
-            let _ = writeln!(body, "problem: {subject}: {}", problem.text);
+            let line = format!("problem: {subject}: {}", problem.text);
+            let _ = writeln!(body, "{}", escape(&line));
         }
         Page::text(status, body)
     }
@@ -302,7 +305,12 @@ impl Status {
     fn release(&self, body: &[u8]) -> Page {
         let release: Release = match serde_json::from_slice(body) {
             Ok(release) => release,
-            Err(error) => return Page::text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+            Err(error) => {
+                return Page::text(
+                    StatusCode::BAD_REQUEST,
+                    format!("{}\n", escape(&error.to_string())),
+                );
+            }
         };
         let mut state = self.lock();
         let (released, unknown) = match release.all {
@@ -324,8 +332,8 @@ impl Status {
 }
 
 fn json(value: &impl Serialize) -> Page {
-    match serde_json::to_vec(value) {
-        Ok(body) => Page::ok(JSON, body),
+    match serde_json::to_string(value) {
+        Ok(body) => Page::ok(JSON, escape_json(&body)),
         Err(error) => Page::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }

@@ -10,6 +10,7 @@ use sds_agent::agent::{Agent, Command};
 use sds_agent::config::{Changes, Config, Reload};
 use sds_agent::files::follow::Follow;
 use sds_agent::listen::{Activation, ListenConfig, Listener};
+use sds_agent::logging::Logging;
 use sds_agent::metrics::Metrics;
 use sds_agent::peer::Accounts;
 use sds_agent::pool::Pool;
@@ -28,7 +29,6 @@ use super::admin;
 use super::guard::Guard;
 use super::signals::{Signals, Told};
 use super::source::{Cause, Source};
-use crate::cli::logging::Logging;
 
 /// How long the end of a reload is waited for: its roots may be on a network file system that is down.
 const READING: Duration = Duration::from_secs(30);
@@ -284,7 +284,7 @@ impl Shared {
                 self.put_in_force(&config, commands).await;
                 tell(&changes);
                 // Last, so that a quieter log still says so.
-                logging.set(&config.log.level);
+                logging.set(config.log.level.to_filter());
                 config
             }
             Err(error) => {

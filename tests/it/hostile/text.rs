@@ -18,19 +18,19 @@ use crate::util::agent::PROGRAM;
 use crate::util::{Agent, Ca, admin};
 
 /// A forged line, controls of terminals (C0, C1), DEL, and what reverses the direction of text.
-const HOSTILE: &str =
+pub(crate) const HOSTILE: &str =
     "x\nFORGED audit: uid=0\r\u{1b}[31m\u{9b}31m\u{7f}\u{202e}\u{2028}FORGED\" uid=0 \\";
 /// The same in ASCII, as DNS names in certificates are.
 const HOSTILE_ASCII: &str = "x\nFORGED audit: uid=0\r\u{1b}[31m\u{7f}FORGED\" uid=0 \\";
 
 /// What must never be written as it is.
-fn is_hostile(char: char) -> bool {
+pub(crate) fn is_hostile(char: char) -> bool {
     char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Asserts that a text for people, whose own lines end in newlines, has nothing of ours as it is.
 #[track_caller]
-fn assert_harmless(what: &str, text: &str) {
+pub(crate) fn assert_harmless(what: &str, text: &str) {
     for line in text.lines() {
         let hostile = line.chars().find(|char| is_hostile(*char));
         assert_eq!(hostile, None, "{what}: {line:?}");

@@ -1,10 +1,11 @@
 //! One listener of a real Envoy, and whatever hosts have certificates.
 
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{configured, ending, write};
-use crate::util::hello::{Answer, hello, hello_within};
+use crate::util::hello::{Answer, begin_hello, hello, hello_within};
 use crate::util::tools::ENVOY;
 use crate::util::{Agent, Bed, Ca, Envoy, Identity, eventually_true, require};
 
@@ -195,6 +196,48 @@ fn every_name_that_a_client_sends_is_answered_at_once() {
         running.assert_serves(name, &site);
     }
     assert!(running.agent.lines_with(&["panic"]).is_empty());
+}
+
+/// No answer can have such a name, so that these handshakes wait for the timeout that `envoy-config` sets.
+/// That is all: the requests are not repeated, and other hosts are answered at once, new ones included.
+#[test]
+fn names_that_are_not_utf_8_hold_up_no_other_host() {
+    const NAMES: usize = 300;
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    let site = write(&bed, "site", &["*.example.test"]);
+    let running = OnDemand::start(&program, bed, "");
+    running.assert_serves("www.example.test", &site);
+    let held: Vec<TcpStream> = (0..NAMES)
+        .map(|number| {
+            let name = [b"\xff\xfe", format!("{number}.example.test").as_bytes()].concat();
+            begin_hello(running.port, Some(&name))
+        })
+        .collect();
+    eventually_true("a stream for each name", || {
+        let state = crate::util::admin::status(&running.bed.admin());
+        state["agent"]["streams"]["delta"].as_u64() >= Some(NAMES as u64)
+    });
+    running.agent.wait_for_line(&["subscribed", "\u{fffd}"]);
+    let asked = || running.envoy.stat("cluster.sds_agent.upstream_rq_total");
+    let before = asked();
+    for number in 0..20 {
+        running.assert_serves(&format!("{number}.example.test"), &site);
+        assert_eq!(
+            running.hello(&format!("{number}.unknown.test")),
+            Answer::Refused
+        );
+    }
+    // A certificate that changes reaches Envoy as before, and nothing was asked but for these hosts.
+    let renewed = write(&running.bed, "site", &["*.example.test"]);
+    running.wait_until_served("www.example.test", &renewed);
+    let more = asked() - before;
+    assert!(more < NAMES as u64, "{more} requests");
+    assert_eq!(running.agent.lines_with(&["stream ended"]), [""; 0]);
+    drop(held);
+    running.assert_serves("later.example.test", &renewed);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use serde_json::{Value, json};
 
 use super::health::{ask, value};
-use super::{BUNDLE, OTHER, Output, PAIR, TLS, log, once, watching};
+use super::{BUNDLE, OTHER, Output, PAIR, TLS, bench, log, once, watching};
 use crate::util::kube::{self, Mirror, secret};
 use crate::util::users::ROOT;
 use crate::util::{eventually_true, require};
@@ -17,11 +17,9 @@ fn mode(path: &std::path::Path) -> u32 {
 
 #[test]
 fn content_that_the_agent_would_reject_replaces_nothing() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.apply(&secret("a", "Opaque", &PAIR));
     let mirror = Mirror::spawn(&mut watching(cluster, &namespace.name, &output));
     output.wait_for_content("a", &PAIR);
@@ -64,11 +62,9 @@ fn content_that_the_agent_would_reject_replaces_nothing() {
 
 #[test]
 fn an_empty_ca_beside_a_good_pair_is_left_out_and_a_good_one_stays() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     let with = |ca: &str| secret("a", "Opaque", &[TLS[0], TLS[1], ("ca.crt", ca)]);
     namespace.apply(&with(""));
     let mirror = Mirror::spawn(&mut watching(cluster, &namespace.name, &output));
@@ -89,11 +85,9 @@ fn an_empty_ca_beside_a_good_pair_is_left_out_and_a_good_one_stays() {
 
 #[test]
 fn nothing_is_made_of_content_that_is_bad_from_the_start() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.apply(&secret("bad", "Opaque", &[PAIR[0], OTHER[1]]));
     namespace.apply(&secret("good", "Opaque", &PAIR));
     let ended = once(cluster, &[&namespace.name], &output, &[]);
@@ -177,11 +171,9 @@ fn health_shows_what_is_missing_while_it_can_not_be_brought_back() {
 
 #[test]
 fn files_and_modes_that_were_changed_by_hand_are_put_right() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("a", &PAIR);
     let mirror = Mirror::spawn(&mut watching(cluster, &namespace.name, &output));
     output.wait_for_content("a", &PAIR);
@@ -208,11 +200,9 @@ fn files_and_modes_that_were_changed_by_hand_are_put_right() {
 
 #[test]
 fn no_second_mirror_runs_whatever_is_deleted() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("a", &PAIR);
     let _mirror = Mirror::spawn(&mut watching(cluster, &namespace.name, &output));
     output.wait_for_content("a", &PAIR);
@@ -233,11 +223,9 @@ fn no_second_mirror_runs_whatever_is_deleted() {
 
 #[test]
 fn modes_and_owner_can_be_chosen() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("a", &PAIR);
     let modes = ["--file-mode", "0600", "--dir-mode", "0755"];
     assert!(

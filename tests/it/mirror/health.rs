@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::{OTHER, Output, PAIR, asking, watching};
+use super::{OTHER, Output, PAIR, asking, bench, watching};
 use crate::util::kube::{self, Mirror, PROGRAM, secret};
 use crate::util::users::ROOT;
 use crate::util::{eventually_true, require, tools};
@@ -75,11 +75,9 @@ fn before_anything_was_heard_there_are_series_and_health_names_the_reason() {
 
 #[test]
 fn a_foreign_folder_is_named_by_health_and_counted() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     fs::create_dir_all(output.folder("a")).unwrap();
     for name in ["a", "b"] {
         namespace.create_generic(name, &PAIR);
@@ -116,14 +114,12 @@ const USER: u32 = 61_236;
 
 #[test]
 fn what_can_not_be_written_is_named_by_health_and_counted() {
-    let Some(cluster) = kube::shared() else {
-        return;
-    };
     if require(&ROOT).is_none() {
         return;
     }
-    let namespace = cluster.namespace();
-    let output = Output::new();
+    let Some((cluster, namespace, output)) = bench() else {
+        return;
+    };
     namespace.create_generic("a", &PAIR);
     fs::create_dir(output.path()).unwrap();
     let kubeconfig = output.beside("kubeconfig");
@@ -159,11 +155,9 @@ fn what_can_not_be_written_is_named_by_health_and_counted() {
 
 #[test]
 fn status_shows_each_object_its_folder_version_age_and_problem() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("good", &PAIR);
     namespace.apply(&secret("bad", "Opaque", &[PAIR[0], OTHER[1]]));
     let mirror = Mirror::spawn(&mut watching(cluster, &namespace.name, &output));
@@ -278,11 +272,9 @@ fn names(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_is_documented_and_rules_and_dashboard_ask_for_no_other() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("a", &PAIR);
     namespace.create_generic("b", &PAIR);
     let _mirror = Mirror::spawn(&mut watching(cluster, &namespace.name, &output));

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::health::{ask, check_metrics, value};
-use super::{Output, PAIR, asking, log, once, watching};
+use super::{Output, PAIR, asking, bench, log, once, watching};
 use crate::util::kube::{self, ControlPlane, Mirror, Namespace, PROGRAM, secret};
 use crate::util::users::ROOT;
 use crate::util::wait::QUIET;
@@ -48,11 +48,9 @@ fn end(mut mirror: Mirror) {
 
 #[test]
 fn a_hold_stays_folder_by_folder_whatever_comes_back_or_is_new() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     let (mirror, mut command) = ten(cluster, &namespace, &output);
     end(mirror);
     namespace.kubectl(&["delete", "secret", "--all"]);
@@ -128,11 +126,9 @@ fn all_at_once_is_held_while_the_mirror_runs() {
 
 #[test]
 fn more_than_the_share_within_the_window_is_held_and_both_can_be_set() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     for name in ["a", "b", "c", "d"] {
         namespace.create_generic(name, &PAIR);
     }
@@ -199,14 +195,12 @@ const GROUP: u32 = 61_235;
 
 #[test]
 fn a_pass_as_root_leaves_files_that_the_folders_owner_can_use() {
-    let Some(cluster) = kube::shared() else {
-        return;
-    };
     if require(&ROOT).is_none() {
         return;
     }
-    let namespace = cluster.namespace();
-    let output = Output::new();
+    let Some((cluster, namespace, output)) = bench() else {
+        return;
+    };
     for name in ["a", "b"] {
         namespace.create_generic(name, &PAIR);
     }
@@ -267,14 +261,12 @@ fn a_pass_as_root_leaves_files_that_the_folders_owner_can_use() {
 
 #[test]
 fn a_stranger_can_not_release() {
-    let Some(cluster) = kube::shared() else {
-        return;
-    };
     if require(&ROOT).is_none() {
         return;
     }
-    let namespace = cluster.namespace();
-    let output = Output::new();
+    let Some((cluster, namespace, output)) = bench() else {
+        return;
+    };
     namespace.create_generic("a", &PAIR);
     assert!(
         once(cluster, &[&namespace.name], &output, &[])

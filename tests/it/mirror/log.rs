@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::json;
 
 use super::said::{failure, is_list, is_watch, list, object};
-use super::{Output, PAIR};
+use super::{Output, PAIR, bench};
 use crate::util::http_server::{Answer, HttpServer};
 use crate::util::kube::{self, Mirror, base64};
 use crate::util::{Ca, eventually_true};
@@ -188,11 +188,9 @@ fn the_output_of_a_plugin_is_not_logged() {
 
 #[test]
 fn a_plugin_runs_once_for_as_long_as_its_token_lasts() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     for account in [
         "create serviceaccount m",
         "create rolebinding m --clusterrole=view --serviceaccount=NS:m",

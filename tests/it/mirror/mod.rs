@@ -12,6 +12,7 @@ mod said;
 mod scale;
 mod secrets;
 mod selection;
+mod text;
 mod unit;
 mod walk;
 
@@ -21,7 +22,7 @@ use std::sync::LazyLock;
 use output::Output;
 
 use crate::util::Ca;
-use crate::util::kube::{ControlPlane, Mirror, PROGRAM};
+use crate::util::kube::{self, ControlPlane, Mirror, Namespace, PROGRAM};
 
 /// The keys of a Secret, each with its content.
 type Keys = Vec<(&'static str, &'static str)>;
@@ -44,6 +45,13 @@ fn new_pair(certificate: &'static str, key: &'static str) -> Keys {
 
 fn leak(text: &str) -> &'static str {
     Box::leak(text.to_owned().into_boxed_str())
+}
+
+/// The control plane, with a namespace and an output folder of the test's own; `None` where there can be
+/// none.
+fn bench() -> Option<(&'static ControlPlane, Namespace<'static>, Output)> {
+    let cluster = kube::shared()?;
+    Some((cluster, cluster.namespace(), Output::new()))
 }
 
 /// One pass over these namespaces.

@@ -11,19 +11,10 @@ use serde_json::json;
 
 use super::health::ask;
 use super::selection::with_gateways;
-use super::{OTHER, Output, PAIR, log};
+use super::{OTHER, Output, PAIR, bench, log};
 use crate::util::kube::{self, ControlPlane, Mirror, Namespace, secret};
-use crate::util::tools::{Tool, require};
-use crate::util::{Ca, eventually_true};
-
-const ROOT: Tool = Tool {
-    name: "the rights of root",
-    how: "run it as root",
-    find: |_| match rustix::process::geteuid().is_root() {
-        true => Ok("/".into()),
-        false => Err("mounting takes them".into()),
-    },
-};
+use crate::util::users::ROOT;
+use crate::util::{Ca, eventually_true, require};
 
 /// Applies examples/kubernetes/rbac.yaml to the namespace.
 fn grant(cluster: &ControlPlane, namespace: &Namespace<'_>, output: &Output) {
@@ -134,11 +125,9 @@ fn the_example_of_options_gives_what_each_one_needs() {
 
 #[test]
 fn lost_rights_change_nothing_on_disk_and_found_ones_go_on() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     grant(cluster, &namespace, &output);
     // An editor leaves a newline.
     let token = namespace.kubectl(&["create", "token", "sds-mirror"]);
@@ -197,11 +186,9 @@ fn one_namespace_without_rights_does_not_hold_up_the_others() {
 
 #[test]
 fn a_token_that_is_refused_is_read_again_until_it_is_taken() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     grant(cluster, &namespace, &output);
     namespace.create_generic("a", &PAIR);
     fs::write(output.beside("token"), "expired").unwrap();
@@ -222,14 +209,12 @@ fn a_token_that_is_refused_is_read_again_until_it_is_taken() {
 /// In a pod the account's files are in a fixed place: here in a file system of the mirror's own.
 #[test]
 fn in_a_pod_the_account_of_the_pod_is_used() {
-    let Some(cluster) = kube::shared() else {
-        return;
-    };
     if require(&ROOT).is_none() {
         return;
     }
-    let namespace = cluster.namespace();
-    let output = Output::new();
+    let Some((cluster, namespace, output)) = bench() else {
+        return;
+    };
     grant(cluster, &namespace, &output);
     namespace.create_generic("a", &PAIR);
     let token = namespace.kubectl(&["create", "token", "sds-mirror"]);
@@ -260,11 +245,9 @@ fn in_a_pod_the_account_of_the_pod_is_used() {
 
 #[test]
 fn a_kubeconfig_that_is_replaced_is_read_again() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("a", &PAIR);
     let kubeconfig = output.beside("kubeconfig");
     let nobody = cluster.kubeconfig_with(&json!({"token": "expired"}));
@@ -279,11 +262,9 @@ fn a_kubeconfig_that_is_replaced_is_read_again() {
 
 #[test]
 fn a_ca_file_that_is_replaced_is_read_again_at_once() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     grant(cluster, &namespace, &output);
     namespace.create_generic("a", &PAIR);
     let token = namespace.kubectl(&["create", "token", "sds-mirror"]);
@@ -306,11 +287,9 @@ fn a_ca_file_that_is_replaced_is_read_again_at_once() {
 
 #[test]
 fn of_several_kubeconfigs_those_that_are_missing_are_skipped() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("a", &PAIR);
     // One says which context, the other what that is.
     let all = fs::read_to_string(cluster.admin_kubeconfig()).unwrap();
@@ -385,11 +364,9 @@ fn tunnel(mut client: TcpStream) {
 
 #[test]
 fn the_environments_proxy_is_used_unless_it_is_excepted() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("a", &PAIR);
     let (url, count) = proxy();
     let run = |variables: &[(&str, &str)]| {

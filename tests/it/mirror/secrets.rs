@@ -7,17 +7,15 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{BUNDLE, OTHER, Output, PAIR, TLS, log, once};
+use super::{BUNDLE, OTHER, Output, PAIR, TLS, bench, log, once};
 use crate::util::kube::{self, Mirror, secret};
 use crate::util::{Ca, eventually_true};
 
 #[test]
 fn a_secret_becomes_a_folder_follows_its_changes_and_goes() {
-    let Some(cluster) = kube::shared() else {
+    let Some((_, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     let identity = Ca::new("CA").server(&["a.example.com"]);
     namespace.create_tls("first", &identity);
     let mut mirror = Mirror::start(&namespace, &output.path());
@@ -44,11 +42,9 @@ fn a_secret_becomes_a_folder_follows_its_changes_and_goes() {
 
 #[test]
 fn modes_group_and_manifest_are_as_documented() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("a", &PAIR);
     // Root may give files to any group, others only to one of their own.
     let group = if rustix::process::geteuid().is_root() {
@@ -86,11 +82,9 @@ fn modes_group_and_manifest_are_as_documented() {
 
 #[test]
 fn what_is_no_credential_is_passed_over_and_half_of_one_refused() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     let tls = &*TLS;
     for (name, type_, data) in [
         ("good", "Opaque", &PAIR[..]),
@@ -159,11 +153,9 @@ fn names_follow_the_template_and_a_clash_names_both() {
 
 #[test]
 fn names_that_are_too_long_are_refused() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic(&"n".repeat(250), &PAIR);
     namespace.create_generic("short", &PAIR);
     let template = ["--name-template", "{namespace}.{name}"];
@@ -179,11 +171,9 @@ fn names_that_are_too_long_are_refused() {
 
 #[test]
 fn a_folder_made_by_hand_is_left_alone_until_it_is_moved_away() {
-    let Some(cluster) = kube::shared() else {
+    let Some((_, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     fs::create_dir_all(output.folder("a")).unwrap();
     fs::write(output.folder("a").join("cert"), "mine").unwrap();
     namespace.create_generic("a", &PAIR);
@@ -200,11 +190,9 @@ fn a_folder_made_by_hand_is_left_alone_until_it_is_moved_away() {
 
 #[test]
 fn what_happened_while_the_mirror_was_away_is_made_good() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     for name in ["changed", "deleted", "made-again", "stays"] {
         namespace.create_generic(name, &PAIR);
     }
@@ -234,11 +222,9 @@ fn what_happened_while_the_mirror_was_away_is_made_good() {
 
 #[test]
 fn selectors_select_and_a_secret_that_is_no_longer_selected_goes() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     let labelled = |name: &str| {
         let mut object = secret(name, "Opaque", &PAIR);
         object["metadata"]["labels"] = json!({"mirror": "yes"});
@@ -262,11 +248,9 @@ fn selectors_select_and_a_secret_that_is_no_longer_selected_goes() {
 
 #[test]
 fn a_secret_that_turns_bad_does_not_take_its_folder_along() {
-    let Some(cluster) = kube::shared() else {
+    let Some((_, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.apply(&secret("a", "Opaque", &PAIR));
     let mirror = Mirror::start(&namespace, &output.path());
     output.wait_for_content("a", &PAIR);
@@ -279,11 +263,9 @@ fn a_secret_that_turns_bad_does_not_take_its_folder_along() {
 
 #[test]
 fn a_configuration_file_says_the_same_and_an_unknown_key_is_an_error() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.create_generic("a", &PAIR);
     let config = output.beside("sds-mirror.toml");
     let text = format!(
@@ -319,11 +301,9 @@ fn a_configuration_file_says_the_same_and_an_unknown_key_is_an_error() {
 
 #[test]
 fn a_folder_that_somebody_removed_comes_back() {
-    let Some(cluster) = kube::shared() else {
+    let Some((_, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     // The folder that is in the way makes the mirror look at the disk every few seconds.
     fs::create_dir_all(output.folder("in-the-way")).unwrap();
     for name in ["a", "in-the-way"] {

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::health::ask;
-use super::{BUNDLE, OTHER, Output, PAIR, TLS, asking, log, once, watching};
+use super::{BUNDLE, OTHER, Output, PAIR, TLS, asking, bench, log, once, watching};
 use crate::util::kube::{self, ControlPlane, Mirror, secret};
 use crate::util::wait::QUIET;
 use crate::util::{Ca, eventually_true, require};
@@ -22,11 +22,9 @@ fn configmap(name: &str, data: &[(&str, &str)]) -> Value {
 
 #[test]
 fn configmaps_become_bundles_follow_their_changes_and_go() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     let bundle = |name: &str, key: &str, text: &str| {
         let mut object = configmap(name, &[(key, text), ("other", "x")]);
         object["metadata"]["labels"] = json!({"trust": "yes"});
@@ -81,11 +79,9 @@ fn configmaps_become_bundles_follow_their_changes_and_go() {
 
 #[test]
 fn keys_are_mapped_to_files_and_annotations_name_folders() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     let both = format!("{}{}", TLS[1].1, TLS[0].1);
     let combined = [("tls-combined.pem", both.as_str()), ("password", "P")];
     namespace.apply(&secret("combined", "Opaque", &combined));
@@ -115,11 +111,9 @@ fn keys_are_mapped_to_files_and_annotations_name_folders() {
 
 #[test]
 fn a_dry_run_prints_what_would_change_and_changes_nothing() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     for name in ["changed", "gone", "same"] {
         namespace.create_generic(name, &PAIR);
     }
@@ -294,11 +288,9 @@ fn without_gateway_api_nothing_is_done_and_the_reason_is_named() {
 
 #[test]
 fn what_is_refused_is_an_event_on_the_secret() {
-    let Some(cluster) = kube::shared() else {
+    let Some((cluster, namespace, output)) = bench() else {
         return;
     };
-    let namespace = cluster.namespace();
-    let output = Output::new();
     namespace.apply(&secret("half", "Opaque", &[PAIR[0]]));
     namespace.apply(&secret("bad", "Opaque", &[PAIR[0], OTHER[1]]));
     namespace.apply(&secret("good", "Opaque", &PAIR));

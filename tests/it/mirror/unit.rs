@@ -1,10 +1,12 @@
 //! The unit under a real systemd, in a machine that boots for it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use super::PAIR;
 use super::health::ask;
+use crate::systemd::{commands, pair, readable_by, write_pair};
 use crate::util::kube::{PROGRAM, secret};
 use crate::util::machine::{Machine, machine};
 use crate::util::{Ca, eventually_true};
@@ -35,35 +37,37 @@ server = "http://127.0.0.1:8001"
 ca_file = "ca.crt"
 namespace = "n"
 output = "/var/lib/sds-mirror/credentials"
-group = "sds-agent"
 admin_socket = "/run/sds-mirror/admin.sock"
 "#;
 
+/// Where the documentation's commands are run.
+const SOURCE: &str = "root/mirror-source";
+
+/// Installs the mirror by the commands of docs/mirror.md, word for word.
 fn install(machine: &Machine) {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (from, to) in [
-        (
-            "systemd/sds-mirror.service",
-            "etc/systemd/system/sds-mirror.service",
-        ),
-        (
-            "systemd/sds-mirror@.service",
-            "etc/systemd/system/sds-mirror@.service",
-        ),
-        (
-            "systemd/sds-mirror.sysusers",
-            "etc/sysusers.d/sds-mirror.conf",
-        ),
-    ] {
-        let to = machine.path(to);
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(repository.join(from), to).unwrap();
+    machine.run("rm -rf /usr/bin/sds-mirror /var/lib/sds-mirror; mkdir -p /etc/sysusers.d");
+    let source = machine.path(SOURCE);
+    for folder in ["target/release", "systemd"] {
+        fs::create_dir_all(source.join(folder)).unwrap();
     }
-    machine.run("rm -rf /usr/bin/sds-mirror /var/lib/sds-mirror");
-    fs::copy(PROGRAM, machine.path("usr/bin/sds-mirror")).unwrap();
-    machine.run("systemd-sysusers 2>&1; systemctl daemon-reload; ip link set lo up || true");
+    fs::copy(PROGRAM, source.join("target/release/sds-mirror")).unwrap();
+    for file in [
+        "sds-mirror.service",
+        "sds-mirror@.service",
+        "sds-mirror.sysusers",
+    ] {
+        let file = Path::new("systemd").join(file);
+        fs::copy(repository.join(&file), source.join(file)).unwrap();
+    }
+    machine.write(&format!("{SOURCE}/token"), "a-token");
+    machine.write(&format!("{SOURCE}/ca.crt"), Ca::new("CA").pem());
+    let blocks = commands(include_str!("../../../docs/mirror.md"), "Setting it up");
+    let on_the_machine = |text: &str| blocks.iter().find(|block| block.starts_with(text));
+    let install = on_the_machine("install ").expect("a block that installs it");
+    machine.run(&format!("set -e; cd /{SOURCE}; {install}"));
+    machine.run("systemctl daemon-reload; ip link set lo up || true");
     machine.write("etc/sds-mirror/sds-mirror.toml", CONFIG);
-    machine.write("etc/sds-mirror/ca.crt", Ca::new("CA").pem());
     machine.write("srv/api.py", API_SERVER);
     let pair = secret("a", "Opaque", &PAIR)["data"].to_string();
     machine.write("srv/pair.json", &pair);
@@ -110,11 +114,9 @@ fn the_unit_has_little_exposure_and_the_mirror_works_in_it() {
             .status
             .success()
     });
-    let listing = machine.run(&format!("stat -c '%U %G %a' {folder} {folder}/..data/key"));
-    assert_eq!(
-        listing,
-        "sds-mirror sds-agent 750\nsds-mirror sds-agent 640\n"
-    );
+    let listing = || machine.run(&format!("stat -c '%U %G %a' {folder} {folder}/..data/key"));
+    let own = "sds-mirror sds-mirror 750\nsds-mirror sds-mirror 640\n";
+    assert_eq!(listing(), own);
     eventually_true("the new status", || {
         property("StatusText").contains("1 folders")
     });
@@ -139,10 +141,60 @@ fn the_unit_has_little_exposure_and_the_mirror_works_in_it() {
     assert_eq!(released, "no folder is held back\n");
     assert!(machine.run("sds-mirror status || true").contains("n/a"));
 
+    only_the_agent_reads_what_the_mirror_writes(&machine);
+    upgrade(&machine);
+    eventually_true("the mirror's own group", || listing() == own);
+    machine.run("sds-agent get a && systemctl restart sds-agent && sds-agent get a");
+
     several_clusters(&machine);
     machine.run("systemctl stop sds-mirror fake-api-server");
     assert_eq!(property("Result"), "success");
-    machine.run("rm -rf /etc/sds-mirror /usr/bin/sds-mirror /etc/systemd/system/sds-mirror.service /etc/systemd/system/sds-mirror@.service /etc/sysusers.d/sds-mirror.conf /var/lib/sds-mirror; systemctl daemon-reload");
+    machine.run("rm -rf /etc/sds-mirror /usr/bin/sds-mirror /etc/systemd/system/sds-mirror.service /etc/systemd/system/sds-mirror@.service /etc/sysusers.d/sds-mirror.conf /var/lib/sds-mirror /root/mirror-source; systemctl daemon-reload");
+}
+
+/// An installation whose mirror had the agent's group, upgraded by the commands of docs/mirror.md.
+fn upgrade(machine: &Machine) {
+    let old = CONFIG.to_owned() + "group = \"sds-agent\"\n";
+    machine.write("etc/sds-mirror/sds-mirror.toml", &old);
+    let blocks = commands(include_str!("../../../docs/mirror.md"), "Upgrading");
+    machine.run("chgrp -R sds-agent /var/lib/sds-mirror");
+    machine.run(&format!("set -e; cd /{SOURCE}; {}", blocks.join("\n")));
+    let config = fs::read_to_string(machine.path("etc/sds-mirror/sds-mirror.toml"));
+    assert_eq!(config.unwrap(), CONFIG);
+}
+
+/// The agent serves the mirror's folders; the mirror can't read the agent's own; nobody else can read either.
+fn only_the_agent_reads_what_the_mirror_writes(machine: &Machine) {
+    write_pair(machine, "own", &pair("own"));
+    let both = "/etc/sds-agent/credentials /var/lib/sds-mirror/credentials";
+    let (agents, mirrors) = both.split_once(' ').unwrap();
+    machine.write(
+        "etc/sds-agent/sds-agent.toml",
+        &format!("credentials = [{agents:?}, {mirrors:?}]\n"),
+    );
+    machine.run("chmod -R g+rX,o= /etc/sds-agent/credentials; useradd -r -U envoy");
+    machine.run("usermod -aG sds-agent-clients envoy; systemctl restart sds-agent");
+    for name in ["own", "a"] {
+        let get = format!("setpriv --reuid envoy --regid envoy --init-groups sds-agent get {name}");
+        machine.run(&get);
+    }
+    let files = |folders: &str| {
+        let files = machine.run(&format!("find {folders} -type f -name '*key'"));
+        files.lines().count()
+    };
+    assert!(files(agents) >= 1 && files(mirrors) >= 1);
+    assert_eq!(readable_by(machine, "envoy", both), [""; 0]);
+    assert_eq!(readable_by(machine, "sds-mirror", agents), [""; 0]);
+    // The running process has no group more than its user has by the database.
+    let groups = "grep -E '^(Gid|Groups):' /proc/$(systemctl show -P MainPID sds-mirror)/status";
+    let own = machine.run("id -g sds-mirror");
+    let groups = machine.run(groups);
+    let ids = groups
+        .split_whitespace()
+        .filter(|word| !word.ends_with(':'));
+    let ids: BTreeSet<&str> = ids.collect();
+    assert_eq!(ids, BTreeSet::from([own.trim()]), "{groups}");
+    assert!(!machine.journal().contains("can also read"));
 }
 
 /// Two more mirrors, each with a configuration of its own.

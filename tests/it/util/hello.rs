@@ -41,9 +41,8 @@ pub(crate) fn hello(port: u16, name: Option<&[u8]>) -> Answer {
 /// As [`hello`], with a bound of its own.
 #[track_caller]
 pub(crate) fn hello_within(bound: Duration, port: u16, name: Option<&[u8]>) -> Answer {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut stream = begin_hello(port, name);
     stream.set_read_timeout(Some(bound)).unwrap();
-    stream.write_all(&client_hello(name)).unwrap();
     let mut received = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -59,6 +58,14 @@ pub(crate) fn hello_within(bound: Duration, port: u16, name: Option<&[u8]>) -> A
             return Answer::Served(received);
         }
     }
+}
+
+/// Sends the first message, and leaves the answer to whoever waits for it.
+#[track_caller]
+pub(crate) fn begin_hello(port: u16, name: Option<&[u8]>) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.write_all(&client_hello(name)).unwrap();
+    stream
 }
 
 fn client_hello(name: Option<&[u8]>) -> Vec<u8> {

@@ -1,11 +1,13 @@
 //! `--dry-run`: what a pass would do, printed and not done.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::sync::Arc;
+
+use sds_agent::text::escape;
 
 use super::work::{blocking, to_write};
 use super::{End, Mirror};
+use crate::cli::print;
 use crate::content;
 use crate::output::{Outcome, WriteError};
 
@@ -59,22 +61,17 @@ impl Mirror {
             lines.insert(folder.clone(), format!("keep    {folder}"));
         }
         let problems = self.find_problems(&plan);
-        let mut text: String = lines.values().map(|line| format!("{line}\n")).collect();
-        for (subject, problem) in problems.iter() {
-            text.push_str(&format!("problem {subject}: {}\n", problem.text));
-        }
-        text.push_str(&format!("{unchanged} unchanged\n"));
+        let mut lines: Vec<String> = lines.into_values().collect();
+        let problems_found = problems.iter();
+        lines.extend(
+            problems_found.map(|(subject, one)| format!("problem {subject}: {}", one.text)),
+        );
+        lines.push(format!("{unchanged} unchanged"));
+        let text: String = lines
+            .iter()
+            .map(|line| format!("{}\n", escape(line)))
+            .collect();
         self.problems = problems;
-        print(&text).map(|()| self.end())
-    }
-}
-
-fn print(text: &str) -> Result<(), String> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(format!("can't write to the standard output: {error}"))
-        }
-        _ => Ok(()),
+        print(text.as_bytes()).map(|()| self.end())
     }
 }

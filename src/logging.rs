@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use rustix::io::Errno;
-use sds_agent::config::{Log, LogFilter, LogFormat};
-use sds_agent::text::escape;
+use tracing::Metadata;
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-use sds_agent::lines::Lines;
+use crate::config::LogFormat;
+use crate::lines::Lines;
+use crate::text::escape;
 
 /// How long the end of the program waits for lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -24,17 +26,22 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(10);
 
 /// The log of a running process. What was logged is written when it is dropped.
-pub(crate) struct Logging {
+pub struct Logging {
     levels: reload::Handle<EnvFilter, Registry>,
     lines: Lines,
 }
 
 /// Starts logging. Each line is written at once until there may be [threads](Logging::start_thread).
-pub(crate) fn start(log: &Log) -> Logging {
-    let (filter, levels) = reload::Layer::new(log.level.to_filter());
+/// Of what `levels` lets through, only that is logged which `is_wanted` wants.
+pub fn start(
+    levels: EnvFilter,
+    format: LogFormat,
+    is_wanted: fn(&Metadata<'_>) -> bool,
+) -> Logging {
+    let (filter, levels) = reload::Layer::new(levels);
     let lines = Lines::new(write);
     let layer = fmt::layer().with_writer(lines.clone()).with_target(false);
-    let layer = match log.format {
+    let layer = match format {
         LogFormat::Text => layer
             .with_ansi(io::stderr().is_terminal())
             .fmt_fields(format::debug_fn(field).delimited(" "))
@@ -43,7 +50,7 @@ pub(crate) fn start(log: &Log) -> Logging {
     };
     tracing_subscriber::registry()
         .with(filter)
-        .with(layer)
+        .with(layer.with_filter(filter_fn(is_wanted)))
         .init();
     Logging { levels, lines }
 }
@@ -60,18 +67,18 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) ->
 
 impl Logging {
     /// From now on a thread writes the lines.
-    pub(crate) fn start_thread(&self) {
+    pub fn start_thread(&self) {
         self.lines.start();
     }
 
     /// Counts in `counter` the lines that nobody took.
-    pub(crate) fn count_lost(&self, counter: Counter) {
+    pub fn count_lost(&self, counter: Counter) {
         self.lines.count_lost(counter);
     }
 
-    /// Logs by this filter from now on.
-    pub(crate) fn set(&self, filter: &LogFilter) {
-        if let Err(error) = self.levels.reload(filter.to_filter()) {
+    /// Logs by these levels from now on.
+    pub fn set(&self, levels: EnvFilter) {
+        if let Err(error) = self.levels.reload(levels) {
             tracing::warn!("the log level can't be changed: {error}");
         }
     }
