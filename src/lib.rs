@@ -27,6 +27,7 @@
 //! - [`listen`]: the Unix socket
 //! - [`sds`]: the protocols as state machines, and the service that drives them
 //! - [`agent`]: wires all of the above
+//! - [`report`]: what is shown of credentials, and its JSON
 //! - [`admin`]: metrics, health and state for operators
 //! - [`envoy_config`]: the Envoy configuration that goes with the agent
 
@@ -48,6 +49,7 @@ pub mod peer;
 pub mod pool;
 pub mod problem;
 pub mod proto;
+pub mod report;
 pub mod rights;
 pub mod sds;
 pub mod secret;

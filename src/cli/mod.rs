@@ -9,6 +9,7 @@ mod logging;
 mod man;
 mod output;
 mod probe;
+mod report;
 mod serve;
 mod status;
 mod ticket_keys;

@@ -220,7 +220,9 @@ impl List<'_> {
     fn report_layout(&mut self) {
         let flat = self.options.flat;
         if self.others.files > 0 {
-            let (what, remedy) = self.others.told(self.root);
+            let (what, remedy) = self
+                .others
+                .described(self.root, self.credentials.is_empty());
             self.problem(Problem::new(Reason::Layout, self.root, what, remedy));
         } else if self.credentials.is_empty() && flat && self.others.folders > 0 {
             self.problem(Problem::new(
@@ -316,8 +318,11 @@ impl Others {
 
     /// What is wrong when files of credentials are directly in the root of folders at `root`, and what
     /// to do about it.
-    fn told(&self, root: &Path) -> (String, String) {
-        if let (Some(key), Some(above)) = (self.key, root.parent()) {
+    /// `is_alone` where the root holds no folder of a credential beside them.
+    fn described(&self, root: &Path, is_alone: bool) -> (String, String) {
+        let above = std::path::absolute(root).ok();
+        let above = above.as_deref().and_then(Path::parent);
+        if let (Some(key), Some(above), true) = (self.key, above, is_alone) {
             return (
                 format!(
                     "{key} is directly in it: it seems to be the folder of one credential, not a root, \

@@ -10,6 +10,7 @@ use crate::credential::{Credential, Verdict};
 use crate::name;
 use crate::problem::{Problem, Reason};
 use crate::secret::{Facts, Kind, Name, Part, Secret};
+use crate::text;
 use crate::times;
 
 /// How long a folder must hold a trust bundle and no pair before the bundle is announced under the
@@ -330,7 +331,7 @@ impl Folder {
             WhenGone::KeepFiles => Missing::Kept(problem(
                 format!(
                     "files of {} are gone, while others are still there",
-                    self.name.escape_debug()
+                    text::escape(&*self.name)
                 ),
                 "put them back, or delete the others too if they should no longer be served",
             )),
