@@ -23,7 +23,7 @@ const JUST_NOW: Duration = Duration::from_secs(60);
 /// What was already logged of the roots, so that it is logged once.
 #[derive(Default)]
 pub(super) struct Once {
-    said: HashMap<Arc<Path>, HashSet<String>>,
+    logged: HashMap<Arc<Path>, HashSet<String>>,
 }
 
 impl Once {
@@ -31,14 +31,14 @@ impl Once {
     pub(super) fn listed(&mut self, root: &Arc<Path>, listing: &Listing, metrics: &Metrics) {
         let too_many = |problem: &Problem| problem.reason() == Reason::TooLarge;
         let present: HashSet<String> = listing.problems.iter().map(ToString::to_string).collect();
-        let said = self.said.entry(root.clone()).or_default();
-        if present != *said && listing.problems.iter().any(too_many) {
+        let logged = self.logged.entry(root.clone()).or_default();
+        if present != *logged && listing.problems.iter().any(too_many) {
             metrics.limit_reached(Limit::Credentials);
         }
-        for line in present.difference(said) {
+        for line in present.difference(logged) {
             warn!(root = %text::path(root), "not served: {line}");
         }
-        *said = present;
+        *logged = present;
     }
 }
 
