@@ -19,7 +19,7 @@ pub(super) enum NoFolder {
     Absent,
     /// Something else stands there, and this is wrong with it.
     Not(Problem),
-    /// There may be one: it can't be told.
+    /// There may be one: this is not known.
     Unknown(Problem),
 }
 
@@ -118,7 +118,7 @@ pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
                 Errno::ACCESS | Errno::PERM => "let the agent's user read it",
                 Errno::MFILE => "raise the agent's limit on open files (LimitNOFILE=)",
                 Errno::NFILE => "raise the system's limit on open files (fs.file-max)",
-                _ => "look into the system's log; it is tried again",
+                _ => "see the system's log; the read is retried",
             };
             Problem::new(
                 Reason::Unreadable,
