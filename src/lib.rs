@@ -11,7 +11,7 @@
 //! - [`lines`]: log lines on their way to standard error
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
 //! - [`metrics`]: what is counted while the agent works
-//! - [`config`]: what the agent is told to do
+//! - [`config`]: the configuration
 //! - [`rights`]: who may read a file
 //! - [`files`]: credential folders on disk: one consistent read of each, and what may have changed
 //! - [`credential`]: file names and PEM bytes → a credential that Envoy accepts, or the reasons why not

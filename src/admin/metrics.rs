@@ -152,7 +152,7 @@ fn credentials(registry: &mut Registry, report: &Report) {
     registry.register("root_present", "Whether a root exists", present);
     registry.register(
         "root_readable",
-        "Whether a root exists and could be read completely when it was last looked at (1) or not (0)",
+        "Whether a root exists and could be read completely when it was last listed (1) or not (0)",
         readable,
     );
     registry.register(
@@ -181,12 +181,12 @@ fn watch(registry: &mut Registry, watch: &Watch) {
         ),
         (
             "watch_rebuilds",
-            "Times that watching began anew",
+            "Times that all watches were set up again",
             watch.rebuilds,
         ),
         (
             "watch_missed_changes",
-            "Changes that no event had told of, found by looking",
+            "Changes found by polling that no event had reported",
             watch.missed,
         ),
     ] {
@@ -200,7 +200,7 @@ fn watch(registry: &mut Registry, watch: &Watch) {
     }
     registry.register(
         "polled_folders",
-        "Roots and folders that are polled for want of a watch, by reason",
+        "Roots and folders that are polled because they can't be watched, by reason",
         reasons,
     );
 }

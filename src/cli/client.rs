@@ -98,7 +98,7 @@ async fn exchange(stream: UnixStream, page: &str) -> Result<Bytes, Failure> {
         let body = body.collect().await?.to_bytes();
         match status {
             StatusCode::OK => Ok(body),
-            other => Err(format!("it says {other} to {page}").into()),
+            other => Err(format!("it answers {other} to {page}").into()),
         }
     };
     tokio::pin!(connection);

@@ -78,7 +78,7 @@ enum Form {
     Json,
 }
 
-/// A secret in the words of its JSON.
+/// A secret, as its JSON shows it.
 #[derive(Serialize)]
 struct Shown {
     name: String,
@@ -188,15 +188,15 @@ async fn ask(
     match client.fetch_secrets(request).await {
         Ok(response) => Ok(response),
         Err(status) if status.code() == Code::NotFound => Err(Failure::Absent),
-        Err(status) => Err(Failure::Other(no_sds(socket, &said(&status)))),
+        Err(status) => Err(Failure::Other(no_sds(socket, &message(&status)))),
     }
 }
 
-fn said(status: &Status) -> String {
+fn message(status: &Status) -> String {
     output::shown(status.message())
 }
 
-/// The innermost reason: the outer ones say "transport error".
+/// The innermost reason: the outer ones are only "transport error".
 fn cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), cause)
 }

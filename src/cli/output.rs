@@ -22,15 +22,15 @@ pub(crate) fn print(bytes: &[u8]) -> ExitCode {
     }
 }
 
-/// Says why the command could not do what it was asked to.
+/// Reports why the command could not do what it was asked to.
 pub(crate) fn fail(message: impl fmt::Display) -> ExitCode {
-    say(message);
+    print_error(message);
     ExitCode::from(COULD_NOT)
 }
 
-/// Says what is wrong with what the command was asked to check.
+/// Reports what is wrong with what the command was asked to check.
 pub(crate) fn bad(message: impl fmt::Display) -> ExitCode {
-    say(message);
+    print_error(message);
     ExitCode::FAILURE
 }
 
@@ -76,8 +76,8 @@ pub(crate) fn wrapped(line: &str, width: Option<usize>) -> String {
     text + "\n"
 }
 
-fn say(message: impl fmt::Display) {
-    // There is nobody left to tell where the standard error is closed.
+fn print_error(message: impl fmt::Display) {
+    // Where the standard error is closed there is nowhere to report to.
     let message = message.to_string();
     let _ = writeln!(io::stderr(), "sds-agent: {}", escape(&message));
 }

@@ -54,7 +54,7 @@ pub enum Answer {
 }
 
 impl Subscriber {
-    /// What `delivery`, of the stream `account`, says about `secret`, which was requested as `name`.
+    /// The stream `account`, which requested `secret` as `name` and was sent `delivery`.
     pub(crate) fn of(account: &Account, name: &str, delivery: Delivery, secret: &Secret) -> Self {
         let peer = account.peer();
         let (answer, answered, error) = match delivery.answer {

@@ -46,7 +46,7 @@ pub(super) struct Shown {
     pub(super) client_certificate: ClientAuth,
 }
 
-/// What the leaf says of itself.
+/// The facts of the leaf.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Leaf {
     pub(super) serial: String,

@@ -78,10 +78,10 @@ fn is_named(credential: &Credential, name: &str) -> bool {
 }
 
 fn states() -> impl TypedValueParser<Value = State> {
-    let words = State::ALL.map(State::as_str);
-    PossibleValuesParser::new(words).try_map(|word| {
+    let names = State::ALL.map(State::as_str);
+    PossibleValuesParser::new(names).try_map(|name| {
         let mut all = State::ALL.into_iter();
-        all.find(|state| state.as_str() == word)
+        all.find(|state| state.as_str() == name)
             .ok_or("there is no such state")
     })
 }
