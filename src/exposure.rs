@@ -14,7 +14,7 @@ use crate::peer;
 use crate::rights::{READ, Rights, SEARCH};
 use crate::text;
 
-/// Users that are looked at; a machine has few that may open the socket.
+/// How many users are examined; few users of a machine may open the socket.
 const USERS: usize = 1024;
 
 /// The users who may open the socket, without root and the agent's own user.

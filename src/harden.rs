@@ -15,7 +15,7 @@ pub enum LockError {
          `LimitMEMLOCK=infinity` in the unit, or `ulimit -l unlimited`"
     )]
     Limited(u64),
-    /// The system said no.
+    /// The system refused it.
     #[error(
         "`lock_memory` is refused: {0}; allow it (CAP_IPC_LOCK or LimitMEMLOCK=), or switch it off"
     )]

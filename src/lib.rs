@@ -11,7 +11,7 @@
 //! - [`lines`]: log lines on their way to standard error
 //! - [`problem`]: the vocabulary of what can be wrong with a file, and what to do about it
 //! - [`metrics`]: what is counted while the agent works
-//! - [`config`]: what the agent is told to do
+//! - [`config`]: the configuration
 //! - [`logging`]: log lines as text or JSON, with levels that can change
 //! - [`rights`]: who may read a file
 //! - [`files`]: credential folders on disk: one consistent read of each, and what may have changed
@@ -28,6 +28,7 @@
 //! - [`listen`]: the Unix socket
 //! - [`sds`]: the protocols as state machines, and the service that drives them
 //! - [`agent`]: wires all of the above
+//! - [`report`]: what is shown of credentials, and its JSON
 //! - [`admin`]: metrics, health and state for operators
 //! - [`envoy_config`]: the Envoy configuration that goes with the agent
 
@@ -50,6 +51,7 @@ pub mod peer;
 pub mod pool;
 pub mod problem;
 pub mod proto;
+pub mod report;
 pub mod rights;
 pub mod sds;
 pub mod secret;

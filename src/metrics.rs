@@ -321,7 +321,7 @@ impl Metrics {
         );
         registry.register(
             "acks",
-            "Secrets that clients said to have taken",
+            "Secrets that clients accepted (ACK)",
             self.acks.clone(),
         );
         registry.register("nacks", "Secrets that clients refused", self.nacks.clone());

@@ -194,7 +194,7 @@ impl Accounts {
         }
         match self.look_up(uid).await {
             Some(record) => self.remember(uid, &record, CACHE_FOR).0,
-            // One that is connected keeps what the database said last.
+            // One that is connected keeps the last answer of the database.
             None => self
                 .prolonged(uid)
                 .unwrap_or_else(|| self.remember(uid, &Record::default(), FAILURE_FOR).0),

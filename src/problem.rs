@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// One thing that is wrong, or worth a warning, in the words an operator reads. Cheap to clone: a problem
+use crate::text;
+
+/// One thing that is wrong, or worth a warning, as an operator reads it. Cheap to clone: a problem
 /// that lasts is kept in several places, and thousands of credentials may have the same one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem(Arc<Description>);
@@ -17,141 +19,91 @@ struct Description {
     remedy: Box<str>,
 }
 
-/// The kind of a problem: a short word that labels metrics and JSON, from a fixed set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Reason {
-    /// A file or folder could not be read: rights, an I/O error, or it vanished.
-    Unreadable,
-    /// Something that is no regular file stands where one is expected.
-    NotAFile,
-    /// A symbolic link that leads nowhere, or in a circle.
-    BrokenLink,
-    /// A limit on sizes or numbers of files was reached.
-    TooLarge,
-    /// A part lacks one of its files.
-    Incomplete,
-    /// Two files claim to be the same part.
-    Ambiguous,
-    /// A file is not the PEM it should be, or its content can't be parsed.
-    BadPem,
-    /// The private key is not the certificate's.
-    KeyMismatch,
-    /// The private key or keystore is encrypted, and can't be opened.
-    EncryptedKey,
-    /// The password does not open the private key or keystore.
-    WrongPassword,
-    /// The certificate has no name that Envoy could choose it by.
-    NoName,
-    /// A key's type, size or curve that Envoy does not take.
-    UnsupportedKey,
-    /// The trust bundle would refuse every client.
-    BadTrustBundle,
-    /// The revocation list would refuse every client, or let a revoked one in.
-    BadCrl,
-    /// The OCSP staple can't be used with the certificate.
-    BadStaple,
-    /// The OCSP staple says that the certificate is revoked.
-    Revoked,
-    /// A session ticket key that Envoy does not take.
-    BadTicketKey,
-    /// A generic secret that can't be used.
-    BadSecret,
-    /// A certificate is past its end.
-    Expired,
-    /// A certificate's time has not come.
-    NotYetValid,
-    /// A certificate ends soon.
-    ExpiresSoon,
-    /// The chain is out of order or lacks an issuer.
-    ChainOrder,
-    /// A better chain is there, and does not belong to the key.
-    LesserChain,
-    /// A certificate in a trust bundle that is no CA's: it stands for one peer.
-    PinnedPeer,
-    /// A certificate's signature is of a kind that clients no longer trust.
-    WeakSignature,
-    /// Envoy takes it, and the agent can't read all of it.
-    Unparsed,
-    /// A private key that others can read.
-    LooseMode,
-    /// Bytes that were tidied away before use, such as a byte-order mark.
-    Tidied,
-    /// The name can't be served.
-    Name,
-    /// The files are not where the layout of their root has them.
-    Layout,
+/// Declares [`Reason`] with its names, so that no list of its variants can forget one.
+macro_rules! reasons {
+    ($($(#[$doc:meta])+ $name:ident = $word:literal,)+) => {
+        /// The kind of a problem, from a fixed set: a metric label and JSON value.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum Reason {
+            $($(#[$doc])+ $name,)+
+        }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The reason in snake case.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $word,)+
+                }
+            }
+        }
+    };
 }
 
-impl Reason {
-    /// Every reason.
-    pub const ALL: [Self; 29] = [
-        Self::Unreadable,
-        Self::NotAFile,
-        Self::BrokenLink,
-        Self::TooLarge,
-        Self::Incomplete,
-        Self::Ambiguous,
-        Self::BadPem,
-        Self::KeyMismatch,
-        Self::EncryptedKey,
-        Self::WrongPassword,
-        Self::NoName,
-        Self::UnsupportedKey,
-        Self::BadTrustBundle,
-        Self::BadCrl,
-        Self::BadStaple,
-        Self::Revoked,
-        Self::BadTicketKey,
-        Self::BadSecret,
-        Self::Expired,
-        Self::NotYetValid,
-        Self::ExpiresSoon,
-        Self::ChainOrder,
-        Self::LesserChain,
-        Self::PinnedPeer,
-        Self::WeakSignature,
-        Self::Unparsed,
-        Self::LooseMode,
-        Self::Tidied,
-        Self::Name,
-    ];
-
-    /// The reason as a metric label and JSON value, in snake case.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unreadable => "unreadable",
-            Self::NotAFile => "not_a_file",
-            Self::BrokenLink => "broken_link",
-            Self::TooLarge => "too_large",
-            Self::Incomplete => "incomplete",
-            Self::Ambiguous => "ambiguous",
-            Self::BadPem => "bad_pem",
-            Self::KeyMismatch => "key_mismatch",
-            Self::EncryptedKey => "encrypted_key",
-            Self::WrongPassword => "wrong_password",
-            Self::NoName => "no_name",
-            Self::UnsupportedKey => "unsupported_key",
-            Self::BadTrustBundle => "bad_trust_bundle",
-            Self::BadCrl => "bad_crl",
-            Self::BadStaple => "bad_staple",
-            Self::Revoked => "revoked",
-            Self::BadTicketKey => "bad_ticket_key",
-            Self::BadSecret => "bad_secret",
-            Self::Expired => "expired",
-            Self::NotYetValid => "not_yet_valid",
-            Self::ExpiresSoon => "expires_soon",
-            Self::ChainOrder => "chain_order",
-            Self::LesserChain => "lesser_chain",
-            Self::PinnedPeer => "pinned_peer",
-            Self::WeakSignature => "weak_signature",
-            Self::Unparsed => "unparsed",
-            Self::LooseMode => "loose_mode",
-            Self::Tidied => "tidied",
-            Self::Name => "name",
-            Self::Layout => "layout",
-        }
-    }
+reasons! {
+    /// A file or folder could not be read: rights, an I/O error, or it vanished.
+    Unreadable = "unreadable",
+    /// Something other than a regular file is where one is expected.
+    NotAFile = "not_a_file",
+    /// A symbolic link that leads nowhere, or in a circle.
+    BrokenLink = "broken_link",
+    /// A limit on sizes or numbers of files was reached.
+    TooLarge = "too_large",
+    /// A part lacks one of its files.
+    Incomplete = "incomplete",
+    /// Two files could be the same part.
+    Ambiguous = "ambiguous",
+    /// A file is not the PEM it should be, or its content can't be parsed.
+    BadPem = "bad_pem",
+    /// The private key does not belong to the certificate.
+    KeyMismatch = "key_mismatch",
+    /// The private key or keystore is encrypted, and can't be decrypted.
+    EncryptedKey = "encrypted_key",
+    /// The password does not decrypt the private key or keystore.
+    WrongPassword = "wrong_password",
+    /// The certificate has no name by which Envoy could choose it.
+    NoName = "no_name",
+    /// The type, size or curve of a key is not supported by Envoy.
+    UnsupportedKey = "unsupported_key",
+    /// The trust bundle would reject every client.
+    BadTrustBundle = "bad_trust_bundle",
+    /// The revocation list would reject every client, or admit a revoked one.
+    BadCrl = "bad_crl",
+    /// The OCSP staple can't be used with the certificate.
+    BadStaple = "bad_staple",
+    /// The OCSP staple reports that the certificate is revoked.
+    Revoked = "revoked",
+    /// A session ticket key that Envoy does not accept.
+    BadTicketKey = "bad_ticket_key",
+    /// A generic secret that can't be used.
+    BadSecret = "bad_secret",
+    /// A certificate has expired.
+    Expired = "expired",
+    /// A certificate is not valid yet.
+    NotYetValid = "not_yet_valid",
+    /// A certificate, revocation list or OCSP staple expires soon.
+    ExpiresSoon = "expiring",
+    /// The chain is out of order or lacks an issuer.
+    ChainOrder = "chain_order",
+    /// There is a better chain, which does not belong to the key.
+    LesserChain = "lesser_chain",
+    /// A certificate in a trust bundle that is not a CA's: it stands for one peer.
+    PinnedPeer = "pinned_peer",
+    /// A certificate's signature algorithm is no longer accepted by clients.
+    WeakSignature = "weak_signature",
+    /// Envoy accepts it, but the agent can't parse all of it.
+    Unparsed = "unparsed",
+    /// A private key that other users can read.
+    LooseMode = "loose_mode",
+    /// Bytes that were removed or moved before use, such as a byte-order mark.
+    Tidied = "tidied",
+    /// The name can't be served.
+    Name = "name",
+    /// The files are not where the layout of their root expects them.
+    Layout = "layout",
 }
 
 impl Problem {
@@ -200,14 +152,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Paths come from outside: control characters must not forge a log line.
-        write!(
-            f,
-            "{}: {}; {}",
-            self.path().display().to_string().escape_debug(),
-            self.what(),
-            self.remedy()
-        )
+        let path = text::path(self.path());
+        write!(f, "{path}: {}; {}", self.what(), self.remedy())
     }
 }
 

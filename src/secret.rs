@@ -461,6 +461,7 @@ pub(crate) mod tests {
             lesser_chain: false,
             facts: PairFacts {
                 leaf: facts(),
+                intermediates: Vec::new(),
                 key_type: "P-256".into(),
                 must_staple: false,
                 files: vec!["tls.crt".into(), "tls.key".into()],

@@ -1,4 +1,4 @@
-//! What systemd is told: ready, reloading, stopping, a line of status, and that the agent is alive.
+//! Notifications to systemd: ready, reloading, stopping, a line of status, and that the agent is alive.
 //! Everything here does nothing where the agent does not run as a unit.
 
 use std::sync::{Mutex, PoisonError};
@@ -33,7 +33,7 @@ pub fn stopping() {
 
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("systemd can't be told: {error}");
+        tracing::warn!("can't notify systemd: {error}");
     }
 }
 

@@ -25,7 +25,7 @@ pub fn quote<T: AsRef<str> + ?Sized>(text: &T) -> Escaped<'_> {
 }
 
 /// The same JSON, with everything in its strings escaped that [`escape`] escapes: JSON itself demands
-/// that of C0 controls alone, and it is looked at on terminals too.
+/// that of C0 controls alone, and JSON is shown on terminals too.
 pub fn escape_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for char in json.chars() {

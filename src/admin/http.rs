@@ -38,7 +38,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 const TIME_TO_ASK: Duration = Duration::from_millis(500);
 /// How long it has at least for its answer, which comes within a second or two, and to read it.
 const TIME_TO_READ: Duration = Duration::from_secs(4);
-/// Pause before it is looked again whether there is room for a connection.
+/// Pause before it is checked again whether there is room for a connection.
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of a request's head; nothing that asks for a page needs more.
 const MAX_HEAD: usize = 16 * 1024;
@@ -196,7 +196,7 @@ impl Server {
         }
     }
 
-    /// Serves a connection, once `admitted` says so.
+    /// Serves a connection once it is admitted.
     fn spawn<S>(
         &mut self,
         stream: S,
@@ -300,8 +300,8 @@ async fn answer(request: &Request<Incoming>, pages: Arc<dyn Pages>, hosts: Hosts
         return not_allowed();
     }
     if matches!(hosts, Hosts::Loopback) && !names_loopback(request) {
-        let words = "ask for localhost, 127.0.0.1 or [::1]: other names are refused here\n";
-        return Page::text(StatusCode::MISDIRECTED_REQUEST, words);
+        let message = "ask for localhost, 127.0.0.1 or [::1]: other names are refused here\n";
+        return Page::text(StatusCode::MISDIRECTED_REQUEST, message);
     }
     let page = pages.page(request.uri().path()).await;
     page.unwrap_or_else(|| Page::text(StatusCode::NOT_FOUND, "no such page\n"))
@@ -310,8 +310,8 @@ async fn answer(request: &Request<Incoming>, pages: Arc<dyn Pages>, hosts: Hosts
 async fn action(request: Request<Incoming>, pages: Arc<dyn Pages>) -> Page {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
-        let words = "the request's body is too long, or it broke off\n";
-        return Page::text(StatusCode::PAYLOAD_TOO_LARGE, words);
+        let message = "the request's body is too long, or it broke off\n";
+        return Page::text(StatusCode::PAYLOAD_TOO_LARGE, message);
     };
     let page = pages.action(head.uri.path(), &body.to_bytes()).await;
     page.unwrap_or_else(not_allowed)
@@ -500,7 +500,7 @@ mod tests {
         let mut waits = TcpStream::connect(address).await.unwrap();
         let request = b"GET /never HTTP/1.1\r\nHost: localhost\r\n\r\n";
         waits.write_all(request).await.unwrap();
-        // Another answer says that the first request has arrived.
+        // An answer to another request shows that the first request has arrived.
         ask(address, "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         let mut idle = Vec::new();
         for _ in 0..2 * MAX_CONNECTIONS {

@@ -6,10 +6,10 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::state::Time;
 use crate::credential::Fingerprint;
 use crate::inventory::{Credential, Replaced, Snapshot};
 use crate::name::{self, Host};
+use crate::report::Time;
 use crate::secret::{Facts, Kind};
 
 /// A certificate that is served.

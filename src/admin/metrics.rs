@@ -3,7 +3,6 @@
 //! The names of credentials are labels, and bounded by `limits.credentials`. What clients choose, such
 //! as node ids or names that do not exist, never is one.
 
-use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::ConstCounter;
@@ -12,37 +11,38 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::state::{Answer, Condition, Folder, Secret, State, Time, Watch};
+use super::status::{Status, Watch};
 use super::{exposition, process};
 use crate::files::watch::Polled;
 use crate::metrics::Metrics;
+use crate::report::{Answer, Report, Secret, State, Time};
 use crate::secret::Kind;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 
 /// All metrics, as Prometheus reads them.
-pub(super) fn text(state: &State, counters: &Metrics) -> String {
+pub(super) fn text(status: &Status, counters: &Metrics) -> String {
     let mut registry = Registry::default();
     let own = registry.sub_registry_with_prefix("sds_agent");
     counters.register(own);
-    agent(own, state);
-    certificates(own, state);
-    folders(own, state);
-    watch(own, &state.watch);
-    process::register(&mut registry, state.agent.started.get());
+    agent(own, status);
+    certificates(own, &status.report);
+    credentials(own, &status.report);
+    watch(own, &status.watch);
+    process::register(&mut registry, status.agent.started.get());
     exposition::text(&registry)
 }
 
-fn agent(registry: &mut Registry, state: &State) {
+fn agent(registry: &mut Registry, status: &Status) {
     let version = [("version", crate::VERSION)];
     registry.register("build", "The program", Info::new(version));
     registry.register(
         "ready",
         "Whether all roots were read and clients are served",
-        ConstGauge::new(i64::from(state.agent.ready)),
+        ConstGauge::new(i64::from(status.agent.ready)),
     );
-    let open = state.agent.streams;
+    let open = status.agent.streams;
     let streams = Gauges::default();
     for (protocol, open) in [
         ("sotw", open.sotw),
@@ -55,26 +55,26 @@ fn agent(registry: &mut Registry, state: &State) {
     registry.register(
         "waiting_names",
         "Names that clients wait for and that do not exist",
-        ConstGauge::new(integer(state.waiting.total as u64)),
+        ConstGauge::new(integer(status.waiting.total as u64)),
     );
 }
 
-fn certificates(registry: &mut Registry, state: &State) {
+fn certificates(registry: &mut Registry, report: &Report) {
     let (starts, ends, warn_days) = (Gauges::default(), Gauges::default(), Gauges::default());
     let (valid, nacked) = (Gauges::default(), Gauges::default());
-    for secret in &state.secrets {
+    for secret in report.secrets() {
         if let (Some(start), Some(end)) = (secret.not_before, secret.not_after) {
             set(&starts, labels(secret), seconds(start));
             set(&ends, labels(secret), seconds(end));
             set(&warn_days, labels(secret), secret.warn_days.into());
         }
-        let is_valid = is_valid(secret, state.agent.now);
+        let is_valid = is_valid(secret, report.now);
         set(&valid, labels(secret), u64::from(is_valid));
         let clients = secret.subscribers.iter();
         let refused = clients.filter(|client| client.answer == Answer::Nack);
         set(&nacked, labels(secret), refused.count() as u64);
     }
-    registry.register("secrets", "Secrets that are served", kinds(state));
+    registry.register("secrets", "Secrets that are served", kinds(report));
     registry.register_with_unit(
         "certificate_not_after_timestamp",
         "When the leaf, or the CA certificate of a trust bundle that ends next, ends, in Unix time",
@@ -105,47 +105,43 @@ fn certificates(registry: &mut Registry, state: &State) {
 }
 
 /// How many secrets there are of each kind.
-fn kinds(state: &State) -> Gauges<1> {
+fn kinds(report: &Report) -> Gauges<1> {
     let counts = Gauges::default();
     for kind in Kind::ALL.map(Kind::as_str) {
-        let count = state.secrets.iter().filter(|s| s.kind == kind).count();
+        let count = report.secrets().filter(|s| s.kind == kind).count();
         set(&counts, [("kind", kind.to_owned())], count as u64);
     }
     counts
 }
 
-fn folders(registry: &mut Registry, state: &State) {
-    // By credential and root: whether all its files are good.
-    let mut good = BTreeMap::new();
-    let mut note = |name: &str, root: &str, is_good: bool| {
-        *good
-            .entry((name.to_owned(), root.to_owned()))
-            .or_insert(true) &= is_good;
-    };
-    for secret in &state.secrets {
-        note(&secret.credential, &secret.root, secret.problems.is_empty());
+fn credentials(registry: &mut Registry, report: &Report) {
+    let states = Gauges::default();
+    for state in State::ALL {
+        let alike = report.credentials.iter().filter(|one| one.state == state);
+        let labels = [("state", state.as_str().to_owned())];
+        set(&states, labels, alike.count() as u64);
     }
-    let passed_over = |folder: &&Folder| folder.state == Condition::PassedOver;
-    for folder in state.folders.iter().filter(|folder| !passed_over(folder)) {
-        let is_good = folder.state == Condition::Hidden && folder.problems.is_empty();
-        note(&folder.name, &folder.root, is_good);
-    }
-    let gauges = Gauges::default();
-    for ((name, root), is_good) in good {
-        set(
-            &gauges,
-            [("credential", name), ("root", root)],
-            u64::from(is_good),
-        );
+    registry.register("credentials", "Credentials by state", states);
+    let valid = Gauges::default();
+    let served = report
+        .credentials
+        .iter()
+        .filter(|one| one.state != State::Skipped);
+    for credential in served {
+        let labels = [
+            ("credential", credential.name.clone()),
+            ("root", credential.root.clone()),
+        ];
+        set(&valid, labels, u64::from(credential.problems.is_empty()));
     }
     registry.register(
         "credential_valid",
-        "Whether what is in a credential folder can be served (1), or not, be its last good content \
-         served or nothing (0)",
-        gauges,
+        "Whether the files of a credential are served (1), or were rejected, so that the previous \
+         version is served or nothing (0)",
+        valid,
     );
     let (present, listed, readable) = (Gauges::default(), Gauges::default(), Gauges::default());
-    for root in &state.roots {
+    for root in &report.roots {
         let label = || [("root", root.path.clone())];
         set(&present, label(), u64::from(root.present == Some(true)));
         set(&listed, label(), u64::from(root.listed));
@@ -156,7 +152,7 @@ fn folders(registry: &mut Registry, state: &State) {
     registry.register("root_present", "Whether a root exists", present);
     registry.register(
         "root_readable",
-        "Whether a root exists and could be read completely when it was last looked at (1) or not (0)",
+        "Whether a root exists and could be read completely when it was last listed (1) or not (0)",
         readable,
     );
     registry.register(
@@ -185,12 +181,12 @@ fn watch(registry: &mut Registry, watch: &Watch) {
         ),
         (
             "watch_rebuilds",
-            "Times that watching began anew",
+            "Times that all watches were set up again",
             watch.rebuilds,
         ),
         (
             "watch_missed_changes",
-            "Changes that no event had told of, found by looking",
+            "Changes found by polling that no event had reported",
             watch.missed,
         ),
     ] {
@@ -204,7 +200,7 @@ fn watch(registry: &mut Registry, watch: &Watch) {
     }
     registry.register(
         "polled_folders",
-        "Roots and folders that are polled for want of a watch, by reason",
+        "Roots and folders that are polled because they can't be watched, by reason",
         reasons,
     );
 }

@@ -8,8 +8,7 @@ mod metrics;
 mod page;
 mod pages;
 pub mod process;
-mod shown;
-pub mod state;
+pub mod status;
 mod survey;
 
 pub use pages::{AdminPages, With};

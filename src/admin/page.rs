@@ -5,7 +5,7 @@ use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
 use super::http::Page;
-use super::state::State;
+use super::status::Status;
 
 const TEMPLATE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -14,10 +14,10 @@ const SCRIPT: &str = include_str!("page/page.js");
 /// The `Content-Type` of the page.
 const HTML: &str = "text/html; charset=utf-8";
 
-/// The page that shows `state`.
-pub(super) fn of(state: &State) -> Page {
+/// The page that shows `status`.
+pub(super) fn of(status: &Status) -> Page {
     // Nothing in it can fail to be JSON: no map has keys other than strings.
-    let json = serde_json::to_string(state).unwrap_or_default();
+    let json = serde_json::to_string(status).unwrap_or_default();
     let html = TEMPLATE
         .replace("/*STYLE*/", STYLE)
         .replace("/*SCRIPT*/", SCRIPT)

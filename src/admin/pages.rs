@@ -210,16 +210,16 @@ impl Snapshots {
 
     /// Takes time in proportion to what there is.
     fn render(&self) -> [Page; 3] {
-        let state = self.sources.survey();
-        let status = match serde_json::to_string(&state) {
+        let status = self.sources.survey();
+        let json = match serde_json::to_string(&status) {
             Ok(json) => Page::ok(JSON, escape_json(&json)),
             Err(error) => Page::text(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 format!("the state can't be written: {error}\n"),
             ),
         };
-        let text = metrics::text(&state, &self.metrics);
+        let text = metrics::text(&status, &self.metrics);
         let metrics = Page::ok(exposition::CONTENT_TYPE, text);
-        [status, metrics, page::of(&state)]
+        [json, metrics, page::of(&status)]
     }
 }

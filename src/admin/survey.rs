@@ -1,20 +1,17 @@
-//! The agent's parts → the [`State`] that is shown.
+//! The agent's parts → the [`Status`] that is shown.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::health::Health;
-use super::shown::{self, problems, text};
-use super::state::{
-    Agent, PolledPath, Root, State, Streams, Subscriber, Waiting, WaitingName, Watch,
-};
+use super::status::{Agent, PolledPath, Status, Streams, Waiting, WaitingName, Watch};
 use crate::agent::WatchState;
 use crate::inventory::Snapshot;
+use crate::report::{Report, Subscriber, Subscribers, text};
 use crate::sds::hub::{Hub, Published};
 use crate::sds::ledger::{Account, Ledger, Protocol};
-use crate::secret::{Kind, Name};
 
 /// Where everything that is shown comes from.
 #[derive(Clone)]
@@ -35,41 +32,23 @@ pub struct Sources {
     pub socket: PathBuf,
 }
 
-/// The subscribers of a credential's secrets.
-type Subscribers = HashMap<(Name, Kind), Vec<Subscriber>>;
-
 impl Sources {
     /// The state at this moment. Takes time in proportion to what there is.
-    pub fn survey(&self) -> State {
+    pub fn survey(&self) -> Status {
         let published = self.hub.current();
         let snapshot = &published.snapshot;
         let now = SystemTime::now();
         let accounts = self.ledger.accounts();
-        let (mut subscribers, waiting) = subscriptions(&published, &accounts, now);
-        let (mut secrets, mut folders) = (Vec::new(), Vec::new());
-        for credential in snapshot.credentials() {
-            let wins = snapshot.wins(credential);
-            folders.extend(shown::unserved(credential, wins));
-            if wins {
-                secrets.extend(credential.secrets().map(|(name, secret)| {
-                    let id = (credential.name.clone(), secret.kind());
-                    let subscribers = subscribers.remove(&id).unwrap_or_default();
-                    shown::secret(&name, secret, credential, subscribers, now)
-                }));
-            }
-        }
-        secrets.sort_unstable_by(|a, b| (a.state, &a.name).cmp(&(b.state, &b.name)));
-        State {
-            agent: self.agent(snapshot, now, &accounts),
-            secrets,
-            folders,
+        let (subscribers, waiting) = subscriptions(&published, &accounts, now);
+        Status {
+            report: Report::of(snapshot, now, subscribers),
+            agent: self.agent(snapshot, &accounts),
             waiting,
-            roots: roots(snapshot),
             watch: self.watch(),
         }
     }
 
-    fn agent(&self, snapshot: &Snapshot, now: SystemTime, accounts: &[Arc<Account>]) -> Agent {
+    fn agent(&self, snapshot: &Snapshot, accounts: &[Arc<Account>]) -> Agent {
         let count = |protocol| {
             let streams = accounts.iter().filter(|a| a.protocol() == protocol);
             streams.count() as u64
@@ -80,7 +59,7 @@ impl Sources {
             pid: std::process::id(),
             started: self.started.0.into(),
             uptime_seconds: self.started.1.elapsed().as_secs(),
-            now: now.into(),
+            host: host(),
             config: self.config.as_deref().map(text),
             config_error: self.health.config_error(),
             socket: text(&self.socket),
@@ -121,7 +100,7 @@ impl Sources {
     }
 }
 
-/// Who waits for which secret, and what is waited for that does not exist.
+/// Which stream is subscribed to which secret, and which requested names do not exist.
 fn subscriptions(
     Published { snapshot, rules }: &Published,
     accounts: &[Arc<Account>],
@@ -137,7 +116,7 @@ fn subscriptions(
                 continue;
             };
             let id = (found.credential, found.secret.kind());
-            let subscriber = shown::subscriber(account, &name, delivery, &found.secret);
+            let subscriber = Subscriber::of(account, &name, delivery, &found.secret);
             subscribers.entry(id).or_default().push(subscriber);
         }
     }
@@ -153,17 +132,7 @@ fn subscriptions(
     (subscribers, waiting)
 }
 
-fn roots(snapshot: &Snapshot) -> Vec<Root> {
-    let roots = snapshot.roots().iter();
-    roots
-        .map(|root| Root {
-            path: text(&root.path),
-            read: root.is_read(),
-            present: root.present,
-            listed: root.listed,
-            readable: root.is_readable(),
-            folders: root.folders(),
-            problems: problems(&root.problems),
-        })
-        .collect()
+fn host() -> String {
+    let names = rustix::system::uname();
+    names.nodename().to_string_lossy().into_owned()
 }

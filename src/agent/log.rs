@@ -12,6 +12,7 @@ use crate::inventory::{Credential, Event, Key, Reminder, Snapshot};
 use crate::metrics::{Limit, Metrics};
 use crate::problem::{Problem, Reason};
 use crate::secret::Kind;
+use crate::text;
 use crate::times;
 
 /// How many names of a certificate a line shows.
@@ -22,7 +23,7 @@ const JUST_NOW: Duration = Duration::from_secs(60);
 /// What was already logged of the roots, so that it is logged once.
 #[derive(Default)]
 pub(super) struct Once {
-    said: HashMap<Arc<Path>, HashSet<String>>,
+    logged: HashMap<Arc<Path>, HashSet<String>>,
 }
 
 impl Once {
@@ -30,14 +31,14 @@ impl Once {
     pub(super) fn listed(&mut self, root: &Arc<Path>, listing: &Listing, metrics: &Metrics) {
         let too_many = |problem: &Problem| problem.reason() == Reason::TooLarge;
         let present: HashSet<String> = listing.problems.iter().map(ToString::to_string).collect();
-        let said = self.said.entry(root.clone()).or_default();
-        if present != *said && listing.problems.iter().any(too_many) {
+        let logged = self.logged.entry(root.clone()).or_default();
+        if present != *logged && listing.problems.iter().any(too_many) {
             metrics.limit_reached(Limit::Credentials);
         }
-        for line in present.difference(said) {
-            warn!(root = %shown(root), "not served: {line}");
+        for line in present.difference(logged) {
+            warn!(root = %text::path(root), "not served: {line}");
         }
-        *said = present;
+        *logged = present;
     }
 }
 
@@ -54,9 +55,9 @@ pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
             if let Some(winner) = winner.filter(|winner| winner.root != key.root) {
                 warn!(
                     credential = &*key.name,
-                    folder = %shown(&path),
+                    folder = %text::path(&path),
                     "not served: the root {} comes first and has a folder of this name",
-                    shown(&winner.root)
+                    text::path(&winner.root)
                 );
             }
         }
@@ -66,7 +67,7 @@ pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
             keeps,
         } => warn!(
             credential = &*key.name,
-            folder = %shown(&path),
+            folder = %text::path(&path),
             kind = kind.map(Kind::as_str),
             reason = problems.first().map(|problem| problem.reason().as_str()),
             "rejected; {}: {}",
@@ -75,13 +76,13 @@ pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
         ),
         Event::Recovered { kind } => info!(
             credential = &*key.name,
-            folder = %shown(&path),
+            folder = %text::path(&path),
             kind = kind.map(Kind::as_str),
             "the files are good again"
         ),
         Event::Removed => info!(
             credential = &*key.name,
-            folder = %shown(&path),
+            folder = %text::path(&path),
             "removed: it is gone"
         ),
     }
@@ -101,7 +102,7 @@ pub(super) fn remind(reminder: &Reminder, snapshot: &Snapshot, now: SystemTime) 
     };
     warn!(
         credential = &*key.name,
-        folder = %shown(&snapshot.folder_of(key)),
+        folder = %text::path(&snapshot.folder_of(key)),
         not_after = times::rfc3339(*end),
         "{what} {when}: renew it"
     );
@@ -137,7 +138,7 @@ fn changed(credential: &Credential, first: bool, warnings: &[Problem]) {
     let kinds: Vec<_> = credential.kinds().map(Kind::as_str).collect();
     info!(
         credential = &*credential.name,
-        folder = %shown(&credential.path()),
+        folder = %text::path(&credential.path()),
         kinds = kinds.join(" "),
         names = leaf.map(|leaf| some_of(&leaf.names)),
         serial = leaf.map(|leaf| leaf.serial.as_str()),
@@ -170,9 +171,4 @@ fn join(problems: &[Problem]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ")
-}
-
-/// Paths come from outside: control characters must not forge a line.
-fn shown(path: &Path) -> String {
-    path.display().to_string().escape_debug().to_string()
 }

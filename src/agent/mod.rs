@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
 pub use self::once::read_once;
-use self::reading::{Found, Look, Owner};
+use self::reading::{Found, Owner, Reader};
 use self::reads::{Done, Reads};
 use crate::config::Config;
 use crate::fdstore::{self, Keeper};
@@ -44,7 +44,7 @@ pub struct Agent {
     metrics: Arc<Metrics>,
     reads: Reads,
     /// How each root is read under the present configuration, for the roots that were read.
-    looks: HashMap<Arc<Path>, Arc<Look>>,
+    readers: HashMap<Arc<Path>, Arc<Reader>>,
     problems: log::Once,
     /// None until what was kept is restored.
     keeper: Option<Keeper>,
@@ -105,7 +105,7 @@ impl Agent {
             rules: Arc::new(rules),
             metrics,
             reads: Reads::default(),
-            looks: HashMap::new(),
+            readers: HashMap::new(),
             problems: log::Once::default(),
             keeper: None,
             epoch: 0,
@@ -128,7 +128,7 @@ impl Agent {
         self.publish();
     }
 
-    /// Where the state of the watch can be looked up.
+    /// The state of the watch.
     pub fn watch(&self) -> WatchState {
         WatchState(self.watch.clone())
     }
@@ -136,7 +136,7 @@ impl Agent {
     /// Reads all roots once. A client that is answered before would be sent that its secrets do not
     /// exist.
     pub async fn load(&mut self) {
-        self.look_at_roots();
+        self.read_roots();
         if tokio::time::timeout(LOADING, self.settle()).await.is_err() {
             let roots = self.reads.roots();
             error!(
@@ -156,7 +156,7 @@ impl Agent {
         let watch = self.watch.clone();
         loop {
             tokio::select! {
-                owners = watch.changed() => self.look_at(owners),
+                owners = watch.changed() => self.read_all(owners),
                 Some(done) = self.reads.next() => self.done(done),
                 () = sleep(self.inventory.wait(Now::read())) => self.tick(),
                 () = pulse.beat() => {}
@@ -182,7 +182,7 @@ impl Agent {
             }
             if self.reads.has_deferred() {
                 let owners = watch.changed().await;
-                self.look_at(owners);
+                self.read_all(owners);
                 continue;
             }
             let Some(at) = self.inventory.settles_at() else {
@@ -216,11 +216,11 @@ impl Agent {
             }
         }
         self.inventory.configure(&config, Now::read());
-        self.looks.clear();
+        self.readers.clear();
         self.config = config;
         self.publish();
         self.watch.mark_all();
-        self.look_at_roots();
+        self.read_roots();
     }
 
     /// Puts the rules of the last reload in force, as soon as everything has been read.
@@ -244,44 +244,44 @@ impl Agent {
         }
     }
 
-    fn look_at_roots(&mut self) {
+    fn read_roots(&mut self) {
         let paths = self.config.roots.iter().map(|root| root.path.as_path());
         let owners = paths.map(|path| Owner::Root(path.into())).collect();
-        self.look_at(owners);
+        self.read_all(owners);
     }
 
     /// Reads what may have changed just now.
-    fn look_at(&mut self, owners: Vec<Owner>) {
+    fn read_all(&mut self, owners: Vec<Owner>) {
         let now = Instant::now();
-        owners.into_iter().for_each(|owner| self.look(owner, now));
+        owners.into_iter().for_each(|owner| self.read(owner, now));
     }
 
     /// Starts a read of `owner`, or has it read once more when one is under way. The change that
     /// makes it due was noticed at `noticed`.
-    fn look(&mut self, owner: Owner, noticed: Instant) {
-        let Some(look) = self.look_of(owner.root()) else {
+    fn read(&mut self, owner: Owner, noticed: Instant) {
+        let Some(reader) = self.reader_of(owner.root()) else {
             self.watch.forget(&owner);
             return self.reads.forget(&owner);
         };
-        if look.root.poll_interval.is_some() {
-            self.watch.set_interval(&owner, look.root.poll_interval);
+        if reader.root.poll_interval.is_some() {
+            self.watch.set_interval(&owner, reader.root.poll_interval);
         }
         let (watch, metrics) = (self.watch.clone(), self.metrics.clone());
-        self.reads.start(owner, noticed, look, watch, metrics);
+        self.reads.start(owner, noticed, reader, watch, metrics);
     }
 
     /// How that root is read; none where it is not configured.
-    fn look_of(&mut self, root: &Arc<Path>) -> Option<Arc<Look>> {
-        if let Some(look) = self.looks.get(root) {
-            return Some(look.clone());
+    fn reader_of(&mut self, root: &Arc<Path>) -> Option<Arc<Reader>> {
+        if let Some(reader) = self.readers.get(root) {
+            return Some(reader.clone());
         }
-        let look = Arc::new(Look {
+        let reader = Arc::new(Reader {
             root: self.inventory.settings(root)?.clone(),
             limits: self.config.limits,
             epoch: self.epoch,
         });
-        self.looks.insert(root.clone(), look.clone());
-        Some(look)
+        self.readers.insert(root.clone(), reader.clone());
+        Some(reader)
     }
 
     /// Takes in what a read found, and others that have come back meanwhile, and publishes all of it at
@@ -296,7 +296,7 @@ impl Agent {
         }
         self.publish();
         for (owner, noticed) in due {
-            self.look(owner, noticed);
+            self.read(owner, noticed);
         }
     }
 
@@ -371,7 +371,7 @@ impl Agent {
             .iter()
             .for_each(|one| log::remind(one, snapshot, now));
         if relist {
-            self.look_at_roots();
+            self.read_roots();
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::reading::Look;
+use super::reading::Reader;
 use crate::config::Config;
 use crate::files::read::Unwatched;
 use crate::inventory::{Inventory, Key, Now, Snapshot};
@@ -20,13 +20,13 @@ pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot 
     let now = Now::read();
     let mut inventory = Inventory::new(config);
     for root in &config.roots {
-        let look = Look {
+        let reader = Reader {
             root: root.clone(),
             limits: config.limits,
             epoch: 0,
         };
         let path: Arc<Path> = root.path.as_path().into();
-        let mut listing = look.list(&mut Unwatched);
+        let mut listing = reader.list(&mut Unwatched);
         if let Some(only) = only.get(&path) {
             listing.credentials.retain(|name| **name == **only);
             listing
@@ -35,7 +35,7 @@ pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot 
         }
         let folders = inventory.listed(&path, listing, now, now.instant);
         for key in folders {
-            read(&mut inventory, &look, &key, now);
+            read(&mut inventory, &reader, &key, now);
         }
     }
     inventory.tick(Now {
@@ -45,7 +45,7 @@ pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot 
     inventory.snapshot().clone()
 }
 
-fn read(inventory: &mut Inventory, look: &Look, key: &Key, now: Now) {
-    let reading = look.read(key, &mut Unwatched);
-    inventory.observe(key, look.judge(key, reading), now, now.instant);
+fn read(inventory: &mut Inventory, reader: &Reader, key: &Key, now: Now) {
+    let reading = reader.read(key, &mut Unwatched);
+    inventory.observe(key, reader.judge(key, reading), now, now.instant);
 }

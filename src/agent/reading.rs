@@ -29,7 +29,7 @@ pub(crate) enum Found {
 
 /// What a read needs to know.
 #[derive(Clone)]
-pub(crate) struct Look {
+pub(crate) struct Reader {
     pub(crate) root: Root,
     pub(crate) limits: Limits,
     /// Which configuration these settings are of.
@@ -46,7 +46,7 @@ impl Owner {
     }
 }
 
-impl Look {
+impl Reader {
     /// Reads `owner`, which is watched from then on. `None` when a file is being written right now: it
     /// is due again soon.
     pub(crate) fn at(&self, watch: &Watch<Owner>, owner: &Owner) -> Option<Found> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::task::{JoinError, JoinSet};
 
-use super::reading::{Found, Look, Owner};
+use super::reading::{Found, Owner, Reader};
 use crate::files::watch::Watch;
 use crate::metrics::{Metrics, Read};
 
@@ -37,7 +37,7 @@ struct Queue {
 struct Waiting {
     owner: Owner,
     noticed: Instant,
-    look: Arc<Look>,
+    reader: Arc<Reader>,
     watch: Watch<Owner>,
     metrics: Arc<Metrics>,
 }
@@ -62,7 +62,7 @@ impl Reads {
         &mut self,
         owner: Owner,
         noticed: Instant,
-        look: Arc<Look>,
+        reader: Arc<Reader>,
         watch: Watch<Owner>,
         metrics: Arc<Metrics>,
     ) {
@@ -76,7 +76,7 @@ impl Reads {
         queue.waiting.push_back(Waiting {
             owner,
             noticed,
-            look,
+            reader,
             watch,
             metrics,
         });
@@ -161,12 +161,12 @@ impl Waiting {
         let Self {
             owner,
             noticed,
-            look,
+            reader,
             watch,
             metrics,
         } = self;
-        let (epoch, owner_read) = (look.epoch, owner.clone());
-        let read = move || measured(&metrics, &owner_read, || look.at(&watch, &owner_read));
+        let (epoch, owner_read) = (reader.epoch, owner.clone());
+        let read = move || measured(&metrics, &owner_read, || reader.at(&watch, &owner_read));
         let found = tokio::task::spawn_blocking(read).await;
         Done {
             owner,

@@ -10,13 +10,30 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use sds_agent::config::{Config, Overrides};
 use tokio::net::UnixStream;
 
 /// How long the agent may take to answer. It answers within milliseconds, or it is stopped.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The option that names the admin socket.
+const ADMIN_SOCKET: &str = "--admin-socket";
+
 /// Bytes of an answer; 20,000 credentials, which is the limit, make some 40 MB.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
+
+/// The configuration that the agent is started with: that in `file`, or that of the default file where it
+/// can be read.
+///
+/// # Errors
+/// What is wrong with `file`.
+pub(crate) fn configuration(file: Option<&Path>) -> Result<Config, String> {
+    match (Config::load(file, &Overrides::default()), file) {
+        (Ok(config), _) => Ok(config),
+        (Err(error), Some(_)) => Err(error.to_string()),
+        (Err(_), None) => Ok(Config::default()),
+    }
+}
 
 /// Connects to the socket at `path`, which the option `option` names.
 ///
@@ -41,16 +58,16 @@ pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, Str
     })
 }
 
-/// The page at `page` of the admin socket, which the option `option` names.
+/// The page at `page` of the admin socket.
 ///
 /// # Errors
 /// Why there is none, and what to do about it.
-pub(crate) async fn ask(socket: &Path, option: &str, page: &str) -> Result<Bytes, String> {
+pub(crate) async fn ask(socket: &Path, page: &str) -> Result<Bytes, String> {
     let asked = async {
-        let stream = connect(socket, option).await?;
+        let stream = connect(socket, ADMIN_SOCKET).await?;
         exchange(stream, page).await.map_err(|error| {
             format!(
-                "{} does not answer as the admin socket does: {error}; name that one with {option}",
+                "{} does not answer as the admin socket does: {error}; name that one with {ADMIN_SOCKET}",
                 socket.display()
             )
         })
@@ -81,7 +98,7 @@ async fn exchange(stream: UnixStream, page: &str) -> Result<Bytes, Failure> {
         let body = body.collect().await?.to_bytes();
         match status {
             StatusCode::OK => Ok(body),
-            other => Err(format!("it says {other} to {page}").into()),
+            other => Err(format!("it answers {other} to {page}").into()),
         }
     };
     tokio::pin!(connection);

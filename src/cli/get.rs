@@ -10,7 +10,6 @@ use hyper_util::rt::TokioIo;
 use prost::Message;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use sds_agent::config::{Config, Overrides};
 use sds_agent::credential::key::KeyType;
 use sds_agent::harden;
 use sds_agent::proto::SECRET_TYPE_URL;
@@ -32,15 +31,16 @@ const EXAMPLES: &str = "\
 Examples:
   What Envoy would get for a listener of site.example.com, without the key
       sds-agent get site.example.com
-  The CAs that clients of it are checked against
+  The CAs that its clients are verified against
       sds-agent get site.example.com-cacert
   When the certificate that is served ends
-      sds-agent get site.example.com | openssl x509 -noout -enddate
-  Whether an Envoy with this node id may have it
+      sds-agent get site.example.com |
+          openssl x509 -noout -enddate
+  Whether an Envoy with this node id is allowed to read it
       sds-agent get site.example.com --node edge-1
 
-Exit codes: 0 here it is; 1 the agent has no such secret, or none for this user and node id; 2 it could
-not be asked, or wrong command line.";
+Exit codes: 0 the secret was printed; 1 the agent has no such secret, or this user and node id are not \
+allowed to read it; 2 the agent could not be asked, or wrong command line.";
 
 /// The options of `get`.
 #[derive(clap::Args)]
@@ -49,19 +49,23 @@ pub(crate) struct Args {
     /// The name of the secret
     name: String,
 
+    /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// The agent's socket for Envoy [default: that of the configuration, or /run/sds-agent/sds.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 
     /// The form of the secret
-    #[arg(long, value_enum, value_name = "FORM", default_value = "pem")]
+    #[arg(short, long, value_enum, value_name = "FORM", default_value = "pem")]
     output: Form,
 
     /// Show the private key too
     #[arg(long)]
     reveal_key: bool,
 
-    /// The node id to ask with, which rules of access may name
+    /// The node id to send, which access rules may name
     #[arg(long, value_name = "ID", default_value = "sds-agent-get")]
     node: String,
 }
@@ -74,7 +78,7 @@ enum Form {
     Json,
 }
 
-/// A secret in the words of its JSON.
+/// A secret, as its JSON shows it.
 #[derive(Serialize)]
 struct Shown {
     name: String,
@@ -96,8 +100,14 @@ struct Shown {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     harden::no_dumps();
-    let config = || Config::load(None, &Overrides::default()).unwrap_or_default();
-    let socket = args.socket.unwrap_or_else(|| config().listen.socket);
+    let socket = match args.socket {
+        Some(socket) => Ok(socket),
+        None => client::configuration(args.config.as_deref()).map(|config| config.listen.socket),
+    };
+    let socket = match socket {
+        Ok(socket) => socket,
+        Err(error) => return output::fail(error),
+    };
     let fetched = client::block_on(fetch(&socket, &args.name, args.node));
     match fetched {
         Err(error) => output::fail(error),
@@ -178,15 +188,15 @@ async fn ask(
     match client.fetch_secrets(request).await {
         Ok(response) => Ok(response),
         Err(status) if status.code() == Code::NotFound => Err(Failure::Absent),
-        Err(status) => Err(Failure::Other(no_sds(socket, &said(&status)))),
+        Err(status) => Err(Failure::Other(no_sds(socket, &message(&status)))),
     }
 }
 
-fn said(status: &Status) -> String {
+fn message(status: &Status) -> String {
     output::shown(status.message())
 }
 
-/// The innermost reason: the outer ones say "transport error".
+/// The innermost reason: the outer ones are only "transport error".
 fn cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), cause)
 }

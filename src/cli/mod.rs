@@ -8,6 +8,7 @@ mod get;
 mod man;
 mod output;
 mod probe;
+mod report;
 mod serve;
 mod status;
 mod ticket_keys;

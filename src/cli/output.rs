@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
+use rustix::termios::tcgetwinsize;
 use sds_agent::text::escape;
 
 /// The exit code of a command that could not do what it was asked to. clap's own for a wrong
@@ -21,15 +22,15 @@ pub(crate) fn print(bytes: &[u8]) -> ExitCode {
     }
 }
 
-/// Says why the command could not do what it was asked to.
+/// Reports why the command could not do what it was asked to.
 pub(crate) fn fail(message: impl fmt::Display) -> ExitCode {
-    say(message);
+    print_error(message);
     ExitCode::from(COULD_NOT)
 }
 
-/// Says what is wrong with what the command was asked to check.
+/// Reports what is wrong with what the command was asked to check.
 pub(crate) fn bad(message: impl fmt::Display) -> ExitCode {
-    say(message);
+    print_error(message);
     ExitCode::FAILURE
 }
 
@@ -44,8 +45,39 @@ pub(crate) fn colour() -> bool {
     io::stdout().is_terminal() && !unwanted
 }
 
-fn say(message: impl fmt::Display) {
-    // There is nobody left to tell where the standard error is closed.
+/// The columns of the terminal that the standard output is, if it is one and has a size.
+pub(crate) fn width() -> Option<usize> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// A line as lines of at most `width` columns, broken between words alone; those after the first are
+/// indented by four columns more than the first. A word that is longer stays in one piece.
+pub(crate) fn wrapped(line: &str, width: Option<usize>) -> String {
+    let indent = line.len() - line.trim_start().len();
+    let mut text = " ".repeat(indent);
+    let (mut column, mut is_first) = (indent, true);
+    for word in line.trim_start().split(' ') {
+        let length = word.chars().count();
+        let fits = width.is_none_or(|width| column + 1 + length <= width);
+        match (is_first, fits) {
+            (true, _) => {}
+            (false, true) => text.push(' '),
+            (false, false) => {
+                text.push('\n');
+                text.push_str(&" ".repeat(indent + 4));
+                column = indent + 3;
+            }
+        }
+        text.push_str(word);
+        column += length + usize::from(!is_first);
+        is_first = false;
+    }
+    text + "\n"
+}
+
+fn print_error(message: impl fmt::Display) {
+    // Where the standard error is closed there is nowhere to report to.
     let message = message.to_string();
     let _ = writeln!(io::stderr(), "sds-agent: {}", escape(&message));
 }

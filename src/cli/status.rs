@@ -1,107 +1,143 @@
 //! `sds-agent status`: what the running agent serves, to whom, until when.
 
-mod clients;
-mod table;
+mod filter;
 mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::ValueEnum;
-use sds_agent::admin::state::State;
-use sds_agent::config::{Config, Overrides};
-use sds_agent::text::escape_json;
+use sds_agent::admin::status::Status;
 
+use self::filter::Filter;
 use super::client;
 use super::output;
+use super::report::{self, Canvas, Form, Subject};
 
 const EXAMPLES: &str = "\
 Examples:
-  What is served, trouble first
+  What is served, the most urgent first
       sds-agent status
-  The same, drawn anew each second until Ctrl-C
+  One credential with its chain, files and clients
+      sds-agent status site.example.com
+  The same as the first, redrawn each second until Ctrl-C
       sds-agent status --watch
-  The secrets that some Envoy refused, with its own words
-      sds-agent status --output json | jq -r '.secrets[] | .name as $name |
-          .subscribers[] | select(.answer == \"nack\") | \"\\($name) \\(.node): \\(.error)\"'
-  What ends first
-      sds-agent status --output json | jq -r '.secrets | sort_by(.not_after)[0:5][] |
-          \"\\(.not_after) \\(.name)\"'
+  What ends within two weeks, or has ended
+      sds-agent status --expires-within 14d
+  As a plugin for Nagios, Icinga and the like
+      sds-agent status --fail --output line
+  The secrets that some Envoy refused, with its error message
+      sds-agent status --output json | jq -r '.credentials[].secrets[] |
+          .name as $name | .subscribers[] | select(.answer == \"nack\") |
+          \"\\($name) \\(.node): \\(.error)\"'
 
-States: rejected (what is in the folder can't be served, and nothing is), last good (likewise, and the
-last good content is still served), nacked (an Envoy refused it), expired, not valid yet, expires
-soon, warning, waiting (asked for, and does not exist), ok, hidden (an earlier root has the name),
-passed over (not served on purpose).
+States: rejected (the present files can't be used, the certificate is not valid yet, or an Envoy refused \
+it; the previous version is served where there is one), expired, expiring, ok, skipped (not served, on \
+purpose).
 
-Exit codes: 0 the agent answered, whatever it said; 2 it could not be asked, or wrong command line.
-`sds-agent check` has an exit code for trouble.";
+Exit codes: 0 the agent answered; 2 it could not be asked, it does not have a credential NAME, or wrong \
+command line. With --fail as for monitoring plugins: 0 everything is ok; 1 something is expiring; 2 \
+something is rejected or expired, a root is missing or can't be read, or the agent is not ready.";
 
 /// The options of `status`.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The form of the state
-    #[arg(long, value_enum, value_name = "FORM", default_value = "table")]
+    #[command(flatten)]
+    filter: Filter,
+
+    /// The form of the report
+    #[arg(short, long, value_enum, value_name = "FORM", default_value = "table")]
     output: Form,
 
-    /// Draw it anew each second, until Ctrl-C; as JSON, a line each
+    /// Exit with 1 when something is expiring, and with 2 when something is worse
     #[arg(long)]
+    fail: bool,
+
+    /// Redraw each second, until Ctrl-C; as JSON, a line each
+    #[arg(long, conflicts_with = "fail")]
     watch: bool,
+
+    /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 
     /// The agent's admin socket [default: that of the configuration, or /run/sds-agent/admin.sock]
     #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    admin_socket: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Form {
-    /// For people
-    Table,
-    /// For programs, described in docs/status.md
-    Json,
+/// What is asked for, and how it is shown.
+struct Request {
+    socket: PathBuf,
+    filter: Filter,
+    form: Form,
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    let Some(socket) = args.socket.or_else(configured_socket) else {
-        return output::fail("the configuration has no admin socket; name one with --socket");
+    let form = args.output;
+    let socket = match args.admin_socket {
+        Some(socket) => Ok(socket),
+        None => configured_socket(args.config.as_deref()),
+    };
+    let request = match socket {
+        Ok(socket) => Request {
+            socket,
+            filter: args.filter,
+            form,
+        },
+        Err(error) => return report::fail(error, form),
     };
     let shown = async {
         if args.watch {
-            return watch::run(&socket, args.output).await;
+            return watch::run(&request).await;
         }
-        match state(&socket).await {
-            Ok(state) => output::print(render(&state, args.output).as_bytes()),
-            Err(error) => output::fail(error),
+        match request.status().await {
+            Ok(status) => print(&request, &status, args.fail),
+            Err(error) => report::fail(error, form),
         }
     };
-    client::block_on(shown).unwrap_or_else(output::fail)
+    client::block_on(shown).unwrap_or_else(|error| report::fail(error, form))
 }
 
-/// Where an agent that was started without options is asked.
-fn configured_socket() -> Option<PathBuf> {
-    let config = Config::load(None, &Overrides::default());
-    config.unwrap_or_default().admin.socket
+fn print(request: &Request, status: &Status, fail: bool) -> ExitCode {
+    let printed = output::print(request.render(status, Canvas::stdout()).as_bytes());
+    match fail && printed == ExitCode::SUCCESS {
+        true => Subject::Agent(status).exit_code(),
+        false => printed,
+    }
 }
 
-async fn state(socket: &Path) -> Result<State, String> {
-    let json = client::ask(socket, "--socket", "/status").await?;
-    serde_json::from_slice(&json).map_err(|error| {
-        format!(
-            "the answer on {} is not understood: {error}; is the agent of the same version as this \
-             program? `curl --unix-socket {0} http://localhost/status` shows it",
-            socket.display()
-        )
+/// The admin socket of an agent that is started with this configuration file, or the default one.
+fn configured_socket(file: Option<&Path>) -> Result<PathBuf, String> {
+    let config = client::configuration(file)?;
+    let socket = config.admin.socket;
+    socket.ok_or_else(|| {
+        "the configuration has no admin socket; name one with --admin-socket".to_owned()
     })
 }
 
-fn render(state: &State, form: Form) -> String {
-    match form {
-        Form::Table => table::of(state, output::colour()),
-        Form::Json => {
-            // Nothing in it can fail to be JSON: no map has keys other than strings.
-            let mut text = escape_json(&serde_json::to_string_pretty(state).unwrap_or_default());
-            text.push('\n');
-            text
+impl Request {
+    /// The state of the agent, as far as it is asked for.
+    async fn status(&self) -> Result<Status, String> {
+        let json = client::ask(&self.socket, "/status").await?;
+        let mut status: Status = serde_json::from_slice(&json).map_err(|error| {
+            format!(
+                "can't parse the answer on {}: {error}; is the agent of the same version as this \
+                 program? `curl --unix-socket {0} http://localhost/status` shows it",
+                self.socket.display()
+            )
+        })?;
+        self.filter.apply(&mut status)?;
+        Ok(status)
+    }
+
+    fn render(&self, status: &Status, canvas: Canvas) -> String {
+        let subject = Subject::Agent(status);
+        match self.form {
+            Form::Table if self.filter.is_of_names() => subject.full(canvas),
+            Form::Table => subject.text(canvas),
+            Form::Json => report::json(status),
+            Form::Line => subject.line(),
         }
     }
 }

@@ -7,6 +7,7 @@ use x509_parser::prelude::{FromDer, GeneralName, SubjectAlternativeName, X509Nam
 use super::CertificateFacts;
 use super::der::Der;
 use super::x509::{Extension, X509};
+use crate::text;
 
 /// Shown in the place of what can't be read.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -120,16 +121,7 @@ fn name(name: &GeneralName<'_>) -> Option<String> {
 }
 
 fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|char| {
-            let shown = !char.is_control();
-            let escaped = (!shown).then(|| char.escape_default());
-            shown
-                .then_some(char)
-                .into_iter()
-                .chain(escaped.into_iter().flatten())
-        })
-        .collect()
+    text::escape(text).to_string()
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

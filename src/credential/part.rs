@@ -57,6 +57,8 @@ pub struct Pair {
 pub struct PairFacts {
     /// The leaf certificate.
     pub leaf: CertificateFacts,
+    /// The certificates that follow the leaf in the chain.
+    pub intermediates: Vec<CertificateFacts>,
     /// The type of the key, such as `P-256` or `RSA 2048`.
     pub key_type: String,
     /// Whether the leaf requires an OCSP staple ("must-staple", RFC 7633).

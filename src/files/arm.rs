@@ -66,7 +66,7 @@ pub struct Seen<'a> {
     pub shared: bool,
 }
 
-/// For a single look at the files, when nothing is to be watched.
+/// For a single read, when nothing is to be watched.
 pub struct Unwatched;
 
 impl Arm for Unwatched {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::resolve::{Failure, Folder, Found, Walk, open};
 use super::stamps::Depth;
 use crate::problem::{Problem, Reason};
+use crate::text;
 
 /// Why there is no folder to read.
 pub(super) enum NoFolder {
@@ -18,7 +19,7 @@ pub(super) enum NoFolder {
     Absent,
     /// Something else stands there, and this is wrong with it.
     Not(Problem),
-    /// There may be one: it can't be told.
+    /// There may be one: this is not known.
     Unknown(Problem),
 }
 
@@ -91,7 +92,7 @@ pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
         Failure::Dangling(to) => Problem::new(
             Reason::BrokenLink,
             path,
-            format!("it leads to {}, which does not exist", shown(&to)),
+            format!("it leads to {}, which does not exist", text::path(&to)),
             "correct the link, or take it away",
         ),
         Failure::Circle => Problem::new(
@@ -109,7 +110,7 @@ pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
         Failure::Outside(to) => Problem::new(
             Reason::BrokenLink,
             path,
-            format!("it leads out of its root, to {}", shown(&to)),
+            format!("it leads out of its root, to {}", text::path(&to)),
             "keep the file itself below the root, or switch `confine` off",
         ),
         Failure::System(error) => {
@@ -117,7 +118,7 @@ pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
                 Errno::ACCESS | Errno::PERM => "let the agent's user read it",
                 Errno::MFILE => "raise the agent's limit on open files (LimitNOFILE=)",
                 Errno::NFILE => "raise the system's limit on open files (fs.file-max)",
-                _ => "look into the system's log; it is tried again",
+                _ => "see the system's log; the read is retried",
             };
             Problem::new(
                 Reason::Unreadable,
@@ -127,8 +128,4 @@ pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
             )
         }
     }
-}
-
-fn shown(path: &Path) -> String {
-    path.display().to_string().escape_debug().to_string()
 }

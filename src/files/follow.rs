@@ -99,7 +99,7 @@ fn matters(kind: EventKind) -> bool {
     }
 }
 
-/// Waits for an event, and until no other follows; or until it is time to look in any case.
+/// Waits for an event, and until no other follows; or until the next poll is due.
 fn wait(events: &Receiver<()>) {
     match events.recv_timeout(POLL) {
         Ok(()) => {}
@@ -186,7 +186,7 @@ mod tests {
         fs::remove_file(&file).unwrap();
         reported(&follow).await;
         assert!(is_silent(&follow).await);
-        // In a folder that did not exist when it was first looked for.
+        // In a folder that did not exist when it was first opened.
         fs::create_dir(dir.path().join("not")).unwrap();
         fs::write(dir.path().join("not/there"), "x").unwrap();
         reported(&follow).await;

@@ -109,11 +109,11 @@ pub struct File {
 pub struct Reading {
     /// Whether the folder was there at all.
     pub present: bool,
-    /// The regular files, by name; names that begin with `..` are passed over.
+    /// The regular files, by name; names that begin with `..` are skipped.
     pub files: Vec<File>,
     /// What could not be read, and why.
     pub problems: Vec<Problem>,
-    /// Every file and folder that was looked at, as it was: equal stamps mean that nothing changed.
+    /// The state of every file and folder that was examined: equal stamps mean that nothing changed.
     pub stamps: Stamps,
 }
 
@@ -222,7 +222,7 @@ impl<'a> Read<'a> {
     }
 
     fn files_of(&mut self, folder: &Rc<Folder>) -> bool {
-        match self.walk.look(folder, OsStr::new(DATA)) {
+        match self.walk.lookup(folder, OsStr::new(DATA)) {
             Ok(Entry::Link(link)) => self.generation(folder, &link),
             // A thing of that name that is no link is one more name that begins with `..`.
             Ok(_) | Err(Failure::Absent) => self.files_in(folder),
@@ -297,7 +297,7 @@ impl<'a> Read<'a> {
             Err(failure) => self.failed(self.folder, failure),
         }
         // A generation is taken away once the link has been switched, perhaps while it was read.
-        let still = match self.walk.look(folder, OsStr::new(DATA)) {
+        let still = match self.walk.lookup(folder, OsStr::new(DATA)) {
             Ok(Entry::Link(now)) => same(&now.stat, &link.stat) && now.target == link.target,
             _ => false,
         };
@@ -474,14 +474,14 @@ impl<'a> Read<'a> {
     }
 }
 
-/// Whether nothing was done to a file between two looks at it.
+/// Whether a file is unchanged between two calls of `stat`.
 pub(super) fn same(a: &Stat, b: &Stat) -> bool {
     FileId::of(a) == FileId::of(b)
         && (a.st_size, a.st_mtime, a.st_mtime_nsec) == (b.st_size, b.st_mtime, b.st_mtime_nsec)
         && (a.st_ctime, a.st_ctime_nsec) == (b.st_ctime, b.st_ctime_nsec)
 }
 
-/// When the content last changed. A time that can't be told counts as long ago.
+/// When the content last changed. An unknown time counts as long ago.
 #[allow(clippy::unnecessary_cast)] // The widths differ between architectures.
 fn modified(stat: &Stat) -> std::time::SystemTime {
     let (Ok(seconds), nanos) = (u64::try_from(stat.st_mtime), stat.st_mtime_nsec as u32) else {

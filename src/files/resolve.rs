@@ -35,7 +35,7 @@ pub(super) enum Failure {
     TooDeep,
     /// It leads out of the folder that it is confined to, to here.
     Outside(PathBuf),
-    /// The system says no.
+    /// The system refused it.
     System(Errno),
 }
 
@@ -150,7 +150,7 @@ impl<'a> Walk<'a> {
                 Step::Top if self.confined => return Err(Failure::Outside(PathBuf::from("/"))),
                 Step::Top => self.top()?,
                 Step::Up => self.parent(&folder)?,
-                Step::Down(name) => match self.look(&folder, &name) {
+                Step::Down(name) => match self.lookup(&folder, &name) {
                     Ok(Entry::Folder(folder)) => folder,
                     Ok(Entry::Link(_)) if links == MAX_LINKS => return Err(Failure::Circle),
                     Ok(Entry::Link(link)) => {
@@ -180,7 +180,7 @@ impl<'a> Walk<'a> {
         name: &OsStr,
         kind: FileType,
     ) -> Result<Found, Failure> {
-        // What needs no more than a look at the file itself is most of all that is read.
+        // Most reads need no more than the file itself.
         if kind == FileType::RegularFile
             && let Ok(stat) = statat(&folder.fd, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW)
             && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
@@ -197,7 +197,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Looks `name` up in `folder`.
-    pub(super) fn look(&mut self, folder: &Rc<Folder>, name: &OsStr) -> Result<Entry, Failure> {
+    pub(super) fn lookup(&mut self, folder: &Rc<Folder>, name: &OsStr) -> Result<Entry, Failure> {
         self.arm.arm(folder.as_dir(), Interest::Name(name));
         let path = folder.path.join(name);
         let opened = open(&folder.fd, name, OFlags::PATH | OFlags::NOFOLLOW)
@@ -284,7 +284,7 @@ impl<'a> Walk<'a> {
         }))
     }
 
-    /// A folder that an automounter stands ready for is not mounted by a mere look at it, only by
+    /// A folder that an automounter stands ready for is not mounted by `stat` alone, only by
     /// opening it as a folder.
     fn mounted(
         &mut self,

@@ -29,7 +29,7 @@ const KEYS_OF_FOLDERS: [&str; 5] = ["tls.key", "privkey.pem", "key.pem", "svid_k
 pub struct Listing {
     /// Whether the root is there at all.
     pub present: bool,
-    /// Whether all that is in it could be told. Otherwise a folder that is not named here may be
+    /// Whether it could be listed completely. Otherwise a folder that is not named here may be
     /// there all the same.
     pub complete: bool,
     /// The names of the credentials in it, in order: those of the folders (links to folders included),
@@ -37,7 +37,7 @@ pub struct Listing {
     pub credentials: Vec<String>,
     /// What is not served because of its name or its place, and a root that can't be read.
     pub problems: Vec<Problem>,
-    /// What a later look by `stat` alone is compared with.
+    /// What the results of later calls of `stat` are compared with.
     pub stamps: Stamps,
 }
 
@@ -206,7 +206,7 @@ impl List<'_> {
         }
     }
 
-    /// Takes in what looked like the certificate of an issuer, and is a credential.
+    /// Adds what had the name of an issuer's certificate, and is a credential.
     fn add_issuers(&mut self) {
         for (name, has_key) in std::mem::take(&mut self.issuers) {
             let issued = flat::issued(&name).is_some_and(|name| self.credentials.contains(name));
@@ -220,7 +220,9 @@ impl List<'_> {
     fn report_layout(&mut self) {
         let flat = self.options.flat;
         if self.others.files > 0 {
-            let (what, remedy) = self.others.told(self.root);
+            let (what, remedy) = self
+                .others
+                .described(self.root, self.credentials.is_empty());
             self.problem(Problem::new(Reason::Layout, self.root, what, remedy));
         } else if self.credentials.is_empty() && flat && self.others.folders > 0 {
             self.problem(Problem::new(
@@ -242,13 +244,13 @@ impl List<'_> {
 
     /// Whether `name` in `root` is a folder, or a link to one.
     fn is_folder(&mut self, root: &Rc<Folder>, name: &OsStr, kind: FileType) -> bool {
-        // Most file systems tell the kind in the listing: a look at each folder is spared.
+        // Most file systems report the type in the listing, which saves a call of `stat` for each folder.
         match kind {
             FileType::Directory => return true,
             FileType::Symlink | FileType::Unknown => {}
             _ => return false,
         }
-        let found = match self.walk.look(root, name) {
+        let found = match self.walk.lookup(root, name) {
             Ok(Entry::Link(link)) => self.walk.follow(Rc::clone(root), &link.target, 1),
             Ok(Entry::Folder(_)) => return true,
             Ok(Entry::Other(_)) => return false,
@@ -257,7 +259,7 @@ impl List<'_> {
         };
         match found {
             Ok(found) => matches!(found, Found::Folder(_)),
-            // The read of the credential that it belongs to will say why.
+            // The read of the credential that it belongs to will report why.
             Err(failure) if self.options.flat => {
                 if let Failure::System(error) = failure {
                     self.walk.stamps.failed(error);
@@ -265,7 +267,7 @@ impl List<'_> {
                 false
             }
             Err(failure) => {
-                // Where it can't be told, its own read will say why.
+                // Where the type is unknown, its own read will report why.
                 let untold = matches!(failure, Failure::System(_));
                 self.failed(&self.root.join(name), failure);
                 untold
@@ -316,8 +318,11 @@ impl Others {
 
     /// What is wrong when files of credentials are directly in the root of folders at `root`, and what
     /// to do about it.
-    fn told(&self, root: &Path) -> (String, String) {
-        if let (Some(key), Some(above)) = (self.key, root.parent()) {
+    /// `is_alone` where the root holds no folder of a credential beside them.
+    fn described(&self, root: &Path, is_alone: bool) -> (String, String) {
+        let above = std::path::absolute(root).ok();
+        let above = above.as_deref().and_then(Path::parent);
+        if let (Some(key), Some(above), true) = (self.key, above, is_alone) {
             return (
                 format!(
                     "{key} is directly in it: it seems to be the folder of one credential, not a root, \

@@ -23,7 +23,7 @@ pub(super) enum Slurped {
     },
     /// It has more bytes than it may have.
     TooLarge,
-    /// It changed on the way, or is another one than was looked at.
+    /// It changed on the way, or is not the one that was examined.
     Raced,
 }
 

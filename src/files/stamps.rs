@@ -1,4 +1,5 @@
-//! What was looked at, as it was, so that a later look by `stat` alone tells whether it changed.
+//! The state of files and folders that a read depended on, so that `stat` alone can tell later whether they
+//! changed.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
@@ -10,18 +11,18 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Stat, lstat};
 use rustix::io::Errno;
 
-/// What a later look by `stat` alone is compared with. A few hundred bytes for a folder: there may
+/// What the results of later calls of `stat` are compared with. A few hundred bytes for a folder: there may
 /// be thousands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
     /// For each look: its [`Depth`], how many bytes its path has in common with that of the look
     /// before, in two bytes, and the rest of the path, which a NUL ends.
-    looks: Box<[u8]>,
-    /// For each look, the fingerprint of what was found.
+    paths: Box<[u8]>,
+    /// For each path, the fingerprint of what was found.
     prints: Box<[u64]>,
-    /// Whether something could not be looked at, for a reason that passes without a trace.
+    /// Whether something could not be examined, for a reason that passes without a trace.
     unsure: bool,
-    /// Whether something could not be looked at for want of a permission.
+    /// Whether something could not be examined because permission was denied.
     denied: bool,
 }
 
@@ -35,28 +36,28 @@ pub(super) enum Depth {
 }
 
 impl Stamps {
-    /// Looks again at everything, by `lstat` alone: true when something is not as it was.
+    /// Recent again at everything, by `lstat` alone: true when something is not as it was.
     pub fn changed(&self) -> bool {
-        self.changed_since(&mut Looks::default())
+        self.changed_since(&mut Recent::default())
     }
 
     /// As [`Stamps::changed`], with what was seen a moment ago for other stamps.
-    pub(super) fn changed_since(&self, looks: &mut Looks) -> bool {
-        let mut rest = &*self.looks;
+    pub(super) fn changed_since(&self, recent: &mut Recent) -> bool {
+        let mut rest = &*self.paths;
         let mut path = Vec::new();
         let mut is_other = |print: &u64| {
             let depth = next_look(&mut rest, &mut path);
-            looks.at(depth, Path::new(OsStr::from_bytes(&path))) != *print
+            recent.at(depth, Path::new(OsStr::from_bytes(&path))) != *print
         };
         self.unsure || self.prints.iter().any(&mut is_other)
     }
 
-    /// Whether something could not be looked at for want of a permission.
+    /// Whether something could not be examined because permission was denied.
     pub(super) fn denied(&self) -> bool {
         self.denied
     }
 
-    /// Whether something could not be looked at for a reason that passes without a trace, such as
+    /// Whether something could not be examined for a reason that passes without a trace, such as
     /// the limit on open files: then they count as changed until it could.
     pub fn unsure(&self) -> bool {
         self.unsure
@@ -79,21 +80,21 @@ fn next_look(rest: &mut &[u8], path: &mut Vec<u8>) -> Depth {
     }
 }
 
-/// Folders that many stamps have in common, as they were seen a moment ago: most looks are at the
+/// Folders that many stamps have in common, as they were a moment ago: most paths are those of the
 /// folders above the roots.
 #[derive(Default)]
-pub(super) struct Looks(HashMap<PathBuf, u64>);
+pub(super) struct Recent(HashMap<PathBuf, u64>);
 
-impl Looks {
+impl Recent {
     fn at(&mut self, depth: Depth, path: &Path) -> u64 {
-        let look = || fingerprint(depth, lstat(path).as_ref().map_err(|e| *e));
+        let stat = || fingerprint(depth, lstat(path).as_ref().map_err(|e| *e));
         if depth == Depth::Content {
-            return look();
+            return stat();
         }
         match self.0.get(path) {
             Some(print) => *print,
             None => {
-                let print = look();
+                let print = stat();
                 self.0.insert(path.to_owned(), print);
                 print
             }
@@ -104,7 +105,7 @@ impl Looks {
 /// Gathers [`Stamps`] during a read.
 #[derive(Default)]
 pub(super) struct Collector {
-    looks: Vec<u8>,
+    paths: Vec<u8>,
     /// The path of the last look.
     last: Vec<u8>,
     prints: Vec<u64>,
@@ -114,8 +115,8 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// Keeps what was `found` at `path`. The first look at a path counts: what changes between two
-    /// looks must count as changed later.
+    /// Keeps what was `found` at `path`. The first result for a path counts: what changes between two
+    /// calls must count as changed later.
     pub(super) fn add(&mut self, depth: Depth, path: &Path, found: Result<&Stat, Errno>) {
         if let Err(error) = found {
             self.failed(error);
@@ -132,27 +133,27 @@ impl Collector {
         let pairs = self.last.iter().zip(path);
         let common = pairs.take_while(|(a, b)| a == b).count();
         let common = u16::try_from(common).unwrap_or(u16::MAX);
-        self.looks.push(depth as u8);
-        self.looks.extend(common.to_le_bytes());
-        self.looks.extend(&path[common.into()..]);
-        self.looks.push(0);
+        self.paths.push(depth as u8);
+        self.paths.extend(common.to_le_bytes());
+        self.paths.extend(&path[common.into()..]);
+        self.paths.push(0);
         self.last = path.to_owned();
     }
 
-    /// Something could not be looked at.
+    /// Something could not be examined.
     pub(super) fn failed(&mut self, error: Errno) {
         self.unsure |= passes(error);
         self.denied |= matches!(error, Errno::ACCESS | Errno::PERM);
     }
 
-    /// What was found may never have stood there.
+    /// What was found may never have been there.
     pub(super) fn unsure(&mut self) {
         self.unsure = true;
     }
 
     pub(super) fn finish(self) -> Stamps {
         Stamps {
-            looks: self.looks.into(),
+            paths: self.paths.into(),
             prints: self.prints.into(),
             unsure: self.unsure,
             denied: self.denied,

@@ -92,7 +92,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     }
 
     /// Reads for `owner` by `read`, which names each folder to the [`Arm`] right before it looks
-    /// something up there, and returns what it found with the stamps of all that it looked at.
+    /// something up there, and returns what it found with the stamps of all that it examined.
     /// From then on, a change of any of it makes the owner due.
     ///
     /// `None` when what was read must not be used, because a file is being written or another read
@@ -111,7 +111,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
         self.inner.with(|table| table.forget(owner));
     }
 
-    /// Has `owner` checked by `stat` alone this often, whatever the settings say.
+    /// Has `owner` checked by `stat` alone this often, regardless of the settings.
     pub fn set_interval(&self, owner: &K, interval: Option<Duration>) {
         self.inner.with(|table| {
             let id = table.enter(owner);

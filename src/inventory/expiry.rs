@@ -132,7 +132,7 @@ impl Expiry {
         self.due.retain(|(_, (key, _))| keeps(key));
     }
 
-    /// How long until [`Self::remind`] may have something to say.
+    /// How long until [`Self::remind`] may return something.
     pub(super) fn wait(&self, now: SystemTime) -> Option<Duration> {
         let (due, _) = self.due.first()?;
         if self.was_set_back(now) {

@@ -10,6 +10,7 @@ use crate::credential::{Credential, Verdict};
 use crate::name;
 use crate::problem::{Problem, Reason};
 use crate::secret::{Facts, Kind, Name, Part, Secret};
+use crate::text;
 use crate::times;
 
 /// How long a folder must hold a trust bundle and no pair before the bundle is announced under the
@@ -330,7 +331,7 @@ impl Folder {
             WhenGone::KeepFiles => Missing::Kept(problem(
                 format!(
                     "files of {} are gone, while others are still there",
-                    self.name.escape_debug()
+                    text::escape(&*self.name)
                 ),
                 "put them back, or delete the others too if they should no longer be served",
             )),
@@ -425,7 +426,7 @@ impl Folder {
                 .any(has)
     }
 
-    /// Whether what it held before the start can't be told: nothing in it could be read, or no pair
+    /// Whether what it held before the start is unknown: nothing in it could be read, or no pair
     /// where there are files of one.
     fn is_unread(&self) -> bool {
         let pair = self.parts.of(Kind::Certificate);
@@ -434,7 +435,7 @@ impl Folder {
         self.since_start && !pair.seen_good() && !holds_no_pair
     }
 
-    /// Whether there have been files of a pair from the first look at it, and never good ones.
+    /// Whether there have been files of a pair since it was first read, and never good ones.
     fn awaits_pair(&self) -> bool {
         let pair = self.parts.of(Kind::Certificate);
         self.judged && !self.was_without_pair && !pair.seen_good()

@@ -102,7 +102,7 @@ impl Trouble {
         std::mem::take(self).logged
     }
 
-    /// Forgets problems that nobody was told of.
+    /// Forgets problems that were not logged.
     pub(super) fn clear_unlogged(&mut self) {
         if !self.logged {
             *self = Self::default();

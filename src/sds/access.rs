@@ -6,7 +6,7 @@
 //!   `users` or in one of its `groups` (everyone, where a rule has neither), and whose node id
 //!   matches one of its `nodes` (any, where it has none).
 //! - In `secrets` and `nodes`, `*` stands for any number of any characters; case counts.
-//! - Users and groups are what the kernel and the user database say. A node id is what the client
+//! - Users and groups come from the kernel and the user database. A node id is what the client
 //!   says of itself: it tells the Envoys of one user apart, it does not keep one user from another.
 //!
 //! A secret that the peer is not allowed to have is reported as nonexistent.

@@ -195,7 +195,7 @@ impl Audit {
         );
     }
 
-    /// Logs how many lines were left out, where no further line has told so far.
+    /// Logs how many lines were left out, where no further line has reported it.
     pub(crate) fn tell_left_out(&self) {
         for left_out in self.throttle.overdue() {
             let (uid, lines) = (left_out.uid, left_out.lines);

@@ -6,7 +6,7 @@ use tonic::Status;
 
 use super::message;
 use super::session::{
-    Effect, InFlight, Named, Response, Session, Subscription, Subscriptions, Told, View,
+    ClientState, Effect, InFlight, Named, Response, Session, Subscription, Subscriptions, View,
     check_count, check_type_url,
 };
 use crate::config::Absent;
@@ -68,14 +68,16 @@ impl Delta {
                 check_count(names.len() + self.impossible.len(), self.max_names)?;
                 continue;
             }
-            let told = versions
+            let client_state = versions
                 .remove(&name)
-                .map_or(Told::Nothing, |version| Told::Held(version.into()));
+                .map_or(ClientState::Nothing, |version| {
+                    ClientState::Held(version.into())
+                });
             let name = Name::from(name);
             match names.get_mut(&name) {
-                Some(known) => known.renew(told),
+                Some(known) => known.renew(client_state),
                 None => {
-                    names.insert(name.clone(), Subscription::new(told));
+                    names.insert(name.clone(), Subscription::new(client_state));
                     check_count(names.len(), self.max_names)?;
                 }
             }
@@ -110,7 +112,7 @@ enum News {
     Removed,
 }
 
-/// What is new about a name for a client that knows what `known` says.
+/// What is to be sent to a client whose subscription is `known`.
 fn news(known: &mut Subscription, name: &str, view: &impl View) -> Option<News> {
     let absent = match known.lookup(name, view)? {
         Lookup::Found(found) if known.refused == Some(found.secret.kind()) => Absent::SaySo,
@@ -119,7 +121,7 @@ fn news(known: &mut Subscription, name: &str, view: &impl View) -> Option<News> 
                 return None;
             }
             let version = found.secret.version();
-            let has = matches!(&known.told, Told::Held(v) | Told::Version(v) if v == version);
+            let has = matches!(&known.client_state, ClientState::Held(v) | ClientState::Version(v) if v == version);
             known.note_sent(&found);
             return (!has).then_some(News::Secret(found));
         }
@@ -127,10 +129,10 @@ fn news(known: &mut Subscription, name: &str, view: &impl View) -> Option<News> 
         Lookup::Unknown(..) => return None,
         Lookup::Absent(absent) => absent,
     };
-    if absent == Absent::Wait || known.told == Told::Absent {
+    if absent == Absent::Wait || known.client_state == ClientState::Absent {
         return None;
     }
-    known.told = Told::Absent;
+    known.client_state = ClientState::Absent;
     Some(News::Removed)
 }
 
@@ -623,7 +625,7 @@ mod tests {
                     Step::Ack => { client.answer(None); }
                     Step::Nack => { client.answer(Some("no")); }
                     Step::Reconnect => {
-                        // What does not exist is said once more on a new stream.
+                        // A new stream is sent once more what does not exist.
                         asked = client.wanted.iter().copied().filter(|name| {
                             world.version(name).is_none()
                         }).collect();

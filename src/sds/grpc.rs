@@ -172,15 +172,15 @@ where
         let mut head = &*std::mem::take(&mut self.head);
         let (flags, length) = (head.get_u8(), head.get_u32() as usize);
         if flags != 0 {
-            let words = "compressed messages are not supported";
-            return Err(Status::unimplemented(words).into());
+            let message = "compressed messages are not supported";
+            return Err(Status::unimplemented(message).into());
         }
         if length > self.bounds.bytes {
-            let words = format!(
+            let message = format!(
                 "a request of {length} bytes is larger than the {} allowed",
                 self.bounds.bytes
             );
-            return Err(Broken::at(Limit::RequestBytes, words));
+            return Err(Broken::at(Limit::RequestBytes, message));
         }
         self.intake = Some(Intake::new::<R>(length, self.bounds.names));
         Ok(())
@@ -197,8 +197,8 @@ where
         if kept <= FREE {
             self.bounds.grant.clear();
         } else if kept > granted && !self.bounds.grant.grow(kept - granted + STEP) {
-            let words = "this user's requests that have arrived in part are too large together";
-            return Err(Broken::at(Limit::ClientBytes, words.to_owned()));
+            let message = "this user's requests that have arrived in part are too large together";
+            return Err(Broken::at(Limit::ClientBytes, message.to_owned()));
         }
         Ok(())
     }
@@ -211,11 +211,11 @@ where
             return Poll::Pending;
         };
         let seconds = REQUEST_TIME.as_secs();
-        let words = format!("no whole request arrived within {seconds} s");
+        let message = format!("no whole request arrived within {seconds} s");
         deadline
             .as_mut()
             .poll(cx)
-            .map(|()| Status::deadline_exceeded(words).into())
+            .map(|()| Status::deadline_exceeded(message).into())
     }
 
     fn cut_short<R>(&self) -> Option<Result<R, Broken>> {
@@ -229,9 +229,9 @@ where
 }
 
 impl Broken {
-    fn at(limit: Limit, words: String) -> Self {
+    fn at(limit: Limit, message: String) -> Self {
         Self {
-            status: Status::resource_exhausted(words),
+            status: Status::resource_exhausted(message),
             limit: Some(limit),
         }
     }

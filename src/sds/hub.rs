@@ -1,4 +1,4 @@
-//! What streams look at, and which of them wait for which name.
+//! The state that streams read, and which of them are subscribed to which name.
 //!
 //! A change costs as much as there are streams that wait for a name that it concerns, whatever else is
 //! served or waited for. Streams that subscribe meanwhile do not wait until all of them are woken: the
@@ -45,7 +45,7 @@ struct Waiting {
 type Inboxes = Arc<Vec<Arc<Inbox>>>;
 
 /// Where one stream learns which of its names may have changed. It holds no secret: whoever is
-/// woken looks at the present state.
+/// woken reads the present state.
 #[derive(Default)]
 pub struct Inbox {
     mail: Mutex<Mail>,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 pub use super::session::Answer;
-use super::session::{Named, Subscription, Subscriptions, Told};
+use super::session::{ClientState, Named, Subscription, Subscriptions};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::proto::core::Node;
@@ -134,9 +134,9 @@ impl Account {
     pub fn deliveries(&self) -> Vec<(Name, Delivery)> {
         let subscriptions = self.subscriptions();
         let deliveries = subscriptions.iter().map(|(name, known)| {
-            let version = match &known.told {
-                Told::Held(version) | Told::Version(version) => Some(version.clone()),
-                Told::Nothing | Told::Absent => None,
+            let version = match &known.client_state {
+                ClientState::Held(version) | ClientState::Version(version) => Some(version.clone()),
+                ClientState::Nothing | ClientState::Absent => None,
             };
             let delivery = Delivery {
                 version,

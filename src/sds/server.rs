@@ -30,7 +30,7 @@ use crate::systemd::Pulse;
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long a client may take from connecting to its first request. Envoy connects when it has one.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// How often lines that were left out of the log are told of.
+/// How often the number of suppressed log lines is logged.
 const TELL: Duration = Duration::from_secs(1);
 /// Bytes that a client may send on a connection before they are read. They are read at once, unless a
 /// client does not read the answers: then the kernel's and these buffers are all that it can fill.
@@ -113,8 +113,8 @@ async fn accept(
 
 fn no_place(sds: &Sds, uid: u32, pid: Option<u32>) {
     sds.metrics().limit_reached(Limit::Connections);
-    let words = "connection refused: there are too many in all, or of this user";
-    sds.audit().limited(uid, pid, Limit::Connections, words);
+    let message = "connection refused: there are too many in all, or of this user";
+    sds.audit().limited(uid, pid, Limit::Connections, message);
 }
 
 /// Finds out who has connected, and serves whoever may.
@@ -201,9 +201,10 @@ impl Streams {
         if Arc::strong_count(&self.open) > limit {
             sds.metrics().limit_reached(Limit::StreamsPerConnection);
             if !self.full.swap(true, Ordering::Relaxed) {
-                let words = "a connection has as many streams as it may; more wait until one ends";
+                let message =
+                    "a connection has as many streams as it may; more wait until one ends";
                 let audit = sds.audit();
-                audit.limited(peer.uid, peer.pid, Limit::StreamsPerConnection, words);
+                audit.limited(peer.uid, peer.pid, Limit::StreamsPerConnection, message);
             }
         }
         place

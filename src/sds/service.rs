@@ -86,10 +86,10 @@ impl Sds {
     /// The answer to a request, where there are too many streams.
     fn no_place(&self, peer: &Peer) -> Response<Reply> {
         self.metrics().limit_reached(Limit::Streams);
-        let words = "stream refused: there are too many in all, or of this user";
+        let message = "stream refused: there are too many in all, or of this user";
         let audit = &self.shared.audit;
-        audit.limited(peer.uid, peer.pid, Limit::Streams, words);
-        refused(Status::resource_exhausted(words))
+        audit.limited(peer.uid, peer.pid, Limit::Streams, message);
+        refused(Status::resource_exhausted(message))
     }
 
     async fn answer<B>(&self, peer: Arc<Peer>, request: Request<B>) -> Response<Reply>

@@ -54,8 +54,8 @@ pub(crate) type Subscriptions = BTreeMap<Name, Subscription>;
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
     pub(crate) since: Instant,
-    pub(crate) told: Told,
-    /// When the stream was told that.
+    pub(crate) client_state: ClientState,
+    /// When the stream was sent that.
     pub(crate) sent: Option<SystemTime>,
     pub(crate) answer: Answer,
     /// The credential that the secret that was sent last came from.
@@ -68,7 +68,7 @@ pub(crate) struct Subscription {
 
 /// What the client knows of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum ClientState {
     Nothing,
     /// It has a version that it brought along, from before this stream or this agent.
     Held(Arc<str>),
@@ -89,10 +89,10 @@ pub enum Answer {
 }
 
 impl Subscription {
-    pub(crate) fn new(told: Told) -> Self {
+    pub(crate) fn new(client_state: ClientState) -> Self {
         Self {
             since: Instant::now(),
-            told,
+            client_state,
             sent: None,
             answer: Answer::None,
             credential: None,
@@ -102,14 +102,14 @@ impl Subscription {
     }
 
     /// Asks for the name once more: it is sent again, unless the client holds it already.
-    pub(crate) fn renew(&mut self, told: Told) {
-        self.told = told;
+    pub(crate) fn renew(&mut self, client_state: ClientState) {
+        self.client_state = client_state;
         self.refused = None;
     }
 
     /// Notes that the client is sent this secret.
     pub(crate) fn note_sent(&mut self, found: &Found) {
-        self.told = Told::Version(found.secret.version().clone());
+        self.client_state = ClientState::Version(found.secret.version().clone());
         self.credential = Some(found.credential.clone());
         self.kind = Some(found.secret.kind());
     }
@@ -121,13 +121,13 @@ impl Subscription {
             Lookup::Unknown(otherwise, doubt) => (otherwise, doubt),
             known => return Some(known),
         };
-        let keeps = match (&self.told, doubt) {
-            (Told::Held(_), _) | (Told::Version(_), Doubt::Name) => true,
-            (Told::Version(_), Doubt::Host) => {
+        let keeps = match (&self.client_state, doubt) {
+            (ClientState::Held(_), _) | (ClientState::Version(_), Doubt::Name) => true,
+            (ClientState::Version(_), Doubt::Host) => {
                 let credential = self.credential.as_deref();
                 credential.is_some_and(|credential| view.is_unread(credential))
             }
-            (Told::Nothing | Told::Absent, _) => false,
+            (ClientState::Nothing | ClientState::Absent, _) => false,
         };
         (!keeps).then_some(*otherwise)
     }
@@ -135,7 +135,7 @@ impl Subscription {
     /// Whether a client that brought a version along is to keep it for now: the present certificate is
     /// another one, and not valid.
     pub(crate) fn keeps_its_own(&self, found: &Found, now: SystemTime) -> bool {
-        matches!(&self.told, Told::Held(version) if version != found.secret.version())
+        matches!(&self.client_state, ClientState::Held(version) if version != found.secret.version())
             && !found.secret.facts().is_valid(now)
     }
 }
@@ -150,7 +150,7 @@ pub(crate) struct Named {
 /// What a request means to the driver of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
-    /// The client said who it is.
+    /// The client sent its node id.
     Node(core::Node),
     /// The stream now waits for this name, or asks for it once more.
     Subscribe(Name),
@@ -158,7 +158,7 @@ pub(crate) enum Effect {
     Unsubscribe(Name),
     /// The client took the response that held these names.
     Ack(Vec<Name>),
-    /// The client refused the response that held these names, in its own words.
+    /// The client refused the response with these names, and sent this error message.
     Nack(Vec<Name>, String),
 }
 

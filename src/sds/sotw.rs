@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::message;
 use super::session::{
-    Effect, InFlight, Named, Response, Session, Subscription, Subscriptions, Told, View,
+    ClientState, Effect, InFlight, Named, Response, Session, Subscription, Subscriptions, View,
     check_count, check_type_url,
 };
 use crate::inventory::Found;
@@ -51,7 +51,7 @@ impl Sotw {
     fn subscribe(
         &mut self,
         wanted: BTreeSet<Name>,
-        anew: Option<Told>,
+        anew: Option<ClientState>,
         names: &mut Subscriptions,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -67,10 +67,10 @@ impl Sotw {
             let known = names.get_mut(&name);
             match (&anew, known) {
                 (None, Some(_)) => continue,
-                (Some(told), Some(known)) => known.renew(told.clone()),
-                (told, None) => {
-                    let told = told.clone().unwrap_or(Told::Nothing);
-                    names.insert(name.clone(), Subscription::new(told));
+                (Some(client_state), Some(known)) => known.renew(client_state.clone()),
+                (client_state, None) => {
+                    let client_state = client_state.clone().unwrap_or(ClientState::Nothing);
+                    names.insert(name.clone(), Subscription::new(client_state));
                 }
             }
             self.due.insert(name.clone());
@@ -105,8 +105,8 @@ impl Session for Sotw {
         let held =
             self.in_flight.is_empty() && wanted.len() == 1 && !request.version_info.is_empty();
         let anew = anew.then(|| match held {
-            true => Told::Held(request.version_info.as_str().into()),
-            false => Told::Nothing,
+            true => ClientState::Held(request.version_info.as_str().into()),
+            false => ClientState::Nothing,
         });
 
         let mut effects: Vec<_> = request.node.map(Effect::Node).into_iter().collect();
@@ -130,7 +130,7 @@ impl Session for Sotw {
                 return false;
             };
             !known.keeps_its_own(&found, now)
-                && known.told != Told::Version(found.secret.version().clone())
+                && known.client_state != ClientState::Version(found.secret.version().clone())
         });
         if !news {
             return None;

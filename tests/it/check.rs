@@ -11,7 +11,7 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 use crate::util::agent::PROGRAM;
-use crate::util::{Ca, Identity, Root};
+use crate::util::{Bed, Ca, Identity, Root, admin, terminal};
 
 fn check(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
     Command::new(PROGRAM)
@@ -64,15 +64,15 @@ fn a_good_folder_is_described_and_the_code_is_0() {
         let text = text(&output);
         for word in [
             "site",
-            "good",
-            "pair, bundle",
+            "ok",
+            "certificate, trust bundle",
             "a.example, b.example",
             "CN=the ca",
             "P-256",
-            "in 364 days",
+            "in 365 days",
             "tls.crt, tls.key, ca.crt",
             "README",
-            "1 credential: 1 good",
+            "1 credential: 1 ok",
         ] {
             assert!(text.contains(word), "{word}: {text}");
         }
@@ -81,7 +81,7 @@ fn a_good_folder_is_described_and_the_code_is_0() {
 }
 
 #[test]
-fn a_broken_one_says_where_and_what_to_do_and_the_code_is_1() {
+fn a_rejected_one_says_where_and_what_to_do_and_the_code_is_2() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     let (one, other) = (identity(&ca, 365), identity(&ca, 365));
     write(&root, "good", &ca, &one);
@@ -95,12 +95,12 @@ fn a_broken_one_says_where_and_what_to_do_and_the_code_is_1() {
         },
     );
     let output = check(&[&root.path()]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     let key = root.credential("mixed").join("tls.key");
     let line = format!("error: {}: it is not the key", key.display());
     let text = text(&output);
     assert!(text.contains(&line), "{text}");
-    assert!(text.contains("2 credentials: 1 good, 1 broken"), "{text}");
+    assert!(text.contains("2 credentials: 1 rejected, 1 ok"), "{text}");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn what_expires_within_the_days_asked_for_makes_the_code_1() {
     assert_eq!(check(&[&root.path()]).status.code(), Some(1));
     write(&root, "site", &ca, &identity(&ca, -1));
     let output = check(&[&root.path(), &"--warn-days", &"0"]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(text(&output).contains("24 h ago"), "{output:?}");
 }
 
@@ -129,7 +129,10 @@ fn an_expired_ca_beside_a_good_one_is_a_warning() {
     root.write("site-cacert", &[("cacert", format!("{}{old}", ca.pem()))]);
     let output = check(&[&root.path()]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert!(text(&output).contains("1 credential: 1 warning"));
+    assert!(
+        text(&output).contains("1 credential: 1 ok; 1 warning"),
+        "{output:?}"
+    );
 }
 
 #[test]
@@ -144,7 +147,7 @@ fn what_cant_be_looked_at_makes_the_code_2() {
         text.contains(&format!("error: {}: ", missing.display())),
         "{text}"
     );
-    assert!(text.contains("1 credential: 1 good"), "{text}");
+    assert!(text.contains("1 credential: 1 ok"), "{text}");
     let nonsense = check(&[&"--output", &"xml"]);
     assert_eq!(nonsense.status.code(), Some(2), "{nonsense:?}");
 }
@@ -160,7 +163,7 @@ fn an_empty_root_is_worth_a_warning_and_the_code_is_0() {
     );
     let text = text(&output);
     assert!(
-        text.starts_with(&warning) && text.ends_with("no credentials\n"),
+        text.contains(&warning) && text.ends_with("0 credentials; 1 warning\n"),
         "{text}"
     );
 }
@@ -179,14 +182,14 @@ fn the_configured_roots_are_the_default_with_their_settings() {
     };
     let lenient = run("warn_days = 5");
     assert_eq!(lenient.status.code(), Some(0), "{lenient:?}");
-    assert!(text(&lenient).contains("1 credential: 1 warning"));
+    assert!(text(&lenient).contains("1 credential: 1 ok; 1 warning"));
     let text = fs::read_to_string(&config).unwrap() + "strict_permissions = true\n";
     fs::write(&config, text).unwrap();
     for strict in [
         check(&[&"--config", &config]),
         check(&[&"--config", &config, &root.path()]),
     ] {
-        assert_eq!(strict.status.code(), Some(1), "{strict:?}");
+        assert_eq!(strict.status.code(), Some(2), "{strict:?}");
     }
     assert_eq!(run("nonsense = 1").status.code(), Some(2));
 }
@@ -200,7 +203,7 @@ fn the_first_root_that_has_a_name_wins() {
     let output = check(&[&one.path(), &two.path()]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let line = format!(
-        "warning: {}: {} has the same name",
+        "skipped: {}: {} has the same name",
         two.credential("site").display(),
         one.credential("site").display()
     );
@@ -216,9 +219,162 @@ fn folders_that_are_not_served_on_purpose_are_no_failure() {
     let output = check(&[&root.path()]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(
-        text(&output).contains("2 credentials: 2 passed over"),
+        text(&output).contains("2 credentials: 2 skipped"),
         "{output:?}"
     );
+}
+
+#[test]
+fn every_state_is_told_by_its_name_and_check_and_status_describe_a_credential_alike() {
+    let bed = Bed::new();
+    let (root, ca) = (&bed.root, &bed.ca);
+    write(root, "fine", ca, &identity(ca, 365));
+    write(root, "soon", ca, &identity(ca, 3));
+    write(root, "past", ca, &identity(ca, -5));
+    write(root, "o'neil", ca, &identity(ca, 200));
+    write(root, "istio-ca", ca, &identity(ca, 365));
+    root.write("half", &[("tls.crt", ca.pem())]);
+    let future = ca.server_with(&["a.example"], |params: &mut CertificateParams| {
+        params.not_before = OffsetDateTime::now_utc() + Duration::days(5);
+    });
+    write(root, "future", ca, &future);
+    let _agent = bed.ready_agent();
+
+    let checked = json(&root.path());
+    let states = checked["credentials"].as_array().unwrap().iter();
+    let states: Vec<_> = states
+        .map(|one| [&one["state"], &one["name"]].map(|word| word.as_str().unwrap()))
+        .collect();
+    // The most urgent first; of equals what ends first.
+    assert_eq!(
+        states,
+        [
+            ["rejected", "future"],
+            ["rejected", "half"],
+            ["expired", "past"],
+            ["expiring", "soon"],
+            ["ok", "o'neil"],
+            ["ok", "fine"],
+            ["skipped", "istio-ca"],
+        ]
+    );
+    assert_eq!(checked["state"], "rejected");
+    let mut served = admin::status(&bed.admin());
+    let mut checked = checked;
+    for report in [&mut checked, &mut served] {
+        for credential in report["credentials"].as_array_mut().unwrap() {
+            for secret in credential["secrets"].as_array_mut().unwrap() {
+                // Since it was read.
+                secret["since"].take();
+            }
+        }
+        assert_eq!(report["format"], 2);
+    }
+    assert_eq!(checked["credentials"], served["credentials"]);
+    assert_eq!(checked["roots"], served["roots"]);
+    for table in [
+        text(&check(&[&root.path()])),
+        text(&status(&bed, &[])),
+        text(&status(&bed, &["o'neil"])),
+    ] {
+        assert!(table.contains("o'neil") && !table.contains('\\'), "{table}");
+    }
+}
+
+fn status(bed: &Bed, arguments: &[&str]) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.arg("status").arg("--admin-socket").arg(bed.admin());
+    command.args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_probe_gets_one_line_and_the_code_of_the_worst_state() {
+    let bed = Bed::new();
+    let (root, ca) = (&bed.root, &bed.ca);
+    let _agent = bed.ready_agent();
+    for (name, days, code, begin, named) in [
+        ("fine", 365, 0, "OK - 1 credential: 1 ok | ", "ok=1"),
+        ("soon", 3, 1, "WARNING - ", "expiring: soon (in 3 days)"),
+        ("past", -5, 2, "CRITICAL - ", "expired: past (5 days ago)"),
+    ] {
+        write(root, name, ca, &identity(ca, days));
+        admin::secret(&bed.admin(), name, |_| true);
+        for output in [
+            check(&[&root.path(), &"-o", &"line"]),
+            status(&bed, &["--fail", "-o", "line"]),
+        ] {
+            assert_eq!(output.status.code(), Some(code), "{output:?}");
+            let line = text(&output);
+            assert_eq!(line.lines().count(), 1, "{line}");
+            assert!(line.starts_with(begin) && line.contains(named), "{line}");
+        }
+    }
+    // Without --fail the answer itself is what counts.
+    assert_eq!(status(&bed, &["-o", "line"]).status.code(), Some(0));
+    let nobody = Bed::new();
+    let output = status(&nobody, &["--fail", "-o", "line"]);
+    assert_eq!(output.status.code(), Some(2));
+    let line = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(line.starts_with("CRITICAL - can't connect"), "{line}");
+    let missing = check(&[&root.beside("missing"), &"-o", &"line"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(
+        text(&missing).contains("the root does not exist"),
+        "{missing:?}"
+    );
+}
+
+#[test]
+fn files_beside_the_folders_of_a_root_are_reported_and_the_folders_checked() {
+    let (root, ca) = (Root::new(), Ca::new("the ca"));
+    let identity = identity(&ca, 365);
+    write(&root, "a", &ca, &identity);
+    root.write("b", &[("tls.crt", ca.pem())]);
+    for (name, content) in [("tls.crt", &identity.chain), ("tls.key", &identity.key)] {
+        fs::write(root.path().join(name), content).unwrap();
+    }
+    let report = json(&root.path());
+    let names = report["credentials"].as_array().unwrap().iter();
+    let names: Vec<_> = names.map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["b", "a"]);
+    let warning = &report["roots"][0]["warnings"][0];
+    assert_eq!(warning["reason"], "layout", "{report:#}");
+    let table = text(&check(&[&root.path()]));
+    assert!(table.contains("tls.crt, tls.key"), "{table}");
+
+    // A folder of a credential that holds folders of other things is still a credential.
+    fs::create_dir(root.credential("a").join("archive")).unwrap();
+    let report = json(&root.credential("a"));
+    assert_eq!(report["credentials"][0]["name"], "a", "{report:#}");
+}
+
+#[test]
+fn tables_and_help_fit_the_terminal_and_split_no_name() {
+    let bed = Bed::new();
+    let long = "a-rather-long-name-of-a-host.example.com";
+    for name in [long, "www.example.com"] {
+        write(&bed.root, name, &bed.ca, &bed.ca.server(&[name]));
+    }
+    bed.root.write("half", &[("tls.crt", bed.ca.pem())]);
+    let _agent = bed.ready_agent();
+    let (root, admin) = (bed.root.path(), bed.admin());
+    let (root, admin) = (root.to_str().unwrap(), admin.to_str().unwrap());
+    for columns in [60, 80, 120] {
+        for arguments in [
+            &["check", root][..],
+            &["status", "--admin-socket", admin],
+            &["status", "--admin-socket", admin, long],
+        ] {
+            let lines = terminal::lines(&terminal::run(columns, arguments));
+            terminal::assert_fits(&lines, columns.into());
+            let names = lines.iter().filter(|line| line.contains(long));
+            assert!(names.count() > 0, "{lines:#?}");
+        }
+        for command in ["check", "status", "get"] {
+            let lines = terminal::lines(&terminal::run(columns, &[command, "--help"]));
+            terminal::assert_fits(&lines, columns.into());
+        }
+    }
 }
 
 #[test]
@@ -227,48 +383,22 @@ fn json_has_what_its_description_says() {
     write(&root, "site", &ca, &identity(&ca, 365));
     root.write("half", &[("tls.crt", ca.pem())]);
     let report = json(&root.path());
-    assert_eq!(report["state"], "broken");
-    assert_eq!(report["failures"], serde_json::json!([]));
     let [half, site] = report["credentials"].as_array().unwrap().as_slice() else {
         panic!("{report}");
     };
-    assert_eq!(half["state"], "broken");
-    assert_eq!(
-        (&half["pair"], &half["bundle"]),
-        (&Value::Null, &Value::Null)
-    );
+    assert_eq!(half["secrets"], serde_json::json!([]));
     assert_eq!(half["problems"][0]["reason"], "incomplete");
     assert_eq!(site["name"], "site");
+    let [pair, bundle] = site["secrets"].as_array().unwrap().as_slice() else {
+        panic!("{site}");
+    };
     assert_eq!(
-        site["pair"]["names"],
+        pair["certificates"][0]["names"],
         serde_json::json!(["a.example", "b.example"])
     );
-    assert_eq!(
-        site["pair"]["files"],
-        serde_json::json!(["tls.crt", "tls.key"])
-    );
-    assert_eq!(site["bundle"]["certificates"][0]["subject"], "CN=the ca");
-    assert!(site["pair"]["expires_in_seconds"].as_i64().unwrap() > 364 * 86_400);
-    let described = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/check.md"));
-    let described = described.unwrap();
-    for key in keys(&report) {
-        assert!(
-            described.contains(&format!("`{key}`")),
-            "docs/check.md lacks {key}"
-        );
-    }
-}
-
-/// Every key in it, at any depth.
-fn keys(value: &Value) -> Vec<String> {
-    match value {
-        Value::Object(map) => map
-            .iter()
-            .flat_map(|(key, value)| [vec![key.clone()], keys(value)].concat())
-            .collect(),
-        Value::Array(list) => list.iter().flat_map(keys).collect(),
-        _ => Vec::new(),
-    }
+    assert_eq!(pair["files"], serde_json::json!(["tls.crt", "tls.key"]));
+    assert_eq!(bundle["name"], "site-cacert");
+    assert_eq!(bundle["certificates"][0]["subject"], "CN=the ca");
 }
 
 #[test]
@@ -315,7 +445,7 @@ fn a_reader_that_goes_away_is_a_quiet_end() {
         .read_to_string(&mut said)
         .unwrap();
     assert_eq!(said, "");
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(child.wait().unwrap().code(), Some(2));
 }
 
 #[test]
@@ -323,17 +453,12 @@ fn there_is_colour_on_a_terminal_alone() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     write(&root, "site", &ca, &identity(&ca, 365));
     let on_a_terminal = |no_color: &str| {
-        let output = Command::new("python3")
-            .args([
-                "-c",
-                "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)",
-            ])
-            .args([PROGRAM, "check"])
+        let mut command = terminal::command(120);
+        command
+            .arg("check")
             .arg(root.path())
-            .env("NO_COLOR", no_color)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+            .env("NO_COLOR", no_color);
+        let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };

@@ -112,7 +112,7 @@ fn each_root_and_secret_can_have_its_own_days() {
         ("own", 5, false),
     ];
     let state = status(&bed.admin());
-    let secrets = state["secrets"].as_array().unwrap();
+    let secrets: Vec<_> = crate::util::admin::secrets(&state).collect();
     let check = std::process::Command::new(PROGRAM)
         .args(["check", "--output", "json", "--config"])
         .arg(&file)

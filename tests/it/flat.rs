@@ -153,9 +153,9 @@ fn the_certificates_folder_of_lego_is_served_as_it_is() {
     let report = place.check_json();
     assert_eq!(
         credentials(&report),
-        [["_.wild.example.com", "good"], ["site.example.com", "good"]]
+        [["_.wild.example.com", "ok"], ["site.example.com", "ok"]]
     );
-    let pair = &report["credentials"][1]["pair"];
+    let pair = &report["credentials"][1]["secrets"][0];
     assert_eq!(pair["files"][0], "site.example.com.crt");
     assert_eq!(pair["files"][1], "site.example.com.key");
 
@@ -238,7 +238,7 @@ fn a_pair_that_loses_a_file_stays_and_one_that_loses_all_goes() {
     agent.wait_for_line(&["rejected", "credential=\"site\"", "site.crt"]);
     stream.0.assert_silent();
     let status = place.status();
-    let problem = &status["secrets"][0]["problems"][0];
+    let problem = &status["credentials"][0]["problems"][0];
     let root = place.bed.root.path();
     assert!(
         problem["path"]
@@ -277,7 +277,7 @@ fn what_is_no_regular_file_in_a_flat_root_harms_its_credential_alone() {
     assert_serves(&mut stream, &identity);
     agent.wait_for_line(&["rejected", "credential=\"bad\"", "bad.key", "pipe"]);
     let output = place.check(&[]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(text(&output).contains(fifo.to_str().unwrap()), "{output:?}");
 }
 
@@ -316,9 +316,9 @@ fn a_root_with_files_directly_in_it_names_the_setting_that_helps() {
     let expected = ["layout = \"flat\"", "a.crt, a.key, b.crt and 3 more"];
     let line = agent.wait_for_line(&["WARN", "directly in it"]);
     let output = place.check(&[]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     let status = Command::new(PROGRAM)
-        .args(["status", "--socket"])
+        .args(["status", "--admin-socket"])
         .arg(place.bed.admin())
         .output()
         .unwrap();
@@ -372,7 +372,7 @@ fn a_credential_folder_a_file_or_nothing_as_a_root_is_named_for_what_it_is() {
     for (path, code, what, remedy) in [
         (
             &folder,
-            1,
+            2,
             "the folder of one credential",
             root.to_str().unwrap(),
         ),
@@ -394,10 +394,9 @@ fn a_credential_folder_a_file_or_nothing_as_a_root_is_named_for_what_it_is() {
             agent.lines()
         );
         eventually_true("the root's problem in the status", || {
-            let problem = &place.status()["roots"][0]["problems"][0];
-            problem["what"]
-                .as_str()
-                .is_some_and(|text| text.contains(what))
+            let root = &place.status()["roots"][0];
+            let mut all = ["problems", "warnings"].into_iter();
+            all.any(|key| root[key].to_string().contains(what))
         });
         let output = place.check(&[]);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
@@ -437,7 +436,10 @@ fn what_file_systems_make_and_empty_folders_are_skipped() {
             "{:#?}",
             agent.lines()
         );
-        assert!(!status["folders"].to_string().contains(name), "{status:#}");
+        assert!(
+            !status["credentials"].to_string().contains(name),
+            "{status:#}"
+        );
         assert!(
             !report["credentials"].to_string().contains(name),
             "{report:#}"
@@ -498,7 +500,7 @@ fn files_anywhere_are_served_watched_and_named_by_their_paths() {
     });
     assert_eq!(found["files"][0], *chain.to_str().unwrap());
     let output = place.check(&[]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(text(&output).contains(path), "{output:?}");
     put(&key, &second.key);
     agent.wait_for_line(&["the files are good again"]);

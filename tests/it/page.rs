@@ -167,7 +167,7 @@ fn a_browser_shows_the_state_with_trouble_on_top() {
     stream.subscribe(&["omega"]);
     let response = stream.recv();
     stream.nack(&response, "<i>no</i>");
-    admin::secret(&bed.admin(), "omega", |omega| omega["state"] == "nacked");
+    admin::secret(&bed.admin(), "omega", |omega| omega["state"] == "rejected");
     let dom = dump(&chromium, &bed, &format!("http://{address}/"));
     let shown = drawn(&dom);
     let at = |text: &str| {
@@ -181,10 +181,10 @@ fn a_browser_shows_the_state_with_trouble_on_top() {
         row("omega") < row("alpha") && row("alpha") < row("beta"),
         "{shown}"
     );
-    at("1, 1 refused it");
+    at("1 refused");
     at("&lt;img src=x onerror=alert(1)&gt;");
     assert!(
-        dom.contains("<title>sds-agent</title>"),
+        dom.contains("<title>sds-agent on "),
         "a name has become a script"
     );
     for markup in ["<img", "<b>", "<i>"] {
@@ -213,7 +213,7 @@ fn five_thousand_credentials_are_searched() {
     let (_agent, address) = start(&bed);
     eventually("all credentials", || {
         let state = admin::status(&bed.admin());
-        (state["secrets"].as_array().unwrap().len() == 5000).then_some(())
+        (state["credentials"].as_array().unwrap().len() == 5000).then_some(())
     });
     let dom = dump(&chromium, &bed, &format!("http://{address}/"));
     assert!(
@@ -230,4 +230,11 @@ fn five_thousand_credentials_are_searched() {
     let shown = drawn(&dom);
     assert!(shown.contains("1 of 5000"), "{}", &shown[..3000]);
     assert!(shown.contains(">host-4321</button>"), "{}", &shown[..3000]);
+    // So is one to a state.
+    for (state, expected) in [("ok", "1 of 5000"), ("expired", "0 of 5000")] {
+        let url = format!("http://{address}/#search=host-4321&state={state}&order=expiry");
+        let dom = dump(&chromium, &bed, &url);
+        let shown = drawn(&dom);
+        assert!(shown.contains(expected), "{state}: {}", &shown[..3000]);
+    }
 }

@@ -13,7 +13,7 @@ use crate::util::{Bed, eventually_true};
 fn run(socket: &Path, arguments: &[&str]) -> Output {
     Command::new(PROGRAM)
         .arg("status")
-        .arg("--socket")
+        .arg("--admin-socket")
         .arg(socket)
         .args(arguments)
         .output()
@@ -31,7 +31,7 @@ fn table(bed: &Bed) -> String {
 /// The row of a secret.
 #[track_caller]
 fn row(table: &str, name: &str) -> usize {
-    let cell = format!(" {name} ");
+    let cell = format!("  {name} ");
     let rows = table.lines().skip_while(|line| !line.contains("STATE"));
     let mut rows = rows.enumerate();
     rows.find(|(_, line)| line.contains(&cell))
@@ -40,7 +40,7 @@ fn row(table: &str, name: &str) -> usize {
 }
 
 #[test]
-fn a_secret_is_shown_with_all_that_is_known_of_it() {
+fn a_secret_is_reported_with_all_that_is_known_of_it() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     bed.root.write("site", &[("cacert", bed.ca.pem())]);
@@ -74,7 +74,7 @@ fn a_secret_is_shown_with_all_that_is_known_of_it() {
     let bundle = secret(&bed.admin(), "site-cacert", |_| true);
     assert_eq!(bundle["kind"], "trust_bundle");
     assert_eq!(bundle["credential"], "site");
-    assert_eq!(bundle["subjects"], serde_json::json!(["CN=Test CA"]));
+    assert_eq!(bundle["subject"], "CN=Test CA");
     let state = status(&bed.admin());
     assert_eq!(state["agent"]["ready"], true);
     assert_eq!(state["agent"]["streams"]["delta"], 1);
@@ -95,7 +95,7 @@ fn a_refusal_is_shown_in_the_clients_words_and_on_top() {
     stream.subscribe(&["z"]);
     let response = stream.recv();
     stream.nack(&response, "Failed to load \u{1b}[31mcertificate");
-    let z = secret(&bed.admin(), "z", |z| z["state"] == "nacked");
+    let z = secret(&bed.admin(), "z", |z| z["state"] == "rejected");
     let client = &z["subscribers"][0];
     assert_eq!(client["answer"], "nack");
     assert_eq!(client["error"], "Failed to load \u{1b}[31mcertificate");
@@ -112,17 +112,18 @@ fn a_refusal_is_shown_in_the_clients_words_and_on_top() {
 }
 
 #[test]
-fn a_problem_is_shown_while_the_last_good_one_stays_and_goes_when_it_is_over() {
+fn a_problem_is_shown_with_the_previous_version_and_goes_when_it_is_over() {
     let bed = Bed::new();
     for name in ["a", "site"] {
         bed.pair(name);
     }
     let _agent = bed.ready_agent();
-    let before = secret(&bed.admin(), "site", |site| site["state"] == "warning");
+    let before = secret(&bed.admin(), "site", |site| site["state"] == "ok");
     bed.root.write("site", &[("key", "not a key")]);
     bed.root
         .write("broken", &[("cert", "nothing"), ("key", "nothing")]);
-    let site = secret(&bed.admin(), "site", |site| site["state"] == "last_good");
+    let site = secret(&bed.admin(), "site", |site| site["is_previous"] == true);
+    assert_eq!(site["state"], "rejected");
     assert_eq!(site["version"], before["version"]);
     assert_eq!(site["since"], before["since"]);
     let key = bed.root.credential("site").join("key");
@@ -130,11 +131,10 @@ fn a_problem_is_shown_while_the_last_good_one_stays_and_goes_when_it_is_over() {
     assert!(site["problems"][0]["remedy"].is_string());
     eventually_true("the broken folder", || {
         let state = status(&bed.admin());
-        let mut folders = state["folders"].as_array().unwrap().iter();
+        let mut folders = state["credentials"].as_array().unwrap().iter();
         folders.any(|folder| folder["name"] == "broken" && folder["state"] == "rejected")
     });
     let table = table(&bed);
-    assert!(row(&table, "broken") < row(&table, "site"), "{table}");
     assert!(row(&table, "site") < row(&table, "a"), "{table}");
     assert!(
         table.contains(&format!("error: {}: ", key.display())),
@@ -142,9 +142,106 @@ fn a_problem_is_shown_while_the_last_good_one_stays_and_goes_when_it_is_over() {
     );
 
     bed.pair("site");
-    let after = secret(&bed.admin(), "site", |site| site["state"] == "warning");
+    let after = secret(&bed.admin(), "site", |site| site["state"] == "ok");
     assert_ne!(after["version"], before["version"]);
     assert_eq!(after["problems"], serde_json::json!([]));
+}
+
+#[test]
+fn a_name_shows_one_credential_in_full_and_filters_choose_some() {
+    let bed = Bed::new();
+    for name in ["a", "site"] {
+        bed.pair(name);
+    }
+    bed.root
+        .write("site", &[("cacert", bed.ca.pem()), ("README", "")]);
+    bed.root.write("half", &[("cert", bed.ca.pem())]);
+    let _agent = bed.ready_agent();
+    let mut stream = bed.client().node("edge-1").delta();
+    stream.subscribe(&["site.test"]);
+    let served = stream.secret();
+    let site = secret(&bed.admin(), "site", |site| {
+        site["subscribers"][0]["answer"] == "ack"
+    });
+    let serial = site["serial"].as_str().unwrap();
+
+    // By its own name, a secret's or a host's.
+    for name in ["site", "site-cacert", "SITE.test"] {
+        let full = String::from_utf8(run(&bed.admin(), &[name]).stdout).unwrap();
+        for expected in [
+            "site: ok\n",
+            "site-cacert (trust bundle): ok",
+            serial,
+            "covers     site.test",
+            "CN=Test CA",
+            "cert, key",
+            "skipped      README",
+            &*served.version,
+            "edge-1",
+            "up to date, requested site.test",
+        ] {
+            assert!(full.contains(expected), "no {expected} in {full}");
+        }
+        assert!(!full.contains("half"), "{full}");
+    }
+    let absent = run(&bed.admin(), &["no\nsuch"]);
+    assert_eq!(absent.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&absent.stderr);
+    assert!(error.contains("no credential `no\\nsuch`"), "{error}");
+
+    let names = |arguments: &[&str]| {
+        let output = run(&bed.admin(), &[&["-o", "json"], arguments].concat());
+        let state: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let all = state["credentials"].as_array().unwrap().iter();
+        let names = all.map(|one| one["name"].as_str().unwrap().to_owned());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[]), ["half", "a", "site"]);
+    assert_eq!(names(&["--state", "ok"]), ["a", "site"]);
+    assert_eq!(names(&["--state", "ok", "--state", "rejected"]), names(&[]));
+    assert_eq!(names(&["--expires-within", "1h"]), [""; 0]);
+    assert_eq!(names(&["--expires-within", "5000000d"]), ["a", "site"]);
+    assert_eq!(
+        names(&["--state", "rejected", "--expires-within", "1h"]),
+        [""; 0]
+    );
+    // What is chosen decides the exit code.
+    assert_eq!(run(&bed.admin(), &["--fail"]).status.code(), Some(2));
+    assert_eq!(
+        run(&bed.admin(), &["--fail", "site"]).status.code(),
+        Some(0)
+    );
+    assert_eq!(
+        run(&bed.admin(), &["--state", "good"]).status.code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_client_that_holds_the_version_is_up_to_date_after_a_restart() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let agent = bed.ready_agent();
+    let mut stream = bed.client().delta();
+    stream.subscribe(&["site"]);
+    let served = stream.secret();
+    assert!(agent.terminate().success());
+    let _agent = bed.ready_agent();
+    let mut stream = bed.client().delta();
+    stream.resume(&[("site", &*served.version)]);
+    let site = secret(&bed.admin(), "site", |site| {
+        site["subscribers"].as_array().unwrap().len() == 1
+    });
+    let client = &site["subscribers"][0];
+    assert_eq!(client["current"], true, "{client:#}");
+    assert_eq!(client["sent"], Value::Null);
+    assert!(table(&bed).contains("1 up to date"), "{}", table(&bed));
+    let full = String::from_utf8(run(&bed.admin(), &["site"]).stdout).unwrap();
+    assert!(
+        full.contains("up to date, since before it connected"),
+        "{full}"
+    );
+    stream.0.assert_silent();
 }
 
 #[test]
@@ -162,7 +259,8 @@ fn names_that_do_not_exist_are_counted_and_a_bounded_number_is_listed() {
     assert_eq!(state["waiting"]["names"][0]["name"], "host-000");
     let table = table(&bed);
     assert!(
-        table.contains("waiting") && table.contains("490 more"),
+        table.contains("requested but missing: host-000 (1 stream)")
+            && table.contains("490 more names"),
         "{table}"
     );
 }
@@ -176,6 +274,7 @@ fn a_root_that_does_not_exist_is_an_error() {
     assert_eq!(state["roots"][1]["present"], false);
     assert_eq!(state["roots"][1]["path"], missing.to_str().unwrap());
     let table = table(&bed);
+    assert_eq!(state["roots"][1]["state"], "rejected");
     let line = format!("error: {}: the root does not exist", missing.display());
     assert!(table.contains(&line), "{table}");
 }
@@ -190,10 +289,16 @@ fn json_is_the_state_and_a_hidden_folder_is_told_apart() {
     let output = run(&bed.admin(), &["--output", "json"]);
     assert!(output.status.success());
     let state: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let folder = &state["folders"][0];
-    assert_eq!(folder["state"], "hidden", "{state:#}");
-    assert_eq!(folder["root"], second.path().to_str().unwrap());
-    assert_eq!(state["secrets"][0]["names"][0], "site.test");
+    let [site, hidden] = state["credentials"].as_array().unwrap().as_slice() else {
+        panic!("{state:#}");
+    };
+    assert_eq!(hidden["state"], "skipped", "{state:#}");
+    assert_eq!(hidden["root"], second.path().to_str().unwrap());
+    assert_eq!(hidden["secrets"], serde_json::json!([]));
+    assert_eq!(
+        site["secrets"][0]["certificates"][0]["names"][0],
+        "site.test"
+    );
 
     bed.root.remove("site");
     let site = secret(&bed.admin(), "site", |site| {
@@ -230,7 +335,7 @@ fn watch_goes_on_through_a_restart_and_ends_quietly() {
     bed.pair("site");
     let agent = bed.ready_agent();
     let mut watch = Command::new(PROGRAM)
-        .args(["status", "--watch", "--output", "json", "--socket"])
+        .args(["status", "--watch", "--output", "json", "--admin-socket"])
         .arg(bed.admin())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -269,7 +374,7 @@ fn watch_on_a_terminal_draws_anew_and_leaves_it_as_it_was() {
     let _agent = bed.ready_agent();
     let typescript = bed.scratch("typescript");
     let watched = format!(
-        "exec timeout --signal=INT 3 {PROGRAM} status --watch --socket {}",
+        "exec timeout --signal=INT 3 {PROGRAM} status --watch --admin-socket {}",
         bed.admin().display()
     );
     let status = Command::new(script)
@@ -404,9 +509,11 @@ fn a_real_envoy_is_shown_as_itself() {
     assert_eq!(client["pid"], pid, "{client:#}");
     assert_eq!(client["version"], site["version"]);
     let process = client["process"].as_str().unwrap();
-    let row = format!("{process} {pid}, delta): ACK");
-    let table = table(&bed);
-    assert!(table.contains(&row), "no {row} in {table}");
+    assert!(table(&bed).contains("1 up to date"), "{}", table(&bed));
+    let output = run(&bed.admin(), &["site"]);
+    let full = String::from_utf8(output.stdout).unwrap();
+    let line = format!("{process} {pid}, delta): up to date, sent ");
+    assert!(full.contains(&line), "no {line} in {full}");
 }
 
 #[test]

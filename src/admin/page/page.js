@@ -1,20 +1,17 @@
 "use strict";
 // Everything that is shown comes from outside and is set as text, never as HTML.
 const PAGE = 200, PERIOD = 10000, DAY = 86400000;
-const WORDS = {
-  rejected: "rejected", last_good: "last good", nacked: "nacked", expired: "expired",
-  not_yet_valid: "not valid yet", expires_soon: "expires soon", warning: "warning", ok: "ok",
-  hidden: "hidden", passed_over: "passed over",
-};
-const URGENCY = Object.keys(WORDS);
+const STATES = ["rejected", "expired", "expiring", "ok", "skipped"];
+// The rotations of how many days are drawn, in how many bars.
+const ROTATIONS = { days: 7, bars: 84 };
 // Until when, in days from now; the words; the class of the bar.
 const SPANS = [
   [0, "expired", "expired"], [1, "1 day", "today"], [7, "7 days", "week"], [30, "30 days", "month"],
   [90, "90 days", ""], [180, "180 days", ""], [365, "1 year", ""], [Infinity, "later", ""],
 ];
 const byId = (id) => document.getElementById(id);
-let state = JSON.parse(byId("data").textContent);
-let entries = [], shown = PAGE, span = null, open = new Set(), timer = null;
+let report = JSON.parse(byId("data").textContent);
+let entries = [], shown = PAGE, span = null, open = new Set(), timer = null, link = "";
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -37,7 +34,7 @@ function length(milliseconds) {
 }
 
 function when(time) {
-  const left = Date.parse(time) - Date.parse(state.agent.now);
+  const left = Date.parse(time) - Date.parse(report.now);
   return left >= 0 ? `in ${length(left)}` : `${length(left)} ago`;
 }
 
@@ -48,31 +45,45 @@ function who(client) {
   return `${client.node} (${client.user ?? `uid ${client.uid}`}${process}, ${client.protocol})`;
 }
 
-function said(client, version) {
-  if (!client.sent || !client.version) return "nothing sent";
-  const old = client.version === version ? "" : ` of ${client.version.slice(0, 8)}`;
-  const word = { ack: "ACK", nack: "NACK", none: "no answer" }[client.answer];
-  const reason = client.error ? `: ${client.error}` : "";
-  return `${word}${old}, sent ${when(client.sent)}${reason}`;
+function standing(client) {
+  if (client.answer === "nack") return "refused";
+  if (client.current) return "up to date";
+  return client.version ? "outdated" : "sent nothing yet";
 }
 
-// Secrets and folders of which nothing is served, as one list.
+function delivery(client, secret) {
+  const parts = [standing(client)];
+  if (client.requested !== secret.name) parts.push(`requested ${client.requested}`);
+  if (client.version && !client.current) parts.push(`version ${client.version.slice(0, 8)}`);
+  if (client.sent) parts.push(`sent ${when(client.sent)}`);
+  return parts.join(", ") + (client.error ? `: ${client.error}` : "");
+}
+
+// The credentials, with what is searched and sorted by.
 function collect() {
-  const now = Date.parse(state.agent.now);
-  const secrets = state.secrets.map((secret) => ({ ...secret, id: `s ${secret.name}` }));
-  const folders = state.folders.map((folder) => ({
-    ...folder, id: `f ${folder.folder}`, names: [], subscribers: [], warnings: [],
-  }));
-  entries = [...folders, ...secrets];
-  for (const entry of entries) {
-    entry.days = entry.not_after ? (Date.parse(entry.not_after) - now) / DAY : null;
-    entry.text = [
-      entry.name, entry.folder, entry.issuer, entry.serial, entry.version, WORDS[entry.state],
-      ...entry.names, ...(entry.subjects ?? []),
-      ...[...entry.problems, ...entry.warnings].map((problem) => `${problem.path} ${problem.what}`),
-      ...entry.subscribers.map((client) => `${who(client)} ${client.error ?? ""}`),
-    ].join("\n").toLowerCase();
-  }
+  const now = Date.parse(report.now);
+  entries = report.credentials.map((credential) => {
+    const { secrets } = credential;
+    const pair = secrets.find((secret) => secret.key_type !== null);
+    const ends = secrets.map((secret) => secret.not_after).filter(Boolean).sort();
+    const subscribers = secrets.flatMap((secret) => secret.subscribers);
+    const certificates = secrets.flatMap((secret) => secret.certificates);
+    return {
+      ...credential, subscribers,
+      id: credential.folder + "/" + credential.name,
+      names: pair ? pair.certificates[0].names : certificates.map((one) => one.subject),
+      not_after: ends[0] ?? null,
+      days: ends.length ? (Date.parse(ends[0]) - now) / DAY : null,
+      since: secrets.map((secret) => secret.since).sort().at(-1) ?? null,
+      text: [
+        credential.name, credential.folder, credential.state,
+        ...secrets.flatMap((secret) => [secret.name, secret.version, secret.kind, ...secret.files]),
+        ...certificates.flatMap((one) => [one.subject, one.issuer, one.serial, ...one.names]),
+        ...[...credential.problems, ...credential.warnings].map((one) => `${one.path} ${one.what}`),
+        ...subscribers.map((client) => `${who(client)} ${client.requested} ${client.error ?? ""}`),
+      ].join("\n").toLowerCase(),
+    };
+  });
 }
 
 function spanOf(days) { return SPANS.findIndex(([until]) => days < until || until === Infinity); }
@@ -80,13 +91,13 @@ function spanOf(days) { return SPANS.findIndex(([until]) => days < until || unti
 function notices() {
   const list = [];
   const note = (text, bad) => list.push(make("li", bad ? { class: "bad" } : {}, text));
-  state.agent.waiting_for.forEach((wait) => note(`Not ready: ${wait}`, true));
-  for (const root of state.roots) {
-    if (root.present === false) note(`The root ${root.path} does not exist; it is served as soon as it does.`);
-    root.problems.forEach((problem) => note(`${problem.path}: ${problem.what}; ${problem.remedy}`));
+  report.agent.waiting_for.forEach((wait) => note(`Not ready: ${wait}`, true));
+  for (const root of report.roots) {
+    root.problems.forEach((one) => note(`${one.path}: ${one.what}; ${one.remedy}`, true));
+    root.warnings.forEach((one) => note(`${one.path}: ${one.what}; ${one.remedy}`));
   }
-  for (const [reason, count] of Object.entries(state.watch.polled)) {
-    const remedy = state.watch.polled_paths.find((path) => path.reason === reason)?.remedy ?? "";
+  for (const [reason, count] of Object.entries(report.watch.polled)) {
+    const remedy = report.watch.polled_paths.find((path) => path.reason === reason)?.remedy ?? "";
     note(`${count} folders are polled instead of watched (${reason.replaceAll("_", " ")}). ${remedy}`);
   }
   replace("notices", ...list);
@@ -104,7 +115,7 @@ function timeline() {
     const label = index === 0 ? `${count} expired`
       : words === "later" ? `${count} expire later` : `${count} expire within ${words}, not sooner`;
     return make("button", {
-      type: "button", "aria-pressed": String(span === index), "aria-label": label, title: label,
+      type: "button", "aria-pressed": String(span === index), title: label,
       onclick: () => { span = span === index ? null : index; shown = PAGE; draw(); },
     }, make("strong", {}, String(count)), bar,
     make("small", {}, index === 0 || words === "later" ? words : `< ${words}`));
@@ -121,6 +132,33 @@ function timeline() {
   ]));
 }
 
+// How many credentials were rotated when, within the last days: only the last rotation of each is known.
+function rotations() {
+  const { days, bars } = ROTATIONS;
+  const counts = new Array(bars).fill(0);
+  for (const entry of entries) {
+    if (!entry.since) continue;
+    const age = (Date.parse(report.now) - Date.parse(entry.since)) / DAY;
+    const bar = bars - 1 - Math.floor(Math.max(age, 0) / days * bars);
+    if (bar >= 0) counts[bar] += 1;
+  }
+  const total = counts.reduce((sum, count) => sum + count, 0), most = Math.max(1, ...counts);
+  const text = `${total} of ${entries.length} rotated or loaded within the last ${days} days`;
+  const drawing = byId("rotations-drawing");
+  const svg = (tag, attributes) => {
+    const element = document.createElementNS(drawing.namespaceURI, tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    return element;
+  };
+  const marks = counts.flatMap((count, bar) => {
+    const height = 6 + 22 * Math.sqrt(count / most);
+    return count ? [svg("rect", { x: bar * 10 + 1, width: 8, y: 30 - height, height })] : [];
+  });
+  byId("rotations-text").textContent = text;
+  drawing.setAttribute("viewBox", `0 0 ${bars * 10} 32`);
+  drawing.replaceChildren(svg("line", { x1: 0, y1: 31, x2: bars * 10, y2: 31 }), ...marks);
+}
+
 function chosen() {
   const words = byId("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   const wanted = byId("state").value;
@@ -128,26 +166,36 @@ function chosen() {
     (!wanted || entry.state === wanted)
     && (span === null || (entry.days !== null && spanOf(entry.days) === span))
     && words.every((word) => entry.text.includes(word)));
+  const ends = (entry) => entry.days ?? Number.MAX_VALUE;
   const name = (a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
   const orders = {
-    trouble: (a, b) => URGENCY.indexOf(a.state) - URGENCY.indexOf(b.state) || name(a, b),
-    expiry: (a, b) => (a.days ?? Infinity) - (b.days ?? Infinity) || name(a, b),
+    // As the agent has them: by state, then by what ends first.
+    state: () => 0,
+    expiry: (a, b) => ends(a) - ends(b) || name(a, b),
+    rotation: (a, b) => (b.since ?? "").localeCompare(a.since ?? "") || name(a, b),
     name,
   };
   return found.sort(orders[byId("order").value]);
 }
 
 function clients(entry) {
-  const refused = entry.subscribers.filter((client) => client.answer === "nack").length;
-  if (!entry.subscribers.length) return make("span", { class: "soft" }, entry.version ? "none" : "");
-  const count = `${entry.subscribers.length}`;
-  return refused ? make("span", { class: "state nacked" }, `${count}, ${refused} refused it`) : count;
+  const counts = new Map();
+  for (const client of entry.subscribers) {
+    counts.set(standing(client), (counts.get(standing(client)) ?? 0) + 1);
+  }
+  const words = ["refused", "sent nothing yet", "outdated", "up to date"].filter((word) => counts.has(word));
+  const text = words.map((word) => `${counts.get(word)} ${word}`).join(", ");
+  return counts.has("refused") ? make("span", { class: "state rejected" }, text) : text;
 }
 
 function covers(entry) {
   if (entry.problems.length) return entry.problems[0].what;
-  const names = entry.names.length ? entry.names : entry.subjects ?? [];
+  const { names } = entry;
   return names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${names.length - 3} more` : "");
+}
+
+function ago(time) {
+  return time ? make("time", { datetime: time, title: instant(time) }, when(time)) : "";
 }
 
 function row(entry) {
@@ -157,60 +205,83 @@ function row(entry) {
     onclick: () => { if (!open.delete(entry.id)) open.add(entry.id); draw(entry.id); },
   }, entry.name);
   toggle.dataset.id = entry.id;
-  const kind = entry.state === "hidden" ? "hidden_state" : entry.state;
+  const cell = (label, content, kind) =>
+    make("td", { "data-label": label, ...(kind ? { class: kind } : {}) }, content);
   const main = make("tr", {},
-    make("td", { class: `state ${kind}` }, WORDS[entry.state] ?? entry.state),
-    make("td", {}, toggle, entry.kind === "trust_bundle" ? make("span", { class: "soft" }, " trust bundle") : null),
-    make("td", {}, entry.not_after
-      ? make("time", { datetime: entry.not_after, title: instant(entry.not_after) }, when(entry.not_after)) : ""),
-    make("td", entry.problems.length ? { class: "rejected" } : {}, covers(entry)),
-    make("td", { class: "mono" }, entry.version?.slice(0, 8) ?? ""),
-    make("td", {}, clients(entry)));
+    make("td", { class: `state ${entry.state}` }, entry.state),
+    make("td", {}, toggle),
+    cell("expires", ago(entry.not_after)),
+    cell("", covers(entry), entry.problems.length ? entry.state : ""),
+    cell("rotated", ago(entry.since)),
+    cell("clients:", clients(entry)));
   return isOpen ? [main, make("tr", { class: "detail" }, make("td", { colspan: "6" }, ...details(entry)))] : [main];
+}
+
+function facts(pairs) {
+  const known = pairs.filter(([, value]) => value);
+  return make("dl", {}, ...known.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 }
 
 function details(entry) {
   const problem = (word, kind) => (item) => make("li", {},
     make("span", { class: `state ${kind}` }, word), ` ${item.path}: ${item.what}. `,
     make("span", { class: "soft" }, item.remedy));
-  const facts = [
-    ["Expires", entry.not_after && instant(entry.not_after)],
-    ["Valid from", entry.not_before && instant(entry.not_before)],
-    ["Covers", entry.names.join(", ")],
-    ["Subject", entry.subjects?.join("; ")],
-    ["Issuer", entry.issuer], ["Serial", entry.serial], ["Key", entry.key_type],
-    ["Version", entry.version && `${entry.version}, since ${instant(entry.since)}`],
-    ["Folder", entry.folder], ["Files", entry.files?.join(", ")],
-  ].filter(([, value]) => value);
+  const word = entry.state === "skipped" ? "skipped:" : "error:";
   const lines = [
-    ...entry.problems.map(problem("error:", "rejected")),
+    ...entry.problems.map(problem(word, entry.state === "skipped" ? "skipped" : "rejected")),
     ...entry.warnings.map(problem("warning:", "warning")),
   ];
-  const streams = entry.subscribers.slice(0, PAGE).map((client) => make("li", {},
-    make("span", client.answer === "nack" ? { class: "nacked" } : {}, `${who(client)}: ${said(client, entry.version)}`)));
   return [
-    lines.length ? make("ul", {}, ...lines) : null,
-    make("dl", {}, ...facts.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)])),
-    streams.length ? make("ul", { "aria-label": "Clients" }, ...streams) : null,
-  ].filter(Boolean);
+    lines.length ? make("ul", {}, ...lines) : "",
+    facts([["Folder", entry.folder], ["Skipped files", entry.skipped_files.join(", ")]]),
+    ...entry.secrets.flatMap((secret) => ofSecret(secret)),
+  ];
+}
+
+function ofSecret(secret) {
+  const kind = secret.kind.replaceAll("_", " ");
+  const previous = secret.is_previous ? ", the previous version" : "";
+  const streams = secret.subscribers.slice(0, PAGE).map((client) => make("li", {},
+    make("span", client.answer === "nack" ? { class: "rejected" } : {},
+      `${who(client)}: ${delivery(client, secret)}`)));
+  return [
+    make("h3", {}, `${secret.name}, ${kind}: ${secret.state}${previous}`),
+    facts([
+      ["Expires", secret.not_after && `${instant(secret.not_after)}, ${when(secret.not_after)}`],
+      ["Version", `${secret.version}, since ${instant(secret.since)}`],
+      ["Files", secret.files.join(", ")], ["Key", secret.key_type],
+      ...secret.certificates.map((one) => [
+        secret.key_type ? "Chain" : "CA",
+        `${one.subject}, issued by ${one.issuer}, serial ${one.serial}, until ${instant(one.not_after)}`
+        + (one.names.length ? `, covers ${one.names.join(", ")}` : ""),
+      ]),
+      ["OCSP staple", secret.staple && (secret.staple.next_update
+        ? `until ${instant(secret.staple.next_update)}` : "has no end")],
+    ]),
+    streams.length ? make("ul", { "aria-label": `Clients of ${secret.name}` }, ...streams) : "",
+  ];
 }
 
 function waiting() {
-  byId("waiting").hidden = state.waiting.total === 0;
-  const more = state.waiting.total - state.waiting.names.length;
-  byId("waiting-text").textContent = `Clients wait for ${state.waiting.total} names that do not exist`
-    + (more > 0 ? `; these are ${state.waiting.names.length} of them.` : ".");
-  replace("waiting-names", ...state.waiting.names.map((name) =>
+  const { total, names } = report.waiting;
+  byId("waiting").hidden = total === 0;
+  byId("waiting-text").textContent = `Clients requested ${total} ${total === 1 ? "name that does" : "names that do"} not exist`
+    + (total > names.length ? `; these are ${names.length} of them.` : ".");
+  replace("waiting-names", ...names.map((name) =>
     make("li", {}, make("code", {}, name.name), ` ${name.streams} ${name.streams === 1 ? "stream" : "streams"}`)));
 }
 
 function draw(focus) {
-  const { agent } = state;
+  const { agent } = report;
   const streams = agent.streams.sotw + agent.streams.delta + agent.streams.fetch;
-  byId("summary").textContent = `${agent.version} on ${agent.socket}: ${state.secrets.length} secrets, `
+  const secrets = entries.reduce((sum, entry) => sum + entry.secrets.length, 0);
+  document.title = `sds-agent on ${agent.host}`;
+  byId("host").textContent = `on ${agent.host}`;
+  byId("summary").textContent = `${agent.version}, ${agent.socket}: ${secrets} secrets, `
     + `${streams} streams, up ${length(agent.uptime_seconds * 1000)}`;
   notices();
   timeline();
+  rotations();
   const found = chosen();
   replace("rows", ...found.slice(0, shown).flatMap(row));
   byId("count").textContent = `${found.length} of ${entries.length}`
@@ -218,28 +289,27 @@ function draw(focus) {
   byId("more").hidden = found.length <= shown;
   byId("clear").hidden = !byId("search").value && !byId("state").value && span === null;
   waiting();
+  toLink();
   if (focus) [...byId("rows").querySelectorAll("button")].find((button) => button.dataset.id === focus)?.focus();
 }
 
 function states() {
   const select = byId("state"), wanted = select.value;
-  const there = URGENCY.filter((word) => entries.some((entry) => entry.state === word));
-  if (wanted && !there.includes(wanted)) there.push(wanted);
-  select.replaceChildren(make("option", { value: "" }, "all"), ...there.map((word) => {
+  select.replaceChildren(make("option", { value: "" }, "all"), ...STATES.map((word) => {
     const count = entries.filter((entry) => entry.state === word).length;
-    return make("option", { value: word }, `${WORDS[word]} (${count})`);
+    return make("option", { value: word }, `${word} (${count})`);
   }));
   select.value = wanted;
 }
 
 function take(fresh) {
-  state = fresh;
+  report = fresh;
   collect();
   states();
-  // What somebody is reading or has the keyboard on stays where it is.
+  // The focus stays where it is.
   const active = document.activeElement?.dataset?.id;
   draw(active);
-  byId("fresh").textContent = `as of ${instant(state.agent.now)}`;
+  byId("fresh").textContent = `as of ${instant(report.now)}`;
 }
 
 async function refresh() {
@@ -249,11 +319,11 @@ async function refresh() {
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     take(await answer.json());
   } catch {
-    byId("fresh").textContent = `the agent does not answer; as of ${instant(state.agent.now)}`;
+    byId("fresh").textContent = `the agent does not answer; as of ${instant(report.now)}`;
   }
 }
 
-// One request at a time, the next one some seconds after its answer.
+// One request at a time, the next one some seconds after the answer.
 function go() { timer = setTimeout(async () => { await refresh(); if (timer !== null) go(); }, PERIOD); }
 
 byId("filter").addEventListener("submit", (event) => event.preventDefault());
@@ -269,11 +339,35 @@ byId("pause").addEventListener("click", () => {
   if (paused) { clearTimeout(timer); timer = null; } else { go(); refresh(); }
   byId("pause").setAttribute("aria-pressed", String(paused));
 });
-// A link may bring a search along: #search=WORDS.
+// The filter is part of the link: #search=WORDS&state=STATE&order=ORDER&expires=SPAN.
+function toLink() {
+  const all = [
+    ["search", byId("search").value], ["state", byId("state").value],
+    ["order", byId("order").value === "state" ? "" : byId("order").value],
+    ["expires", span === null ? "" : SPANS[span][1]],
+  ];
+  const wanted = new URLSearchParams(all.filter(([, value]) => value)).toString();
+  if (wanted === link) return;
+  link = wanted;
+  history.replaceState(null, "", link ? `#${link}` : location.pathname);
+}
+
 function fromLink() {
-  byId("search").value = new URLSearchParams(location.hash.slice(1)).get("search") ?? "";
+  const parameters = new URLSearchParams(location.hash.slice(1));
+  const choose = (id, fallback) => {
+    const wanted = parameters.get(id) ?? fallback;
+    const options = [...byId(id).options].map((option) => option.value);
+    byId(id).value = options.includes(wanted) ? wanted : fallback;
+  };
+  byId("search").value = parameters.get("search") ?? "";
+  choose("state", "");
+  choose("order", "state");
+  const index = SPANS.findIndex(([, words]) => words === parameters.get("expires"));
+  span = index < 0 ? null : index;
+  link = parameters.toString();
 }
 window.addEventListener("hashchange", () => { fromLink(); shown = PAGE; draw(); });
+states();
 fromLink();
-take(state);
+take(report);
 go();

@@ -1,18 +1,18 @@
 //! `sds-agent check`: what the agent would make of folders, without an agent.
 
-mod json;
-mod survey;
-mod table;
+mod exposures;
+mod roots;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use clap::ValueEnum;
+use sds_agent::agent::read_once;
 use sds_agent::config::{Config, Overrides};
+use sds_agent::report::{Report, Subscribers};
 
-use self::survey::Survey;
 use super::output;
+use super::report::{self, Canvas, Form, Subject};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,17 +21,24 @@ Examples:
   A folder of credential folders, or a single credential folder
       sds-agent check ./credentials
       sds-agent check /etc/letsencrypt/live/site.example.com
-  From cron, with mail only when something needs a hand within two weeks
-      sds-agent check --warn-days 14 > /tmp/report || mail -s certificates root < /tmp/report
-  The names of all credentials that are broken
-      sds-agent check --output json | jq -r '.credentials[] | select(.state == \"broken\").name'
+  From cron, with mail only when something needs attention
+      sds-agent check --warn-days 14 > /tmp/report ||
+          mail -s certificates root < /tmp/report
+  As a plugin for Nagios, Icinga and the like
+      sds-agent check --output line
+  The names of all credentials that are rejected
+      sds-agent check --output json | jq -r '.credentials[] |
+          select(.state == \"rejected\").name'
 
-DIR is a single credential folder if it holds a file that one may have, such as tls.crt, and a folder
-of such folders otherwise. The files are read and judged as the agent does it, so run it as the
-agent's user to see what the agent sees: sudo -u sds-agent sds-agent check
+DIR is a single credential folder if it holds a file that one may have, such as tls.crt, and no folder \
+with such files; otherwise it is a folder of such folders. The files are read and checked exactly as \
+the agent does it. Run it as the agent's user to see what the agent sees: sudo -u sds-agent sds-agent \
+check
 
-Exit codes: 0 all is good, or worth a warning at most; 1 something is broken, or expires within
---warn-days; 2 a DIR could not be looked at, or wrong command line or configuration.";
+States: rejected, expired, expiring, ok, skipped (not served, on purpose).
+
+Exit codes: 0 everything is ok; 1 something is expiring; 2 something is rejected or expired, a root is \
+missing or can't be read, or the command line or the configuration is wrong.";
 
 /// The options of `check`.
 #[derive(clap::Args)]
@@ -50,16 +57,8 @@ pub(crate) struct Args {
     warn_days: Option<u32>,
 
     /// The form of the report
-    #[arg(long, value_enum, value_name = "FORM", default_value = "table")]
+    #[arg(short, long, value_enum, value_name = "FORM", default_value = "table")]
     output: Form,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Form {
-    /// For people
-    Table,
-    /// For programs, described in docs/check.md
-    Json,
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
@@ -69,18 +68,28 @@ pub(crate) fn run(args: Args) -> ExitCode {
     };
     let config = match Config::load(args.config.as_deref(), &overrides) {
         Ok(config) => config,
-        Err(error) => return output::fail(error),
+        Err(error) => return report::fail(error, args.output),
     };
-    let now = SystemTime::now();
-    let survey = Survey::of(&args.folders, config, now);
-    let report = match args.output {
-        Form::Table => table::report(&survey, output::colour()),
-        Form::Json => json::report(&survey),
+    let report = checked(&args.folders, config);
+    let subject = Subject::Files(&report);
+    let text = match args.output {
+        Form::Table => subject.text(Canvas::stdout()),
+        Form::Json => report::json(&report),
+        Form::Line => subject.line(),
     };
-    let printed = output::print(report.as_bytes());
+    let printed = output::print(text.as_bytes());
     if printed == ExitCode::SUCCESS {
-        survey.exit_code()
+        subject.exit_code()
     } else {
         printed
     }
+}
+
+/// The report on `folders`, or on the configured roots when there is none.
+fn checked(folders: &[PathBuf], config: Config) -> Report {
+    let (config, only, configured) = roots::chosen(folders, config);
+    let snapshot = read_once(&config, &only);
+    let mut report = Report::of(&snapshot, SystemTime::now(), Subscribers::new());
+    exposures::warn(&mut report, &snapshot, &configured, &config);
+    report
 }

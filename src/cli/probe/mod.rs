@@ -280,7 +280,7 @@ impl Session {
     }
 
     async fn ask_agent<T: DeserializeOwned>(&self, page: &str) -> Result<T, String> {
-        let answer = client::ask(&self.admin_socket, "--admin-socket", page).await?;
+        let answer = client::ask(&self.admin_socket, page).await?;
         serde_json::from_slice(&answer).map_err(|error| not_understood(&self.admin_socket, &error))
     }
 }

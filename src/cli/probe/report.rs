@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::SystemTime;
 
-use sds_agent::admin::state::Time;
+use sds_agent::report::Time;
 use sds_agent::text::escape_json;
 use serde::Serialize;
 

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use sds_agent::admin::live::{Known, Served, Was};
-use sds_agent::admin::state::Time;
 use sds_agent::credential::{CertificateFacts, Fingerprint};
 use sds_agent::name::Host;
+use sds_agent::report::Time;
 use serde::Serialize;
 
 use super::handshake::{ClientAuth, Failure, KeyKind, Presented};
@@ -46,7 +46,7 @@ pub(super) struct Shown {
     pub(super) client_certificate: ClientAuth,
 }
 
-/// What the leaf says of itself.
+/// The facts of the leaf.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Leaf {
     pub(super) serial: String,

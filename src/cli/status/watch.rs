@@ -1,42 +1,43 @@
-//! `sds-agent status --watch`: the state, drawn anew each second.
+//! `sds-agent status --watch`: the state, redrawn each second.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
+use sds_agent::admin::status::Status;
 use sds_agent::text::escape_json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use super::{Form, render, state};
+use super::Request;
 use crate::cli::output;
+use crate::cli::report::{Canvas, Form};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Shows the state until Ctrl-C, SIGTERM, or until nobody reads any more.
-pub(super) async fn run(socket: &Path, form: Form) -> ExitCode {
+/// Shows the state until Ctrl-C, SIGTERM, or until the reader has gone.
+pub(super) async fn run(request: &Request) -> ExitCode {
     let (Ok(mut interrupt), Ok(mut terminate)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
     ) else {
         return output::fail("signals can't be handled");
     };
-    // The first time, an agent that is not there is an error. Later it may be restarting.
-    if let Err(error) = state(socket).await {
+    // At first an agent that does not answer is an error. Later it may be restarting.
+    if let Err(error) = request.status().await {
         return output::fail(error);
     }
-    let screen = Screen::enter(form);
+    let screen = Screen::enter(request.form);
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let shown = async {
         loop {
             ticks.tick().await;
-            let text = match state(socket).await {
-                Ok(state) if form == Form::Json => line(&state),
-                Ok(state) => render(&state, form),
-                Err(error) => format!("{error}\n"),
+            let text = match request.status().await {
+                Ok(status) if request.form == Form::Json => line(&status),
+                Ok(status) => request.render(&status, Canvas::stdout()),
+                Err(error) => output::wrapped(&output::shown(&error), output::width()),
             };
             if let Err(error) = screen.show(&text) {
                 break error;
@@ -58,13 +59,13 @@ pub(super) async fn run(socket: &Path, form: Form) -> ExitCode {
 }
 
 /// The state as one line of JSON.
-fn line(state: &sds_agent::admin::state::State) -> String {
-    let mut line = escape_json(&serde_json::to_string(state).unwrap_or_default());
+fn line(status: &Status) -> String {
+    let mut line = escape_json(&serde_json::to_string(status).unwrap_or_default());
     line.push('\n');
     line
 }
 
-/// Where the state is drawn: a page of the terminal that goes away again, or just the output.
+/// Where the state is drawn: the alternate screen of the terminal, or the plain output.
 struct Screen {
     terminal: bool,
 }
@@ -84,13 +85,13 @@ impl Screen {
             return write_all(text);
         }
         let size = tcgetwinsize(io::stdout());
-        // A terminal may not know its size, and says 0 then.
+        // A terminal that does not know its size reports 0.
         let known = size.ok().filter(|size| size.ws_row > 0 && size.ws_col > 0);
         let (rows, columns) = known.map_or((24, 80), |size| (size.ws_row, size.ws_col));
         let (rows, columns) = (usize::from(rows), usize::from(columns));
         let lines: Vec<_> = text
             .lines()
-            .flat_map(|line| wrapped(line, columns))
+            .flat_map(|line| pieces(line, columns))
             .collect();
         let fits = lines.len() <= rows;
         let shown = if fits {
@@ -123,8 +124,9 @@ impl Drop for Screen {
     }
 }
 
-/// A line in pieces that fit. One with colours is of the table, which fits already.
-fn wrapped(line: &str, columns: usize) -> Vec<String> {
+/// A line in pieces that fit, where a word in it is longer than the terminal is wide. One with colours is
+/// of the table, which fits already.
+fn pieces(line: &str, columns: usize) -> Vec<String> {
     if line.is_empty() || line.contains('\x1b') {
         return vec![line.to_owned()];
     }

@@ -64,6 +64,10 @@ pub(crate) fn pair(
     findings.check_mode(key, "private key");
     let facts = PairFacts {
         leaf: CertificateFacts::of(leaf),
+        intermediates: certificates[1..]
+            .iter()
+            .map(|one| CertificateFacts::of(&one.x509))
+            .collect(),
         key_type: KeyType::of_public(&leaf.key).to_string(),
         must_staple: leaf.must_staple(),
         files: names(chain, key),

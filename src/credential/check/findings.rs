@@ -8,6 +8,7 @@ use crate::credential::contents::Item;
 use crate::credential::pem::{self, Block, Flaw};
 use crate::files::read::LISTED;
 use crate::problem::{Problem, Reason};
+use crate::text;
 
 /// What has been found wrong so far with the files of one folder, and what it is measured by.
 pub(crate) struct Findings<'a> {
@@ -148,7 +149,7 @@ impl<'a> Findings<'a> {
 
 /// A path as a shell takes it.
 fn quoted(path: &Path) -> String {
-    let path = path.display().to_string().escape_debug().to_string();
+    let path = text::path(path);
     let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+:@%".contains(char);
     if path.chars().all(plain) {
         return path;

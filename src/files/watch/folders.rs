@@ -20,7 +20,7 @@ pub(super) type OwnerId = u32;
 /// A folder, by its place in [`Folders`].
 pub(super) type FolderId = u32;
 
-/// What of a folder an owner depends on. Names are told apart by a hash: two with the same one cost
+/// What of a folder an owner depends on. Names are distinguished by a hash: two with the same one cost
 /// a read too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct What(u32);

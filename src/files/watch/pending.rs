@@ -9,7 +9,7 @@ pub(super) const QUIET: Duration = Duration::from_millis(100);
 /// ever must not keep the others from being read. Copying the largest file allowed takes less.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Files being written that are told apart, of one owner. More share one entry.
+/// How many files being written are tracked separately for one owner. More share one entry.
 const MAX_WRITING: usize = 128;
 
 /// What has happened to an owner's files since they were read.
@@ -37,10 +37,10 @@ pub(super) enum Excuse {
     Tearing,
 }
 
-/// A file, told apart from the others of an owner by a hash of its path.
+/// A file, identified among those of an owner by a hash of its path.
 pub(super) type FileKey = u64;
 
-/// What an event says of a file.
+/// What an event means for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// Its content changes, and there is more to come.

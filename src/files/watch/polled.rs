@@ -6,9 +6,9 @@ use std::time::Duration;
 /// Why an owner is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Polled {
-    /// Something could not be looked at for a passing reason, such as the limit on open files.
+    /// Something could not be read for a temporary reason, such as the limit on open files.
     PassingFailure,
-    /// A file has other names, and a change made under one of them is not told of.
+    /// A file has other names, and a change made under another name is not reported.
     SharedFile,
     /// The file system may change without a word to this machine's kernel.
     RemoteFileSystem,
@@ -47,8 +47,8 @@ impl Polled {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::PassingFailure => {
-                "files could not be looked at for a passing reason; raise the limit on open files, \
-                 or look into the system's log"
+                "files could not be read for a temporary reason; raise the limit on open files, \
+                 or see the system's log"
             }
             Self::SharedFile => {
                 "files have several hard links or are mounted one by one; mount or link their \

@@ -1,4 +1,4 @@
-//! One read: places a watch before each look, keeps what the read depended on, and judges whether
+//! One read: places a watch before each lookup, keeps what the read depended on, and judges whether
 //! what it found may be used.
 
 use std::hash::Hash;
@@ -182,7 +182,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         Some((id, excuse))
     }
 
-    /// Watches a folder for the read of `owner`, which is about to look at `what` in it.
+    /// Watches a folder for the read of `owner`, which is about to look up `what` in it.
     fn arm(&mut self, armed: &mut Armed, dir: &Dir<'_>, what: What, owner: OwnerId) {
         let now = Instant::now();
         armed.id = self.folders.enter(dir);

@@ -217,7 +217,7 @@ fn a_root_that_is_away_at_the_start_is_told_and_withdraws_nothing() {
     assert_eq!(state["roots"][0]["listed"], false);
     let output = std::process::Command::new(crate::util::agent::PROGRAM)
         .arg("status")
-        .arg("--socket")
+        .arg("--admin-socket")
         .arg(bed.admin())
         .output()
         .unwrap();

@@ -61,19 +61,36 @@ pub(crate) fn status(socket: &Path) -> Value {
     serde_json::from_str(&answer.body).unwrap()
 }
 
-/// What the state says of a secret, once there is one for which `good` holds.
+/// What the state says of a secret and of its credential, once there is one for which `good` holds.
 #[track_caller]
 pub(crate) fn secret(socket: &Path, name: &str, good: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         eventually(&format!("the state of {name}"), || {
             last = status(socket);
-            let secrets = last["secrets"].as_array().unwrap();
-            let secret = secrets.iter().find(|secret| secret["name"] == name)?;
-            good(secret).then(|| secret.clone())
+            let secret = secrets(&last).find(|secret| secret["name"] == name)?;
+            good(&secret).then_some(secret)
         })
     }));
     found.unwrap_or_else(|_| panic!("this state of {name} was not waited for: {last:#}"))
+}
+
+/// All secrets of a state, each with the fields of its credential beside its own, and those of its first
+/// certificate.
+pub(crate) fn secrets(status: &Value) -> impl Iterator<Item = Value> + '_ {
+    let credentials = status["credentials"].as_array().unwrap().iter();
+    credentials.flat_map(|credential| {
+        let secrets = credential["secrets"].as_array().unwrap().iter();
+        secrets.map(move |secret| {
+            let mut all = credential.as_object().unwrap().clone();
+            all.insert("credential".into(), credential["name"].clone());
+            all.remove("secrets");
+            let leaf = secret["certificates"].get(0).and_then(Value::as_object);
+            all.extend(leaf.cloned().unwrap_or_default());
+            all.extend(secret.as_object().unwrap().clone());
+            Value::Object(all)
+        })
+    })
 }
 
 /// The value of a metric: its name with its labels, as the text has it.

@@ -21,6 +21,7 @@ pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod sds;
 pub(crate) mod steps;
+pub(crate) mod terminal;
 pub(crate) mod tools;
 pub(crate) mod users;
 pub(crate) mod wait;

@@ -1,0 +1,42 @@
+//! Warnings of private keys that users of the agent's socket can also read without it.
+
+use sds_agent::config::{Account, Config, Root};
+use sds_agent::exposure::Clients;
+use sds_agent::inventory::Snapshot;
+use sds_agent::peer;
+use sds_agent::problem::{Problem, Reason};
+use sds_agent::report::Report;
+
+/// The user that the packaging makes for the agent.
+const AGENT_USER: &str = "sds-agent";
+
+/// Adds a warning for each such key of a credential in one of the `configured` roots.
+pub(super) fn warn(report: &mut Report, snapshot: &Snapshot, configured: &[Root], config: &Config) {
+    // Under its own name, where this is run by an administrator.
+    let agent = peer::user_id(&Account::Name(AGENT_USER.to_owned()));
+    let own = rustix::process::geteuid().as_raw();
+    let clients = Clients::of(config, agent.ok().flatten().unwrap_or(own));
+    for credential in snapshot.credentials() {
+        let folder = credential.path();
+        let mut roots = configured.iter();
+        let Some(key) = credential.key_file() else {
+            continue;
+        };
+        if !roots.any(|root| folder.starts_with(&root.path)) {
+            continue;
+        }
+        for exposure in clients.exposures([&*key]) {
+            let what = format!(
+                "the user {} may open the agent's socket, and can also read this private key \
+                 directly, whatever the rules are",
+                exposure.user
+            );
+            let remedy = "let only the group of the agent read it, and let that user be in another \
+                          group, which may open the socket";
+            report.warn(
+                credential,
+                &Problem::new(Reason::LooseMode, &key, what, remedy),
+            );
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! One credential with all that is known of it.
+
+use std::time::SystemTime;
+
+use sds_agent::report::{Certificate, Credential, Secret, Time};
+use sds_agent::times::{date, when};
+
+use super::{Canvas, clients, problems_of, warnings_of};
+use crate::cli::output::{shown, wrapped};
+
+/// The width of the names of facts.
+const LABEL: usize = 12;
+
+/// One credential.
+pub(super) fn of(credential: &Credential, now: SystemTime, canvas: Canvas) -> String {
+    let mut text = format!(
+        "{}: {}\n",
+        shown(&credential.name),
+        credential.state.as_str()
+    );
+    let mut add = |facts: Vec<(&str, String)>| {
+        for (label, fact) in facts {
+            text.push_str(&line(label, &fact, canvas));
+        }
+    };
+    add(vec![
+        ("root", shown(&credential.root)),
+        ("folder", shown(&credential.folder)),
+        ("skipped", joined(&credential.skipped_files)),
+    ]);
+    for secret in &credential.secrets {
+        add(of_secret(secret, now));
+    }
+    let problems: String = problems_of(credential, canvas)
+        .chain(warnings_of(credential, canvas))
+        .collect();
+    match problems.is_empty() {
+        true => text,
+        false => format!("{text}\n{problems}"),
+    }
+}
+
+fn of_secret(secret: &Secret, now: SystemTime) -> Vec<(&'static str, String)> {
+    let previous = match secret.is_previous {
+        true => ", the previous version",
+        false => "",
+    };
+    let mut facts = vec![
+        (
+            "",
+            format!(
+                "{} ({}): {}{previous}",
+                shown(&secret.name),
+                secret.kind.replace('_', " "),
+                secret.state.as_str()
+            ),
+        ),
+        (
+            "version",
+            format!(
+                "{}, since {}",
+                shown(&secret.version),
+                dated(secret.since, now)
+            ),
+        ),
+        ("files", joined(&secret.files)),
+        ("key", secret.key_type.clone().unwrap_or_default()),
+    ];
+    for (place, certificate) in secret.certificates.iter().enumerate() {
+        facts.extend(of_certificate(certificate, place, secret, now));
+    }
+    if let Some(staple) = &secret.staple {
+        let end = staple.next_update;
+        let end = end.map_or_else(|| "no end".to_owned(), |end| dated(end, now));
+        facts.push(("staple", format!("until {end}")));
+    }
+    let clients = clients::lines(secret, now).into_iter();
+    facts.extend(clients.map(|client| ("client", client)));
+    facts
+}
+
+fn of_certificate(
+    certificate: &Certificate,
+    place: usize,
+    secret: &Secret,
+    now: SystemTime,
+) -> Vec<(&'static str, String)> {
+    let label = match (place, &secret.key_type) {
+        (0, Some(_)) => "certificate",
+        (_, Some(_)) => "issuer",
+        (_, None) => "CA",
+    };
+    vec![
+        (label, shown(&certificate.subject)),
+        ("  issued by", shown(&certificate.issuer)),
+        ("  serial", shown(&certificate.serial)),
+        (
+            "  valid",
+            format!(
+                "{} to {}",
+                date(certificate.not_before.get()),
+                dated(certificate.not_after, now)
+            ),
+        ),
+        ("  covers", joined(&certificate.names)),
+    ]
+}
+
+fn dated(time: Time, now: SystemTime) -> String {
+    format!("{} ({})", date(time.get()), when(time.get(), now))
+}
+
+fn joined(texts: &[String]) -> String {
+    let texts: Vec<_> = texts.iter().map(|text| shown(text)).collect();
+    texts.join(", ")
+}
+
+fn line(label: &str, fact: &str, canvas: Canvas) -> String {
+    match (label, fact) {
+        (_, "") => String::new(),
+        ("", fact) => format!("\n{}", wrapped(fact, canvas.width)),
+        _ => wrapped(&format!("  {label:LABEL$} {fact}"), canvas.width),
+    }
+}

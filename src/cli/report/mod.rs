@@ -1,0 +1,208 @@
+//! The report of `check` and of `status`: as a table with all problems, as JSON, or as one line.
+
+mod clients;
+mod full;
+mod line;
+mod table;
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use comfy_table::Color;
+use sds_agent::admin::status::Status;
+use sds_agent::report::{Credential, Problem, Report, State};
+use sds_agent::text::escape_json;
+use serde::Serialize;
+
+use super::output::{self, shown, wrapped};
+
+/// More problems, or warnings, than this are counted instead of listed.
+const PROBLEMS: usize = 40;
+
+/// The form of a report.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For people
+    Table,
+    /// For programs, described in docs/status.md
+    Json,
+    /// One line, as monitoring plugins print it
+    Line,
+}
+
+/// Where a report is shown.
+#[derive(Clone, Copy)]
+pub(crate) struct Canvas {
+    /// The columns of the terminal; none where lines may be as long as they need to be.
+    pub(crate) width: Option<usize>,
+    /// Whether it may be coloured.
+    pub(crate) colour: bool,
+}
+
+/// What a report is about.
+pub(crate) enum Subject<'a> {
+    /// Files, without an agent.
+    Files(&'a Report),
+    /// A running agent.
+    Agent(&'a Status),
+}
+
+impl Canvas {
+    /// The standard output.
+    pub(crate) fn stdout() -> Self {
+        Self {
+            width: output::width(),
+            colour: output::colour(),
+        }
+    }
+}
+
+impl<'a> Subject<'a> {
+    pub(crate) fn report(&self) -> &'a Report {
+        match self {
+            Self::Files(report) => report,
+            Self::Agent(status) => &status.report,
+        }
+    }
+
+    fn agent(&self) -> Option<&'a Status> {
+        match self {
+            Self::Files(_) => None,
+            Self::Agent(status) => Some(status),
+        }
+    }
+
+    /// Why nothing is served yet.
+    fn not_ready(&self) -> &'a [String] {
+        self.agent().map_or(&[], |status| &status.agent.waiting_for)
+    }
+
+    /// Why the configuration was refused when it was last read.
+    fn config_error(&self) -> Option<&'a str> {
+        self.agent()?.agent.config_error.as_deref()
+    }
+
+    /// The exit code of a monitoring plugin: 0 for OK, 1 for a warning, 2 for critical.
+    fn severity(&self) -> u8 {
+        let of_config = u8::from(self.config_error().is_some());
+        match self.not_ready() {
+            [] => severity(self.report().state).max(of_config),
+            _ => 2,
+        }
+    }
+
+    /// The exit code of a monitoring plugin.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.severity())
+    }
+
+    /// The report as text.
+    pub(crate) fn text(&self, canvas: Canvas) -> String {
+        let report = self.report();
+        let table = match report.credentials.is_empty() {
+            true => "no credentials\n".to_owned(),
+            false => table::of(self, canvas),
+        };
+        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+        for root in &report.roots {
+            let described = |word| move |problem| described(word, problem, canvas);
+            problems.extend(root.problems.iter().map(described("error")));
+            warnings.extend(root.warnings.iter().map(described("warning")));
+        }
+        for credential in &report.credentials {
+            problems.extend(problems_of(credential, canvas));
+            warnings.extend(warnings_of(credential, canvas));
+        }
+        let mut sections = vec![table, bounded(&problems), bounded(&warnings)];
+        if let Some(status) = self.agent() {
+            sections.insert(0, table::head(status, canvas));
+            sections.push(table::waiting(&status.waiting, canvas));
+        }
+        sections.push(format!("{}\n", line::sum(report)));
+        sections.retain(|section| !section.is_empty());
+        sections.join("\n")
+    }
+
+    /// Each of its credentials in full.
+    pub(crate) fn full(&self, canvas: Canvas) -> String {
+        let report = self.report();
+        let each = report.credentials.iter();
+        let each = each.map(|credential| full::of(credential, report.now.get(), canvas));
+        each.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The report as one line.
+    pub(crate) fn line(&self) -> String {
+        line::of(self)
+    }
+}
+
+/// JSON in several lines.
+pub(crate) fn json(report: &impl Serialize) -> String {
+    // Nothing in it can fail to be JSON: no map has keys other than strings.
+    let text = serde_json::to_string_pretty(report).unwrap_or_default();
+    format!("{}\n", escape_json(&text))
+}
+
+/// Ends a command that could not make a report.
+pub(crate) fn fail(error: impl Display, form: Form) -> ExitCode {
+    if form == Form::Line {
+        // Monitoring reads the standard output alone.
+        output::print(line::unknown(&error.to_string()).as_bytes());
+    }
+    output::fail(error)
+}
+
+fn severity(state: State) -> u8 {
+    match state {
+        State::Ok | State::Skipped => 0,
+        State::Expiring => 1,
+        State::Rejected | State::Expired => 2,
+    }
+}
+
+fn colour(state: State) -> Color {
+    match state {
+        State::Rejected | State::Expired => Color::Red,
+        State::Expiring => Color::Yellow,
+        State::Ok => Color::Green,
+        State::Skipped => Color::Grey,
+    }
+}
+
+fn problems_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = String> + '_ {
+    let word = match credential.state {
+        State::Skipped => "skipped",
+        _ => "error",
+    };
+    let problems = credential.problems.iter();
+    let problems = problems.map(move |problem| described(word, problem, canvas));
+    let refusals = credential.secrets.iter().flat_map(clients::refusals);
+    problems.chain(refusals.map(move |text| wrapped(&text, canvas.width)))
+}
+
+fn warnings_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = String> + '_ {
+    let warnings = credential.warnings.iter();
+    warnings.map(move |problem| described("warning", problem, canvas))
+}
+
+/// A problem, and below it what to do about it.
+fn described(word: &str, problem: &Problem, canvas: Canvas) -> String {
+    let what = format!("{word}: {}: {}", shown(&problem.path), shown(&problem.what));
+    let remedy = format!("    {}", shown(&problem.remedy));
+    wrapped(&what, canvas.width) + &wrapped(&remedy, canvas.width)
+}
+
+/// As many entries as can be read, and how many more there are.
+fn bounded(entries: &[String]) -> String {
+    let mut text: String = entries.iter().take(PROBLEMS).map(String::as_str).collect();
+    if let Some(more) = entries.len().checked_sub(PROBLEMS).filter(|more| *more > 0) {
+        text.push_str(&format!("and {more} more; --output json lists all\n"));
+    }
+    text
+}
+
+fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}

@@ -1,0 +1,83 @@
+//! A stream that is subscribed to a secret.
+
+use serde::{Deserialize, Serialize};
+
+use super::Time;
+use crate::sds::ledger::{self, Account, Delivery};
+use crate::secret::Secret;
+
+/// A stream that is subscribed to a secret.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Subscriber {
+    /// `sotw`, `delta` or `fetch`.
+    pub protocol: String,
+    /// The client's node id, `-` where it sent none.
+    pub node: String,
+    /// The client's cluster, `-` where it sent none.
+    pub cluster: String,
+    /// The user id of the client's process.
+    pub uid: u32,
+    /// The user's name, where there is one.
+    pub user: Option<String>,
+    /// The process id, where the agent can see it.
+    pub pid: Option<u32>,
+    /// The name of the process, where the agent can see it.
+    pub process: Option<String>,
+    /// When the stream was opened.
+    pub since: Time,
+    /// The name that it requested: that of the secret, or of a host that the certificate covers.
+    pub requested: String,
+    /// Whether the client has the version that is served now.
+    pub current: bool,
+    /// The version that the client has: the one that it was sent last, or reported when it connected.
+    pub version: Option<String>,
+    /// When it was sent that version; none when it had it before this stream.
+    pub sent: Option<Time>,
+    /// The client's answer to it.
+    pub answer: Answer,
+    /// When the client answered.
+    pub answered: Option<Time>,
+    /// The client's error message, where it refused it.
+    pub error: Option<String>,
+}
+
+/// A client's answer to what it was sent last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// None so far.
+    None,
+    /// It accepted it.
+    Ack,
+    /// It refused it.
+    Nack,
+}
+
+impl Subscriber {
+    /// The stream `account`, which requested `secret` as `name` and was sent `delivery`.
+    pub(crate) fn of(account: &Account, name: &str, delivery: Delivery, secret: &Secret) -> Self {
+        let peer = account.peer();
+        let (answer, answered, error) = match delivery.answer {
+            ledger::Answer::None => (Answer::None, None, None),
+            ledger::Answer::Ack(at) => (Answer::Ack, Some(at), None),
+            ledger::Answer::Nack(at, error) => (Answer::Nack, Some(at), Some(error.to_string())),
+        };
+        Self {
+            protocol: account.protocol().as_str().to_owned(),
+            node: account.node_id().to_owned(),
+            cluster: account.cluster().to_owned(),
+            uid: peer.uid,
+            user: peer.user.as_deref().map(str::to_owned),
+            pid: peer.pid,
+            process: peer.process.as_deref().map(str::to_owned),
+            since: account.since().into(),
+            requested: name.to_owned(),
+            current: answer != Answer::Nack && delivery.version.as_ref() == Some(secret.version()),
+            version: delivery.version.as_deref().map(str::to_owned),
+            sent: delivery.sent.map(Into::into),
+            answer,
+            answered: answered.map(Into::into),
+            error,
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! A terminal of a chosen width.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use super::agent::PROGRAM;
+
+/// Runs the program on a terminal of so many columns, without colours. What it prints is in `stdout`.
+pub(crate) fn run(columns: u16, arguments: &[&str]) -> Output {
+    command(columns)
+        .args(arguments)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap()
+}
+
+/// The program on a terminal of so many columns.
+pub(crate) fn command(columns: u16) -> Command {
+    let mut command = Command::new("python3");
+    command
+        .args([
+            "-c",
+            "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))",
+            "sh",
+            "-c",
+            &format!("stty cols {columns} && exec \"$@\""),
+            "sh",
+        ])
+        .arg(Path::new(PROGRAM))
+        .stdin(Stdio::null());
+    command
+}
+
+/// What was printed, as lines.
+pub(crate) fn lines(output: &Output) -> Vec<String> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines()
+        .map(|line| line.trim_end().to_owned())
+        .collect()
+}
+
+/// Fails where a line is longer than the terminal is wide though it has several words, or where a
+/// paragraph ends with a single short word on a line of its own.
+#[track_caller]
+pub(crate) fn assert_fits(lines: &[String], columns: usize) {
+    for line in lines {
+        let is_one_word = !line.trim_start().contains(' ');
+        assert!(
+            line.chars().count() <= columns || is_one_word,
+            "longer than {columns} columns: {line}\n{}",
+            lines.join("\n")
+        );
+    }
+}
