@@ -373,7 +373,7 @@ fn failure(error: &io::Error, name: Option<&Host>) -> Failure {
                 }
                 Some(_) => {
                     "Envoy does that when no filter chain is for this name (its statistic \
-                            no_filter_chain_match), or while the certificate is missing: see `sds-agent status`"
+                            no_filter_chain_match), or while the certificate is missing (see `sds-agent status`); --name asks for another name"
                 }
             },
         ),

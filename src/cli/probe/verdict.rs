@@ -26,7 +26,7 @@ pub(super) enum Verdict {
     /// It presents what the agent serves of a credential that is not the one for the name.
     OtherCredential,
     /// It presents a certificate that the agent has not served since it was started.
-    Unknown,
+    UnknownCertificate,
     /// It refuses the client certificate.
     ClientRefused,
     /// There was no handshake.
@@ -202,7 +202,7 @@ fn verdict(
             SEE_STATUS,
         ),
         None => (
-            Verdict::Unknown,
+            Verdict::UnknownCertificate,
             format!(
                 "it presents a certificate that this agent has not served since its start at {}",
                 known.known_since
