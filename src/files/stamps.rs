@@ -231,6 +231,24 @@ mod tests {
     }
 
     #[test]
+    fn each_of_many_paths_that_begin_alike_is_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths =
+            ["a", "ab", "abc/d", "abc/de", "abc", "b", "é", "è"].map(|name| dir.path().join(name));
+        std::fs::create_dir(dir.path().join("abc")).unwrap();
+        for path in paths.iter().filter(|path| !path.is_dir()) {
+            let mut collector = Collector::default();
+            for path in &paths {
+                collector.add(Depth::Content, path, lstat(path).as_ref().map_err(|e| *e));
+            }
+            let stamps = collector.finish();
+            assert!(!stamps.changed());
+            std::fs::write(path, "x").unwrap();
+            assert!(stamps.changed(), "{path:?}");
+        }
+    }
+
+    #[test]
     fn a_folder_walked_through_is_changed_by_another_in_its_place_alone() {
         let dir = tempfile::tempdir().unwrap();
         let [folder, other] = ["folder", "other"].map(|name| dir.path().join(name));
