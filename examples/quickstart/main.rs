@@ -207,7 +207,7 @@ impl Tour<'_> {
         println!("  {}", self.curl(FOUR));
         println!("\n  # What is served, to whom, until when");
         println!(
-            "  {} status --socket {}",
+            "  {} status --admin-socket {}",
             self.agent.display(),
             self.stage.path("admin.sock").display()
         );

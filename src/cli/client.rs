@@ -1,7 +1,7 @@
-//! Asks the running agent, over one of its Unix sockets.
+//! Where the running agent is asked, and how: over one of its Unix sockets.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use sds_agent::config::{Config, ConfigError, Options};
 use tokio::net::UnixStream;
 
 /// How long the agent may take to answer. It answers within milliseconds, or it is stopped.
@@ -18,11 +19,91 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of an answer; 20,000 credentials, which is the limit, make some 40 MB.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 
+/// The configuration file of a command that goes by it.
+#[derive(clap::Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "SDS_AGENT_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Where the socket for Envoy is.
+#[derive(clap::Args)]
+pub(crate) struct SdsSocket {
+    #[command(flatten)]
+    file: ConfigFile,
+
+    /// The agent's socket for Envoy [default: that of the configuration]
+    #[arg(long, value_name = "PATH", env = "SDS_AGENT_SOCKET", hide_env_values = true)]
+    socket: Option<PathBuf>,
+}
+
+/// Where the admin socket is.
+#[derive(clap::Args)]
+pub(crate) struct AdminSocket {
+    #[command(flatten)]
+    file: ConfigFile,
+
+    /// The agent's admin socket [default: that of the configuration]
+    #[arg(long, value_name = "PATH", env = "SDS_AGENT_ADMIN_SOCKET", hide_env_values = true)]
+    admin_socket: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// What the file says, or the defaults where there is none. The usual one may be none of this user's
+    /// business: the defaults apply then, too.
+    ///
+    /// # Errors
+    /// The file is bad, or one that was named can't be read.
+    pub(crate) fn of_agent(&self) -> Result<Config, ConfigError> {
+        match Config::load(self.config.as_deref(), &Options::default()) {
+            Err(error) if self.config.is_none() && error.is_denied() => Ok(Config::default()),
+            config => config,
+        }
+    }
+}
+
+impl SdsSocket {
+    /// Its path.
+    ///
+    /// # Errors
+    /// The configuration file is bad.
+    pub(crate) fn path(&self) -> Result<PathBuf, String> {
+        match &self.socket {
+            Some(path) => Ok(path.clone()),
+            None => Ok(self.file.of_agent().map_err(|e| e.to_string())?.listen.socket),
+        }
+    }
+}
+
+impl AdminSocket {
+    /// Its path.
+    ///
+    /// # Errors
+    /// The configuration file is bad, or has no admin socket.
+    pub(crate) fn path(&self) -> Result<PathBuf, String> {
+        if let Some(path) = &self.admin_socket {
+            return Ok(path.clone());
+        }
+        let config = self.file.of_agent().map_err(|error| error.to_string())?;
+        let path = config.admin.socket;
+        path.ok_or_else(|| {
+            "the configuration has no admin socket; remove `admin_socket = \"off\"` there and restart \
+             the agent"
+                .to_owned()
+        })
+    }
+}
+
 /// Connects to the socket at `path`, which the option `option` names.
 ///
 /// # Errors
 /// Why not, and what to do about it.
 pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, String> {
+    let section = match option {
+        "--admin-socket" => "[admin]",
+        _ => "[listen]",
+    };
     UnixStream::connect(path).await.map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::NotFound => format!(
@@ -32,25 +113,26 @@ pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, Str
             io::ErrorKind::ConnectionRefused => {
                 "the agent has ended; start it with `systemctl start sds-agent`".to_owned()
             }
-            io::ErrorKind::PermissionDenied => {
-                "run this as root or as a member of the socket's group".to_owned()
-            }
+            io::ErrorKind::PermissionDenied => format!(
+                "run this with sudo, or as a user who may open it; `{section}` in the configuration says who \
+                 that is"
+            ),
             _ => format!("name the agent's socket with {option}"),
         };
         format!("can't connect to {}: {error}; {remedy}", path.display())
     })
 }
 
-/// The page at `page` of the admin socket, which the option `option` names.
+/// The page at `page` of the admin socket.
 ///
 /// # Errors
 /// Why there is none, and what to do about it.
-pub(crate) async fn ask(socket: &Path, option: &str, page: &str) -> Result<Bytes, String> {
+pub(crate) async fn ask(socket: &Path, page: &str) -> Result<Bytes, String> {
     let asked = async {
-        let stream = connect(socket, option).await?;
+        let stream = connect(socket, "--admin-socket").await?;
         exchange(stream, page).await.map_err(|error| {
             format!(
-                "{} does not answer as the admin socket does: {error}; name that one with {option}",
+                "{} does not answer as the admin socket does: {error}; name that one with --admin-socket",
                 socket.display()
             )
         })

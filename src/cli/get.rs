@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -10,7 +10,6 @@ use hyper_util::rt::TokioIo;
 use prost::Message;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use sds_agent::config::{Config, Overrides};
 use sds_agent::credential::key::KeyType;
 use sds_agent::harden;
 use sds_agent::proto::SECRET_TYPE_URL;
@@ -49,12 +48,11 @@ pub(crate) struct Args {
     /// The name of the secret
     name: String,
 
-    /// The agent's socket for Envoy [default: that of the configuration, or /run/sds-agent/sds.sock]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    socket: client::SdsSocket,
 
     /// The form of the secret
-    #[arg(long, value_enum, value_name = "FORM", default_value = "pem")]
+    #[arg(short, long, value_enum, value_name = "FORM", default_value = "pem")]
     output: Form,
 
     /// Show the private key too
@@ -96,8 +94,10 @@ struct Shown {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     harden::no_dumps();
-    let config = || Config::load(None, &Overrides::default()).unwrap_or_default();
-    let socket = args.socket.unwrap_or_else(|| config().listen.socket);
+    let socket = match args.socket.path() {
+        Ok(socket) => socket,
+        Err(error) => return output::fail(error),
+    };
     let fetched = client::block_on(fetch(&socket, &args.name, args.node));
     match fetched {
         Err(error) => output::fail(error),

@@ -44,7 +44,8 @@ pub(crate) fn colour() -> bool {
     io::stdout().is_terminal() && !unwanted
 }
 
-fn say(message: impl fmt::Display) {
+/// Writes a message to the standard error.
+pub(crate) fn say(message: impl fmt::Display) {
     // There is nobody left to tell where the standard error is closed.
     let message = message.to_string();
     let _ = writeln!(io::stderr(), "sds-agent: {}", escape(&message));

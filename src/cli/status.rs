@@ -9,7 +9,6 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use sds_agent::admin::state::State;
-use sds_agent::config::{Config, Overrides};
 use sds_agent::text::escape_json;
 
 use super::client;
@@ -41,15 +40,18 @@ Exit codes: 0 the agent answered, whatever it said; 2 it could not be asked, or 
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// The form of the state
-    #[arg(long, value_enum, value_name = "FORM", default_value = "table")]
+    #[arg(short, long, value_enum, value_name = "FORM", default_value = "table")]
     output: Form,
 
     /// Draw it anew each second, until Ctrl-C; as JSON, a line each
     #[arg(long)]
     watch: bool,
 
-    /// The agent's admin socket [default: that of the configuration, or /run/sds-agent/admin.sock]
-    #[arg(long, value_name = "PATH")]
+    #[command(flatten)]
+    admin_socket: client::AdminSocket,
+
+    /// What `--admin-socket` was called before.
+    #[arg(long, value_name = "PATH", hide = true)]
     socket: Option<PathBuf>,
 }
 
@@ -62,8 +64,12 @@ enum Form {
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    let Some(socket) = args.socket.or_else(configured_socket) else {
-        return output::fail("the configuration has no admin socket; name one with --socket");
+    if args.socket.is_some() {
+        output::say("`--socket` is called `--admin-socket` now; write that");
+    }
+    let socket = match args.socket.map_or_else(|| args.admin_socket.path(), Ok) {
+        Ok(socket) => socket,
+        Err(error) => return output::fail(error),
     };
     let shown = async {
         if args.watch {
@@ -77,14 +83,8 @@ pub(crate) fn run(args: Args) -> ExitCode {
     client::block_on(shown).unwrap_or_else(output::fail)
 }
 
-/// Where an agent that was started without options is asked.
-fn configured_socket() -> Option<PathBuf> {
-    let config = Config::load(None, &Overrides::default());
-    config.unwrap_or_default().admin.socket
-}
-
 async fn state(socket: &Path) -> Result<State, String> {
-    let json = client::ask(socket, "--socket", "/status").await?;
+    let json = client::ask(socket, "/status").await?;
     serde_json::from_slice(&json).map_err(|error| {
         format!(
             "the answer on {} is not understood: {error}; is the agent of the same version as this \

@@ -244,17 +244,17 @@ fn a_bad_file_is_refused_and_the_old_one_stays() {
 #[test]
 fn the_log_level_changes_in_a_running_agent() {
     let configured = Configured::new();
-    configured.write_roots_unfollowed(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
+    configured.write_roots_unfollowed(&[&configured.bed.root], "log_level = \"info\"\n");
     let agent = configured.start();
     agent.wait_for_line(&["serving"]);
-    configured.write_roots_unfollowed(&[&configured.bed.root], "[log]\nlevel = \"error\"\n");
-    configured.reload(&agent, &["reloaded", "log.level"]);
+    configured.write_roots_unfollowed(&[&configured.bed.root], "log_level = \"error\"\n");
+    configured.reload(&agent, &["reloaded", "log_level"]);
 
     // At this level the reload back is itself not logged, and what follows it is.
     configured.write_roots_unfollowed(&[&configured.bed.root], "warm_days = 1\n");
     configured.reload(&agent, &["refused"]);
     assert_eq!(agent.lines_with(&["reloaded"]).len(), 1);
-    configured.write_roots_unfollowed(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
+    configured.write_roots_unfollowed(&[&configured.bed.root], "log_level = \"info\"\n");
     agent.signal(Signal::HUP);
     crate::util::eventually_true("a line at the level info", || {
         configured.bed.pair("noise");

@@ -318,7 +318,7 @@ fn a_root_with_files_directly_in_it_names_the_setting_that_helps() {
     let output = place.check(&[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let status = Command::new(PROGRAM)
-        .args(["status", "--socket"])
+        .args(["status", "--admin-socket"])
         .arg(place.bed.admin())
         .output()
         .unwrap();

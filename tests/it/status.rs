@@ -13,7 +13,7 @@ use crate::util::{Bed, eventually_true};
 fn run(socket: &Path, arguments: &[&str]) -> Output {
     Command::new(PROGRAM)
         .arg("status")
-        .arg("--socket")
+        .arg("--admin-socket")
         .arg(socket)
         .args(arguments)
         .output()
@@ -230,7 +230,7 @@ fn watch_goes_on_through_a_restart_and_ends_quietly() {
     bed.pair("site");
     let agent = bed.ready_agent();
     let mut watch = Command::new(PROGRAM)
-        .args(["status", "--watch", "--output", "json", "--socket"])
+        .args(["status", "--watch", "--output", "json", "--admin-socket"])
         .arg(bed.admin())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -269,7 +269,7 @@ fn watch_on_a_terminal_draws_anew_and_leaves_it_as_it_was() {
     let _agent = bed.ready_agent();
     let typescript = bed.scratch("typescript");
     let watched = format!(
-        "exec timeout --signal=INT 3 {PROGRAM} status --watch --socket {}",
+        "exec timeout --signal=INT 3 {PROGRAM} status --watch --admin-socket {}",
         bed.admin().display()
     );
     let status = Command::new(script)
@@ -424,7 +424,7 @@ fn the_hardened_unit_answers_too_and_on_a_port_with_its_drop_in() {
     machine.write("etc/systemd/system/sds-agent.service.d/tcp.conf", dropin);
     machine.write(
         "etc/sds-agent/sds-agent.toml",
-        "[admin]\ntcp = \"127.0.0.1:9902\"\ntcp_details = true\n",
+        "admin_tcp = \"127.0.0.1:9902\"\n[admin]\ntcp_details = true\n",
     );
     // By its socket, as it is meant to run.
     machine.run("systemctl daemon-reload; systemctl start sds-agent.socket sds-agent");

@@ -9,9 +9,10 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::ValueEnum;
-use sds_agent::config::{Config, Overrides};
+use sds_agent::config::{Config, Options};
 
 use self::survey::Survey;
+use super::client::ConfigFile;
 use super::output;
 
 const EXAMPLES: &str = "\
@@ -41,16 +42,16 @@ pub(crate) struct Args {
     #[arg(value_name = "DIR")]
     folders: Vec<PathBuf>,
 
-    /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
 
-    /// How long before its end a certificate counts as expiring, in days [default: 30]
+    /// How many days before its end a certificate counts as expiring at most, whatever the configuration
+    /// sets [default: 30]
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
     warn_days: Option<u32>,
 
     /// The form of the report
-    #[arg(long, value_enum, value_name = "FORM", default_value = "table")]
+    #[arg(short, long, value_enum, value_name = "FORM", default_value = "table")]
     output: Form,
 }
 
@@ -63,11 +64,11 @@ enum Form {
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    let overrides = Overrides {
+    let options = Options {
         warn_days: args.warn_days,
-        ..Overrides::default()
+        ..Options::default()
     };
-    let config = match Config::load(args.config.as_deref(), &overrides) {
+    let config = match Config::load(args.file.config.as_deref(), &options) {
         Ok(config) => config,
         Err(error) => return output::fail(error),
     };

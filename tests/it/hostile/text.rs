@@ -191,7 +191,7 @@ fn assert_facts_first(line: &str) {
 #[test]
 fn no_text_from_outside_forges_a_line_or_controls_a_terminal() {
     let (bed, agent, _) = start(
-        "[[access]]\nsecrets = [\"site\", \"subject\"]\n[log]\nlevel = \"debug,sds_agent=debug\"\n",
+        "log_level = \"debug,sds_agent=debug\"\n[[access]]\nsecrets = [\"site\", \"subject\"]\n",
     );
     write_hostile_files(&bed);
     agent.wait_for_line(&["loaded", "subject"]);
@@ -199,9 +199,9 @@ fn no_text_from_outside_forges_a_line_or_controls_a_terminal() {
     assert_lines_of_the_agent(&agent);
 
     let admin_socket = bed.admin();
-    let table = run(&["status", "--socket"], &admin_socket);
+    let table = run(&["status", "--admin-socket"], &admin_socket);
     assert_harmless("status", &table);
-    let json = run(&["status", "--output", "json", "--socket"], &admin_socket);
+    let json = run(&["status", "--output", "json", "--admin-socket"], &admin_socket);
     assert_harmless("status as JSON", &json);
     let state: Value = serde_json::from_str(&json).unwrap();
     assert!(state.to_string().contains("FORGED"));
