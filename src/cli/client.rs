@@ -23,7 +23,12 @@ const MAX_ANSWER: usize = 256 * 1024 * 1024;
 #[derive(clap::Args)]
 pub(crate) struct ConfigFile {
     /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "SDS_AGENT_CONFIG", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SDS_AGENT_CONFIG",
+        hide_env_values = true
+    )]
     pub(crate) config: Option<PathBuf>,
 }
 
@@ -34,7 +39,12 @@ pub(crate) struct SdsSocket {
     file: ConfigFile,
 
     /// The agent's socket for Envoy [default: that of the configuration]
-    #[arg(long, value_name = "PATH", env = "SDS_AGENT_SOCKET", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "SDS_AGENT_SOCKET",
+        hide_env_values = true
+    )]
     socket: Option<PathBuf>,
 }
 
@@ -45,7 +55,12 @@ pub(crate) struct AdminSocket {
     file: ConfigFile,
 
     /// The agent's admin socket [default: that of the configuration]
-    #[arg(long, value_name = "PATH", env = "SDS_AGENT_ADMIN_SOCKET", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "SDS_AGENT_ADMIN_SOCKET",
+        hide_env_values = true
+    )]
     admin_socket: Option<PathBuf>,
 }
 
@@ -71,7 +86,12 @@ impl SdsSocket {
     pub(crate) fn path(&self) -> Result<PathBuf, String> {
         match &self.socket {
             Some(path) => Ok(path.clone()),
-            None => Ok(self.file.of_agent().map_err(|e| e.to_string())?.listen.socket),
+            None => Ok(self
+                .file
+                .of_agent()
+                .map_err(|e| e.to_string())?
+                .listen
+                .socket),
         }
     }
 }

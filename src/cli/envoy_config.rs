@@ -61,11 +61,21 @@ pub(crate) struct Args {
     listen: SocketAddr,
 
     /// Where Envoy's own admin pages are, with --full
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:19901", requires = "full")]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:19901",
+        requires = "full"
+    )]
     admin: SocketAddr,
 
     /// Where the upstream listens, with --upstream: a host name or an IP address
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8443", requires = "upstream")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8443",
+        requires = "upstream"
+    )]
     upstream_address: Endpoint,
 
     /// Envoy's node id, which the agent logs, and which its access rules may name

@@ -68,7 +68,10 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Err(error) => return output::fail(error),
     };
     let logging = logging::start(&config.log);
-    config.warnings.iter().for_each(|warning| warn!("{warning}"));
+    config
+        .warnings
+        .iter()
+        .for_each(|warning| warn!("{warning}"));
     match serve(&config, &source, &logging) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -26,7 +26,8 @@ pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         ("admin", fields::<FileAdmin>()),
         ("limits", fields::<FileLimits>()),
     ];
-    let keys = |(section, keys): (_, &'static [&'static str])| keys.iter().map(move |key| (section, *key));
+    let keys =
+        |(section, keys): (_, &'static [&'static str])| keys.iter().map(move |key| (section, *key));
     sections.into_iter().flat_map(keys)
 }
 
@@ -51,7 +52,8 @@ pub(super) fn check(top: &DeTable<'_>) -> Result<(), Wrong> {
                 }
             }
             DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => {
-                let message = format!("expected `[{section}]`, with one bracket: there is only one");
+                let message =
+                    format!("expected `[{section}]`, with one bracket: there is only one");
                 return Err(Wrong::new(name.span(), message));
             }
             _ => {}

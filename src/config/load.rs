@@ -49,7 +49,9 @@ impl Config {
             .map_err(|error| wrong(error.into()))?;
         let file = File::deserialize(toml::Deserializer::from(document))
             .map_err(|error| wrong(error.into()))?;
-        let mut config = file.config(of_file, folder, options, &spans).map_err(wrong)?;
+        let mut config = file
+            .config(of_file, folder, options, &spans)
+            .map_err(wrong)?;
         config.warnings = renamed
             .into_iter()
             .map(|(line, warning)| format!("{}:{line}: {warning}", path.display()))
@@ -141,7 +143,10 @@ impl File {
             access: rules.collect::<Result<_, _>>()?,
             listen: Listen {
                 socket,
-                mode: self.listen.mode.map_or(default.listen.mode, |mode| mode.0.0),
+                mode: self
+                    .listen
+                    .mode
+                    .map_or(default.listen.mode, |mode| mode.0.0),
                 group: self.listen.group.and_then(|group| group.0),
                 allow_users: self.listen.allow_users,
                 allow_groups: self.listen.allow_groups,
@@ -162,7 +167,10 @@ impl File {
             limits: self.limits.limits(),
             absent: common.absent,
             hosts: self.hosts.unwrap_or(default.hosts),
-            default_credential: options.default_credential.and_then(OrOff::on).map(|name| name.0),
+            default_credential: options
+                .default_credential
+                .and_then(OrOff::on)
+                .map(|name| name.0),
             removal_delay: options.removal_delay.unwrap_or(default.removal_delay),
             warn_days: common.warn_days,
             lock_memory: self.lock_memory.unwrap_or(default.lock_memory),

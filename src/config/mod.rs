@@ -24,7 +24,9 @@ pub use forms::OrOff;
 pub use load::read;
 pub use options::Options;
 pub use trust::{Matcher, SanKind, Strictness, SubjectAltName, Trust, TrustOptions};
-pub use values::{Account, CredentialName, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp};
+pub use values::{
+    Account, CredentialName, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp,
+};
 
 /// Where the configuration is looked for when nothing else is said.
 pub const DEFAULT_CONFIG: &str = "/etc/sds-agent/sds-agent.toml";

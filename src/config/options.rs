@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::LogFormat;
 use super::forms::{OrOff, number, paths, text};
 use super::values::{CredentialName, LogFilter, parse_duration};
-use super::LogFormat;
 
 /// The options, as they were given. Everything may be left out.
 #[derive(clap::Args, Deserialize, Clone, Debug, Default)]
@@ -22,13 +22,23 @@ pub struct Options {
     pub credentials: Option<Vec<PathBuf>>,
 
     /// The Unix socket that Envoy connects to [default: /run/sds-agent/sds.sock]
-    #[arg(long, value_name = "PATH", env = "SDS_AGENT_SOCKET", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "SDS_AGENT_SOCKET",
+        hide_env_values = true
+    )]
     #[serde(deserialize_with = "text")]
     pub socket: Option<PathBuf>,
 
     /// The Unix socket for status, metrics and health, or "off" [default: admin.sock beside the
     /// socket]
-    #[arg(long, value_name = "PATH", env = "SDS_AGENT_ADMIN_SOCKET", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "SDS_AGENT_ADMIN_SOCKET",
+        hide_env_values = true
+    )]
     pub admin_socket: Option<OrOff<PathBuf>>,
 
     /// A loopback address for metrics, health and the page, or "off" [default: off]
@@ -67,7 +77,9 @@ impl Options {
         Self {
             credentials: self.credentials.or(file.credentials.map(roots)),
             socket: self.socket.or(file.socket.map(path)),
-            admin_socket: self.admin_socket.or(file.admin_socket.map(|one| one.map(path))),
+            admin_socket: self
+                .admin_socket
+                .or(file.admin_socket.map(|one| one.map(path))),
             admin_tcp: self.admin_tcp.or(file.admin_tcp),
             log_level: self.log_level.or(file.log_level),
             log_format: self.log_format.or(file.log_format),

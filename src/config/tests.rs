@@ -230,12 +230,21 @@ fn old_names_are_read_with_a_warning_that_names_the_new_one() {
         (9, "log_format"),
     ];
     for (warning, (line, name)) in warnings.iter().zip(places) {
-        assert!(warning.starts_with(&format!("/etc/a.toml:{line}: ")), "{warning}");
+        assert!(
+            warning.starts_with(&format!("/etc/a.toml:{line}: ")),
+            "{warning}"
+        );
         assert!(warning.contains(&format!("is now `{name}`")), "{warning}");
     }
     assert_eq!(warnings.len(), places.len());
     // Both forms may stand side by side where they agree.
-    assert_eq!(parse(&format!("socket = 's'\n{old}")).unwrap().warnings.len(), 5);
+    assert_eq!(
+        parse(&format!("socket = 's'\n{old}"))
+            .unwrap()
+            .warnings
+            .len(),
+        5
+    );
     assert_eq!(parse("[log]\n").unwrap(), Config::default());
 }
 

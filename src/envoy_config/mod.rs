@@ -272,7 +272,7 @@ mod tests {
             socket: "/run/a b\"c".into(),
             listen: ([127, 0, 0, 1], 1).into(),
             admin: ([127, 0, 0, 1], 2).into(),
-            upstream: ([127, 0, 0, 1], 3).into(),
+            upstream: SocketAddr::from(([127, 0, 0, 1], 3)).into(),
             node: "n\"".to_owned(),
         };
         let yaml = request.to_yaml();

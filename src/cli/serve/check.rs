@@ -51,7 +51,11 @@ fn errors(config: &Config) -> Vec<String> {
     ];
     let users = users
         .into_iter()
-        .chain(rules.clone().map(|rule| ("users in [[access]]", &rule.users)))
+        .chain(
+            rules
+                .clone()
+                .map(|rule| ("users in [[access]]", &rule.users)),
+        )
         .flat_map(|(place, users)| users.iter().map(move |user| (place, user)));
     let of_sockets = [
         ("group in [listen]", listen.group.as_ref()),
@@ -67,7 +71,10 @@ fn errors(config: &Config) -> Vec<String> {
     let sockets = [Some(&listen.socket), admin.socket.as_ref()];
     let users = users.filter_map(|(place, user)| unknown(place, "user", user));
     let groups = groups.filter_map(|(place, group)| unknown(place, "group", group));
-    let sockets = sockets.into_iter().flatten().filter_map(|path| no_socket(path));
+    let sockets = sockets
+        .into_iter()
+        .flatten()
+        .filter_map(|path| no_socket(path));
     users.chain(groups).chain(sockets).collect()
 }
 
@@ -110,10 +117,14 @@ fn no_socket(path: &Path) -> Option<String> {
 /// What gives more than was probably meant.
 fn dangers(config: &Config) -> Vec<String> {
     let (listen, admin) = (&config.listen, &config.admin);
-    let names_nobody = |users: &[Account], groups: &[Account]| users.is_empty() && groups.is_empty();
+    let names_nobody =
+        |users: &[Account], groups: &[Account]| users.is_empty() && groups.is_empty();
     let mut dangers = Vec::new();
     let gives_to_all = config.access.is_empty()
-        || config.access.iter().any(|rule| names_nobody(&rule.users, &rule.groups));
+        || config
+            .access
+            .iter()
+            .any(|rule| names_nobody(&rule.users, &rule.groups));
     if listen.mode & 0o002 != 0
         && names_nobody(&listen.allow_users, &listen.allow_groups)
         && gives_to_all

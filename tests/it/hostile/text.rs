@@ -201,7 +201,10 @@ fn no_text_from_outside_forges_a_line_or_controls_a_terminal() {
     let admin_socket = bed.admin();
     let table = run(&["status", "--admin-socket"], &admin_socket);
     assert_harmless("status", &table);
-    let json = run(&["status", "--output", "json", "--admin-socket"], &admin_socket);
+    let json = run(
+        &["status", "--output", "json", "--admin-socket"],
+        &admin_socket,
+    );
     assert_harmless("status as JSON", &json);
     let state: Value = serde_json::from_str(&json).unwrap();
     assert!(state.to_string().contains("FORGED"));
