@@ -4,11 +4,11 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use sds_agent::config::{Config, ConfigError, Overrides};
+use sds_agent::config::{Config, ConfigError, Options};
 
 fuzz_target!(|text: &str| {
     let path = Path::new("/etc/sds-agent/sds-agent.toml");
-    match Config::parse(path, text, &Overrides::default()) {
+    match Config::parse(path, text, &Options::default()) {
         Ok(config) => {
             // What was taken can be reloaded, onto itself without a change.
             let (_, changes) = config.reload(config.clone());

@@ -1,7 +1,7 @@
-//! Asks the running agent, over one of its Unix sockets.
+//! Where the running agent is asked, and how: over one of its Unix sockets.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use sds_agent::config::{Config, Overrides};
+use sds_agent::config::{Config, ConfigError, Options};
 use tokio::net::UnixStream;
 
 /// How long the agent may take to answer. It answers within milliseconds, or it is stopped.
@@ -22,16 +22,99 @@ const ADMIN_SOCKET: &str = "--admin-socket";
 /// Bytes of an answer; 20,000 credentials, which is the limit, make some 40 MB.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 
-/// The configuration that the agent is started with: that in `file`, or that of the default file where it
-/// can be read.
-///
-/// # Errors
-/// What is wrong with `file`.
-pub(crate) fn configuration(file: Option<&Path>) -> Result<Config, String> {
-    match (Config::load(file, &Overrides::default()), file) {
-        (Ok(config), _) => Ok(config),
-        (Err(error), Some(_)) => Err(error.to_string()),
-        (Err(_), None) => Ok(Config::default()),
+/// The configuration file of a command that goes by it.
+#[derive(clap::Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SDS_AGENT_CONFIG",
+        hide_env_values = true
+    )]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Where the socket for Envoy is.
+#[derive(clap::Args)]
+pub(crate) struct SdsSocket {
+    #[command(flatten)]
+    file: ConfigFile,
+
+    /// The agent's socket for Envoy [default: that of the configuration]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "SDS_AGENT_SOCKET",
+        hide_env_values = true
+    )]
+    socket: Option<PathBuf>,
+}
+
+/// Where the admin socket is.
+#[derive(clap::Args)]
+pub(crate) struct AdminSocket {
+    #[command(flatten)]
+    file: ConfigFile,
+
+    /// The agent's admin socket [default: that of the configuration]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "SDS_AGENT_ADMIN_SOCKET",
+        hide_env_values = true
+    )]
+    admin_socket: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// What the file says, or the defaults where there is none. The usual one may be none of this user's
+    /// business: the defaults apply then, too.
+    ///
+    /// # Errors
+    /// The file is bad, or one that was named can't be read.
+    pub(crate) fn of_agent(&self) -> Result<Config, ConfigError> {
+        match Config::load(self.config.as_deref(), &Options::default()) {
+            Err(error) if self.config.is_none() && error.is_denied() => Ok(Config::default()),
+            config => config,
+        }
+    }
+}
+
+impl SdsSocket {
+    /// Its path.
+    ///
+    /// # Errors
+    /// The configuration file is bad.
+    pub(crate) fn path(&self) -> Result<PathBuf, String> {
+        match &self.socket {
+            Some(path) => Ok(path.clone()),
+            None => Ok(self
+                .file
+                .of_agent()
+                .map_err(|e| e.to_string())?
+                .listen
+                .socket),
+        }
+    }
+}
+
+impl AdminSocket {
+    /// Its path.
+    ///
+    /// # Errors
+    /// The configuration file is bad, or has no admin socket.
+    pub(crate) fn path(&self) -> Result<PathBuf, String> {
+        if let Some(path) = &self.admin_socket {
+            return Ok(path.clone());
+        }
+        let config = self.file.of_agent().map_err(|error| error.to_string())?;
+        let path = config.admin.socket;
+        path.ok_or_else(|| {
+            "the configuration has no admin socket; remove `admin_socket = \"off\"` there and restart \
+             the agent"
+                .to_owned()
+        })
     }
 }
 
@@ -40,6 +123,10 @@ pub(crate) fn configuration(file: Option<&Path>) -> Result<Config, String> {
 /// # Errors
 /// Why not, and what to do about it.
 pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, String> {
+    let section = match option {
+        "--admin-socket" => "[admin]",
+        _ => "[listen]",
+    };
     UnixStream::connect(path).await.map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::NotFound => format!(
@@ -49,9 +136,10 @@ pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, Str
             io::ErrorKind::ConnectionRefused => {
                 "the agent has ended; start it with `systemctl start sds-agent`".to_owned()
             }
-            io::ErrorKind::PermissionDenied => {
-                "run this as root or as a member of the socket's group".to_owned()
-            }
+            io::ErrorKind::PermissionDenied => format!(
+                "run this with sudo, or as a user who may open it; `{section}` in the configuration says who \
+                 that is"
+            ),
             _ => format!("name the agent's socket with {option}"),
         };
         format!("can't connect to {}: {error}; {remedy}", path.display())

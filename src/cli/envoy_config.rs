@@ -1,12 +1,11 @@
 //! `sds-agent envoy-config`: the Envoy configuration that goes with the agent.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sds_agent::config::DEFAULT_SOCKET;
-use sds_agent::envoy_config::{Name, Names, Request, Role};
+use sds_agent::envoy_config::{Endpoint, Name, Names, Request, Role};
 
+use super::client::SdsSocket;
 use super::output;
 
 const EXAMPLES: &str = "\
@@ -47,28 +46,37 @@ pub(crate) struct Args {
 
     /// Connect to upstreams instead: a cluster for each NAME with its client certificate, which
     /// takes an upstream whose certificate has NAME and is signed by a CA in NAME-cacert
-    #[arg(long, conflicts_with = "on_demand")]
+    #[arg(long, conflicts_with_all = ["on_demand", "mutual"])]
     upstream: bool,
 
     /// Write a whole configuration that runs as it is, and answers each request by itself
     #[arg(long)]
     full: bool,
 
-    /// The agent's socket
-    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
-    socket: PathBuf,
+    #[command(flatten)]
+    socket: SdsSocket,
 
     /// Where Envoy listens
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:18443")]
     listen: SocketAddr,
 
     /// Where Envoy's own admin pages are, with --full
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:19901")]
+    #[arg(
+        long,
+        value_name = "ADDRESS:PORT",
+        default_value = "127.0.0.1:19901",
+        requires = "full"
+    )]
     admin: SocketAddr,
 
-    /// Where the upstream listens, with --upstream
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
-    upstream_address: SocketAddr,
+    /// Where the upstream listens, with --upstream: a host name or an IP address
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:8443",
+        requires = "upstream"
+    )]
+    upstream_address: Endpoint,
 
     /// Envoy's node id, which the agent logs, and which its access rules may name
     #[arg(long, value_name = "ID", default_value = "envoy")]
@@ -84,8 +92,9 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 fn request(args: Args) -> Result<Request, String> {
     // An Envoy that is started in another folder must find it, too.
-    let socket = std::path::absolute(&args.socket)
-        .map_err(|error| format!("{}: {error}; name a socket", args.socket.display()))?;
+    let socket = args.socket.path()?;
+    let socket = std::path::absolute(&socket)
+        .map_err(|error| format!("{}: {error}; name a socket", socket.display()))?;
     Ok(Request {
         names: Names::new(args.names)?,
         role: match (args.upstream, args.on_demand) {

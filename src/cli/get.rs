@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -49,13 +49,8 @@ pub(crate) struct Args {
     /// The name of the secret
     name: String,
 
-    /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-
-    /// The agent's socket for Envoy [default: that of the configuration, or /run/sds-agent/sds.sock]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    socket: client::SdsSocket,
 
     /// The form of the secret
     #[arg(short, long, value_enum, value_name = "FORM", default_value = "pem")]
@@ -100,11 +95,7 @@ struct Shown {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     harden::no_dumps();
-    let socket = match args.socket {
-        Some(socket) => Ok(socket),
-        None => client::configuration(args.config.as_deref()).map(|config| config.listen.socket),
-    };
-    let socket = match socket {
+    let socket = match args.socket.path() {
         Ok(socket) => socket,
         Err(error) => return output::fail(error),
     };

@@ -36,9 +36,9 @@ pub(crate) fn run(args: Args, program: Command) -> ExitCode {
     program.build();
     let done = match (args.dir, args.command) {
         (Some(dir), _) => return write_all(&program, &dir),
-        (None, None) => page(&program),
+        (None, None) => page(&program, &program),
         (None, Some(name)) => match program.find_subcommand(&name) {
-            Some(command) => page(command),
+            Some(command) => page(&program, command),
             None => {
                 return output::fail(format_args!(
                     "there is no command `{name}`; see sds-agent --help"
@@ -52,9 +52,13 @@ pub(crate) fn run(args: Args, program: Command) -> ExitCode {
     }
 }
 
-/// The page of one command. Its examples keep their lines, which clap_mangen would fill.
-fn page(command: &Command) -> io::Result<Vec<u8>> {
-    let examples = command.get_after_long_help().or(command.get_after_help());
+/// What a page says where its command says nothing else.
+const EXIT_STATUS: &str = "0 success; 2 it could not be done, or wrong command line.";
+const FILES: &str = "/etc/sds-agent/sds-agent.toml     the configuration, which may be absent";
+
+/// The page of one of the commands of `program`, or of itself. What stands below its options keeps its
+/// lines, which clap_mangen would fill.
+fn page(program: &Command, command: &Command) -> io::Result<Vec<u8>> {
     let man = Man::new(command.clone())
         .source(format!("sds-agent {}", sds_agent::VERSION))
         .manual("sds-agent");
@@ -67,15 +71,78 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
     }
-    if let Some(examples) = examples {
+    for (name, text) in sections(program, command) {
         let mut section = Roff::new();
-        section.control("SH", ["NOTES"]).control("nf", []);
-        section
-            .text([roman(examples.to_string())])
-            .control("fi", []);
+        section.control("SH", [name]).control("nf", []);
+        section.text([roman(text)]).control("fi", []);
         section.to_writer(&mut page)?;
     }
     Ok(page)
+}
+
+/// The sections behind the options, in the usual order.
+fn sections(program: &Command, command: &Command) -> Vec<(&'static str, String)> {
+    let below = command.get_after_long_help().or(command.get_after_help());
+    let below = below.map(ToString::to_string).unwrap_or_default();
+    let mut notes = Vec::new();
+    let (mut examples, mut files, mut status) = (Vec::new(), None, None);
+    for paragraph in below.split("\n\n") {
+        if let Some(text) = paragraph.strip_prefix("Exit codes: ") {
+            status = Some(text.to_owned());
+        } else if let Some(text) = paragraph.strip_prefix("Files:\n") {
+            files = Some(text.to_owned());
+        } else if let Some(text) = paragraph.strip_prefix("Examples:\n") {
+            examples.push(text);
+        } else if paragraph.starts_with("A first try:") {
+            examples.push(paragraph);
+        } else {
+            notes.push(paragraph);
+        }
+    }
+    let takes_config = command.get_arguments().any(|arg| arg.get_id() == "config");
+    let files = files.or_else(|| takes_config.then(|| format!("  {FILES}")));
+    let sections = [
+        ("NOTES", notes.join("\n\n")),
+        (
+            "EXIT STATUS",
+            status.unwrap_or_else(|| EXIT_STATUS.to_owned()),
+        ),
+        ("FILES", files.unwrap_or_default()),
+        ("ENVIRONMENT", environment(command)),
+        ("EXAMPLES", examples.join("\n\n")),
+        ("SEE ALSO", see_also(program, command)),
+    ];
+    let sections = sections.into_iter();
+    sections.filter(|(_, text)| !text.is_empty()).collect()
+}
+
+/// The variables that stand for options.
+fn environment(command: &Command) -> String {
+    let variable = |arg: &clap::Arg| {
+        let name = arg.get_env()?.to_string_lossy().into_owned();
+        let option = arg.get_long()?;
+        Some(format!(
+            "{name}\n    the value of --{option} where that is not given"
+        ))
+    };
+    let variables: Vec<_> = command.get_arguments().filter_map(variable).collect();
+    variables.join("\n")
+}
+
+/// The other pages.
+fn see_also(program: &Command, command: &Command) -> String {
+    let commands = program.get_subcommands().filter(|one| !one.is_hide_set());
+    let names = std::iter::once(program).chain(commands).map(page_name);
+    let own = page_name(command);
+    let others: Vec<_> = names
+        .filter(|name| *name != own)
+        .map(|name| format!("{name}(1)"))
+        .collect();
+    others.join(", ")
+}
+
+fn page_name(command: &Command) -> &str {
+    command.get_display_name().unwrap_or(command.get_name())
 }
 
 fn write_all(program: &Command, dir: &Path) -> ExitCode {
@@ -83,9 +150,8 @@ fn write_all(program: &Command, dir: &Path) -> ExitCode {
         .get_subcommands()
         .filter(|command| !command.is_hide_set());
     for command in std::iter::once(program).chain(commands) {
-        let name = command.get_display_name().unwrap_or(command.get_name());
-        let path = dir.join(format!("{name}.1"));
-        if let Err(error) = page(command).and_then(|page| std::fs::write(&path, page)) {
+        let path = dir.join(format!("{}.1", page_name(command)));
+        if let Err(error) = page(program, command).and_then(|page| std::fs::write(&path, page)) {
             return output::fail(format_args!(
                 "{}: {error}; name a folder that exists and that you may write to",
                 path.display()

@@ -24,13 +24,13 @@ pub(crate) fn print(bytes: &[u8]) -> ExitCode {
 
 /// Reports why the command could not do what it was asked to.
 pub(crate) fn fail(message: impl fmt::Display) -> ExitCode {
-    print_error(message);
+    say(message);
     ExitCode::from(COULD_NOT)
 }
 
 /// Reports what is wrong with what the command was asked to check.
 pub(crate) fn bad(message: impl fmt::Display) -> ExitCode {
-    print_error(message);
+    say(message);
     ExitCode::FAILURE
 }
 
@@ -76,7 +76,8 @@ pub(crate) fn wrapped(line: &str, width: Option<usize>) -> String {
     text + "\n"
 }
 
-fn print_error(message: impl fmt::Display) {
+/// Writes a message to the standard error.
+pub(crate) fn say(message: impl fmt::Display) {
     // Where the standard error is closed there is nowhere to report to.
     let message = message.to_string();
     let _ = writeln!(io::stderr(), "sds-agent: {}", escape(&message));

@@ -1,28 +1,24 @@
 //! `sds-agent serve`: the agent.
 
 mod admin;
+mod check;
 mod guard;
 mod run;
 mod signals;
 mod source;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use sds_agent::config::{
-    Config, DEFAULT_CONFIG, Layout, LogFilter, LogFormat, Overrides, Root, parse_duration,
-    parse_tcp,
-};
+use sds_agent::config::{Config, Options};
 use sds_agent::harden;
 use sds_agent::listen::Activation;
 use sds_agent::logging::{self, Logging};
-use tracing::error;
+use tracing::{error, warn};
 
 use self::source::Source;
+use super::client::ConfigFile;
 use super::output;
 
 const EXAMPLES: &str = "\
@@ -50,98 +46,38 @@ Exit codes: 0 ended by a signal, or the configuration is good; 1 could not serve
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
 
     /// Check the configuration, say what is wrong with it, and end
     #[arg(long)]
     check_config: bool,
 
-    /// A folder of credential folders to watch; may be given several times, the first one that has
-    /// a name wins [default: /etc/sds-agent/credentials]
-    #[arg(long, value_name = "DIR")]
-    credentials: Vec<PathBuf>,
-
-    /// The Unix socket that Envoy connects to [default: /run/sds-agent/sds.sock]
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-
-    /// The Unix socket for status, metrics and health [default: admin.sock beside the socket]
-    #[arg(long, value_name = "PATH")]
-    admin_socket: Option<PathBuf>,
-
-    /// A loopback address for metrics, health and the page [default: none]
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_tcp)]
-    admin_tcp: Option<SocketAddr>,
-
-    /// What is logged: a level, or levels by module as in `info,sds_agent::sds=debug`
-    #[arg(long, value_name = "LEVEL", env = "RUST_LOG")]
-    log_level: Option<LogFilter>,
-
-    /// The form of a log line
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    log_format: Option<LogFormat>,
-
-    /// How long before its end a certificate is warned of, in days [default: 30]
-    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
-    warn_days: Option<u32>,
-
-    /// How long a folder must be gone before its secrets go too [default: 1s]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    removal_delay: Option<Duration>,
-
-    /// The credential that is served for hosts that none covers [default: none]
-    #[arg(long, value_name = "NAME")]
-    default_credential: Option<String>,
+    #[command(flatten)]
+    options: Options,
 }
 
 /// Checks the configuration or runs the agent until it is told to end.
 pub(crate) fn run(args: Args) -> ExitCode {
     let check_only = args.check_config;
-    let source = Arc::new(args.source());
+    let source = Arc::new(Source::new(args.file.config, args.options));
     let config = match source.load() {
-        Ok(config) if check_only => return good(&source, &config),
+        Ok(config) if check_only => return check::run(&source, &config),
         Ok(config) => config,
         Err(error) if check_only => return output::bad(error),
         Err(error) => return output::fail(error),
     };
     let logging = logging::start(config.log.level.to_filter(), config.log.format, |_| true);
+    config
+        .warnings
+        .iter()
+        .for_each(|warning| warn!("{warning}"));
     match serve(&config, &source, &logging) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Says that the configuration is good, and what it amounts to where that may be a surprise.
-fn good(source: &Source, config: &Config) -> ExitCode {
-    let file = match source.file() {
-        Some(file) => file.display().to_string(),
-        None => format!("{DEFAULT_CONFIG} does not exist, the defaults hold"),
-    };
-    let is_missing = |root: &&Root| !matches!(root.layout, Layout::Named(_)) && !root.path.is_dir();
-    let missing = config.roots.iter().filter(is_missing);
-    let missing = missing.map(|root| format!("note: {} does not exist yet\n", root.path.display()));
-    output::print(format!("{}OK: {file}\n", missing.collect::<String>()).as_bytes())
-}
-
-impl Args {
-    fn source(self) -> Source {
-        let overrides = Overrides {
-            credentials: self.credentials,
-            socket: self.socket,
-            admin_socket: self.admin_socket,
-            admin_tcp: self.admin_tcp,
-            log_level: self.log_level,
-            log_format: self.log_format,
-            warn_days: self.warn_days,
-            removal_delay: self.removal_delay,
-            default_credential: self.default_credential,
-        };
-        Source::new(self.config, overrides)
     }
 }
 

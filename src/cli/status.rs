@@ -3,7 +3,7 @@
 mod filter;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sds_agent::admin::status::Status;
@@ -57,13 +57,12 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "fail")]
     watch: bool,
 
-    /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    admin_socket: client::AdminSocket,
 
-    /// The agent's admin socket [default: that of the configuration, or /run/sds-agent/admin.sock]
-    #[arg(long, value_name = "PATH")]
-    admin_socket: Option<PathBuf>,
+    /// What `--admin-socket` was called before.
+    #[arg(long, value_name = "PATH", hide = true)]
+    socket: Option<PathBuf>,
 }
 
 /// What is asked for, and how it is shown.
@@ -75,11 +74,10 @@ struct Request {
 
 pub(crate) fn run(args: Args) -> ExitCode {
     let form = args.output;
-    let socket = match args.admin_socket {
-        Some(socket) => Ok(socket),
-        None => configured_socket(args.config.as_deref()),
-    };
-    let request = match socket {
+    if args.socket.is_some() {
+        output::say("`--socket` is called `--admin-socket` now; write that");
+    }
+    let request = match args.socket.map_or_else(|| args.admin_socket.path(), Ok) {
         Ok(socket) => Request {
             socket,
             filter: args.filter,
@@ -105,15 +103,6 @@ fn print(request: &Request, status: &Status, fail: bool) -> ExitCode {
         true => Subject::Agent(status).exit_code(),
         false => printed,
     }
-}
-
-/// The admin socket of an agent that is started with this configuration file, or the default one.
-fn configured_socket(file: Option<&Path>) -> Result<PathBuf, String> {
-    let config = client::configuration(file)?;
-    let socket = config.admin.socket;
-    socket.ok_or_else(|| {
-        "the configuration has no admin socket; name one with --admin-socket".to_owned()
-    })
 }
 
 impl Request {

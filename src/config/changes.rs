@@ -21,44 +21,41 @@ pub struct Changes {
     pub needs_restart: Vec<&'static str>,
 }
 
+/// Compares all fields of a struct: those that take effect at once, those that stay as they were, and
+/// those that are left for the caller.
+macro_rules! compare {
+    ($changes:ident, $struct:ident, $prefix:literal, $old:expr, $new:expr;
+     takes $($takes:ident)*; keeps $($keeps:ident)*; apart $($apart:ident)*) => {
+        let $struct { $($takes,)* $($keeps,)* $($apart,)* } = $old;
+        $($changes.takes(concat!($prefix, stringify!($takes)), $takes, &$new.$takes);)*
+        $($changes.keeps(concat!($prefix, stringify!($keeps)), $keeps, &mut $new.$keeps);)*
+    };
+}
+
 impl Config {
     /// The configuration to go on with when `new` is to replace this one, and what it changes:
     /// `new`, with what can't change in a running agent as it was.
     pub fn reload(&self, mut new: Self) -> (Self, Changes) {
         let mut changes = Changes::default();
-        changes.roots(&self.roots, &new.roots);
-        // No `..` here: a new field must be given its place.
-        let Self {
-            roots: _,
-            listen,
-            access,
-            admin,
-            log,
-            limits,
-            absent,
-            hosts,
-            default_credential,
-            removal_delay,
-            warn_days,
-            lock_memory,
-            reload,
-        } = self;
-        changes.listen(listen, &mut new.listen);
-        changes.takes("access", access, &new.access);
-        changes.admin(admin, &mut new.admin);
-        changes.log(log, &mut new.log);
-        changes.limits(limits, &mut new.limits);
-        changes.takes("absent", absent, &new.absent);
-        changes.takes("hosts", hosts, &new.hosts);
-        changes.takes(
-            "default_credential",
-            default_credential,
-            &new.default_credential,
-        );
-        changes.takes("removal_delay", removal_delay, &new.removal_delay);
-        changes.takes("warn_days", warn_days, &new.warn_days);
-        changes.keeps("lock_memory", lock_memory, &mut new.lock_memory);
-        changes.takes("reload", reload, &new.reload);
+        // Every field has its place here: a new one does not compile without one.
+        compare!(changes, Config, "", self, new;
+            takes access absent hosts default_credential removal_delay warn_days reload;
+            keeps lock_memory; apart roots listen admin log limits warnings);
+        compare!(changes, Listen, "listen.", listen, new.listen;
+            takes allow_users allow_groups; keeps mode group; apart socket);
+        changes.keeps("socket", socket, &mut new.listen.socket);
+        compare!(changes, Admin, "admin.", admin, new.admin;
+            takes allow_users allow_groups; keeps mode group tcp_details; apart socket tcp);
+        changes.keeps("admin_socket", socket, &mut new.admin.socket);
+        changes.keeps("admin_tcp", tcp, &mut new.admin.tcp);
+        compare!(changes, Log, "log_", log, new.log; takes level; keeps format; apart);
+        compare!(changes, Limits, "limits.", limits, new.limits;
+            takes file_bytes files credentials;
+            keeps connections streams streams_per_connection names_per_stream request_bytes client_bytes;
+            apart);
+        changes.roots(roots, &new.roots);
+        // Those of the file are logged with each reload.
+        let _ = warnings;
         (new, changes)
     }
 }
@@ -99,81 +96,6 @@ impl Changes {
             .filter(|root| in_old(root).is_some())
             .map(|root| &root.path);
         self.roots_reordered = !stayed.eq(stay);
-    }
-
-    fn listen(&mut self, old: &Listen, new: &mut Listen) {
-        let Listen {
-            socket,
-            mode,
-            group,
-            allow_users,
-            allow_groups,
-        } = old;
-        self.keeps("listen.socket", socket, &mut new.socket);
-        self.keeps("listen.mode", mode, &mut new.mode);
-        self.keeps("listen.group", group, &mut new.group);
-        self.takes("listen.allow_users", allow_users, &new.allow_users);
-        self.takes("listen.allow_groups", allow_groups, &new.allow_groups);
-    }
-
-    fn admin(&mut self, old: &Admin, new: &mut Admin) {
-        let Admin {
-            socket,
-            mode,
-            group,
-            allow_users,
-            allow_groups,
-            tcp,
-            tcp_details,
-        } = old;
-        self.keeps("admin.socket", socket, &mut new.socket);
-        self.keeps("admin.mode", mode, &mut new.mode);
-        self.keeps("admin.group", group, &mut new.group);
-        self.takes("admin.allow_users", allow_users, &new.allow_users);
-        self.takes("admin.allow_groups", allow_groups, &new.allow_groups);
-        self.keeps("admin.tcp", tcp, &mut new.tcp);
-        self.keeps("admin.tcp_details", tcp_details, &mut new.tcp_details);
-    }
-
-    fn log(&mut self, old: &Log, new: &mut Log) {
-        let Log { level, format } = old;
-        self.takes("log.level", level, &new.level);
-        self.keeps("log.format", format, &mut new.format);
-    }
-
-    fn limits(&mut self, old: &Limits, new: &mut Limits) {
-        let Limits {
-            file_bytes,
-            files,
-            credentials,
-            connections,
-            streams,
-            streams_per_connection,
-            names_per_stream,
-            request_bytes,
-            client_bytes,
-        } = old;
-        self.takes("limits.file_bytes", file_bytes, &new.file_bytes);
-        self.takes("limits.files", files, &new.files);
-        self.takes("limits.credentials", credentials, &new.credentials);
-        self.keeps("limits.connections", connections, &mut new.connections);
-        self.keeps(
-            "limits.names_per_stream",
-            names_per_stream,
-            &mut new.names_per_stream,
-        );
-        self.keeps(
-            "limits.streams_per_connection",
-            streams_per_connection,
-            &mut new.streams_per_connection,
-        );
-        self.keeps("limits.streams", streams, &mut new.streams);
-        self.keeps("limits.client_bytes", client_bytes, &mut new.client_bytes);
-        self.keeps(
-            "limits.request_bytes",
-            request_bytes,
-            &mut new.request_bytes,
-        );
     }
 }
 

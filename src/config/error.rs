@@ -34,6 +34,11 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// Whether this user may not read the file.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// Whether there is no such file.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
@@ -60,11 +65,16 @@ impl Wrong {
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         ConfigError::Wrong {
             path: path.to_owned(),
-            line: before.matches('\n').count() + 1,
+            line: line(text, self.span.start),
             column: before[line_start..].chars().count() + 1,
             message: one_line(&self.message),
         }
     }
+}
+
+/// The line that `text` has at the byte `at`, from 1.
+pub(super) fn line(text: &str, at: usize) -> usize {
+    text.get(..at).unwrap_or(text).matches('\n').count() + 1
 }
 
 impl From<toml::de::Error> for Wrong {

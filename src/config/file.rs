@@ -1,35 +1,24 @@
 //! `sds-agent.toml` as it is written. `examples/sds-agent.toml` says what each key means.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::Wrong;
-use super::forms::{Auto, Mode, Number, Off, OrWord, Pause, Text};
+use super::forms::{Auto, Mode, Number, OrWord, Pause, Text};
 use super::named::FileSecret;
 use super::trust::FileTrust;
-use super::values::{Account, LogFilter, Pattern};
-use super::{Absent, AccessRule, Layout, Limits, LogFormat, Reload, Root};
+use super::values::{Account, Pattern};
+use super::{Absent, AccessRule, Layout, Limits, Reload, Root};
 
-/// The whole file. The keys up to the sections are named like the options of the command line.
+/// The file without what is an [`Options`](super::Options) too. `keys` refuses unknown keys.
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub(super) struct File {
-    pub(super) credentials: Option<Spanned<Vec<Spanned<Text<PathBuf>>>>>,
-    pub(super) socket: Option<Spanned<Text<PathBuf>>>,
-    pub(super) admin_socket: Option<Spanned<OrWord<Off, Text<PathBuf>>>>,
-    pub(super) admin_tcp: Option<Spanned<OrWord<Off, Text<SocketAddr>>>>,
-    pub(super) log_level: Option<Spanned<LogFilter>>,
-    pub(super) log_format: Option<Spanned<LogFormat>>,
-    pub(super) warn_days: Option<Number<0, 36_500>>,
-    pub(super) removal_delay: Option<Text<Duration>>,
     pub(super) absent: Option<Absent>,
     pub(super) hosts: Option<bool>,
-    pub(super) default_credential: Option<Spanned<OrWord<Off, String>>>,
     pub(super) lock_memory: Option<bool>,
     pub(super) reload: Option<Reload>,
     pub(super) root: Vec<FileRoot>,
@@ -37,7 +26,6 @@ pub(super) struct File {
     pub(super) listen: FileListen,
     pub(super) access: Vec<FileAccess>,
     pub(super) admin: FileAdmin,
-    pub(super) log: FileLog,
     pub(super) limits: FileLimits,
     pub(super) trust: Vec<FileTrust>,
 }
@@ -61,7 +49,6 @@ impl Common {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct FileRoot {
     pub(super) path: Spanned<Text<PathBuf>>,
     pub(super) layout: Option<FileLayout>,
@@ -83,9 +70,8 @@ pub(super) enum FileLayout {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub(super) struct FileListen {
-    pub(super) socket: Option<Text<PathBuf>>,
     pub(super) mode: Option<Text<Mode>>,
     pub(super) group: Option<OrWord<Auto, Account>>,
     pub(super) allow_users: Vec<Account>,
@@ -93,7 +79,6 @@ pub(super) struct FileListen {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct FileAccess {
     pub(super) secrets: Spanned<Vec<Pattern>>,
     #[serde(default)]
@@ -105,26 +90,17 @@ pub(super) struct FileAccess {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub(super) struct FileAdmin {
-    pub(super) socket: Option<OrWord<Off, Text<PathBuf>>>,
     pub(super) mode: Option<Text<Mode>>,
     pub(super) group: Option<OrWord<Auto, Account>>,
     pub(super) allow_users: Vec<Account>,
     pub(super) allow_groups: Vec<Account>,
-    pub(super) tcp: Option<OrWord<Off, Text<SocketAddr>>>,
     pub(super) tcp_details: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct FileLog {
-    pub(super) level: Option<LogFilter>,
-    pub(super) format: Option<LogFormat>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub(super) struct FileLimits {
     pub(super) file_bytes: Option<Number<1_024, 67_108_864>>,
     pub(super) files: Option<Number<1, 4_096>>,
@@ -139,21 +115,6 @@ pub(super) struct FileLimits {
 }
 
 impl FileRoot {
-    /// The root at `path` without settings of its own.
-    pub(super) fn at(path: Spanned<Text<PathBuf>>) -> Self {
-        Self {
-            path,
-            layout: None,
-            absent: None,
-            confine: None,
-            strict_permissions: None,
-            skip_token_folders: None,
-            reserved_names: None,
-            poll_interval: None,
-            warn_days: None,
-        }
-    }
-
     pub(super) fn root(self, common: Common, folder: &Path) -> (Range<usize>, Root) {
         let default = common.root(folder.join(&self.path.get_ref().0));
         let root = Root {

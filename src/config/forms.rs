@@ -4,11 +4,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, DeserializeOwned, Deserializer, Visitor};
 
-use super::values::{parse_duration, parse_mode, parse_tcp};
+use super::values::{CredentialName, parse_duration, parse_mode, parse_tcp};
 
 /// The shortest pause between two looks at a root.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
@@ -41,9 +42,10 @@ impl<'de, const MIN: u32, const MAX: u32> Deserialize<'de> for Number<MIN, MAX> 
 pub(super) struct Text<T>(pub(super) T);
 
 /// How the text of a [`Text`] becomes its value.
-pub(super) trait FromText: Sized {
+pub trait FromText: Sized {
     /// What should stand there, for whoever wrote something else than a text.
     const EXPECTED: &str;
+    /// The value, or what is wrong with the text.
     fn from_text(text: &str) -> Result<Self, String>;
 }
 
@@ -81,6 +83,13 @@ impl FromText for PathBuf {
     }
 }
 
+impl FromText for CredentialName {
+    const EXPECTED: &str = "the name of a credential";
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
 impl FromText for SocketAddr {
     const EXPECTED: &str = "an address such as \"127.0.0.1:9901\"";
     fn from_text(text: &str) -> Result<Self, String> {
@@ -115,6 +124,85 @@ impl<'de, T: FromText> Deserialize<'de> for Text<T> {
     }
 }
 
+/// A value, or `off` for none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OrOff<T> {
+    /// There shall be no such thing.
+    Off,
+    /// The value.
+    On(T),
+}
+
+impl<T> OrOff<T> {
+    /// The value, if there shall be one.
+    pub fn on(self) -> Option<T> {
+        match self {
+            Self::Off => None,
+            Self::On(value) => Some(value),
+        }
+    }
+
+    /// The same with another value.
+    pub(super) fn map<U>(self, other: impl FnOnce(T) -> U) -> OrOff<U> {
+        match self {
+            Self::Off => OrOff::Off,
+            Self::On(value) => OrOff::On(other(value)),
+        }
+    }
+}
+
+impl<T: FromText> FromStr for OrOff<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => match T::from_text(text) {
+                Ok(value) => Ok(Self::On(value)),
+                Err(error) => Err(format!("{error}, or \"off\"")),
+            },
+        }
+    }
+}
+
+impl<'de, T: FromText> Deserialize<'de> for OrOff<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfText<T>(PhantomData<T>);
+        impl<T: FromText> Visitor<'_> for OfText<T> {
+            type Value = OrOff<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}, or \"off\"", T::EXPECTED)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OrOff<T>, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(OfText(PhantomData))
+    }
+}
+
+/// Reads a [`Text`] that may be left out.
+pub(super) fn text<'de, D: Deserializer<'de>, T: FromText>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Text::deserialize(deserializer).map(|text| Some(text.0))
+}
+
+/// Reads a list of paths that may be left out.
+pub(super) fn paths<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<PathBuf>>, D::Error> {
+    let paths: Vec<Text<_>> = Vec::deserialize(deserializer)?;
+    Ok(Some(paths.into_iter().map(|path| path.0).collect()))
+}
+
+/// Reads a [`Number`] that may be left out.
+pub(super) fn number<'de, D: Deserializer<'de>, const MIN: u32, const MAX: u32>(
+    deserializer: D,
+) -> Result<Option<u32>, D::Error> {
+    Number::<MIN, MAX>::deserialize(deserializer).map(|number| Some(number.0))
+}
+
 /// A value, or the word that says that there is none.
 #[derive(Clone, PartialEq)]
 pub(super) struct OrWord<W, T>(pub(super) Option<T>, PhantomData<W>);
@@ -122,14 +210,6 @@ pub(super) struct OrWord<W, T>(pub(super) Option<T>, PhantomData<W>);
 /// The word of an [`OrWord`].
 pub(super) trait Word {
     const WORD: &str;
-}
-
-/// There shall be no such thing.
-#[derive(Clone, PartialEq)]
-pub(super) struct Off;
-
-impl Word for Off {
-    const WORD: &str = "off";
 }
 
 /// The agent decides.

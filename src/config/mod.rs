@@ -8,6 +8,8 @@ mod forms;
 mod keys;
 mod load;
 mod named;
+mod options;
+mod renamed;
 mod trust;
 mod values;
 
@@ -18,9 +20,13 @@ use std::time::Duration;
 
 pub use changes::Changes;
 pub use error::ConfigError;
-pub use load::{Overrides, read};
+pub use forms::OrOff;
+pub use load::read;
+pub use options::Options;
 pub use trust::{Matcher, SanKind, Strictness, SubjectAltName, Trust, TrustOptions};
-pub use values::{Account, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp};
+pub use values::{
+    Account, CredentialName, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp,
+};
 
 /// Where the configuration is looked for when nothing else is said.
 pub const DEFAULT_CONFIG: &str = "/etc/sds-agent/sds-agent.toml";
@@ -68,6 +74,8 @@ pub struct Config {
     pub lock_memory: bool,
     /// When the configuration is read again.
     pub reload: Reload,
+    /// What in the file is worth a warning, such as a key with a new name.
+    pub warnings: Vec<String>,
 }
 
 /// When a running agent reads its configuration again.
@@ -97,6 +105,7 @@ impl Default for Config {
             warn_days: WARN_DAYS,
             lock_memory: false,
             reload: Reload::default(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -16,7 +16,6 @@ type File = Option<Spanned<Text<PathBuf>>>;
 
 /// `[[secret]]` as it is written.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct FileSecret {
     name: Spanned<String>,
     certificate: File,

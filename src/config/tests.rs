@@ -1,7 +1,7 @@
 use super::*;
 
 fn parse(text: &str) -> Result<Config, String> {
-    Config::parse(Path::new("/etc/a.toml"), text, &Overrides::default())
+    Config::parse(Path::new("/etc/a.toml"), text, &Options::default())
         .map_err(|error| error.to_string())
 }
 
@@ -24,10 +24,15 @@ fn the_example_says_the_defaults() {
         groups: Vec::new(),
         nodes: Vec::new(),
     };
-    // A root is named twice there: once in each form.
-    let text = example().replacen("credentials = ", "#", 1);
-    let mut config = parse(&text).unwrap();
+    let mut config = parse(&example()).unwrap();
     let named = config.roots.remove(0);
+    let of_its_own = config.roots.pop().unwrap();
+    assert_eq!(of_its_own.path, Path::new("/srv/certificates"));
+    let like_others = Root {
+        path: config.roots[0].path.clone(),
+        ..of_its_own
+    };
+    assert_eq!(like_others, config.roots[0]);
     assert!(matches!(&named.layout, Layout::Named(named) if named[0].files.len() == 6));
     let trust = std::mem::take(&mut config.roots[0].trust);
     assert_eq!(trust.keys().collect::<Vec<_>>(), ["site.example.com"]);
@@ -89,7 +94,7 @@ fn an_unknown_key_names_line_and_nearest() {
         ),
         (
             "log.levle = 'info'",
-            "/etc/a.toml:1:5: there is no key `levle` in [log]; did you mean `level`?",
+            "/etc/a.toml:1:1: there is no key `log`; did you mean `log_level`?",
         ),
     ] {
         assert_eq!(parse(text).unwrap_err(), expected);
@@ -128,8 +133,8 @@ fn a_wrong_value_names_line_and_what_to_write() {
             "1:13: invalid type: integer `9902`, expected an address such as \"127.0.0.1:9901\", or \"off\"",
         ),
         (
-            "[log]\nlevel = 'inof'",
-            "2:9: \"inof\" is no log level; write error,",
+            "log_level = 'inof'",
+            "1:13: \"inof\" is no log level; write error,",
         ),
         (
             "absent = 'no'",
@@ -147,7 +152,15 @@ fn a_wrong_value_names_line_and_what_to_write() {
         ("[[access]]\nsecrets = []", "2:11: the rule gives nothing"),
         (
             "socket = '/a'\n[listen]\nsocket = '/b'",
-            "1:10: `socket` says another thing than `listen.socket`",
+            "1:10: conflicting values for `socket` and its old name, `socket` in [listen]; remove the latter",
+        ),
+        (
+            "[access]\nsecrets = ['a']",
+            "1:2: expected `[[access]]`, with two brackets",
+        ),
+        (
+            "[[listen]]\nmode = '0660'",
+            "1:3: expected `[listen]`, with one bracket",
         ),
         ("warn_days = 1\nwarn_days = 2", "2:1: duplicate key"),
         (
@@ -173,11 +186,11 @@ fn a_wrong_value_names_line_and_what_to_write() {
 
 #[test]
 fn the_command_line_wins() {
-    let overrides = Overrides {
-        credentials: vec!["/b".into(), "/c".into()],
+    let overrides = Options {
+        credentials: Some(vec!["/b".into(), "/c".into()]),
         socket: Some("/s/x.sock".into()),
         warn_days: Some(1),
-        ..Overrides::default()
+        ..Options::default()
     };
     let text = "warn_days = 9\nsocket = 'y.sock'\nabsent = 'wait'\n\
                 [[root]]\npath = '/a'\n[[root]]\npath = '/b'\nconfine = true";
@@ -196,6 +209,60 @@ fn the_command_line_wins() {
 }
 
 #[test]
+fn old_names_are_read_with_a_warning_that_names_the_new_one() {
+    let old = "[listen]\nsocket = 's'\nmode = '0600'\n[admin]\nsocket = 'off'\ntcp = '127.0.0.1:1'\n\
+               [log]\nlevel = 'debug'\nformat = 'json'\n";
+    let new = "socket = 's'\nadmin_socket = 'off'\nadmin_tcp = '127.0.0.1:1'\nlog_level = 'debug'\n\
+               log_format = 'json'\n[listen]\nmode = '0600'\n";
+    let mut config = parse(old).unwrap();
+    let warnings = std::mem::take(&mut config.warnings);
+    assert_eq!(config, parse(new).unwrap());
+    assert_eq!(
+        warnings[0],
+        "/etc/a.toml:2: `socket` in [listen] is now `socket` at the top of the file; move it there: the \
+         next release does not read it here"
+    );
+    let places = [
+        (2, "socket"),
+        (5, "admin_socket"),
+        (6, "admin_tcp"),
+        (8, "log_level"),
+        (9, "log_format"),
+    ];
+    for (warning, (line, name)) in warnings.iter().zip(places) {
+        assert!(
+            warning.starts_with(&format!("/etc/a.toml:{line}: ")),
+            "{warning}"
+        );
+        assert!(warning.contains(&format!("is now `{name}`")), "{warning}");
+    }
+    assert_eq!(warnings.len(), places.len());
+    // Both forms may stand side by side where they agree.
+    assert_eq!(
+        parse(&format!("socket = 's'\n{old}"))
+            .unwrap()
+            .warnings
+            .len(),
+        5
+    );
+    assert_eq!(parse("[log]\n").unwrap(), Config::default());
+}
+
+#[test]
+fn off_is_said_in_the_file_and_on_the_command_line() {
+    let options = Options {
+        admin_tcp: Some(OrOff::Off),
+        default_credential: Some("off".parse().unwrap()),
+        ..Options::default()
+    };
+    let text = "admin_tcp = '127.0.0.1:9902'\ndefault_credential = 'a'\nadmin_socket = 'off'";
+    let config = Config::parse(Path::new("/etc/a.toml"), text, &options).unwrap();
+    assert_eq!((config.admin.tcp, config.admin.socket), (None, None));
+    assert_eq!(config.default_credential, None);
+    assert!("[::]:1".parse::<OrOff<SocketAddr>>().is_err());
+}
+
+#[test]
 fn a_relative_path_starts_from_the_folder_of_the_file() {
     let config = parse("credentials = ['c']\nsocket = 's'").unwrap();
     assert_eq!(config.roots[0].path, Path::new("/etc/c"));
@@ -206,7 +273,7 @@ fn a_relative_path_starts_from_the_folder_of_the_file() {
 fn a_reload_takes_what_a_running_agent_can_take() {
     let old = parse("[[root]]\npath = '/a'\n[[root]]\npath = '/b'\n[[root]]\npath = '/c'").unwrap();
     let new = parse(
-        "warn_days = 9\nsocket = '/s'\n[log]\nlevel = 'debug'\nformat = 'json'\n\
+        "warn_days = 9\nsocket = '/s'\nlog_level = 'debug'\nlog_format = 'json'\n\
          [[root]]\npath = '/c'\nconfine = true\n[[root]]\npath = '/b'\n[[root]]\npath = '/d'",
     )
     .unwrap();
@@ -223,15 +290,15 @@ fn a_reload_takes_what_a_running_agent_can_take() {
     let changed = [Path::new("/c"), Path::new("/b")];
     assert_eq!(paths(&changes.roots_changed), changed);
     assert!(changes.roots_reordered);
-    assert_eq!(changes.keys, ["log.level", "warn_days"]);
+    assert_eq!(changes.keys, ["warn_days", "log_level"]);
     assert_eq!(
         changes.needs_restart,
-        ["listen.socket", "admin.socket", "log.format"]
+        ["socket", "admin_socket", "log_format"]
     );
     assert_eq!(
         changes.to_string(),
         "root /d added, root /a removed, root /c changed, root /b changed, roots reordered, \
-         changed keys: log.level warn_days"
+         changed keys: warn_days log_level"
     );
     assert_eq!(config.roots, new.roots);
     assert_eq!((config.warn_days, config.listen), (9, old.listen.clone()));

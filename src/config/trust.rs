@@ -85,7 +85,6 @@ impl TrustOptions {
 
 /// `[[trust]]` as it is written.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct FileTrust {
     name: Spanned<String>,
     #[serde(default)]

@@ -8,6 +8,8 @@ use std::time::Duration;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use tracing_subscriber::EnvFilter;
 
+use crate::name::is_requestable;
+
 /// A user or group, by name or number. A text of digits alone is a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Account {
@@ -63,6 +65,21 @@ impl<'de> Deserialize<'de> for Account {
             }
         }
         deserializer.deserialize_any(NameOrNumber)
+    }
+}
+
+/// A name that a credential can have, and that clients can ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialName(pub(super) String);
+
+impl FromStr for CredentialName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match is_requestable(text) {
+            true => Ok(Self(text.to_owned())),
+            false => Err("no credential can have this name; use the name of a folder".to_owned()),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 mod write;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -25,8 +25,8 @@ pub struct Request {
     pub listen: SocketAddr,
     /// Where Envoy's own admin pages are, in a full configuration.
     pub admin: SocketAddr,
-    /// The address of the upstream.
-    pub upstream: SocketAddr,
+    /// Where the upstream listens.
+    pub upstream: Endpoint,
     /// Envoy's node id, which the agent logs, and which access rules may name.
     pub node: String,
 }
@@ -40,6 +40,66 @@ pub enum Role {
     OnDemand,
     /// It shows each to an upstream, and checks the upstream with the CA beside it.
     Upstream,
+}
+
+/// Where something listens: a host and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// An IP address, or a host name that Envoy resolves.
+    pub host: EndpointHost,
+    /// The port.
+    pub port: u16,
+}
+
+/// The host of an [`Endpoint`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointHost {
+    /// An IP address.
+    Ip(IpAddr),
+    /// A host name.
+    Name(String),
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(address.into());
+        }
+        let parts = text.rsplit_once(':');
+        let parts = parts.and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        match parts {
+            Some((host, port)) if is_host_name(host) => Ok(Self {
+                host: EndpointHost::Name(host.to_owned()),
+                port,
+            }),
+            _ => Err("expected a host name or an IP address, and a port, as in `backend.internal:8443`, \
+                      `10.0.0.7:8443` or `[fd00::7]:8443`"
+                .to_owned()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            host: EndpointHost::Ip(address.ip()),
+            port: address.port(),
+        }
+    }
+}
+
+/// Whether `text` is a host name as resolvers take it. One of digits and dots is a mistyped address.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_taken = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        (1..=63).contains(&label.len()) && label.bytes().all(is_taken)
+    };
+    let labels = text.strip_suffix('.').unwrap_or(text);
+    labels.len() <= 253
+        && labels.split('.').all(is_label)
+        && labels.contains(|char: char| char.is_ascii_alphabetic())
 }
 
 impl Request {
@@ -212,7 +272,7 @@ mod tests {
             socket: "/run/a b\"c".into(),
             listen: ([127, 0, 0, 1], 1).into(),
             admin: ([127, 0, 0, 1], 2).into(),
-            upstream: ([127, 0, 0, 1], 3).into(),
+            upstream: SocketAddr::from(([127, 0, 0, 1], 3)).into(),
             node: "n\"".to_owned(),
         };
         let yaml = request.to_yaml();

@@ -1,8 +1,6 @@
 //! The YAML, piece by piece.
 
-use std::net::SocketAddr;
-
-use super::{Name, Request, Role};
+use super::{Endpoint, EndpointHost, Name, Request, Role};
 
 const TYPE: &str = "type.googleapis.com/envoy.extensions";
 
@@ -61,7 +59,7 @@ fn admin(request: &Request) -> String {
     if !request.full {
         return String::new();
     }
-    format!("admin: {{address: {}}}\n", address(request.admin))
+    format!("admin: {{address: {}}}\n", address(&request.admin.into()))
 }
 
 fn agent_cluster(socket: &str) -> String {
@@ -96,7 +94,7 @@ fn tls_listener(request: &Request, sources: &mut Sources) -> String {
       typed_config: {{"@type": {TYPE}.filters.listener.tls_inspector.v3.TlsInspector}}
     filter_chains:
 "#,
-        address = address(request.listen),
+        address = address(&request.listen.into()),
     );
     if request.role == Role::OnDemand {
         listener.push_str(&chain("{}", "a certificate on demand", request.full));
@@ -235,7 +233,7 @@ fn client_validation(request: &Request, name: &Name, sources: &mut Sources) -> S
 fn upstream_cluster(request: &Request, name: &Name, sources: &mut Sources) -> String {
     format!(
         r#"  - name: {name}
-    type: STATIC
+    type: {kind}
     connect_timeout: 1s
     load_assignment:
       cluster_name: {name}
@@ -257,7 +255,11 @@ fn upstream_cluster(request: &Request, name: &Name, sources: &mut Sources) -> St
               sds_config: {bundle_source}
 "#,
         name = quote(&name.0),
-        address = address(request.upstream),
+        kind = match request.upstream.host {
+            EndpointHost::Ip(_) => "STATIC",
+            EndpointHost::Name(_) => "STRICT_DNS",
+        },
+        address = address(&request.upstream),
         certificate_source = sources.next(12),
         bundle = quote(&name.bundle()),
         bundle_source = sources.next(14),
@@ -280,7 +282,7 @@ fn plain_listener(request: &Request) -> String {
     }
     format!(
         "  - name: plain\n    address: {}\n    filter_chains:\n    - filter_chain_match: {{}}\n{}",
-        address(request.listen),
+        address(&request.listen.into()),
         http(&hosts),
     )
 }
@@ -300,11 +302,15 @@ impl Sources {
     }
 }
 
-fn address(address: SocketAddr) -> String {
+fn address(endpoint: &Endpoint) -> String {
+    let host = match &endpoint.host {
+        EndpointHost::Ip(address) => address.to_string(),
+        EndpointHost::Name(name) => name.clone(),
+    };
     format!(
         "{{socket_address: {{address: {}, port_value: {}}}}}",
-        quote(&address.ip().to_string()),
-        address.port()
+        quote(&host),
+        endpoint.port
     )
 }
 

@@ -94,11 +94,28 @@ fn every_command_has_a_manual_page() {
         let page = std::fs::read_to_string(page).unwrap();
         assert_eq!(page, stdout(&["man", &command]));
         assert!(program.contains(&format!("sds\\-agent\\-{}", command.replace('-', "\\-"))));
+        for section in [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "OPTIONS",
+            "\"EXIT STATUS\"",
+            "EXAMPLES",
+            "\"SEE ALSO\"",
+        ] {
+            assert!(
+                page.contains(&format!("\n.SH {section}\n")),
+                "{command}: {section}\n{page}"
+            );
+        }
     }
     assert_eq!(
         std::fs::read_dir(dir.path()).unwrap().count(),
         commands().len() + 1
     );
+    let status = stdout(&["man", "status"]);
+    assert!(status.contains("\n.SH FILES\n") && status.contains("\n.SH ENVIRONMENT\n"));
+    assert!(status.contains("SDS_AGENT_ADMIN_SOCKET"), "{status}");
     assert_eq!(run(&["man", "nonsense"]).status.code(), Some(2));
     assert_eq!(
         run(&["man", "--dir", "/nonexistent"]).status.code(),

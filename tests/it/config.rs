@@ -7,10 +7,10 @@ use std::process::{Command, Output};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::Signal;
 
-use crate::util::admin::{metric, metric_becomes};
+use crate::util::admin::{get, metric, metric_becomes, status};
 use crate::util::agent::PROGRAM;
 use crate::util::sds::{Delta, Sotw};
-use crate::util::{Agent, Bed, Root};
+use crate::util::{Agent, Bed, Root, eventually_true};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/sds-agent.toml");
 
@@ -80,6 +80,19 @@ fn a_good_configuration_is_said_to_be_good() {
 }
 
 #[test]
+fn the_example_can_be_uncommented_as_a_whole() {
+    let example = fs::read_to_string(EXAMPLE).unwrap();
+    let lines = example.lines().map(|line| match line.strip_prefix('#') {
+        Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => rest,
+        _ => line,
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    assert!(text.contains("\n[[secret]]\n"), "{text}");
+    let (output, _) = check(&text);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
 fn a_bad_configuration_is_refused_with_file_line_and_remedy() {
     for (text, line, words) in [
         (
@@ -103,6 +116,137 @@ fn a_bad_configuration_is_refused_with_file_line_and_remedy() {
             "{text}{said}"
         );
         assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn all_that_serve_would_fail_at_is_found_at_once() {
+    let text = "[listen]\ngroup = \"no-such-group-1\"\nallow_users = [\"no-such-user-1\"]\n\
+                [admin]\ngroup = \"no-such-group-2\"\n\
+                [[access]]\nsecrets = [\"*\"]\nusers = [\"no-such-user-2\"]\n";
+    let (output, file) = check(text);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    for (name, place) in [
+        ("user `no-such-user-1`", "allow_users in [listen]"),
+        ("user `no-such-user-2`", "users in [[access]]"),
+        ("group `no-such-group-1`", "group in [listen]"),
+        ("group `no-such-group-2`", "group in [admin]"),
+    ] {
+        let mut lines = said.lines().filter(|line| line.contains(name));
+        let line = lines.next().unwrap();
+        assert!(
+            line.contains(place) && line.contains(file.to_str().unwrap()),
+            "{line}"
+        );
+        assert_eq!(lines.next(), None, "{said}");
+    }
+    assert_eq!(said.lines().count(), 4, "{said}");
+}
+
+#[test]
+fn a_socket_for_everyone_is_warned_of_unless_somebody_is_named() {
+    let named = "allow_users = [0]\n";
+    let rule = "[[access]]\nsecrets = [\"*\"]\nusers = [0]\n";
+    for (text, warnings) in [
+        ("[listen]\nmode = \"0666\"\n".to_owned(), 1),
+        ("[admin]\nmode = \"0666\"\n".to_owned(), 1),
+        (format!("[listen]\nmode = \"0666\"\n{named}"), 0),
+        (format!("[listen]\nmode = \"0666\"\n{rule}"), 0),
+        ("[listen]\nmode = \"0660\"\n".to_owned(), 0),
+    ] {
+        let (output, _) = check(&text);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let found = said
+            .lines()
+            .filter(|line| line.starts_with("warning: mode 0666"));
+        assert_eq!(found.count(), warnings, "{text}\n{said}");
+    }
+}
+
+#[test]
+fn an_old_name_is_warned_of_when_it_is_checked_and_when_it_is_used() {
+    let configured = Configured::new();
+    configured.write(&format!(
+        "credentials = [{:?}]\n[log]\nlevel = \"debug\"\n",
+        configured.bed.root.path()
+    ));
+    let warning = format!(
+        "{}:3: `level` in [log] is now `log_level` at the top of the file",
+        configured.file.display()
+    );
+    let output = serve(&[
+        "--check-config",
+        "--config",
+        configured.file.to_str().unwrap(),
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&format!("warning: {warning}")), "{said}");
+    let agent = configured.start();
+    agent.wait_for_line(&["WARN", &warning]);
+    configured.reload(&agent, &["WARN", &warning]);
+}
+
+#[test]
+fn every_command_uses_what_the_configuration_says() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let file = bed.scratch("sds-agent.toml");
+    fs::write(
+        &file,
+        format!(
+            "credentials = [{:?}]\nsocket = {:?}\nadmin_socket = \"other.sock\"\n",
+            bed.root.path(),
+            bed.socket()
+        ),
+    )
+    .unwrap();
+    let run = |arguments: &[&str], env: &[(&str, &Path)]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).envs(env.iter().copied());
+        command.output().unwrap()
+    };
+    let text = |output: &Output| {
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let config = file.to_str().unwrap();
+    let mut serving = Command::new(PROGRAM);
+    serving.args(["serve", "--config", config]);
+    let agent = crate::util::process::Process::spawn("agent", &mut serving);
+    agent.wait_for_line(&["serving"]);
+    let envoy = text(&run(&["envoy-config", "site", "--config", config], &[]));
+    assert!(envoy.contains(bed.socket().to_str().unwrap()), "{envoy}");
+    for command in [&["status"][..], &["get", "site"], &["check"]] {
+        let by_option = run(
+            &[command, &["--config", config, "-o", "json"]].concat(),
+            &[],
+        );
+        let by_env = run(
+            &[command, &["-o", "json"]].concat(),
+            &[("SDS_AGENT_CONFIG", &file)],
+        );
+        assert!(text(&by_option).contains("site"), "{by_option:?}");
+        assert!(text(&by_env).contains("site"), "{by_env:?}");
+    }
+    let other = bed.scratch("other.sock");
+    let by_env = run(&["status"], &[("SDS_AGENT_ADMIN_SOCKET", &other)]);
+    assert!(text(&by_env).contains("site"));
+    let by_env = run(&["get", "site"], &[("SDS_AGENT_SOCKET", &bed.socket())]);
+    assert!(text(&by_env).contains("BEGIN CERTIFICATE"));
+    fs::write(&file, "warm_days = 3\n").unwrap();
+    for command in [
+        &["status"][..],
+        &["get", "site"],
+        &["check"],
+        &["envoy-config", "site"],
+    ] {
+        let output = run(&[command, &["--config", config]].concat(), &[]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("did you mean `warn_days`?"), "{said}");
     }
 }
 
@@ -244,19 +388,19 @@ fn a_bad_file_is_refused_and_the_old_one_stays() {
 #[test]
 fn the_log_level_changes_in_a_running_agent() {
     let configured = Configured::new();
-    configured.write_roots_unfollowed(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
+    configured.write_roots_unfollowed(&[&configured.bed.root], "log_level = \"info\"\n");
     let agent = configured.start();
     agent.wait_for_line(&["serving"]);
-    configured.write_roots_unfollowed(&[&configured.bed.root], "[log]\nlevel = \"error\"\n");
-    configured.reload(&agent, &["reloaded", "log.level"]);
+    configured.write_roots_unfollowed(&[&configured.bed.root], "log_level = \"error\"\n");
+    configured.reload(&agent, &["reloaded", "log_level"]);
 
     // At this level the reload back is itself not logged, and what follows it is.
     configured.write_roots_unfollowed(&[&configured.bed.root], "warm_days = 1\n");
     configured.reload(&agent, &["refused"]);
     assert_eq!(agent.lines_with(&["reloaded"]).len(), 1);
-    configured.write_roots_unfollowed(&[&configured.bed.root], "[log]\nlevel = \"info\"\n");
+    configured.write_roots_unfollowed(&[&configured.bed.root], "log_level = \"info\"\n");
     agent.signal(Signal::HUP);
-    crate::util::eventually_true("a line at the level info", || {
+    eventually_true("a line at the level info", || {
         configured.bed.pair("noise");
         !agent.lines_with(&["noise"]).is_empty()
     });
@@ -336,11 +480,19 @@ fn a_saved_file_that_is_bad_empty_or_missing_is_refused_and_counted() {
         }
         agent.wait_for_line_after(lines, &["refused", "the old one stays", why]);
         metric_becomes(&admin, IS_GOOD, |value| value == 0.0);
+        eventually_true("the reason in the state", || {
+            let error = status(&admin)["agent"]["config_error"].to_string();
+            error.contains(&why.replace('"', "\\\""))
+        });
+        assert!(get(&admin, "/readyz").body.contains(why), "{why}");
         stream.0.assert_silent();
         // At a signal it is no better.
         configured.reload(&agent, &["refused", "the old one stays", why]);
         configured.write_roots(&[root], "");
         metric_becomes(&admin, IS_GOOD, |value| value == 1.0);
+        eventually_true("a state without it", || {
+            status(&admin)["agent"]["config_error"].is_null()
+        });
     }
     let next = configured.bed.pair("stays");
     assert!(stream.secret().is_pair(&next.chain, &next.key));

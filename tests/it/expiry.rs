@@ -93,7 +93,7 @@ fn each_root_and_secret_can_have_its_own_days() {
     let near = bed.root.credential("near");
     let file = bed.scratch("sds-agent.toml");
     let text = format!(
-        "[listen]\nsocket = {:?}\n[[root]]\npath = {:?}\n[[root]]\npath = {:?}\nwarn_days = 60\n\
+        "socket = {:?}\n[[root]]\npath = {:?}\n[[root]]\npath = {:?}\nwarn_days = 60\n\
          [[secret]]\nname = \"own\"\nwarn_days = 5\ncertificate = {:?}\nprivate_key = {:?}\n",
         bed.socket(),
         bed.root.path(),

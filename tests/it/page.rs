@@ -144,7 +144,7 @@ fn a_port_of_another_interface_and_one_that_is_taken_are_errors() {
         .arg(format!("--admin-tcp={address}"))
         .start_without_waiting();
     assert!(!agent.wait().success());
-    agent.wait_for_line(&["admin.tcp", &address.to_string()]);
+    agent.wait_for_line(&["admin_tcp", &address.to_string()]);
 }
 
 #[test]

@@ -531,7 +531,7 @@ fn the_hardened_unit_answers_too_and_on_a_port_with_its_drop_in() {
     machine.write("etc/systemd/system/sds-agent.service.d/tcp.conf", dropin);
     machine.write(
         "etc/sds-agent/sds-agent.toml",
-        "[admin]\ntcp = \"127.0.0.1:9902\"\ntcp_details = true\n",
+        "admin_tcp = \"127.0.0.1:9902\"\n[admin]\ntcp_details = true\n",
     );
     // By its socket, as it is meant to run.
     machine.run("systemctl daemon-reload; systemctl start sds-agent.socket sds-agent");

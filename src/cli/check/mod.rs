@@ -8,9 +8,10 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use sds_agent::agent::read_once;
-use sds_agent::config::{Config, Overrides};
+use sds_agent::config::{Config, Options};
 use sds_agent::report::{Report, Subscribers};
 
+use super::client::ConfigFile;
 use super::output;
 use super::report::{self, Canvas, Form, Subject};
 
@@ -48,11 +49,11 @@ pub(crate) struct Args {
     #[arg(value_name = "DIR")]
     folders: Vec<PathBuf>,
 
-    /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
 
-    /// How long before its end a certificate counts as expiring, in days [default: 30]
+    /// How many days before its end a certificate counts as expiring at most, whatever the configuration
+    /// sets [default: 30]
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
     warn_days: Option<u32>,
 
@@ -62,11 +63,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    let overrides = Overrides {
+    let options = Options {
         warn_days: args.warn_days,
-        ..Overrides::default()
+        ..Options::default()
     };
-    let config = match Config::load(args.config.as_deref(), &overrides) {
+    let config = match Config::load(args.file.config.as_deref(), &options) {
         Ok(config) => config,
         Err(error) => return report::fail(error, args.output),
     };

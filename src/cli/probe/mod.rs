@@ -14,7 +14,6 @@ use std::time::Duration;
 use clap::ValueEnum;
 use rustls::crypto::aws_lc_rs;
 use sds_agent::admin::live::{Known, Served};
-use sds_agent::config::{Config, Overrides};
 use sds_agent::credential::Fingerprint;
 use sds_agent::harden;
 use sds_agent::name::{Coverage, Host};
@@ -78,14 +77,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     timeout: u64,
 
-    /// The agent's admin socket [default: that of the configuration, or /run/sds-agent/admin.sock]
-    #[arg(long, value_name = "PATH")]
-    admin_socket: Option<PathBuf>,
-
-    /// The agent's configuration file, which names its admin socket
-    /// [default: /etc/sds-agent/sds-agent.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    admin_socket: client::AdminSocket,
 
     /// The form of the outcome
     #[arg(short, long, value_enum, value_name = "FORM", default_value = "text")]
@@ -131,7 +124,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 
 /// What came of all handshakes, and the IP addresses that there was no target for.
 async fn probe(args: &Args) -> Result<(Vec<Outcome>, Vec<String>), String> {
-    let admin_socket = admin_socket(args)?;
+    let admin_socket = args.admin_socket.path()?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let identity = args.cert.as_deref();
     let identity = identity.map(|cert| identity::read(cert, args.key.as_deref(), &provider));
@@ -160,19 +153,6 @@ async fn probe(args: &Args) -> Result<(Vec<Outcome>, Vec<String>), String> {
     }
     outcomes.sort_by_key(|(at, _)| *at);
     Ok((outcomes.into_iter().map(|(_, one)| one).collect(), skipped))
-}
-
-fn admin_socket(args: &Args) -> Result<PathBuf, String> {
-    if let Some(socket) = &args.admin_socket {
-        return Ok(socket.clone());
-    }
-    let config = Config::load(args.config.as_deref(), &Overrides::default());
-    let config = match (config, &args.config) {
-        (Err(error), Some(_)) => return Err(error.to_string()),
-        (config, _) => config.unwrap_or_default(),
-    };
-    let none = "the configuration has no admin socket; name one with --admin-socket";
-    config.admin.socket.ok_or_else(|| none.to_owned())
 }
 
 /// A listener, and the host to ask it for.

@@ -45,9 +45,7 @@ pub(super) async fn start(
     }
     if let Some(address) = shared.config.admin.tcp {
         let listener = http::bind_loopback(address).await;
-        let listener = listener
-            .map_err(anyhow::Error::msg)
-            .context("admin.tcp (--admin-tcp)")?;
+        let listener = listener.map_err(anyhow::Error::msg).context("admin_tcp")?;
         let details = shared.config.admin.tcp_details;
         info!(address = %listener.local_addr()?, details, "metrics and health are served");
         let with = if details { With::Page } else { With::Nothing };
@@ -83,12 +81,9 @@ fn listen(config: ListenConfig) -> anyhow::Result<Option<Listener>> {
         Ok(listener) => Ok(Some(listener)),
         // Two agents with sockets in one folder share this default, and Envoy is to be served anyway.
         Err(error @ ListenError::Live(_)) => {
-            error!(
-                "status, metrics and health can't be asked for: {error}; see admin.socket \
-                 (--admin-socket)"
-            );
+            error!("status, metrics and health can't be asked for: {error}; see admin_socket");
             Ok(None)
         }
-        Err(error) => Err(error).context("admin.socket (--admin-socket)"),
+        Err(error) => Err(error).context("admin_socket"),
     }
 }

@@ -283,6 +283,10 @@ impl Shared {
                 let (config, changes) = running.reload(new);
                 self.put_in_force(&config, commands).await;
                 tell(&changes);
+                config
+                    .warnings
+                    .iter()
+                    .for_each(|warning| warn!("{warning}"));
                 // Last, so that a quieter log still says so.
                 logging.set(config.log.level.to_filter());
                 config

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use sds_agent::config::{self, Config, ConfigError, DEFAULT_CONFIG, Overrides, Reload};
+use sds_agent::config::{self, Config, ConfigError, DEFAULT_CONFIG, Options, Reload};
 use sds_agent::files::follow::Follow;
 
 /// Where the configuration comes from.
 pub(super) struct Source {
     /// The file that was named, or found at its usual place.
     file: Option<PathBuf>,
-    overrides: Overrides,
+    options: Options,
     /// What the last attempt to read the file came to.
     last: Mutex<Option<Result<String, String>>>,
 }
@@ -26,11 +26,11 @@ pub(super) enum Cause {
 
 impl Source {
     /// The file at this path, or at its usual place, and the command line.
-    pub(super) fn new(file: Option<PathBuf>, overrides: Overrides) -> Self {
+    pub(super) fn new(file: Option<PathBuf>, options: Options) -> Self {
         let usual = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| file.exists());
         Self {
             file: file.or_else(usual),
-            overrides,
+            options,
             last: Mutex::default(),
         }
     }
@@ -88,7 +88,7 @@ impl Source {
     }
 
     fn parse(&self, text: &str) -> Result<Config, ConfigError> {
-        Config::parse(self.path(), text, &self.overrides)
+        Config::parse(self.path(), text, &self.options)
     }
 
     /// Whether there was no file the last time, or an empty one.

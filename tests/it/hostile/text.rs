@@ -191,7 +191,7 @@ fn assert_facts_first(line: &str) {
 #[test]
 fn no_text_from_outside_forges_a_line_or_controls_a_terminal() {
     let (bed, agent, _) = start(
-        "[[access]]\nsecrets = [\"site\", \"subject\"]\n[log]\nlevel = \"debug,sds_agent=debug\"\n",
+        "log_level = \"debug,sds_agent=debug\"\n[[access]]\nsecrets = [\"site\", \"subject\"]\n",
     );
     write_hostile_files(&bed);
     agent.wait_for_line(&["loaded", "subject"]);

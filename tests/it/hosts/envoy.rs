@@ -249,7 +249,7 @@ fn five_thousand_unknown_hosts_leave_memory_and_good_hosts_alone() {
     };
     let bed = Bed::new();
     let site = write(&bed, "site", &["*.example.test"]);
-    let running = OnDemand::start(&program, bed, "[log]\nlevel = \"warn\"\n");
+    let running = OnDemand::start(&program, bed, "log_level = \"warn\"\n");
     let burst = |round: usize| {
         std::thread::scope(|scope| {
             for thread in 0..THREADS {

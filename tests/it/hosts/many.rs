@@ -39,7 +39,7 @@ fn fifty_thousand_hosts_of_one_certificate_take_less_than_60_mb() {
     const BOUND_KIB: u64 = 60_000_000 / 1024;
     let bed = Bed::new();
     let site = write(&bed, "site", &["*.example.test"]);
-    let agent = configured(&bed, "[log]\nlevel = \"warn\"\n");
+    let agent = configured(&bed, "log_level = \"warn\"\n");
     let client = bed.client();
     let before = agent.resident_kib();
     let names: Vec<_> = (0..HOSTS)
@@ -81,7 +81,7 @@ fn a_rotation_wakes_only_those_whom_it_concerns() {
         bed.root.write_pair(&format!("shared-{number}"), &shared);
     }
     let one = write(&bed, "one", &["one.test", "*.one.test"]);
-    let agent = configured(&bed, "[log]\nlevel = \"info\"\n");
+    let agent = configured(&bed, "log_level = \"info\"\n");
     let client = bed.client();
     let (mut crowd, mut concerned) = (client.delta(), client.delta());
     let hosts = (0..HOSTS).map(|number| format!("host-{number}.shared.test"));

@@ -21,7 +21,7 @@ const FOLDERS: usize = 3_000;
 
 fn config(root: &Path, user: u32) -> String {
     format!(
-        "credentials = [{root:?}]\n[log]\nlevel = \"sds_agent::cli=info,warn\"\n\
+        "credentials = [{root:?}]\nlog_level = \"sds_agent::cli=info,warn\"\n\
          [listen]\nmode = \"0666\"\n[[access]]\nsecrets = [\"*\"]\nusers = [{user}]\n"
     )
 }

@@ -74,7 +74,7 @@ fn a_restart_over_bad_files_withdraws_nothing_from_envoy() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
-    let debug = "[log]\nlevel = \"debug\"\n";
+    let debug = "log_level = \"debug\"\n";
     let bed = Bed::new();
     let names = WAYS.map(|(name, _)| name);
     let mut hosts: Vec<_> = names
@@ -159,7 +159,7 @@ fn a_root_that_is_away_at_the_start_is_told_and_withdraws_nothing() {
     let bed = Bed::new();
     let other = bed.root.beside("other");
     let config = format!(
-        "[log]\nlevel = \"debug\"\n[[root]]\npath = {:?}\n[[root]]\npath = {other:?}\n",
+        "log_level = \"debug\"\n[[root]]\npath = {:?}\n[[root]]\npath = {other:?}\n",
         bed.root.path()
     );
     let hosts: Vec<_> = ["a", "b"]

@@ -1,0 +1,149 @@
+//! `sds-agent serve --check-config`: what `serve` would fail at on this machine, and what is dangerous.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use sds_agent::config::{Account, Config, DEFAULT_CONFIG, Layout, Root};
+use sds_agent::listen::ListenError;
+use sds_agent::peer;
+use sds_agent::text::escape;
+
+use super::source::Source;
+use crate::cli::output;
+
+/// Says all that is wrong, or that the configuration is good and what it amounts to where that may be a
+/// surprise.
+pub(super) fn run(source: &Source, config: &Config) -> ExitCode {
+    let file = match source.file() {
+        Some(file) => file.display().to_string(),
+        None => format!("{DEFAULT_CONFIG} does not exist, the defaults hold"),
+    };
+    let errors = errors(config);
+    if !errors.is_empty() {
+        let place = |error: &String| format!("{file}: {error}");
+        errors.iter().map(place).for_each(output::say);
+        return ExitCode::FAILURE;
+    }
+    let warnings = config.warnings.iter().cloned().chain(dangers(config));
+    let warnings = warnings.map(|warning| format!("warning: {warning}"));
+    let is_missing = |root: &&Root| !matches!(root.layout, Layout::Named(_)) && !root.path.is_dir();
+    let missing = config.roots.iter().filter(is_missing);
+    let missing = missing.map(|root| format!("note: {} does not exist yet", root.path.display()));
+    let lines = warnings.chain(missing).chain([format!("OK: {file}")]);
+    let text: String = lines.map(|line| format!("{}\n", escape(&line))).collect();
+    output::print(text.as_bytes())
+}
+
+/// What `serve` would fail at: each user and group that this machine does not have, and paths where no
+/// socket can be made.
+fn errors(config: &Config) -> Vec<String> {
+    let (listen, admin) = (&config.listen, &config.admin);
+    let rules = config.access.iter();
+    let users = [
+        ("allow_users in [listen]", &listen.allow_users),
+        ("allow_users in [admin]", &admin.allow_users),
+    ];
+    let groups = [
+        ("allow_groups in [listen]", &listen.allow_groups),
+        ("allow_groups in [admin]", &admin.allow_groups),
+    ];
+    let users = users
+        .into_iter()
+        .chain(
+            rules
+                .clone()
+                .map(|rule| ("users in [[access]]", &rule.users)),
+        )
+        .flat_map(|(place, users)| users.iter().map(move |user| (place, user)));
+    let of_sockets = [
+        ("group in [listen]", listen.group.as_ref()),
+        ("group in [admin]", admin.group.as_ref()),
+    ];
+    let of_sockets = of_sockets.into_iter();
+    let of_sockets = of_sockets.filter_map(|(place, group)| Some((place, group?)));
+    let groups = groups
+        .into_iter()
+        .chain(rules.map(|rule| ("groups in [[access]]", &rule.groups)))
+        .flat_map(|(place, groups)| groups.iter().map(move |group| (place, group)))
+        .chain(of_sockets);
+    let sockets = [Some(&listen.socket), admin.socket.as_ref()];
+    let users = users.filter_map(|(place, user)| unknown(place, "user", user));
+    let groups = groups.filter_map(|(place, group)| unknown(place, "group", group));
+    let sockets = sockets
+        .into_iter()
+        .flatten()
+        .filter_map(|path| no_socket(path));
+    users.chain(groups).chain(sockets).collect()
+}
+
+fn unknown(place: &str, kind: &str, account: &Account) -> Option<String> {
+    let found = match kind {
+        "user" => peer::user_id(account),
+        _ => peer::group_id(account),
+    };
+    match found {
+        Ok(Some(_)) => None,
+        Ok(None) => Some(format!(
+            "{place}: this machine has no {kind} `{account}`; create it with `{kind}add -r {account}`, or \
+             name another one"
+        )),
+        Err(error) => Some(format!(
+            "{place}: the {kind} `{account}` can't be looked up: {error}; see /etc/nsswitch.conf"
+        )),
+    }
+}
+
+fn no_socket(path: &Path) -> Option<String> {
+    let error = match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => ListenError::NotASocket(path.to_owned()),
+        Ok(_) => return None,
+        Err(_) => {
+            // The folder itself is made where only that is missing.
+            let folder = path.parent()?;
+            if folder.exists() || folder.parent().is_none_or(Path::exists) {
+                return None;
+            }
+            ListenError::NoFolder {
+                path: path.to_owned(),
+                folder: folder.to_owned(),
+            }
+        }
+    };
+    Some(error.to_string())
+}
+
+/// What gives more than was probably meant.
+fn dangers(config: &Config) -> Vec<String> {
+    let (listen, admin) = (&config.listen, &config.admin);
+    let names_nobody =
+        |users: &[Account], groups: &[Account]| users.is_empty() && groups.is_empty();
+    let mut dangers = Vec::new();
+    let gives_to_all = config.access.is_empty()
+        || config
+            .access
+            .iter()
+            .any(|rule| names_nobody(&rule.users, &rule.groups));
+    if listen.mode & 0o002 != 0
+        && names_nobody(&listen.allow_users, &listen.allow_groups)
+        && gives_to_all
+    {
+        dangers.push(format!(
+            "mode {:04o} in [listen] lets every user of this machine fetch private keys; use 0660, or name \
+             who may connect in allow_users and allow_groups",
+            listen.mode
+        ));
+    }
+    if admin.socket.is_some()
+        && admin.mode & 0o002 != 0
+        && names_nobody(&admin.allow_users, &admin.allow_groups)
+    {
+        dangers.push(format!(
+            "mode {:04o} in [admin] lets every user of this machine see the names of all secrets, their \
+             files and their clients; use 0600, or name who may connect in allow_users and allow_groups",
+            admin.mode
+        ));
+    }
+    dangers
+}
