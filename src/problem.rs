@@ -85,7 +85,7 @@ reasons! {
     /// A certificate is not valid yet.
     NotYetValid = "not_yet_valid",
     /// A certificate, revocation list or OCSP staple expires soon.
-    ExpiresSoon = "expiring",
+    Expiring = "expiring",
     /// The chain is out of order or lacks an issuer.
     ChainOrder = "chain_order",
     /// There is a better chain, which does not belong to the key.

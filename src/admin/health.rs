@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::sds::hub::Hub;
 use crate::systemd::{Heart, Silent};
+use crate::text;
 
 /// How long a part of the agent may take to answer that it moves.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -80,7 +81,7 @@ impl Health {
             .filter(|root| !root.is_read())
             .map(|root| {
                 let path = root.path.display().to_string();
-                format!("the root {} is being read", path.escape_debug())
+                format!("the root {} is being read", text::escape(&path))
             })
             .collect();
         if phase == Phase::Stopping as u8 {
@@ -98,7 +99,7 @@ impl Health {
         let roots = published.snapshot.roots().iter();
         let roots = roots.filter_map(|root| {
             let path = root.path.display().to_string();
-            let path = path.escape_debug();
+            let path = text::escape(&path);
             Some(match (root.present?, root.listed) {
                 (true, true) if root.is_readable()? => return None,
                 (true, true) => format!("the root {path} can't be read"),

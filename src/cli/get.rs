@@ -29,7 +29,7 @@ use super::{client, output};
 
 const EXAMPLES: &str = "\
 Examples:
-  What Envoy would get for a listener of site.example.com, without the key
+  What Envoy would get, without the private key
       sds-agent get site.example.com
   The CAs that its clients are verified against
       sds-agent get site.example.com-cacert

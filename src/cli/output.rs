@@ -82,3 +82,22 @@ pub(crate) fn say(message: impl fmt::Display) {
     let message = message.to_string();
     let _ = writeln!(io::stderr(), "sds-agent: {}", escape(&message));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_broken_between_words_alone_and_what_follows_is_indented() {
+        assert_eq!(wrapped("one two", None), "one two\n");
+        assert_eq!(
+            wrapped("  one two three", Some(10)),
+            "  one two\n      three\n"
+        );
+        assert_eq!(
+            wrapped("a host.example.com b", Some(8)),
+            "a\n    host.example.com\n    b\n"
+        );
+        assert_eq!(wrapped("", Some(8)), "\n");
+    }
+}

@@ -244,8 +244,8 @@ fn dates_are_warned_of_and_served() {
     let cases = [
         (now - 3 * DAY, now - DAY, Reason::Expired),
         (now + DAY, now + 90 * DAY, Reason::NotYetValid),
-        (now - 370 * DAY, now + 29 * DAY, Reason::ExpiresSoon),
-        (now - 4 * DAY, now + DAY, Reason::ExpiresSoon),
+        (now - 370 * DAY, now + 29 * DAY, Reason::Expiring),
+        (now - 4 * DAY, now + DAY, Reason::Expiring),
     ];
     let in_time = [
         (now - DAY, now + 29 * DAY),
@@ -285,7 +285,7 @@ fn a_key_that_others_can_reach_is_warned_of() {
 }
 
 #[test]
-fn a_revocation_list_without_a_bundle_is_passed_over() {
+fn a_revocation_list_without_a_bundle_is_skipped() {
     let root = ca("root");
     let (cert, key) = leaf(&root, "a.example");
     let chain = format!("{cert}{}", root.pem);

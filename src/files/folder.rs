@@ -17,7 +17,7 @@ use crate::text;
 pub(super) enum NoFolder {
     /// There is none.
     Absent,
-    /// Something else stands there, and this is wrong with it.
+    /// Something else is there, and this is wrong with it.
     Not(Problem),
     /// There may be one: this is not known.
     Unknown(Problem),
@@ -93,13 +93,13 @@ pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
             Reason::BrokenLink,
             path,
             format!("it leads to {}, which does not exist", text::path(&to)),
-            "correct the link, or take it away",
+            "correct the link, or delete it",
         ),
         Failure::Circle => Problem::new(
             Reason::BrokenLink,
             path,
             "its links lead in a circle",
-            "correct the link, or take it away",
+            "correct the link, or delete it",
         ),
         Failure::TooDeep => Problem::new(
             Reason::BrokenLink,

@@ -321,7 +321,7 @@ impl<'a> Read<'a> {
             let Some(utf8) = name.to_str() else {
                 let path = self.folder.join(&name);
                 let what = "its name is not UTF-8";
-                self.problem(Reason::Name, &path, what, "rename it, or take it away");
+                self.problem(Reason::Name, &path, what, "rename it, or delete it");
                 continue;
             };
             let found = self.walk.find_listed(folder, &name, kind);
@@ -452,7 +452,7 @@ impl<'a> Read<'a> {
             FileType::Socket => "it is a socket, not a file",
             _ => "it is a device, not a file",
         };
-        let remedy = "put a regular file there, or take it away";
+        let remedy = "put a regular file there, or delete it";
         self.problem(Reason::NotAFile, path, what, remedy);
     }
 

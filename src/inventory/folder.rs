@@ -555,7 +555,7 @@ fn is_of_time(warning: &Problem) -> bool {
     let reason = warning.reason();
     matches!(
         reason,
-        Reason::ExpiresSoon | Reason::Expired | Reason::NotYetValid
+        Reason::Expiring | Reason::Expired | Reason::NotYetValid
     )
 }
 

@@ -242,7 +242,7 @@ fn state(
     } else if end.is_some_and(|end| end < now) || is_warned(Reason::Expired, of_chain) {
         State::Expired
     } else if secret.facts().is_expiring(now, credential.warn_days)
-        || is_warned(Reason::ExpiresSoon, &shown.files)
+        || is_warned(Reason::Expiring, &shown.files)
     {
         State::Expiring
     } else {

@@ -40,9 +40,9 @@ impl Spoiled {
     }
 
     /// Asserts that each one was rejected with a line that names it, that nothing was sent, that
-    /// whoever comes now gets the last good one, and that another credential goes on.
+    /// new clients get the previous version, and that another credential goes on.
     #[track_caller]
-    fn assert_last_good_stays(&mut self) {
+    fn assert_previous_version_stays(&mut self) {
         for (name, _) in &self.good {
             self.agent.wait_for_line(&["rejected", name]);
         }

@@ -349,7 +349,7 @@ fn a_key_that_others_can_read_is_warned_of_or_refused() {
         // Repaired, it is served without more ado.
         chmod("open", 0o600);
         assert!(stream.secret().is_pair(&open.chain, &open.key));
-        // Opened up again, it is a problem, and the last good one stays.
+        // Opened up again, it is a problem, and the previous version stays in service.
         chmod("open", 0o604);
         agent.wait_for_line(&["rejected", "open/key", "0604", "previous version"]);
         stream.0.assert_silent();

@@ -122,7 +122,7 @@ fn an_overflow_of_the_event_queue_loses_nothing() {
 }
 
 #[test]
-fn out_of_file_descriptors_the_last_good_one_stays_and_the_next_one_comes() {
+fn out_of_file_descriptors_the_previous_version_stays_and_the_next_one_is_served() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.builder().wrapped_in(shell("ulimit -n 48")).start();

@@ -19,7 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   All that the agent is configured to serve
       sds-agent check
-  A folder of credential folders, or a single credential folder
+  A folder of credential folders, or a single one of them
       sds-agent check ./credentials
       sds-agent check /etc/letsencrypt/live/site.example.com
   From cron, with mail only when something needs attention
@@ -28,8 +28,9 @@ Examples:
   As a plugin for Nagios, Icinga and the like
       sds-agent check --output line
   The names of all credentials that are rejected
-      sds-agent check --output json | jq -r '.credentials[] |
-          select(.state == \"rejected\").name'
+      sds-agent check --output json |
+          jq -r '.credentials[] |
+              select(.state == \"rejected\").name'
 
 DIR is a single credential folder if it holds a file that one may have, such as tls.crt, and no folder \
 with such files; otherwise it is a folder of such folders. The files are read and checked exactly as \

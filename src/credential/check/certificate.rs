@@ -92,7 +92,7 @@ pub(super) fn check_dates(file: &str, certificate: &X509<'_>, findings: &mut Fin
         .is_expiring(findings.now, findings.warn_days)
     {
         let what = format!("expires on {}", date(end));
-        (Reason::ExpiresSoon, what, "renew it")
+        (Reason::Expiring, what, "renew it")
     } else {
         return;
     };

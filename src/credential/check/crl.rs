@@ -162,7 +162,7 @@ impl List<'_> {
                 self.issuer(),
                 date(until)
             );
-            findings.warn(Reason::ExpiresSoon, self.file, what, "fetch the next one");
+            findings.warn(Reason::Expiring, self.file, what, "fetch the next one");
         }
     }
 

@@ -105,7 +105,7 @@ fn check_times(response: &Response<'_>, file: &Item, findings: &mut Findings<'_>
     };
     if validity.is_expiring(findings.now, findings.warn_days) {
         let what = format!("the OCSP staple expires on {}", date(end));
-        findings.warn(Reason::ExpiresSoon, &file.name, what, RENEW);
+        findings.warn(Reason::Expiring, &file.name, what, RENEW);
     }
     Some(())
 }

@@ -467,10 +467,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// The pair served is the last good one, until the folder was gone for the whole delay; and
+    /// The pair served is the previous version, until the folder was gone for the whole delay; and
     /// whatever is served only ever changes together with an event that reports it.
     #[test]
-    fn the_last_good_pair_stays(steps in proptest::collection::vec(step(), 0..40)) {
+    fn the_previous_pair_stays(steps in proptest::collection::vec(step(), 0..40)) {
         fn part<T>(state: Option<Option<u8>>, make: fn(&str) -> T) -> Verdict<T> {
             match state {
                 None => Verdict::default(),

@@ -147,7 +147,7 @@ fn no_bundle_that_harms_is_served_at_first() {
 }
 
 #[test]
-fn a_bad_bundle_takes_its_good_pair_along_and_both_last_good_ones_stay() {
+fn a_bad_bundle_takes_its_good_pair_along_and_both_previous_versions_stay() {
     let bed = Bed::new();
     let first = bed.pair("site");
     let clients = Ca::new("Clients");

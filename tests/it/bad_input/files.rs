@@ -32,7 +32,7 @@ fn nothing_but_a_file_of_sane_size_is_read() {
         put(name, &key);
     }
     let resident = spoiled.agent.resident_kib();
-    spoiled.assert_last_good_stays();
+    spoiled.assert_previous_version_stays();
     let grown = spoiled.agent.resident_kib().saturating_sub(resident);
     assert!(grown < 32 * 1024, "the agent has grown by {grown} KiB");
     for name in IN_THE_PLACE_OF_KEY {
@@ -70,7 +70,7 @@ fn more_files_than_any_folder_of_a_credential_has_are_too_many() {
     for number in 0..16_384 {
         fs::write(folder.join(format!("file-{number}")), "x").unwrap();
     }
-    spoiled.assert_last_good_stays();
+    spoiled.assert_previous_version_stays();
 }
 
 #[test]
@@ -81,11 +81,11 @@ fn more_parts_than_a_credential_has_are_too_many() {
         fs::write(folder.join(format!("{number}.key")), "x").unwrap();
     }
     fs::remove_file(folder.join("cert")).unwrap();
-    spoiled.assert_last_good_stays();
+    spoiled.assert_previous_version_stays();
 }
 
 #[test]
-fn an_unreadable_file_is_told_and_the_last_good_one_stays() {
+fn an_unreadable_file_is_reported_and_the_previous_version_stays() {
     const NOBODY: &str = "65534";
     let how = "Debian's package util-linux has it";
     let Some(setpriv) = require(&tools::program("setpriv", how)) else {
@@ -178,12 +178,12 @@ fn an_empty_folder_and_one_with_half_a_pair_hold_nothing() {
 }
 
 #[test]
-fn a_file_that_goes_missing_keeps_the_last_good_one() {
+fn a_file_that_goes_missing_keeps_the_previous_version() {
     let mut spoiled = Spoiled::new(&["keyless", "emptied"]);
     let root = &spoiled.bed.root;
     fs::remove_file(root.credential("keyless").join("key")).unwrap();
     for name in ["cert", "key"] {
         fs::remove_file(root.credential("emptied").join(name)).unwrap();
     }
-    spoiled.assert_last_good_stays();
+    spoiled.assert_previous_version_stays();
 }

@@ -78,7 +78,7 @@ fn names_of_other_scripts_and_with_spaces_are_served() {
 }
 
 #[test]
-fn files_beside_the_folders_are_passed_over() {
+fn files_beside_the_folders_are_skipped() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     std::fs::write(bed.root.path().join("README"), "certbot writes this").unwrap();

@@ -103,7 +103,7 @@ fn no_pair_that_envoy_rejects_takes_the_place_of_a_good_one() {
         let files = [("cert", cert), ("key", key)];
         spoiled.bed.root.write(name, &files);
     }
-    spoiled.assert_last_good_stays();
+    spoiled.assert_previous_version_stays();
 }
 
 #[test]

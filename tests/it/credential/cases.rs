@@ -436,7 +436,7 @@ fn bundles(cases: &mut Vec<Case>) {
     add("two roots", &[&root.pem, &other.pem], Good(vec![]));
     add("version 1", &[&v1], Good(vec![]));
     add("a self-signed leaf", &[&pinned], Good(vec![]));
-    add("soon over", &[&soon], Good(vec![Reason::ExpiresSoon]));
+    add("soon over", &[&soon], Good(vec![Reason::Expiring]));
     add(
         "a leaf beside a root",
         &[&cert, &root.pem],
@@ -577,7 +577,7 @@ fn revocation_lists(cases: &mut Vec<Case>) {
         "soon over",
         &[&root.pem],
         &[&root.list_of(-20, 2, 1, false)],
-        Good(vec![Reason::ExpiresSoon]),
+        Good(vec![Reason::Expiring]),
     );
     add("empty", &[&root.pem], &[""], bad());
     add("garbage", &[&root.pem], &["hello"], bad());
