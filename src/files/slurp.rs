@@ -11,6 +11,10 @@ use super::resolve::{Leaf, open};
 use crate::rights::Rights;
 
 /// What reading a file came to.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is taken apart at once, and nearly always the large one"
+)]
 pub(super) enum Slurped {
     /// All of it, and its state, which was the same before and after.
     Whole {

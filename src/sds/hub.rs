@@ -36,10 +36,13 @@ struct Waiting {
     /// By name, in order, so that whoever visits all of them can go on where it was.
     by_name: BTreeMap<Name, Inboxes>,
     /// The names under which a host is waited for in another spelling than the usual one.
-    spellings: BTreeSet<(Arc<str>, Name)>,
+    spellings: Groups,
     /// Domains, and the names of the hosts that a wildcard below them covers.
-    by_parent: BTreeSet<(Arc<str>, Name)>,
+    by_parent: Groups,
 }
+
+/// Names by what they have in common: the names of a group stand together.
+type Groups = BTreeSet<(Arc<str>, Name)>;
 
 /// By address, so that one of many is found at once. Shared with whoever is waking them.
 type Inboxes = Arc<Vec<Arc<Inbox>>>;
@@ -162,7 +165,7 @@ impl Hub {
     }
 
     /// Wakes those that wait for the names of `group` in one of the sets.
-    fn wake_group(&self, group: &str, set: fn(&Waiting) -> &BTreeSet<(Arc<str>, Name)>) {
+    fn wake_group(&self, group: &str, set: fn(&Waiting) -> &Groups) {
         let mut last = (Arc::from(group), Name::from(""));
         // Nobody waits for a name that is empty: it means no host.
         loop {
@@ -219,10 +222,7 @@ impl Waiting {
 }
 
 /// The entry after `last`, if it is of the same group.
-fn next_of_group(
-    set: &BTreeSet<(Arc<str>, Name)>,
-    last: &(Arc<str>, Name),
-) -> Option<(Arc<str>, Name)> {
+fn next_of_group(set: &Groups, last: &(Arc<str>, Name)) -> Option<(Arc<str>, Name)> {
     let mut entries = set.range((Bound::Excluded(last), Bound::Unbounded));
     entries
         .next()
