@@ -23,7 +23,7 @@ pub(crate) fn command(columns: u16) -> Command {
             "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))",
             "sh",
             "-c",
-            &format!("stty cols {columns} && exec \"$@\""),
+            &format!("stty rows 50 cols {columns} && exec \"$@\""),
             "sh",
         ])
         .arg(Path::new(PROGRAM))
