@@ -61,8 +61,13 @@ fn agent(registry: &mut Registry, status: &Status) {
 
 fn certificates(registry: &mut Registry, report: &Report) {
     let (starts, ends, warn_days) = (Gauges::default(), Gauges::default(), Gauges::default());
-    let (valid, nacked) = (Gauges::default(), Gauges::default());
+    let (valid, nacked, staples) = (Gauges::default(), Gauges::default(), Gauges::default());
     for secret in report.secrets() {
+        let staple = secret.staple.as_ref();
+        if let Some(end) = staple.and_then(|staple| staple.next_update) {
+            let label = [("credential", secret.name.clone())];
+            set(&staples, label, seconds(end));
+        }
         if let (Some(start), Some(end)) = (secret.not_before, secret.not_after) {
             set(&starts, labels(secret), seconds(start));
             set(&ends, labels(secret), seconds(end));
@@ -86,6 +91,12 @@ fn certificates(registry: &mut Registry, report: &Report) {
         "When the same certificate began to be valid, in Unix time",
         Unit::Seconds,
         starts,
+    );
+    registry.register_with_unit(
+        "ocsp_staple_next_update_timestamp",
+        "When the OCSP staple of a certificate ends, in Unix time",
+        Unit::Seconds,
+        staples,
     );
     registry.register(
         "certificate_warn_days",

@@ -21,6 +21,8 @@ Examples:
       sds-agent envoy-config fallback.example.com --on-demand
   Show a client certificate to an upstream
       sds-agent envoy-config backend.example.com --upstream
+  Send a token to an upstream that takes no client certificate: the generic secret backend-token
+      sds-agent envoy-config backend.example.com --upstream --anonymous --inject backend-token
 
 The agent must serve NAME, and NAME-cacert with --mutual and --upstream: a folder NAME with the
 files tls.crt, tls.key and ca.crt gives both.";
@@ -48,6 +50,15 @@ pub(crate) struct Args {
     /// takes an upstream whose certificate has NAME and is signed by a CA in NAME-cacert
     #[arg(long, conflicts_with_all = ["on_demand", "mutual"])]
     upstream: bool,
+
+    /// Show upstreams no client certificate: NAME-cacert is all that is needed of NAME
+    #[arg(long, requires = "upstream")]
+    anonymous: bool,
+
+    /// Add the generic secret SECRET to each request to an upstream, as the value of the header
+    /// Authorization
+    #[arg(long, value_name = "SECRET", requires = "upstream")]
+    inject: Option<Name>,
 
     /// Write a whole configuration that runs as it is, and answers each request by itself
     #[arg(long)]
@@ -108,6 +119,8 @@ fn request(args: Args) -> Result<Request, String> {
         listen: args.listen,
         admin: args.admin,
         upstream: args.upstream_address,
+        client_certificate: !args.anonymous,
+        injected: args.inject,
         node: args.node,
     })
 }

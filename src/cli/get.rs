@@ -5,6 +5,8 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -19,6 +21,7 @@ use sds_agent::proto::discovery::{DiscoveryRequest, DiscoveryResponse};
 use sds_agent::proto::secret::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use sds_agent::proto::tls::{Secret, secret::Type};
 use sds_agent::sds::service::CREDENTIAL_HEADER;
+use sds_agent::secret::Kind;
 use serde::Serialize;
 use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
@@ -56,7 +59,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_enum, value_name = "FORM", default_value = "pem")]
     output: Form,
 
-    /// Show the private key too
+    /// Show the private key, the session ticket keys or the generic secret too
     #[arg(long)]
     reveal_key: bool,
 
@@ -91,6 +94,10 @@ struct Shown {
     trusted_ca: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     crl: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    session_ticket_keys: Vec<Zeroizing<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret: Option<Zeroizing<String>>,
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
@@ -216,6 +223,8 @@ fn shown(fetched: Fetched, reveal: bool) -> Result<Shown, String> {
         ocsp_staple: None,
         trusted_ca: None,
         crl: None,
+        session_ticket_keys: Vec::new(),
+        secret: None,
     };
     match secret.r#type {
         Some(Type::TlsCertificate(pair)) => {
@@ -229,6 +238,15 @@ fn shown(fetched: Fetched, reveal: bool) -> Result<Shown, String> {
             shown.kind = "trust_bundle";
             shown.trusted_ca = text(trust.trusted_ca);
             shown.crl = text(trust.crl);
+        }
+        Some(Type::SessionTicketKeys(keys)) => {
+            shown.kind = Kind::TicketKeys.as_str();
+            let keys = keys.keys.into_iter().filter_map(|key| bytes(Some(key)));
+            shown.session_ticket_keys = keys.map(|key| ticket_key(&key, reveal)).collect();
+        }
+        Some(Type::GenericSecret(generic)) => {
+            shown.kind = Kind::Generic.as_str();
+            shown.secret = bytes(generic.secret).map(|secret| generic_secret(&secret, reveal));
         }
         _ => return Err("the secret is of a kind that this program can't show".to_owned()),
     }
@@ -244,6 +262,23 @@ fn private_key(pem: &[u8], reveal: bool) -> Zeroizing<String> {
     let kind = kind.as_ref().and_then(KeyType::of_private);
     let kind = kind.map_or_else(String::new, |kind| format!("{kind}, "));
     Zeroizing::new(format!("<private key, {kind}{} bytes>", pem.len()))
+}
+
+/// The same of a session ticket key, in base64.
+fn ticket_key(key: &[u8], reveal: bool) -> Zeroizing<String> {
+    Zeroizing::new(match reveal {
+        true => STANDARD.encode(key),
+        false => format!("<session ticket key, {} bytes>", key.len()),
+    })
+}
+
+/// The same of a generic secret, in base64 if it is no text.
+fn generic_secret(secret: &[u8], reveal: bool) -> Zeroizing<String> {
+    Zeroizing::new(match (reveal, std::str::from_utf8(secret)) {
+        (false, _) => format!("<generic secret, {} bytes>", secret.len()),
+        (true, Ok(text)) => text.to_owned(),
+        (true, Err(_)) => STANDARD.encode(secret),
+    })
 }
 
 fn text(source: Option<DataSource>) -> Option<String> {
@@ -285,7 +320,9 @@ fn print(shown: &Shown, form: Form) -> ExitCode {
                 shown.trusted_ca.as_deref(),
                 shown.crl.as_deref(),
             ];
-            for part in parts.into_iter().flatten() {
+            let keys = shown.session_ticket_keys.iter().chain(&shown.secret);
+            let keys = keys.map(|key| key.as_str());
+            for part in parts.into_iter().flatten().chain(keys) {
                 add(&mut out, part);
             }
         }

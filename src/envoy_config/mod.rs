@@ -27,6 +27,10 @@ pub struct Request {
     pub admin: SocketAddr,
     /// Where the upstream listens.
     pub upstream: Endpoint,
+    /// Whether upstreams are shown a client certificate.
+    pub client_certificate: bool,
+    /// The generic secret that requests to upstreams carry in their header `Authorization`.
+    pub injected: Option<Name>,
     /// Envoy's node id, which the agent logs, and which access rules may name.
     pub node: String,
 }
@@ -38,7 +42,7 @@ pub enum Role {
     Serve,
     /// It asks for whatever host a client names, and fetches these beforehand.
     OnDemand,
-    /// It shows each to an upstream, and checks the upstream with the CA beside it.
+    /// It connects to an upstream with each, and checks the upstream with the CA beside it.
     Upstream,
 }
 
@@ -273,6 +277,8 @@ mod tests {
             listen: ([127, 0, 0, 1], 1).into(),
             admin: ([127, 0, 0, 1], 2).into(),
             upstream: SocketAddr::from(([127, 0, 0, 1], 3)).into(),
+            client_certificate: true,
+            injected: None,
             node: "n\"".to_owned(),
         };
         let yaml = request.to_yaml();

@@ -155,16 +155,23 @@ fn downstream_socket(
     further: &[&Name],
     sources: &mut Sources,
 ) -> String {
-    let mut certificate = "            tls_certificate_sds_secret_configs:\n".to_owned();
-    for name in [name].iter().chain(further) {
-        certificate.push_str(&format!(
-            "            - name: {}\n              sds_config: {}\n",
-            quote(&name.0),
-            sources.next(14),
-        ));
-    }
+    let certificate = tls_certificates(&[&[name], further].concat(), 12, sources);
     let context = format!("{certificate}{}", client_validation(request, name, sources));
     downstream("", request.mutual, &context)
+}
+
+/// The certificates of a TLS context, indented by `indent` columns.
+fn tls_certificates(names: &[&Name], indent: usize, sources: &mut Sources) -> String {
+    let space = " ".repeat(indent);
+    let mut yaml = format!("{space}tls_certificate_sds_secret_configs:\n");
+    for name in names {
+        yaml.push_str(&format!(
+            "{space}- name: {}\n{space}  sds_config: {}\n",
+            quote(&name.0),
+            sources.next(indent + 2),
+        ));
+    }
+    yaml
 }
 
 fn on_demand_socket(request: &Request, sources: &mut Sources) -> String {
@@ -231,11 +238,19 @@ fn client_validation(request: &Request, name: &Name, sources: &mut Sources) -> S
 }
 
 fn upstream_cluster(request: &Request, name: &Name, sources: &mut Sources) -> String {
+    let injector = match &request.injected {
+        Some(secret) => injector(secret, sources),
+        None => String::new(),
+    };
+    let certificate = match request.client_certificate {
+        true => tls_certificates(&[name], 10, sources),
+        false => String::new(),
+    };
     format!(
         r#"  - name: {name}
     type: {kind}
     connect_timeout: 1s
-    load_assignment:
+{injector}    load_assignment:
       cluster_name: {name}
       endpoints: [{{lb_endpoints: [{{endpoint: {{address: {address}}}}}]}}]
     transport_socket:
@@ -244,10 +259,7 @@ fn upstream_cluster(request: &Request, name: &Name, sources: &mut Sources) -> St
         "@type": {TYPE}.transport_sockets.tls.v3.UpstreamTlsContext
         sni: {name}
         common_tls_context:
-          tls_certificate_sds_secret_configs:
-          - name: {name}
-            sds_config: {certificate_source}
-          combined_validation_context:
+{certificate}          combined_validation_context:
             # The name that the upstream's certificate must have.
             default_validation_context: {{match_typed_subject_alt_names: [{{san_type: DNS, matcher: {{exact: {name}}}}}]}}
             validation_context_sds_secret_config:
@@ -260,9 +272,38 @@ fn upstream_cluster(request: &Request, name: &Name, sources: &mut Sources) -> St
             EndpointHost::Name(_) => "STRICT_DNS",
         },
         address = address(&request.upstream),
-        certificate_source = sources.next(12),
         bundle = quote(&name.bundle()),
         bundle_source = sources.next(14),
+    )
+}
+
+/// Adds a generic secret to each request to a cluster.
+fn injector(secret: &Name, sources: &mut Sources) -> String {
+    format!(
+        r#"    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": {TYPE}.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{http_protocol_options: {{}}}}
+        http_filters:
+        # Without the secret, requests are answered with 401.
+        - name: credential_injector
+          typed_config:
+            "@type": {TYPE}.filters.http.credential_injector.v3.CredentialInjector
+            overwrite: true
+            credential:
+              name: generic
+              typed_config:
+                "@type": {TYPE}.http.injected_credentials.generic.v3.Generic
+                # The secret is the whole value of the header, such as `Bearer abc`.
+                header: Authorization
+                credential:
+                  name: {secret}
+                  sds_config: {source}
+        - name: upstream_codec
+          typed_config: {{"@type": {TYPE}.filters.http.upstream_codec.v3.UpstreamCodec}}
+"#,
+        secret = quote(&secret.0),
+        source = sources.next(20),
     )
 }
 

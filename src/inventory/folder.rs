@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::part::{Missing, Now, PartState, Parts, Trouble};
 use super::snapshot::{Credential as View, Rejection};
-use crate::credential::{Credential, Verdict};
+use crate::credential::{Credential, StapleFacts, Verdict};
 use crate::name;
 use crate::problem::{Problem, Reason};
 use crate::secret::{Facts, Kind, Name, Part, Secret};
@@ -407,15 +407,36 @@ impl Folder {
 
     /// The staple that goes with a certificate: about it, and not out of date.
     fn staple_for(&self, pair: &Part, now: SystemTime) -> Option<Arc<Part>> {
-        let Facts::Certificate(facts) = pair.facts() else {
-            return None;
-        };
+        let (staple, facts) = self.staple_about(pair)?;
+        let ended = facts.next_update.is_some_and(|end| end <= now);
+        (!ended).then(|| staple.clone())
+    }
+
+    /// The staple about that certificate, out of date or not.
+    fn staple_about(&self, pair: &Part) -> Option<(&Arc<Part>, &StapleFacts)> {
         let staple = self.parts.of(Kind::OcspStaple).current()?;
-        let Facts::OcspStaple(about) = staple.facts() else {
-            return None;
-        };
-        let ended = about.next_update.is_some_and(|end| end <= now);
-        (about.is_about(&facts.leaf) && !ended).then(|| staple.clone())
+        match (pair.facts(), staple.facts()) {
+            (Facts::Certificate(pair), Facts::OcspStaple(facts)) => {
+                facts.is_about(&pair.leaf).then_some((staple, facts))
+            }
+            _ => None,
+        }
+    }
+
+    /// A staple that has expired in service.
+    fn lapsed(&self) -> Option<Problem> {
+        let pair = self.secrets[Kind::Certificate as usize].as_ref()?;
+        let (_, facts) = self.staple_about(pair.part())?;
+        let end = facts.next_update.filter(|_| pair.staple().is_none())?;
+        Some(Problem::new(
+            Reason::Expired,
+            self.path.join(facts.files.first()?),
+            format!(
+                "the OCSP staple expired on {}: the certificate is served without it",
+                times::date(end)
+            ),
+            "fetch a new one from the CA's OCSP responder",
+        ))
     }
 
     fn has_bundle_alone(&self) -> bool {
@@ -452,6 +473,7 @@ impl Folder {
         let of_parts = self.parts.iter().flat_map(PartState::warnings).cloned();
         of_parts
             .chain(self.waiting())
+            .chain(self.lapsed())
             .chain(self.nameless())
             .chain(self.uncovered())
             .collect()

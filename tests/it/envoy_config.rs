@@ -5,7 +5,13 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use rcgen::{ExtendedKeyUsagePurpose, KeyPair};
+use serde_json::json;
+
 use crate::util::agent::PROGRAM;
+use crate::util::envoy::{http_connection_manager, loopback};
+use crate::util::pki::leaf_params;
+use crate::util::s_client::s_client;
 use crate::util::tools::ENVOY;
 use crate::util::{Agent, Bed, Ca, Envoy, Https, Identity, eventually_true, require};
 
@@ -55,6 +61,9 @@ pub(crate) fn takes_every_combination(envoy: &Path, on_demand: bool) {
         &["a.test", "a.test"],
         &["a.test", "a.test-ecdsa", "a.test-rsa", "b.test"],
     ];
+    for options in [&["--anonymous"][..], &["--inject", "token", "--full"]] {
+        assert_envoy_takes(&envoy, &[&["--upstream", "a.test"], options].concat());
+    }
     for names in names {
         for options in 0..16_u8 {
             let flags = ["--mutual", "--full", "--on-demand", "--upstream"];
@@ -283,6 +292,42 @@ fn plain_status(port: u16, host: &str) -> Option<u16> {
 }
 
 #[test]
+fn a_client_is_served_the_certificate_that_it_can_verify() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    let rsa = KeyPair::from_pem(include_str!("fixtures/credential/rsa2048.key")).unwrap();
+    let params = leaf_params(&["site"], ExtendedKeyUsagePurpose::ServerAuth);
+    let rsa = bed.ca.issue(&params, &rsa);
+    let ecdsa = bed.ca.server(&["site"]);
+    bed.root.write_pair("site", &rsa);
+    bed.root.write_pair("site-ecdsa", &ecdsa);
+    let _agent = bed.ready_agent();
+    let rsa_only = ["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"];
+    let ecdsa_only = ["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"];
+    let new_only = ["-tls1_3", "-sigalgs", "ECDSA+SHA256:RSA-PSS+SHA256"];
+    let body = |identity: &Identity| identity.leaf.trim_end().to_owned();
+    for on_demand in [false, true] {
+        let mut arguments = vec!["site", "site-ecdsa"];
+        arguments.extend(on_demand.then_some("--on-demand"));
+        let envoy = start(&program, &bed, &arguments);
+        let serves = |options: &[&str], identity: &Identity| {
+            s_client(envoy.port(), "site", options).contains(&body(identity))
+        };
+        eventually_true("the listener", || serves(&rsa_only, &rsa));
+        // On demand, Envoy takes one certificate for a host: the other one has its folder's name.
+        assert_eq!(serves(&ecdsa_only, &ecdsa), !on_demand);
+        assert!(serves(&new_only, if on_demand { &rsa } else { &ecdsa }));
+        if on_demand {
+            let other = s_client(envoy.port(), "site-ecdsa", &ecdsa_only);
+            assert!(other.contains(&body(&ecdsa)), "{other}");
+        }
+        envoy.assert_no_rejection();
+    }
+}
+
+#[test]
 fn options_that_contradict_each_other_are_refused() {
     for arguments in [
         &["--upstream", "--mutual"][..],
@@ -329,4 +374,75 @@ fn an_upstream_may_have_a_host_name() {
         let line = format!("socket_address: {{address: \"{host}\", port_value: {port}}}");
         assert!(text.contains(&line), "{text}");
     }
+}
+
+#[test]
+fn an_upstream_without_client_certificates_is_checked_and_sent_a_token() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    let identity = bed.ca.server(&["b.test"]);
+    let server = Envoy::start_as_it_is(&program, &upstream_config(&identity));
+    bed.root
+        .write("b.test", &[("ca.crt", Ca::new("another").pem())]);
+    bed.root.write("token", &[("secret", "Bearer one\n")]);
+    let _agent = bed.ready_agent();
+    let address = format!("127.0.0.1:{}", server.port());
+    let arguments = ["b.test", "--upstream", "--upstream-address", &address];
+    let anonymous = [&arguments[..], &["--anonymous"]].concat();
+    let with_token = [&anonymous[..], &["--inject", "token"]].concat();
+    let client = start(&program, &bed, &with_token);
+    let status = |client: &Envoy| plain_status(client.port(), "b.test");
+    eventually_true("the refusal of the upstream", || {
+        status(&client) == Some(503)
+    });
+    bed.root.write("b.test", &[("ca.crt", bed.ca.pem())]);
+    eventually_true("the first token", || status(&client) == Some(201));
+    bed.root.write("token", &[("secret", "Bearer two\n")]);
+    eventually_true("the second token", || status(&client) == Some(202));
+    let without_token = start(&program, &bed, &anonymous);
+    eventually_true("an answer", || status(&without_token) == Some(418));
+    client.assert_no_rejection();
+    for wrong in [&["a", "--anonymous"][..], &["a", "--inject", "token"]] {
+        assert_eq!(generate(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+/// An upstream with TLS that answers 201 or 202 to the tokens `one` and `two`, and 418 to all else.
+fn upstream_config(identity: &Identity) -> String {
+    let mut manager = http_connection_manager();
+    let routes = manager["typed_config"]["route_config"]["virtual_hosts"][0]["routes"]
+        .as_array_mut()
+        .unwrap();
+    for (status, token) in [(201, "Bearer one"), (202, "Bearer two")] {
+        let header = json!({"name": "authorization", "string_match": {"exact": token}});
+        routes.insert(
+            0,
+            json!({
+                "match": {"prefix": "/", "headers": [header]},
+                "direct_response": {"status": status},
+            }),
+        );
+    }
+    let inline = |text: &str| json!({"inline_string": text});
+    let certificate = json!({
+        "certificate_chain": inline(&identity.chain), "private_key": inline(&identity.key),
+    });
+    let socket = json!({
+        "name": "tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {"tls_certificates": [certificate]},
+        },
+    });
+    json!({
+        "admin": {"address": loopback()},
+        "static_resources": {"listeners": [{
+            "name": "upstream",
+            "address": loopback(),
+            "filter_chains": [{"filters": [manager], "transport_socket": socket}],
+        }]},
+    })
+    .to_string()
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::util::admin::{get, metric, metric_becomes};
 use crate::util::bed::assert_no_key_in;
+use crate::util::ocsp::{self, Status};
 use crate::util::tools::{self, Tool};
 use crate::util::{Bed, require};
 
@@ -202,7 +203,7 @@ fn the_alert_rules_do_what_their_tests_say() {
 #[test]
 fn rules_and_dashboard_ask_for_metrics_that_there_are() {
     let bed = Bed::new();
-    bed.pair("site");
+    write_stapled(&bed);
     bed.root
         .write("broken", &[("cert", "nothing"), ("key", "nothing")]);
     let _agent = bed.ready_agent();
@@ -237,10 +238,17 @@ fn rules_and_dashboard_ask_for_metrics_that_there_are() {
     }
 }
 
+/// A pair with all that there are metrics of.
+fn write_stapled(bed: &Bed) {
+    let identity = bed.pair("site");
+    let staple = ocsp::staple(&bed.ca, &identity, Status::Good, 7);
+    bed.root.write("site", &[("tls.ocsp-staple", staple)]);
+}
+
 #[test]
 fn every_metric_is_documented() {
     let bed = Bed::new();
-    bed.pair("site");
+    write_stapled(&bed);
     let _agent = bed.ready_agent();
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/monitoring.md");
     let documented = names(&std::fs::read_to_string(docs).unwrap());

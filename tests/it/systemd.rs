@@ -661,3 +661,41 @@ fn a_previous_version_outlives_a_restart_and_a_crash() {
         "{journal}"
     );
 }
+
+#[test]
+fn the_timer_of_the_examples_rotates_ticket_keys_that_the_agent_serves() {
+    let Some(machine) = machine() else { return };
+    for unit in ["ticket-keys.service", "ticket-keys.timer"] {
+        let path = format!("etc/systemd/system/{unit}");
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/examples/");
+        machine.write(
+            &path,
+            &fs::read_to_string(format!("{example}{unit}")).unwrap(),
+        );
+    }
+    // Soon, rather than at noon.
+    machine.drop_in(
+        "ticket-keys.timer",
+        "[Timer]\nOnCalendar=\nOnActiveSec=1s\n",
+    );
+    let folder = format!("{CREDENTIALS}/site");
+    machine.run(&format!("install -d -m 0750 -g sds-agent /{folder}"));
+    let complaints = machine.run(
+        "systemd-analyze verify /etc/systemd/system/ticket-keys.service \
+         /etc/systemd/system/ticket-keys.timer 2>&1",
+    );
+    assert_eq!(complaints, "");
+    machine.run("systemctl start sds-agent");
+    let mut stream = machine.client().delta();
+    stream.subscribe(&["site"]);
+    let mut newest = None;
+    for kept in [1, 2, 3, 3] {
+        machine.run("systemctl restart ticket-keys.timer");
+        newest = eventually("the next key", || {
+            let keys = stream.changes().secrets.pop()?.ticket_keys();
+            let is_next = keys.len() == kept && keys.first() != newest.as_ref();
+            is_next.then(|| keys.first().cloned())
+        });
+    }
+    machine.run("systemctl stop ticket-keys.timer; rm -r /etc/systemd/system/ticket-keys.*");
+}

@@ -180,7 +180,13 @@ fn uncovered(
     options: &TrustOptions,
 ) -> Option<Flaw> {
     let name = called(ca);
-    if !lists.iter().any(|list| list.is_of(ca)) {
+    let is_issuer = || {
+        cas.iter()
+            .any(|other| !other.is_self_issued() && ca.is_issuer_of(other))
+    };
+    // Then the list of the CA that issued the client's certificate is enough.
+    let is_exempt = options.checks_leaf_alone() && is_issuer();
+    if !is_exempt && !lists.iter().any(|list| list.is_of(ca)) {
         let what = format!("there is no revocation list of {name}: Envoy would refuse its clients");
         let remedy = "add that CA's list, or remove the CA from the bundle, or all lists";
         return Some(Flaw::new(what, remedy));

@@ -209,7 +209,7 @@ fn situations() -> Vec<Situation> {
 
 impl Ca {
     /// A client's identity, with the certificates up to below the root.
-    fn client(&self, name: &str, serial: u64) -> Identity {
+    pub(super) fn client(&self, name: &str, serial: u64) -> Identity {
         let (leaf, key) = self.leaf(name, |params| params.serial_number = Some(serial.into()));
         let chain = if self.is_root {
             leaf.clone()

@@ -7,6 +7,7 @@ mod handshakes;
 mod mutation;
 mod oracle;
 mod remedies;
+mod trust;
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

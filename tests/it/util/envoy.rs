@@ -415,6 +415,6 @@ pub(crate) fn http_connection_manager() -> Value {
     })
 }
 
-fn loopback() -> Value {
+pub(crate) fn loopback() -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": 0}})
 }

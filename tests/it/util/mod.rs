@@ -19,6 +19,7 @@ pub(crate) mod machine;
 pub(crate) mod ocsp;
 pub(crate) mod pki;
 pub(crate) mod process;
+pub(crate) mod s_client;
 pub(crate) mod sds;
 pub(crate) mod steps;
 pub(crate) mod terminal;

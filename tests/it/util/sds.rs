@@ -505,6 +505,17 @@ impl Served {
             }
     }
 
+    /// The session ticket keys that it holds, if it holds such.
+    pub(crate) fn ticket_keys(&self) -> Vec<DataSource> {
+        match &self.content {
+            Content::Other(secret) => match &secret.r#type {
+                Some(Type::SessionTicketKeys(keys)) => keys.keys.clone(),
+                _ => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether it is this bundle, byte for byte, with no revocation list.
     pub(crate) fn is_trust(&self, ca: &str) -> bool {
         self.content

@@ -1,6 +1,11 @@
 //! Every kind of secret, from its files to what Envoy gets: served, rotated alone, kept while the files
 //! are bad, healed, removed.
 
+mod envoys;
+mod filters;
+mod tickets;
+mod walk;
+
 use std::path::Path;
 use std::process::Command;
 
