@@ -60,7 +60,7 @@ fn agent(registry: &mut Registry, status: &Status) {
 }
 
 fn certificates(registry: &mut Registry, report: &Report) {
-    let (starts, ends, warn_days) = (Gauges::default(), Gauges::default(), Gauges::default());
+    let (starts, ends, warn) = (Gauges::default(), Gauges::default(), Gauges::default());
     let (valid, nacked, staples) = (Gauges::default(), Gauges::default(), Gauges::default());
     for secret in report.secrets() {
         let staple = secret.staple.as_ref();
@@ -71,7 +71,7 @@ fn certificates(registry: &mut Registry, report: &Report) {
         if let (Some(start), Some(end)) = (secret.not_before, secret.not_after) {
             set(&starts, labels(secret), seconds(start));
             set(&ends, labels(secret), seconds(end));
-            set(&warn_days, labels(secret), secret.warn_days.into());
+            set(&warn, labels(secret), 86_400 * u64::from(secret.warn_days));
         }
         let is_valid = is_valid(secret, report.now);
         set(&valid, labels(secret), u64::from(is_valid));
@@ -98,10 +98,11 @@ fn certificates(registry: &mut Registry, report: &Report) {
         Unit::Seconds,
         staples,
     );
-    registry.register(
-        "certificate_warn_days",
-        "How many days before its end it is warned of at most; the configuration's warn_days",
-        warn_days,
+    registry.register_with_unit(
+        "certificate_warn",
+        "How long before its end it is warned of at most; the configuration's warn_days",
+        Unit::Seconds,
+        warn,
     );
     registry.register(
         "certificate_valid",

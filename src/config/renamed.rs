@@ -26,10 +26,6 @@ pub(super) fn apply(top: &mut DeTable<'_>, text: &str) -> Result<Vec<(usize, Str
         let Some((key, value)) = table.remove_entry(old) else {
             continue;
         };
-        let is_empty = table.is_empty();
-        if is_empty && section == "log" {
-            top.remove(section);
-        }
         warnings.push((
             line(text, key.span().start),
             format!(
@@ -50,6 +46,11 @@ pub(super) fn apply(top: &mut DeTable<'_>, text: &str) -> Result<Vec<(usize, Str
                 top.insert(Spanned::new(key.span(), Cow::Borrowed(new)), value);
             }
         }
+    }
+    // What is left of a section whose keys all have new names.
+    let log = top.get("log").and_then(|log| log.get_ref().as_table());
+    if log.is_some_and(DeTable::is_empty) {
+        top.remove("log");
     }
     Ok(warnings)
 }

@@ -125,9 +125,12 @@ fn each_root_and_secret_can_have_its_own_days() {
         assert_eq!(is_shown, is_expiring, "{secret:#}");
         assert_eq!(secret["warn_days"], days, "{secret:#}");
         let series = format!(
-            "sds_agent_certificate_warn_days{{credential=\"{name}\",kind=\"certificate\"}}"
+            "sds_agent_certificate_warn_seconds{{credential=\"{name}\",kind=\"certificate\"}}"
         );
-        assert_eq!(metric(&bed.admin(), &series), Some(f64::from(days)));
+        assert_eq!(
+            metric(&bed.admin(), &series),
+            Some(f64::from(days) * 86_400.0)
+        );
         let all = check["credentials"].as_array().unwrap();
         let checked = all.iter().find(|one| one["name"] == name).unwrap();
         assert_eq!(checked["state"] == "expiring", is_expiring, "{checked:#}");

@@ -37,9 +37,9 @@ fn the_life_of_a_credential_is_counted() {
         "sds_agent_certificate_not_before_timestamp_seconds{credential=\"site\",kind=\"certificate\"}",
     );
     assert!(0.0 < start && start < end, "{start}");
-    let warn_days =
-        value("sds_agent_certificate_warn_days{credential=\"site\",kind=\"certificate\"}");
-    assert_eq!(warn_days, 30.0);
+    let warn =
+        value("sds_agent_certificate_warn_seconds{credential=\"site\",kind=\"certificate\"}");
+    assert_eq!(warn, 30.0 * 86_400.0);
 
     let client = bed.client();
     let (mut sotw, mut delta) = (client.sotw(), client.delta());
