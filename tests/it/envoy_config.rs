@@ -62,7 +62,7 @@ pub(crate) fn takes_every_combination(envoy: &Path, on_demand: bool) {
         &["a.test", "a.test-ecdsa", "a.test-rsa", "b.test"],
     ];
     for options in [&["--anonymous"][..], &["--inject", "token", "--full"]] {
-        assert_envoy_takes(&envoy, &[&["--upstream", "a.test"], options].concat());
+        assert_envoy_takes(envoy, &[&["--upstream", "a.test"], options].concat());
     }
     for names in names {
         for options in 0..16_u8 {

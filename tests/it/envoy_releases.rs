@@ -40,7 +40,7 @@ fn everything_works_with_each_release() {
     let releases = envoy_releases();
     assert!(releases.len() > 1, "{releases:?}");
     for release in releases {
-        println!("Envoy {release}");
+        eprintln!("Envoy {release}");
         everything_works(&release, &envoy_release(&release).unwrap());
     }
 }
