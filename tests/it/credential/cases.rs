@@ -422,7 +422,7 @@ fn bundles(cases: &mut Vec<Case>) {
     });
     let old = root.again(-20, -10);
     let future = root.again(10, 20);
-    let soon = root.again(-10, 10);
+    let soon = root.again(-20, 2);
     let (cert, key) = leaf(&root, "a.example");
     let pinned = self_signed("pinned");
     let v1 = fs::read_to_string(odd().join("p256-v1.crt")).unwrap();

@@ -88,7 +88,7 @@ fn each_kind_is_served_kept_healed_and_removed() {
         agent.wait_for_line_after(before, &[case.name, case.words]);
         metric_becomes(&bed.admin(), &valid, |value| value == 0.0);
         let check = run(&["check".as_ref(), bed.root.path().as_os_str()]);
-        assert_eq!(check.status.code(), Some(1), "{check:?}");
+        assert_eq!(check.status.code(), Some(2), "{check:?}");
         assert!(
             text(&check).contains(case.words),
             "{}: {check:?}",
