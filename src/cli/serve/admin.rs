@@ -81,7 +81,9 @@ fn listen(config: ListenConfig) -> anyhow::Result<Option<Listener>> {
         Ok(listener) => Ok(Some(listener)),
         // Two agents with sockets in one folder share this default, and Envoy is to be served anyway.
         Err(error @ ListenError::Live(_)) => {
-            error!("status, metrics and health can't be asked for: {error}; see admin_socket");
+            error!(
+                "status, metrics and health can't be asked for: {error}; see admin_socket (--admin-socket)"
+            );
             Ok(None)
         }
         Err(error) => Err(error).context("admin_socket"),
