@@ -15,7 +15,7 @@
 //! - [`reconcile`]: what should be there against what is there
 //! - [`problems`], [`metrics`], [`status`], [`events`]: how it is doing
 //! - [`cli`]: the command line
-//! - [mod@mirror]: wires all of the above
+//! - [`mirror`](mod@mirror): wires all of the above
 
 mod access;
 mod backoff;
