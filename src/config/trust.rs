@@ -21,7 +21,7 @@ pub struct TrustOptions {
     pub only_verify_leaf_cert_crl: bool,
     /// A peer whose certificate has expired is let in all the same.
     pub allow_expired_certificate: bool,
-    /// How many certificates there may be between the peer's and the bundle's.
+    /// How many certificates there may be above the peer's, the bundle's own included, as Envoy counts.
     pub max_verify_depth: Option<u32>,
     /// SHA-256 hashes of public keys, in base64, of which the peer's must be one.
     pub certificate_spki: Vec<String>,
