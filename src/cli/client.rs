@@ -10,6 +10,7 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use sds_agent::admin::status::Status;
 use sds_agent::config::{Config, ConfigError, Options};
 use tokio::net::UnixStream;
 
@@ -170,6 +171,21 @@ pub(crate) async fn ask(socket: &Path, page: &str) -> Result<Bytes, String> {
     tokio::time::timeout(PATIENCE, asked)
         .await
         .unwrap_or_else(|_| Err(late()))
+}
+
+/// The state of the agent at the admin socket.
+///
+/// # Errors
+/// Why it can't be had, and what to do about it.
+pub(crate) async fn status(socket: &Path) -> Result<Status, String> {
+    let json = ask(socket, "/status").await?;
+    serde_json::from_slice(&json).map_err(|error| {
+        format!(
+            "can't parse the answer on {}: {error}; is the agent of the same version as this \
+             program? `curl --unix-socket {0} http://localhost/status` shows it",
+            socket.display()
+        )
+    })
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -1,11 +1,18 @@
-//! `sds-agent completions`: what a shell completes.
+//! Completion in shells: the script that a shell needs, and the answers to what the script asks.
 
 use std::process::ExitCode;
 
-use clap::Command;
+use clap::{Command, Parser};
 use clap_complete::Shell;
+use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
+use clap_complete::env::{CompleteEnv, Shells};
+use sds_agent::admin::status::Status;
 
+use super::client::{self, AdminSocket};
 use super::output;
+
+/// The environment variable with which a shell's script asks what may come next.
+const VARIABLE: &str = "SDS_AGENT_COMPLETE";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,9 +30,46 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &Args, mut program: Command) -> ExitCode {
+/// Where the agent is that is asked for names.
+#[derive(Parser)]
+struct Usual {
+    #[command(flatten)]
+    admin_socket: AdminSocket,
+}
+
+/// Answers a shell that asks what may come next on a command line; the process ends then.
+pub(crate) fn answer(program: fn() -> Command) {
+    CompleteEnv::with_factory(program).var(VARIABLE).complete();
+}
+
+pub(crate) fn run(args: &Args, program: &Command) -> ExitCode {
     let mut script = Vec::new();
-    let name = program.get_name().to_owned();
-    clap_complete::generate(args.shell, &mut program, name, &mut script);
-    output::print(&script)
+    let name = program.get_name();
+    let shells = Shells::builtins();
+    let written = shells
+        .completer(&args.shell.to_string())
+        .map(|shell| shell.write_registration(VARIABLE, name, name, name, &mut script));
+    match written {
+        Some(Ok(())) => output::print(&script),
+        Some(Err(error)) => output::fail(error),
+        None => output::fail(format!("there is no completion for {}", args.shell)),
+    }
+}
+
+/// The names of the secrets that the running agent has.
+pub(crate) fn secrets() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        // Nothing where the agent can't be asked: a shell has no place for the reason.
+        let Some(status) = status() else {
+            return Vec::new();
+        };
+        let names = status.report.secrets().map(|secret| &secret.name);
+        names.map(CompletionCandidate::new).collect()
+    })
+}
+
+fn status() -> Option<Status> {
+    let usual = Usual::try_parse_from([""]).ok()?;
+    let socket = usual.admin_socket.path().ok()?;
+    client::block_on(client::status(&socket)).ok()?.ok()
 }

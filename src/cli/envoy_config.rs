@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use sds_agent::envoy_config::{Endpoint, Name, Names, Request, Role};
 
 use super::client::SdsSocket;
+use super::completions::secrets;
 use super::output;
 
 const EXAMPLES: &str = "\
@@ -33,7 +34,7 @@ files tls.crt, tls.key and ca.crt gives both.";
 pub(crate) struct Args {
     /// The names of the credentials; with several, a client's server name chooses among them, but for
     /// NAME-ecdsa and NAME-rsa, which are further certificates of NAME
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(value_name = "NAME", required = true, add = secrets())]
     names: Vec<Name>,
 
     /// Refuse clients without a certificate that a CA in NAME-cacert signed; with --on-demand, in

@@ -28,6 +28,7 @@ use tonic::{Code, Response, Status};
 use tower::service_fn;
 use zeroize::Zeroizing;
 
+use super::completions::secrets;
 use super::{client, output};
 
 const EXAMPLES: &str = "\
@@ -50,6 +51,7 @@ allowed to read it; 2 the agent could not be asked, or wrong command line.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// The name of the secret
+    #[arg(add = secrets())]
     name: String,
 
     #[command(flatten)]

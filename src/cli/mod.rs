@@ -72,6 +72,7 @@ enum Command {
 
 /// Runs the command that the command line names.
 pub(crate) fn run() -> ExitCode {
+    completions::answer(Cli::command);
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
@@ -80,7 +81,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Probe(args) => probe::run(args),
         Command::EnvoyConfig(args) => envoy_config::run(args),
         Command::TicketKeys(args) => ticket_keys::run(args),
-        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Completions(args) => completions::run(&args, &Cli::command()),
         Command::Man(args) => man::run(args, Cli::command()),
     }
 }

@@ -109,14 +109,7 @@ fn print(request: &Request, status: &Status, fail: bool) -> ExitCode {
 impl Request {
     /// The state of the agent, as far as it is asked for.
     async fn status(&self) -> Result<Status, String> {
-        let json = client::ask(&self.socket, "/status").await?;
-        let mut status: Status = serde_json::from_slice(&json).map_err(|error| {
-            format!(
-                "can't parse the answer on {}: {error}; is the agent of the same version as this \
-                 program? `curl --unix-socket {0} http://localhost/status` shows it",
-                self.socket.display()
-            )
-        })?;
+        let mut status = client::status(&self.socket).await?;
         self.filter.apply(&mut status)?;
         Ok(status)
     }

@@ -1,7 +1,9 @@
 //! What the program says of itself: help, version, completions, manual pages.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
+use crate::util::Bed;
 use crate::util::agent::PROGRAM;
 
 fn run(arguments: &[&str]) -> Output {
@@ -65,22 +67,49 @@ fn the_version_names_the_commit_and_the_target() {
 }
 
 #[test]
-fn every_shell_gets_completions_for_every_command() {
-    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = stdout(&["completions", shell]);
-        for command in commands() {
-            assert!(script.contains(&command), "{shell}: {command}");
-        }
+fn shells_complete_commands_options_and_the_names_of_secrets() {
+    for shell in ["zsh", "fish", "elvish", "powershell"] {
+        assert!(stdout(&["completions", shell]).contains("SDS_AGENT_COMPLETE"));
     }
-    let script = stdout(&["completions", "bash"]);
-    let check = Command::new("bash")
-        .args(["-n", "-c", &script])
+    let bed = Bed::new();
+    bed.pair("site.example.com");
+    bed.pair("site.example.net");
+    let _agent = bed.ready_agent();
+    for command in commands() {
+        let completed = completed(&[&command], &bed.admin());
+        assert!(completed.contains(&command), "{completed:?}");
+    }
+    let options = completed(&["status", "--expires"], &bed.admin());
+    assert_eq!(options, ["--expires-within"]);
+    for command in ["get", "status", "envoy-config"] {
+        let names = completed(&[command, "site.example."], &bed.admin());
+        assert_eq!(names, ["site.example.com", "site.example.net"], "{command}");
+        let nowhere = completed(&[command, "site.example."], Path::new("/nonexistent"));
+        assert!(nowhere.concat().is_empty(), "{nowhere:?}");
+    }
+}
+
+/// What bash makes of the last of `words` after the program's name when Tab is pressed.
+fn completed(words: &[&str], admin_socket: &Path) -> Vec<String> {
+    const SCRIPT: &str = r#"
+        source <(sds-agent completions bash)
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_TYPE=9
+        function=$(complete -p sds-agent | sed 's/.*-F \([^ ]*\).*/\1/')
+        "$function" sds-agent "${@: -1}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    let programs = Path::new(PROGRAM).parent().unwrap().display();
+    let path = std::env::var("PATH").unwrap();
+    let output = Command::new("bash")
+        .args(["-c", SCRIPT, "bash", "sds-agent"])
+        .args(words)
+        .env("PATH", format!("{programs}:{path}"))
+        .env("SDS_AGENT_ADMIN_SOCKET", admin_socket)
         .output()
         .unwrap();
-    assert!(
-        check.status.success() && check.stderr.is_empty(),
-        "{check:?}"
-    );
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(|line| line.trim().to_owned()).collect()
 }
 
 #[test]

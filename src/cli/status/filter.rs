@@ -6,11 +6,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use sds_agent::admin::status::Status;
 use sds_agent::report::{Credential, State};
 
+use crate::cli::completions::secrets;
+
 /// The options that choose credentials.
 #[derive(clap::Args)]
 pub(super) struct Filter {
     /// Show these credentials in full: by their names, or those of their secrets or hosts
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = secrets())]
     names: Vec<String>,
 
     /// Show only credentials in this state; may be repeated
