@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("{}: {source}; name a file of UTF-8 text that the agent may read", .path.display())]
+    #[error("{}: {error}; name a file of UTF-8 text that the agent may read", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
     /// The file is empty, at a reload.
     #[error("{}: it is empty, which a reload does not accept; write the configuration into it, or a \
@@ -36,12 +36,12 @@ pub enum ConfigError {
 impl ConfigError {
     /// Whether this user may not read the file.
     pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+        matches!(self, Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied)
     }
 
     /// Whether there is no such file.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        matches!(self, Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound)
     }
 }
 

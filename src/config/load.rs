@@ -65,9 +65,9 @@ impl Config {
 /// # Errors
 /// It is not a regular file of text, too large, or can't be read.
 pub fn read(path: &Path) -> Result<String, ConfigError> {
-    text(path).map_err(|source| ConfigError::Unreadable {
+    text(path).map_err(|error| ConfigError::Unreadable {
         path: path.to_owned(),
-        source,
+        error,
     })
 }
 

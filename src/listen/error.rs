@@ -54,14 +54,14 @@ pub enum ListenError {
     )]
     ForeignLock(PathBuf),
     /// The system refused.
-    #[error("can't {doing} {}: {source}{}", path.display(), hint(source))]
+    #[error("can't {doing} {}: {error}{}", path.display(), hint(error))]
     System {
         /// What was being done, as a verb.
         doing: &'static str,
         /// The path it was done to.
         path: PathBuf,
         /// The system's reason.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -75,14 +75,10 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-pub(super) fn system(
-    doing: &'static str,
-    path: &Path,
-    source: impl Into<io::Error>,
-) -> ListenError {
+pub(super) fn system(doing: &'static str, path: &Path, error: impl Into<io::Error>) -> ListenError {
     ListenError::System {
         doing,
         path: path.to_owned(),
-        source: source.into(),
+        error: error.into(),
     }
 }
