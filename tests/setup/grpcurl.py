@@ -8,15 +8,8 @@ What is built is pinned by tests/grpcurl/go.mod and go.sum. Standard output is t
 
 import os
 
-from shared import go, once
-
-MODULE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "grpcurl")
-PINS = [os.path.join(MODULE, name) for name in ("go.mod", "go.sum")]
-
-
-def fill(folder):
-    go.build("grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl", MODULE, folder)
-
+from shared import go
 
 if __name__ == "__main__":
-    print(os.path.join(once.make(__doc__, "grpcurl", PINS, fill), "grpcurl"))
+    folder = go.programs(__doc__, "grpcurl", {"github.com/fullstorydev/grpcurl/cmd/grpcurl": "grpcurl"})
+    print(os.path.join(folder, "grpcurl"))

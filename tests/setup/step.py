@@ -8,15 +8,8 @@ What is built is pinned by tests/step/go.mod and go.sum. Standard output is the 
 
 import os
 
-from shared import go, once
-
-MODULE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "step")
-PINS = [os.path.join(MODULE, name) for name in ("go.mod", "go.sum")]
-
-
-def fill(folder):
-    go.build("step", "github.com/smallstep/cli/cmd/step", MODULE, folder)
-
+from shared import go
 
 if __name__ == "__main__":
-    print(os.path.join(once.make(__doc__, "step", PINS, fill), "step"))
+    folder = go.programs(__doc__, "step", {"github.com/smallstep/cli/cmd/step": "step"})
+    print(os.path.join(folder, "step"))
