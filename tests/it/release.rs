@@ -95,6 +95,18 @@ impl Elsewhere {
     }
 }
 
+/// That the program runs below `root`, and is that of this version.
+fn assert_runs_in(root: &Path, name: &str) {
+    let mut version = Command::new("chroot");
+    let version = run(version
+        .arg(root)
+        .args([&format!("/usr/bin/{name}"), "--version"]));
+    assert!(
+        version.starts_with(&format!("{name} {VERSION} (")),
+        "{version}"
+    );
+}
+
 #[test]
 #[ignore = "tests/release runs it"]
 fn the_archives_programs_run_on_an_old_c_library() {
@@ -133,14 +145,7 @@ fn the_archives_programs_run_on_an_old_c_library() {
             "{name}: {newest:?}"
         );
 
-        let mut version = Command::new("chroot");
-        let version = run(version
-            .arg(&root)
-            .args([&format!("/usr/bin/{name}"), "--version"]));
-        assert!(
-            version.starts_with(&format!("{name} {VERSION} (")),
-            "{version}"
-        );
+        assert_runs_in(&root, name);
     }
     Elsewhere::start(&root).assert_served();
 }
@@ -163,14 +168,7 @@ fn the_images_serve_an_envoy_beside_them() {
             let file = root.join("usr").join(file.replace("NAME", name));
             assert!(file.is_file(), "{}", file.display());
         }
-        let mut version = Command::new("chroot");
-        let version = run(version
-            .arg(&root)
-            .args([&format!("/usr/bin/{name}"), "--version"]));
-        assert!(
-            version.starts_with(&format!("{name} {VERSION} (")),
-            "{version}"
-        );
+        assert_runs_in(&root, name);
         if name == "sds-mirror" {
             continue;
         }
