@@ -124,7 +124,7 @@ impl Facts {
     }
 
     /// The certificate whose dates count for it at `now`: the leaf, or of the CA certificates that are
-    /// valid the one that ends first, for want of one the next to begin, and at last the last to end.
+    /// valid the one that ends first, otherwise the next to begin, and at last the last to end.
     pub fn current(&self, now: SystemTime) -> Option<&CertificateFacts> {
         let all = self.certificates();
         let ahead = all.iter().filter(|facts| facts.not_after >= now);

@@ -28,20 +28,20 @@ pub use values::{
     Account, CredentialName, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp,
 };
 
-/// Where the configuration is looked for when nothing else is said.
+/// Where the configuration is looked for when nothing else is configured.
 pub const DEFAULT_CONFIG: &str = "/etc/sds-agent/sds-agent.toml";
-/// Where credentials are looked for when nothing else is said.
+/// Where credentials are looked for when nothing else is configured.
 pub const DEFAULT_CREDENTIALS: &str = "/etc/sds-agent/credentials";
-/// The Unix socket that Envoy connects to when nothing else is said.
+/// The Unix socket that Envoy connects to when nothing else is configured.
 pub const DEFAULT_SOCKET: &str = "/run/sds-agent/sds.sock";
-/// The group whose members may open the socket for Envoy when nothing else is said. The packaging makes
+/// The group whose members may open the socket for Envoy when nothing else is configured. The packaging makes
 /// it: the group that may read the credentials is another one.
 pub const CLIENTS_GROUP: &str = "sds-agent-clients";
 /// What stands for the path of the root of the credentials that the configuration itself names.
 pub const NAMED_CREDENTIALS: &str = "[[secret]]";
-/// How many days before its end a certificate is warned of at most, when nothing else is said.
+/// How many days before its end a certificate is warned of at most, when nothing else is configured.
 const WARN_DAYS: u32 = 30;
-/// The file name of the admin socket, beside the socket for Envoy, when nothing else is said.
+/// The file name of the admin socket, beside the socket for Envoy, when nothing else is configured.
 pub const ADMIN_SOCKET_NAME: &str = "admin.sock";
 
 /// The settings of a running agent.
@@ -142,7 +142,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// The root at `path` with the settings that hold when nothing else is said.
+    /// The root at `path` with the settings that hold when nothing else is configured.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),

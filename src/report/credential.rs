@@ -216,7 +216,7 @@ fn is_previous(secret: &secret::Secret, credential: &inventory::Credential) -> b
     })
 }
 
-/// The state of a secret. Dates are compared anew, since a warning is as old as the last read.
+/// The state of a secret. Dates are compared again, since a warning is as old as the last read.
 fn state(
     secret: &secret::Secret,
     shown: &Secret,
