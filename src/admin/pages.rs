@@ -107,24 +107,6 @@ impl AdminPages {
         Page::text(StatusCode::SERVICE_UNAVAILABLE, lines)
     }
 
-    /// What `sds-agent probe` compares with. Takes time in proportion to what there is, at most.
-    fn live(&self, path: &str) -> Option<Page> {
-        let sources = &self.snapshots.sources;
-        let snapshot = &sources.hub.current().snapshot;
-        let now = SystemTime::now();
-        let json = if path == "/hosts" {
-            serde_json::to_string(&live::hosts(snapshot))
-        } else if let Some(host) = path.strip_prefix("/served/") {
-            serde_json::to_string(&live::served(snapshot, host, now))
-        } else {
-            let leaf = path.strip_prefix("/certificate/")?.parse().ok()?;
-            let known = live::known(snapshot, &leaf, sources.started.0);
-            serde_json::to_string(&known)
-        };
-        // Nothing in it can fail to be JSON.
-        Some(Page::ok(JSON, escape_json(&json.unwrap_or_default())))
-    }
-
     async fn at(&self, path: &str) -> Option<Page> {
         Some(match (path, self.with) {
             ("/", With::State) => Page::text(StatusCode::OK, INDEX),
@@ -135,7 +117,7 @@ impl AdminPages {
             ("/metrics", _) => self.snapshots.page(Rendered::Metrics).await,
             ("/livez", _) => self.alive().await,
             ("/readyz", _) => self.ready(),
-            (path, With::State | With::Page) => self.live(path)?,
+            (path, With::State | With::Page) => self.snapshots.live(path).await?,
             _ => return None,
         })
     }
@@ -206,6 +188,27 @@ impl Snapshots {
             Some(pages)
         });
         made.await.ok()?
+    }
+
+    /// A page that `sds-agent probe` compares with. It, too, may take time in proportion to what there is.
+    async fn live(self: &Arc<Self>, path: &str) -> Option<Page> {
+        let (this, path) = (self.clone(), path.to_owned());
+        self.pool.run(move || this.render_live(&path)).await?
+    }
+
+    fn render_live(&self, path: &str) -> Option<Page> {
+        let snapshot = &self.sources.hub.current().snapshot;
+        let json = if path == "/hosts" {
+            serde_json::to_string(&live::hosts(snapshot))
+        } else if let Some(host) = path.strip_prefix("/served/") {
+            serde_json::to_string(&live::served(snapshot, host, SystemTime::now()))
+        } else {
+            let leaf = path.strip_prefix("/certificate/")?.parse().ok()?;
+            let known = live::known(snapshot, &leaf, self.sources.started.0);
+            serde_json::to_string(&known)
+        };
+        // Nothing in it can fail to be JSON.
+        Some(Page::ok(JSON, escape_json(&json.unwrap_or_default())))
     }
 
     /// Takes time in proportion to what there is.
