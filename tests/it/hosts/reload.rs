@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use rustix::process::Signal;
 use crate::util::folders::write_files;
 use crate::util::sds::{Content, Delta};
 use crate::util::users::{ROOT, connect_as};
-use crate::util::{Agent, Bed, Identity, Sds, require};
+use crate::util::{Agent, Bed, Identity, Sds, eventually, require};
 
 /// Users that this machine has no entries for.
 const FIRST: u32 = 54_361;
@@ -71,9 +72,9 @@ impl Two {
         Sds::on(connection).unwrap().delta()
     }
 
-    /// Asks as `user` for folders and hosts, again and again, until `over`; the keys that came.
-    fn ask(&self, user: u32, over: &AtomicBool) -> Vec<Vec<u8>> {
-        let mut keys: Vec<Vec<u8>> = Vec::new();
+    /// Asks as `user` for folders and hosts, again and again, until `over`; `keys` gets each key
+    /// that comes, once.
+    fn ask(&self, user: u32, over: &AtomicBool, keys: &Mutex<Vec<Vec<u8>>>) {
         let mut standing = self.stream(user);
         standing.subscribe(&["site-0", "www.example.test"]);
         let mut number = 0;
@@ -93,13 +94,13 @@ impl Two {
                     let Content::Pair { key, .. } = secret.content else {
                         panic!("{secret:?}");
                     };
+                    let mut keys = keys.lock().unwrap();
                     if !keys.contains(&key) {
                         keys.push(key);
                     }
                 }
             }
         }
-        keys
     }
 }
 
@@ -110,16 +111,24 @@ fn nobody_ever_gets_what_neither_configuration_allows() {
     }
     let two = Two::start(FOLDERS);
     let over = AtomicBool::new(false);
+    let [first, second] = [(); 2].map(|()| Mutex::new(Vec::new()));
+    let has_a_key = |keys: &Mutex<Vec<_>>| {
+        eventually("a key", || (!keys.lock().unwrap().is_empty()).then_some(()));
+    };
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| two.ask(FIRST, &over));
-        let second = scope.spawn(|| two.ask(SECOND, &over));
+        let askers = [
+            scope.spawn(|| two.ask(FIRST, &over, &first)),
+            scope.spawn(|| two.ask(SECOND, &over, &second)),
+        ];
         let reload = |root: &str, user| {
             let seen = two.agent.lines().len();
             two.ask_for_reload(root, user);
             two.agent.wait_for_line_after(seen, &["reloaded"]);
         };
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            has_a_key(&first);
             reload("second", SECOND);
+            has_a_key(&second);
             reload("first", FIRST);
             reload("second", SECOND);
             let mut stream = two.stream(SECOND);
@@ -134,15 +143,18 @@ fn nobody_ever_gets_what_neither_configuration_allows() {
             assert_eq!(stream.removed().len(), 2);
         }));
         over.store(true, Ordering::Relaxed);
-        let (first, second) = (first.join().unwrap(), second.join().unwrap());
+        for asker in askers {
+            asker.join().unwrap();
+        }
         result.unwrap();
-        assert_eq!(first, [two.first.key.as_bytes()], "the first user's keys");
-        assert_eq!(
-            second,
-            [two.second.key.as_bytes()],
-            "the second user's keys"
-        );
     });
+    let [first, second] = [first, second].map(|keys| keys.into_inner().unwrap());
+    assert_eq!(first, [two.first.key.as_bytes()], "the first user's keys");
+    assert_eq!(
+        second,
+        [two.second.key.as_bytes()],
+        "the second user's keys"
+    );
 }
 
 #[test]
