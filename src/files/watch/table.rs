@@ -49,8 +49,9 @@ pub(super) struct Table<K> {
     pub(super) limited: bool,
     /// When refused watches are tried again.
     pub(super) retry_at: Option<Instant>,
-    /// What was renamed into place, and when.
-    arrived: VecDeque<(PathBuf, Instant)>,
+    /// What was renamed into place, and when; the same in the order of time.
+    arrived: HashMap<PathBuf, Instant>,
+    arrivals: VecDeque<(PathBuf, Instant)>,
     last_anew: Option<Instant>,
     /// Counts the reads of all owners.
     reads: u64,
@@ -130,7 +131,8 @@ impl<K: Clone + Eq + Hash> Table<K> {
             inotify: None,
             limited: false,
             retry_at: None,
-            arrived: VecDeque::new(),
+            arrived: HashMap::new(),
+            arrivals: VecDeque::new(),
             last_anew: None,
             reads: 0,
             counters: Counters::default(),
@@ -395,16 +397,25 @@ impl<K: Clone + Eq + Hash> Table<K> {
 
     /// `path` was renamed into place.
     pub(super) fn note_arrival(&mut self, path: PathBuf, now: Instant) {
-        self.arrived.retain(|(_, at)| *at + ARRIVED > now);
-        if self.arrived.len() >= MAX_ARRIVED {
-            self.arrived.pop_front();
+        while let Some((_, at)) = self.arrivals.front()
+            && (*at + ARRIVED <= now || self.arrivals.len() >= MAX_ARRIVED)
+            && let Some((path, at)) = self.arrivals.pop_front()
+        {
+            // It may have arrived again.
+            if self.arrived.get(&path) == Some(&at) {
+                self.arrived.remove(&path);
+            }
         }
-        self.arrived.push_back((path, now));
+        self.arrived.insert(path.clone(), now);
+        self.arrivals.push_back((path, now));
     }
 
     /// Whether the folder at `path` was renamed into place lately, with all that is in it.
     pub(super) fn has_arrived(&self, path: &Path, now: Instant) -> bool {
-        let mut lately = self.arrived.iter().filter(|(_, at)| *at + ARRIVED > now);
-        lately.any(|(arrived, _)| path.starts_with(arrived))
+        let is_lately = |at: &Instant| *at + ARRIVED > now;
+        !self.arrived.is_empty()
+            && path
+                .ancestors()
+                .any(|folder| self.arrived.get(folder).is_some_and(is_lately))
     }
 }
