@@ -67,16 +67,23 @@ impl fmt::Display for Escaped<'_> {
         if self.quoted {
             f.write_char('"')?;
         }
-        for char in self.text.chars() {
-            match char {
-                '"' | '\\' if self.quoted => write!(f, "\\{char}")?,
-                '\t' => f.write_str("\\t")?,
-                '\r' => f.write_str("\\r")?,
-                '\n' => f.write_str("\\n")?,
-                _ if is_hostile(char) => write!(f, "{}", char.escape_unicode())?,
-                _ => f.write_char(char)?,
+        let is_special = |char| is_hostile(char) || self.quoted && matches!(char, '"' | '\\');
+        let mut rest = self.text;
+        while let Some(at) = rest.find(is_special) {
+            let (plain, special) = rest.split_at(at);
+            f.write_str(plain)?;
+            let mut chars = special.chars();
+            match chars.next() {
+                Some(char @ ('"' | '\\')) => write!(f, "\\{char}")?,
+                Some('\t') => f.write_str("\\t")?,
+                Some('\r') => f.write_str("\\r")?,
+                Some('\n') => f.write_str("\\n")?,
+                Some(char) => write!(f, "{}", char.escape_unicode())?,
+                None => {}
             }
+            rest = chars.as_str();
         }
+        f.write_str(rest)?;
         if self.quoted {
             f.write_char('"')?;
         }
@@ -87,6 +94,9 @@ impl fmt::Display for Escaped<'_> {
 /// Whether a character does something instead of being displayed: controls (C0, DEL, C1), line and
 /// paragraph separators, what changes the direction of text, and what is invisible.
 fn is_hostile(char: char) -> bool {
+    if char.is_ascii() {
+        return char.is_ascii_control();
+    }
     char.is_control()
         || matches!(
             char,
