@@ -127,6 +127,9 @@ where
     }
 
     fn respond(&mut self) -> Option<Response> {
+        if !self.session.is_due() {
+            return None;
+        }
         let view = Seen::new(&self.shared, &self.entry);
         let response = self
             .session

@@ -166,6 +166,10 @@ impl Session for Delta {
         Ok(effects)
     }
 
+    fn is_due(&self) -> bool {
+        !self.due.is_empty() || !self.impossible.is_empty()
+    }
+
     fn changed(&mut self, name: &Name, names: &Subscriptions) {
         if names.contains_key(name) {
             self.due.insert(name.clone());
@@ -192,6 +196,10 @@ impl Session for Delta {
                 }
                 None => {}
             }
+        }
+        if self.due.is_empty() {
+            // A set that was not empty once keeps room for eleven names.
+            self.due = BTreeSet::new();
         }
         if secrets.is_empty() && removed.is_empty() {
             return None;

@@ -41,7 +41,8 @@ pub(crate) struct Messages<B> {
     rest: Bytes,
     rest_is_own: bool,
     head: Vec<u8>,
-    intake: Option<Intake>,
+    /// Boxed: nearly always there is none.
+    intake: Option<Box<Intake>>,
     bounds: Bounds,
     deadline: Option<Pin<Box<Sleep>>>,
     ended: bool,
@@ -182,7 +183,8 @@ where
             );
             return Err(Broken::at(Limit::RequestBytes, message));
         }
-        self.intake = Some(Intake::new::<R>(length, self.bounds.names));
+        let intake = Intake::new::<R>(length, self.bounds.names);
+        self.intake = Some(Box::new(intake));
         Ok(())
     }
 
@@ -192,7 +194,7 @@ where
         if !std::mem::replace(&mut self.rest_is_own, true) {
             self.rest = Bytes::copy_from_slice(&self.rest);
         }
-        let kept = self.rest.len() + self.intake.as_ref().map_or(0, Intake::kept);
+        let kept = self.rest.len() + self.intake.as_ref().map_or(0, |intake| intake.kept());
         let granted = self.bounds.grant.amount();
         if kept <= FREE {
             self.bounds.grant.clear();

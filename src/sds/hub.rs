@@ -4,7 +4,7 @@
 //! served or waited for. Streams that subscribe meanwhile do not wait until all of them are woken: the
 //! lock is held to find one name at a time, and no stream is woken under it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
@@ -56,7 +56,7 @@ pub struct Inbox {
 
 #[derive(Default)]
 struct Mail {
-    changed: HashSet<Name>,
+    changed: BTreeSet<Name>,
     waker: Option<Waker>,
 }
 
@@ -241,7 +241,7 @@ fn position(inboxes: &[Arc<Inbox>], inbox: &Arc<Inbox>) -> Result<usize, usize> 
 
 impl Inbox {
     /// Takes the names that may have changed since the last call, or registers to be woken.
-    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<HashSet<Name>> {
+    pub fn poll(&self, cx: &mut Context<'_>) -> Poll<BTreeSet<Name>> {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         if mail.changed.is_empty() {
             mail.waker = Some(cx.waker().clone());

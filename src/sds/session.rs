@@ -28,6 +28,9 @@ pub(crate) trait Session {
         names: &mut Subscriptions,
     ) -> Result<Vec<Effect>, Status>;
 
+    /// Whether there may be a response that is due.
+    fn is_due(&self) -> bool;
+
     /// Takes in that a name may have changed.
     fn changed(&mut self, name: &Name, names: &Subscriptions);
 
@@ -47,8 +50,9 @@ pub(crate) trait View {
     fn now(&self) -> SystemTime;
 }
 
-/// The names that a stream waits for.
-pub(crate) type Subscriptions = BTreeMap<Name, Subscription>;
+/// The names that a stream waits for. Most streams wait for one, and a node of the map has room for
+/// eleven: what there is to each name is kept beside it.
+pub(crate) type Subscriptions = BTreeMap<Name, Box<Subscription>>;
 
 /// What a stream was last sent under a name that it waits for.
 #[derive(Clone, Debug)]
@@ -89,8 +93,8 @@ pub enum Answer {
 }
 
 impl Subscription {
-    pub(crate) fn new(client_state: ClientState) -> Self {
-        Self {
+    pub(crate) fn new(client_state: ClientState) -> Box<Self> {
+        Box::new(Self {
             since: Instant::now(),
             client_state,
             sent: None,
@@ -98,7 +102,7 @@ impl Subscription {
             credential: None,
             kind: None,
             refused: None,
-        }
+        })
     }
 
     /// Asks for the name once more: it is sent again, unless the client holds it already.
@@ -213,6 +217,10 @@ impl InFlight {
             .iter()
             .position(|(sent, _)| nonce.parse() == Ok(*sent))?;
         let (_, names) = self.unanswered.drain(..=index).next_back()?;
+        if self.unanswered.is_empty() {
+            // Between two rotations, a stream keeps no room for answers.
+            self.unanswered = VecDeque::new();
+        }
         Some(match error {
             Some(error) => Effect::Nack(names, error.message),
             None => Effect::Ack(names),

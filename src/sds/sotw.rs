@@ -115,6 +115,10 @@ impl Session for Sotw {
         Ok(effects)
     }
 
+    fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     fn changed(&mut self, name: &Name, names: &Subscriptions) {
         if names.contains_key(name) {
             self.due.insert(name.clone());
