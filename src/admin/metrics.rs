@@ -61,12 +61,15 @@ fn agent(registry: &mut Registry, status: &Status) {
 
 fn certificates(registry: &mut Registry, report: &Report) {
     let (starts, ends, warn) = (Gauges::default(), Gauges::default(), Gauges::default());
-    let (valid, nacked, staples) = (Gauges::default(), Gauges::default(), Gauges::default());
+    let (valid, nacked) = (Gauges::default(), Gauges::default());
+    let (staple_starts, staple_ends) = (Gauges::default(), Gauges::default());
     for secret in report.secrets() {
-        let staple = secret.staple.as_ref();
-        if let Some(end) = staple.and_then(|staple| staple.next_update) {
+        if let Some(staple) = &secret.staple
+            && let Some(end) = staple.next_update
+        {
             let label = [("credential", secret.name.clone())];
-            set(&staples, label, seconds(end));
+            set(&staple_starts, label.clone(), seconds(staple.this_update));
+            set(&staple_ends, label, seconds(end));
         }
         if let (Some(start), Some(end)) = (secret.not_before, secret.not_after) {
             set(&starts, labels(secret), seconds(start));
@@ -96,7 +99,13 @@ fn certificates(registry: &mut Registry, report: &Report) {
         "ocsp_staple_next_update_timestamp",
         "When the OCSP staple of a certificate ends, in Unix time",
         Unit::Seconds,
-        staples,
+        staple_ends,
+    );
+    registry.register_with_unit(
+        "ocsp_staple_this_update_timestamp",
+        "When the same staple was current for the first time, in Unix time",
+        Unit::Seconds,
+        staple_starts,
     );
     registry.register_with_unit(
         "certificate_warn",

@@ -1,61 +1,8 @@
 //! A certificate that is not valid now beside one that is, and clocks that go on.
 
-use time::{Duration, OffsetDateTime};
-
+use crate::util::clock::Clock;
 use crate::util::sds::Delta;
-use crate::util::tools::LIBFAKETIME;
-use crate::util::{Agent, Bed, Identity, eventually_true, require};
-
-const DAY: Duration = Duration::days(1);
-
-/// An agent's clock, which a test sets.
-struct Clock {
-    bed: Bed,
-    library: std::path::PathBuf,
-}
-
-impl Clock {
-    fn new() -> Option<Self> {
-        let clock = Self {
-            library: require(&LIBFAKETIME)?,
-            bed: Bed::new(),
-        };
-        clock.set("+0");
-        Some(clock)
-    }
-
-    fn set(&self, offset: &str) {
-        std::fs::write(self.bed.scratch("clock"), offset).unwrap();
-    }
-
-    #[track_caller]
-    fn agent(&self) -> Agent {
-        let builder = self.bed.builder();
-        self.bed.ready(
-            builder
-                .env("LD_PRELOAD", &self.library)
-                .env("FAKETIME_TIMESTAMP_FILE", self.bed.scratch("clock"))
-                .env("FAKETIME_NO_CACHE", "1")
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        )
-    }
-
-    /// A certificate for `host`, valid from so many days from now until so many.
-    fn identity(&self, host: &str, from: i64, to: i64) -> Identity {
-        let now = OffsetDateTime::now_utc();
-        self.bed.ca.server_with(&[host], |params| {
-            params.not_before = now + DAY * i32::try_from(from).unwrap();
-            params.not_after = now + DAY * i32::try_from(to).unwrap();
-        })
-    }
-
-    /// Whatever happens, the agent looks at the clock; by itself it does each minute.
-    fn poke(&self, agent: &Agent) {
-        let seen = agent.lines().len();
-        self.bed.pair("other");
-        agent.wait_for_line_after(seen, &["credential=\"other\""]);
-    }
-}
+use crate::util::{Identity, eventually_true};
 
 #[track_caller]
 fn assert_is(stream: &mut Delta, identity: &Identity) {

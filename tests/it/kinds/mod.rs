@@ -15,6 +15,7 @@ use sds_agent::proto::tls::{Secret, TlsCertificate, secret::Type as Kind};
 
 use crate::util::agent::PROGRAM;
 use crate::util::bed::assert_no_key_in;
+use crate::util::clock::Clock;
 use crate::util::judge::{Judge, pair_with_staple};
 use crate::util::ocsp::{Status, openssl, staple};
 use crate::util::pki::must_staple_feature;
@@ -169,6 +170,43 @@ fn what_is_wrong_with_a_staple_is_said_and_envoy_takes_the_good_one() {
         Some(&good),
     );
     assert_eq!(Judge::start(&program).judge(vec![sent]), [Ok(())]);
+}
+
+#[test]
+fn a_staple_that_expires_in_service_is_left_out_unless_the_certificate_demands_one() {
+    let Some(clock) = Clock::new() else { return };
+    let bed = &clock.bed;
+    let plain = bed.ca.server(&["plain.test"]);
+    let demanding = bed.ca.server_with(&["demanding.test"], |params| {
+        params.custom_extensions = vec![must_staple_feature()];
+    });
+    for (name, identity) in [("plain", &plain), ("demanding", &demanding)] {
+        bed.root.write_pair(name, identity);
+        let staple = staple(&bed.ca, identity, Status::Good, 7);
+        bed.root.write(name, &[("tls.ocsp-staple", staple)]);
+    }
+    let agent = clock.agent();
+    let mut streams = ["plain", "demanding"].map(|name| {
+        let mut stream = bed.client().delta();
+        stream.subscribe(&[name]);
+        assert!(!bytes(next_pair(&mut stream).ocsp_staple).is_empty());
+        stream
+    });
+
+    clock.set("+8d");
+    clock.poke(&agent);
+    let [plain_stream, demanding_stream] = &mut streams;
+    let pair = next_pair(plain_stream);
+    assert_eq!(bytes(pair.certificate_chain), plain.chain.as_bytes());
+    assert_eq!(bytes(pair.ocsp_staple), Vec::<u8>::new());
+    // Envoy would reject it without one, and has it until then.
+    demanding_stream.0.assert_silent();
+    for line in [
+        ["the OCSP staple expired on", "credential=\"plain\""],
+        ["expired", "credential=\"demanding\""],
+    ] {
+        agent.wait_for_line(&line);
+    }
 }
 
 fn openssl_pem(der: &[u8]) -> Vec<u8> {

@@ -5,6 +5,7 @@
 pub(crate) mod admin;
 pub(crate) mod agent;
 pub(crate) mod bed;
+pub(crate) mod clock;
 pub(crate) mod envoy;
 pub(crate) mod folders;
 pub(crate) mod hello;

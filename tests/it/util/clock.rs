@@ -1,0 +1,62 @@
+//! A clock of an agent that a test sets, by libfaketime.
+
+use std::path::PathBuf;
+
+use time::{Duration, OffsetDateTime};
+
+use super::tools::LIBFAKETIME;
+use super::{Agent, Bed, Identity, require};
+
+const DAY: Duration = Duration::days(1);
+
+/// An agent's clock, which a test sets.
+pub(crate) struct Clock {
+    pub(crate) bed: Bed,
+    library: PathBuf,
+}
+
+impl Clock {
+    /// A clock that is right, and a bed for its agent; `None` without the library for it.
+    pub(crate) fn new() -> Option<Self> {
+        let clock = Self {
+            library: require(&LIBFAKETIME)?,
+            bed: Bed::new(),
+        };
+        clock.set("+0");
+        Some(clock)
+    }
+
+    /// Sets it so far from the right time, such as `+9d`.
+    pub(crate) fn set(&self, offset: &str) {
+        std::fs::write(self.bed.scratch("clock"), offset).unwrap();
+    }
+
+    /// An agent that goes by this clock.
+    #[track_caller]
+    pub(crate) fn agent(&self) -> Agent {
+        let builder = self.bed.builder();
+        self.bed.ready(
+            builder
+                .env("LD_PRELOAD", &self.library)
+                .env("FAKETIME_TIMESTAMP_FILE", self.bed.scratch("clock"))
+                .env("FAKETIME_NO_CACHE", "1")
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        )
+    }
+
+    /// A certificate for `host`, valid from so many days from now until so many.
+    pub(crate) fn identity(&self, host: &str, from: i64, to: i64) -> Identity {
+        let now = OffsetDateTime::now_utc();
+        self.bed.ca.server_with(&[host], |params| {
+            params.not_before = now + DAY * i32::try_from(from).unwrap();
+            params.not_after = now + DAY * i32::try_from(to).unwrap();
+        })
+    }
+
+    /// Whatever happens, the agent looks at the clock; by itself it does each minute.
+    pub(crate) fn poke(&self, agent: &Agent) {
+        let seen = agent.lines().len();
+        self.bed.pair("other");
+        agent.wait_for_line_after(seen, &["credential=\"other\""]);
+    }
+}
