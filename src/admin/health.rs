@@ -93,8 +93,9 @@ impl Health {
     }
 
     /// What is wrong though the agent is ready, one line each: roots that can't be read, and a
-    /// configuration that was refused.
-    pub fn degraded(&self) -> Vec<String> {
+    /// configuration that was refused. The reason of that may quote the file, so it is left out where
+    /// everyone can read it, without `details`.
+    pub fn degraded(&self, details: bool) -> Vec<String> {
         let published = self.hub.current();
         let roots = published.snapshot.roots().iter();
         let roots = roots.filter_map(|root| {
@@ -110,8 +111,11 @@ impl Health {
                 }
             })
         });
-        let refused = self.config_error().map(|error| {
-            format!("the configuration was refused, and the previous one is in force: {error}")
+        let refused = self.config_error().map(|error| match details {
+            true => {
+                format!("the configuration was refused, and the previous one is in force: {error}")
+            }
+            false => "the last reload was refused; see `sds-agent status`".to_owned(),
         });
         roots.chain(refused).collect()
     }
@@ -154,7 +158,7 @@ mod tests {
         agent.load().await;
         assert!(health.waits_for().is_empty());
         assert_eq!(
-            health.degraded(),
+            health.degraded(true),
             ["the root /nonexistent/\\nroot does not exist, and has not since the start"]
         );
         health.enter(Phase::Stopping);

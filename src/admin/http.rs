@@ -96,8 +96,8 @@ pub trait Pages: Send + Sync + 'static {
     /// Dropped when the client has gone. It must not block.
     fn page<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<Page>>;
 
-    /// Does what a `POST` to `path` asks for, and answers it; `None` is "not allowed". Only the Unix
-    /// socket takes one, from root and from this process's user: no browser can send it.
+    /// Does what a `POST` to `path` asks for, and answers it; `None` is "not allowed". Only a Unix socket
+    /// takes one, which no browser can connect to.
     fn action<'a>(&'a self, path: &'a str, body: &'a [u8]) -> BoxFuture<'a, Option<Page>> {
         let _ = (path, body);
         Box::pin(std::future::ready(None))
@@ -107,13 +107,19 @@ pub trait Pages: Send + Sync + 'static {
 /// Decides who may connect.
 pub type Gate = Box<dyn Fn(UCred) -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// Serves `pages` on a Unix socket until `shutdown`, then ends the connections that are open.
+/// Serves `pages` on a Unix socket until `shutdown`, then ends the connections that are open. Only root
+/// and this process's user may `POST`.
 pub async fn serve_unix(listener: Listener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
-    let everyone: Gate = Box::new(|_| Box::pin(std::future::ready(true)));
-    serve_unix_to(listener, pages, everyone, shutdown).await;
+    let own = rustix::process::geteuid().as_raw();
+    let mut server = Server::new(pages, Hosts::Any, shutdown);
+    while let Some((stream, credentials)) = server.next(listener.accept()).await {
+        let may_act = [0, own].contains(&credentials.uid());
+        server.spawn(stream, may_act, std::future::ready(true));
+    }
+    server.end().await;
 }
 
-/// As [`serve_unix`], to those whom `gate` lets in.
+/// As [`serve_unix`], to those whom `gate` lets in. All of them may `POST`.
 pub async fn serve_unix_to(
     listener: Listener,
     pages: Arc<dyn Pages>,
@@ -124,9 +130,7 @@ pub async fn serve_unix_to(
     let mut server = Server::new(pages, Hosts::Any, shutdown);
     while let Some((stream, credentials)) = server.next(listener.accept()).await {
         let gate = gate.clone();
-        let own = rustix::process::geteuid().as_raw();
-        let may_act = [0, own].contains(&credentials.uid());
-        server.spawn(stream, may_act, async move { gate(credentials).await });
+        server.spawn(stream, true, async move { gate(credentials).await });
     }
     server.end().await;
 }

@@ -1,4 +1,5 @@
-//! What operators and monitoring ask a running program: metrics, health, state. Read only.
+//! What operators and monitoring ask a running program: metrics, health, state. Read only, but for
+//! what `sds-agent probe` reports.
 
 pub mod exposition;
 pub mod health;
@@ -7,6 +8,7 @@ pub mod live;
 mod metrics;
 mod page;
 mod pages;
+pub mod probes;
 pub mod process;
 pub mod status;
 mod survey;

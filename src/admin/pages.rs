@@ -7,6 +7,7 @@ use hyper::StatusCode;
 use tokio::sync::Mutex;
 
 use super::http::{BoxFuture, JSON, Page, Pages};
+use super::probes::Probes;
 use super::survey::Sources;
 use super::{exposition, live, metrics, page};
 use crate::metrics::Metrics;
@@ -24,6 +25,7 @@ sds-agent
 /hosts               the hosts that certificates cover (JSON)
 /served/HOST         the certificates that are served for a host, the best first (JSON)
 /certificate/SHA256  who serves the certificate with that fingerprint, or until when it was served (JSON)
+/probes              takes what `sds-agent probe` saw (POST, JSON)
 ";
 
 /// What is left of it where details are not shown.
@@ -67,6 +69,7 @@ impl AdminPages {
             sources,
             metrics,
             last: Arc::default(),
+            probes: Probes::default(),
             pool: Pool::new("admin", 1),
         };
         Self {
@@ -96,7 +99,11 @@ impl AdminPages {
     fn ready(&self) -> Page {
         let waits = self.snapshots.sources.health.waits_for();
         if waits.is_empty() {
-            let degraded = self.snapshots.sources.health.degraded();
+            let degraded = self
+                .snapshots
+                .sources
+                .health
+                .degraded(self.with != With::Nothing);
             let lines = degraded.iter().map(|line| format!("degraded: {line}\n"));
             return Page::text(
                 StatusCode::OK,
@@ -127,6 +134,11 @@ impl Pages for AdminPages {
     fn page<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<Page>> {
         Box::pin(self.at(path))
     }
+
+    fn action<'a>(&'a self, path: &'a str, body: &'a [u8]) -> BoxFuture<'a, Option<Page>> {
+        let page = (path == "/probes").then(|| self.snapshots.probes.take(body));
+        Box::pin(std::future::ready(page))
+    }
 }
 
 /// Makes pages of the whole state, on a thread of its own, and one for all who ask meanwhile: however many
@@ -135,6 +147,7 @@ struct Snapshots {
     sources: Sources,
     metrics: Arc<Metrics>,
     last: Arc<Mutex<Option<Made>>>,
+    probes: Probes,
     pool: Pool,
 }
 
@@ -213,7 +226,8 @@ impl Snapshots {
 
     /// Takes time in proportion to what there is.
     fn render(&self) -> [Page; 3] {
-        let status = self.sources.survey();
+        let mut status = self.sources.survey();
+        self.probes.add_to(&mut status.report);
         let json = match serde_json::to_string(&status) {
             Ok(json) => Page::ok(JSON, escape_json(&json)),
             Err(error) => Page::text(

@@ -66,7 +66,7 @@ impl Sources {
             warn_days: snapshot.warn_days(),
             ready: waiting_for.is_empty(),
             waiting_for,
-            degraded: self.health.degraded(),
+            degraded: self.health.degraded(true),
             default_credential: snapshot.default_credential().map(ToString::to_string),
             streams: Streams {
                 sotw: count(Protocol::Sotw),

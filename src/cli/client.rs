@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use sds_agent::admin::status::Status;
 use sds_agent::config::{Config, ConfigError, Options};
@@ -152,9 +152,22 @@ pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, Str
 /// # Errors
 /// Why there is none, and what to do about it.
 pub(crate) async fn ask(socket: &Path, page: &str) -> Result<Bytes, String> {
+    request(socket, Method::GET, page, Bytes::new()).await
+}
+
+/// Sends `body` to `page` of the admin socket.
+///
+/// # Errors
+/// Why it was not taken.
+pub(crate) async fn send(socket: &Path, page: &str, body: Vec<u8>) -> Result<(), String> {
+    let taken = request(socket, Method::POST, page, body.into()).await;
+    taken.map(drop)
+}
+
+async fn request(socket: &Path, method: Method, page: &str, body: Bytes) -> Result<Bytes, String> {
     let asked = async {
         let stream = connect(socket, ADMIN_SOCKET).await?;
-        exchange(stream, page).await.map_err(|error| {
+        exchange(stream, method, page, body).await.map_err(|error| {
             format!(
                 "{} does not answer as the admin socket does: {error}; name that one with {ADMIN_SOCKET}",
                 socket.display()
@@ -190,11 +203,18 @@ pub(crate) async fn status(socket: &Path) -> Result<Status, String> {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-async fn exchange(stream: UnixStream, page: &str) -> Result<Bytes, Failure> {
+async fn exchange(
+    stream: UnixStream,
+    method: Method,
+    page: &str,
+    body: Bytes,
+) -> Result<Bytes, Failure> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(page)
+    let request = Request::builder()
+        .method(method)
+        .uri(page)
         .header(HOST, "localhost")
-        .body(Empty::<Bytes>::new())?;
+        .body(Full::new(body))?;
     let answer = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

@@ -3,6 +3,7 @@
 //! needs a new [`Report::FORMAT`].
 
 mod credential;
+mod probe;
 mod subscriber;
 mod time;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::credential::Subscribers;
 pub(crate) use self::credential::text;
+pub use self::probe::{Probe, Verdict};
 pub use self::subscriber::{Answer, Subscriber};
 pub use self::time::Time;
 
@@ -69,6 +71,9 @@ pub struct Credential {
     pub problems: Vec<Problem>,
     /// Conditions that don't keep it from being served.
     pub warnings: Vec<Problem>,
+    /// What `sds-agent probe` saw at TLS listeners, the last of each, the newest first.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
 }
 
 /// A secret that is served: one part of a credential.

@@ -12,7 +12,9 @@ use crate::util::agent::PROGRAM;
 use crate::util::ocsp::{Status, staple};
 use crate::util::process::Process;
 use crate::util::tools::{self, ENVOY};
-use crate::util::{Agent, Bed, Ca, Envoy, Host, Identity, Protocol, eventually_true, require};
+use crate::util::{
+    Agent, Bed, Ca, Envoy, Host, Identity, Protocol, admin, eventually_true, require,
+};
 
 fn probe(bed: &Bed, arguments: &[&str]) -> Output {
     Command::new(PROGRAM)
@@ -115,6 +117,21 @@ fn what_envoy_presents_is_compared_with_what_is_served() {
 
     let live = listener.wait_for("live");
     assert_eq!(live["credential"], "site");
+    let kept = |verdict: &str| {
+        let site = admin::secret(&bed.admin(), "site", |site| {
+            site["probes"][0]["verdict"] == verdict
+        });
+        let probes = site["probes"].as_array().unwrap();
+        assert_eq!(
+            probes.len(),
+            1,
+            "the last of a listener and name: {probes:#?}"
+        );
+        assert_eq!(probes[0]["target"], **target);
+        assert_eq!(probes[0]["name"], "www.test");
+        probes[0].clone()
+    };
+    assert_eq!(kept("live")["what"], "presents the current certificate");
     assert_eq!(live["presented"]["chain"][0], fingerprint(&first.der));
     assert_eq!(live["presented"]["chain"].as_array().unwrap().len(), 2);
     assert_eq!(live["served"]["chain"], live["presented"]["chain"]);
@@ -210,7 +227,7 @@ fn what_envoy_presents_is_compared_with_what_is_served() {
     assert_eq!(foreign["presented"]["leaf"]["issuer"], "CN=Another CA");
     let shown = text(bed, &[target, "--name", "www.test"]);
     assert!(
-        shown.contains("has not served since its start at"),
+        shown.contains("has not served since its start on"),
         "{shown}"
     );
 

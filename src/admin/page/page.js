@@ -38,7 +38,10 @@ function when(time) {
   return left >= 0 ? `in ${length(left)}` : `${length(left)} ago`;
 }
 
-function instant(time) { return time.replace("T", " ").replace(/(\.\d+)?Z$/, " UTC"); }
+// As the command line writes it.
+function instant(time) { return `${time.slice(0, 16).replace("T", " ")} UTC`; }
+
+function second(time) { return `${time.slice(11, 19)} UTC`; }
 
 function who(client) {
   const process = client.process ? `, ${client.process} ${client.pid ?? ""}` : "";
@@ -198,6 +201,19 @@ function ago(time) {
   return time ? make("time", { datetime: time, title: instant(time) }, when(time)) : "";
 }
 
+function probed(probe) {
+  const name = probe.name && !probe.target.startsWith(`${probe.name}:`) ? ` for ${probe.name}` : "";
+  return `probed ${probe.target}${name} ${when(probe.at)}: ${probe.what}`;
+}
+
+// The clients, and below them what a probe saw last.
+function seen(entry) {
+  const [last] = entry.probes;
+  if (!last) return [clients(entry)];
+  const kind = last.verdict === "live" ? "soft" : "warning";
+  return [clients(entry), make("div", { class: `probe ${kind}` }, probed(last))];
+}
+
 function row(entry) {
   const isOpen = open.has(entry.id);
   const toggle = make("button", {
@@ -206,14 +222,14 @@ function row(entry) {
   }, entry.name);
   toggle.dataset.id = entry.id;
   const cell = (label, content, kind) =>
-    make("td", { "data-label": label, ...(kind ? { class: kind } : {}) }, content);
+    make("td", { "data-label": label, ...(kind ? { class: kind } : {}) }, ...[content].flat());
   const main = make("tr", {},
     make("td", { class: `state ${entry.state}` }, entry.state),
     make("td", {}, toggle),
     cell("expires", ago(entry.not_after)),
     cell("", covers(entry), entry.problems.length ? entry.state : ""),
     cell("rotated", ago(entry.since)),
-    cell("clients:", clients(entry)));
+    cell("clients:", seen(entry)));
   return isOpen ? [main, make("tr", { class: "detail" }, make("td", { colspan: "6" }, ...details(entry)))] : [main];
 }
 
@@ -235,6 +251,8 @@ function details(entry) {
     lines.length ? make("ul", {}, ...lines) : "",
     facts([["Folder", entry.folder], ["Skipped files", entry.skipped_files.join(", ")]]),
     ...entry.secrets.flatMap((secret) => ofSecret(secret)),
+    entry.probes.length ? make("ul", { "aria-label": "Probes" },
+      ...entry.probes.map((probe) => make("li", {}, probed(probe)))) : "",
   ];
 }
 
@@ -309,7 +327,7 @@ function take(fresh) {
   // The focus stays where it is.
   const active = document.activeElement?.dataset?.id;
   draw(active);
-  byId("fresh").textContent = `as of ${instant(report.now)}`;
+  byId("fresh").textContent = `as of ${second(report.now)}`;
 }
 
 async function refresh() {
@@ -319,7 +337,7 @@ async function refresh() {
     if (!answer.ok) throw new Error(`status ${answer.status}`);
     take(await answer.json());
   } catch {
-    byId("fresh").textContent = `the agent does not answer; as of ${instant(report.now)}`;
+    byId("fresh").textContent = `the agent does not answer; as of ${second(report.now)}`;
   }
 }
 

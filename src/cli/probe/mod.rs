@@ -45,6 +45,9 @@ Exit codes: 0 all of it is live; 1 something is not; 2 the agent could not be as
 /// How many handshakes are made at a time.
 const AT_ONCE: usize = 16;
 
+/// How many outcomes are reported to the agent in one request.
+const REPORTED: usize = 500;
+
 /// The label that stands for the star of a wildcard.
 const BELOW: &str = "sds-agent-probe";
 
@@ -128,7 +131,7 @@ async fn probe(args: &Args) -> Result<(Vec<Outcome>, Vec<String>), String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let identity = args.cert.as_deref();
     let identity = identity.map(|cert| identity::read(cert, args.key.as_deref(), &provider));
-    let prober = Arc::new(Session {
+    let session = Arc::new(Session {
         prober: Prober {
             provider: provider.clone(),
             identity: identity.transpose()?,
@@ -136,14 +139,14 @@ async fn probe(args: &Args) -> Result<(Vec<Outcome>, Vec<String>), String> {
         },
         admin_socket,
     });
-    let (questions, skipped) = questions(args, &prober).await?;
+    let (questions, skipped) = questions(args, &session).await?;
     let room = Arc::new(Semaphore::new(AT_ONCE));
     let mut tasks = JoinSet::new();
     for (at, (target, name)) in questions.into_iter().enumerate() {
-        let (prober, room) = (prober.clone(), room.clone());
+        let (session, room) = (session.clone(), room.clone());
         tasks.spawn(async move {
             let _place = room.acquire().await;
-            (at, prober.ask(&target, name.as_ref()).await)
+            (at, session.ask(&target, name.as_ref()).await)
         });
     }
     let mut outcomes = Vec::new();
@@ -152,7 +155,9 @@ async fn probe(args: &Args) -> Result<(Vec<Outcome>, Vec<String>), String> {
         outcomes.extend(done?.into_iter().map(|outcome| (at, outcome)));
     }
     outcomes.sort_by_key(|(at, _)| *at);
-    Ok((outcomes.into_iter().map(|(_, one)| one).collect(), skipped))
+    let outcomes: Vec<_> = outcomes.into_iter().map(|(_, one)| one).collect();
+    session.report(&outcomes).await;
+    Ok((outcomes, skipped))
 }
 
 /// A listener, and the host to ask it for.
@@ -257,6 +262,16 @@ impl Session {
             Err(failure) => Outcome::failed(question, failure, served.first().cloned()),
         };
         Ok((outcome, served))
+    }
+
+    /// Tells the agent what came of it, for `status` and the page. That is not what was asked for: where
+    /// the agent can't take it, as one of an earlier version, nothing is lost.
+    async fn report(&self, outcomes: &[Outcome]) {
+        let seen: Vec<_> = outcomes.iter().filter_map(Outcome::seen).collect();
+        for some in seen.chunks(REPORTED) {
+            let json = serde_json::to_vec(some).unwrap_or_default();
+            let _ = client::send(&self.admin_socket, "/probes", json).await;
+        }
     }
 
     async fn ask_agent<T: DeserializeOwned>(&self, page: &str) -> Result<T, String> {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use sds_agent::report::Time;
 use sds_agent::text::escape_json;
+use sds_agent::times::{date, when};
 use serde::Serialize;
 
 use super::handshake::ClientAuth;
@@ -102,7 +103,7 @@ fn presented(outcome: &Outcome, shown: &Shown) -> String {
     };
     match (&outcome.credential, &outcome.version, outcome.replaced) {
         (Some(credential), _, Some(at)) => {
-            let _ = write!(text, " of `{credential}`, replaced at {}", ago(at));
+            let _ = write!(text, " of `{credential}`, replaced at {}", dated(at));
         }
         (Some(credential), Some(version), None) => {
             let _ = write!(text, " of `{credential}`, version {version}");
@@ -111,7 +112,7 @@ fn presented(outcome: &Outcome, shown: &Shown) -> String {
                 .as_ref()
                 .filter(|served| served.version == *version);
             if let Some(since) = since.map(|served| served.since) {
-                let _ = write!(text, ", served since {}", ago(since));
+                let _ = write!(text, ", served since {}", dated(since));
             }
         }
         _ => {
@@ -121,7 +122,7 @@ fn presented(outcome: &Outcome, shown: &Shown) -> String {
         }
     }
     if let Some(leaf) = &shown.leaf {
-        let _ = write!(text, "; valid until {}", leaf.not_after);
+        let _ = write!(text, "; valid until {}", dated(leaf.not_after));
     }
     text
 }
@@ -134,22 +135,16 @@ fn served(outcome: &Outcome) -> String {
             served.serial,
             served.credential,
             served.version,
-            ago(served.since)
+            dated(served.since)
         ),
     }
 }
 
-/// A point in time, and how long ago it was.
-fn ago(time: Time) -> String {
-    let past = SystemTime::now()
-        .duration_since(time.get())
-        .unwrap_or_default();
-    let seconds = past.as_secs();
-    let (count, unit) = match seconds {
-        0..120 => (seconds, "s"),
-        120..7200 => (seconds / 60, "min"),
-        7200..172_800 => (seconds / 3600, "h"),
-        _ => (seconds / 86400, "days"),
-    };
-    format!("{time} ({count} {unit} ago)")
+/// A point in time, and how far away it is.
+fn dated(time: Time) -> String {
+    format!(
+        "{} ({})",
+        date(time.get()),
+        when(time.get(), SystemTime::now())
+    )
 }

@@ -3,35 +3,15 @@
 use std::net::SocketAddr;
 
 use sds_agent::admin::live::{Known, Served, Was};
+use sds_agent::admin::probes::Seen;
 use sds_agent::credential::{CertificateFacts, Fingerprint};
 use sds_agent::name::Host;
-use sds_agent::report::Time;
+use sds_agent::report::{Time, Verdict};
+use sds_agent::times::date;
 use serde::Serialize;
 
 use super::handshake::{ClientAuth, Failure, KeyKind, Presented};
 use super::target::Target;
-
-/// Whether a listener presents what the agent serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Verdict {
-    /// It does.
-    Live,
-    /// The leaf is the one that is served, another certificate of the chain is not.
-    ChainDiffers,
-    /// The certificates are those that are served, the OCSP staple is not.
-    StapleDiffers,
-    /// It presents a certificate that the agent served before.
-    Replaced,
-    /// It presents what the agent serves of a credential that is not the one for the name.
-    OtherCredential,
-    /// It presents a certificate that the agent has not served since it was started.
-    UnknownCertificate,
-    /// It refuses the client certificate.
-    ClientRefused,
-    /// There was no handshake.
-    Failed,
-}
 
 /// The certificate that a listener presents.
 #[derive(Clone, Debug, Serialize)]
@@ -169,6 +149,19 @@ impl Outcome {
         outcome
     }
 
+    /// The same, as the agent keeps it; none where no credential is concerned.
+    pub(super) fn seen(&self) -> Option<Seen> {
+        let served = self.served.as_ref();
+        let credential = served.map(|served| &served.credential);
+        Some(Seen {
+            credential: credential.or(self.credential.as_ref())?.clone(),
+            version: served.map_or_else(|| self.version.clone(), |one| Some(one.version.clone())),
+            target: self.target.clone(),
+            name: self.name.clone(),
+            verdict: self.verdict,
+        })
+    }
+
     /// Whether it is as it should be.
     pub(super) fn is_live(&self) -> bool {
         self.verdict == Verdict::Live
@@ -204,8 +197,8 @@ fn verdict(
         None => (
             Verdict::UnknownCertificate,
             format!(
-                "it presents a certificate that this agent has not served since its start at {}",
-                known.known_since
+                "it presents a certificate that this agent has not served since its start on {}",
+                date(known.known_since.get())
             ),
             "find out where the listener has its certificate from: its configuration names another source or another \
              agent, or it still has one from before the agent's start",

@@ -2,10 +2,10 @@
 
 use std::time::SystemTime;
 
-use sds_agent::report::{Certificate, Credential, Secret, Time};
+use sds_agent::report::{Certificate, Credential, Probe, Secret, Time};
 use sds_agent::times::{date, when};
 
-use super::{Canvas, clients, problems_of, warnings_of};
+use super::{Canvas, clients, listed, problems_of, warnings_of};
 use crate::cli::output::{shown, wrapped};
 
 /// The width of the names of facts.
@@ -31,12 +31,12 @@ pub(super) fn of(credential: &Credential, now: SystemTime, canvas: Canvas) -> St
     for secret in &credential.secrets {
         add(of_secret(secret, now));
     }
-    let problems: String = problems_of(credential, canvas)
-        .chain(warnings_of(credential, canvas))
-        .collect();
-    match problems.is_empty() {
-        true => text,
-        false => format!("{text}\n{problems}"),
+    let probes = credential.probes.iter();
+    add(probes.map(|probe| ("probed", probed(probe, now))).collect());
+    let problems = problems_of(credential, canvas).chain(warnings_of(credential, canvas));
+    match listed(&problems.collect::<Vec<_>>()) {
+        none if none.is_empty() => text,
+        problems => format!("{text}\n{problems}"),
     }
 }
 
@@ -104,6 +104,14 @@ fn of_certificate(
         ),
         ("  covers", joined(&certificate.names)),
     ]
+}
+
+/// As `localhost:443 for www.example.com 3 min ago: presents the current certificate`.
+fn probed(probe: &Probe, now: SystemTime) -> String {
+    let name = probe.name.as_deref();
+    let name = name.map_or_else(String::new, |name| format!(" for {}", shown(name)));
+    let at = when(probe.at.get(), now);
+    format!("{}{name} {at}: {}", shown(&probe.target), probe.what)
 }
 
 fn dated(time: Time, now: SystemTime) -> String {
