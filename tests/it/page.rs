@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
+use time::{Duration, OffsetDateTime};
+
 use crate::util::admin::{self, free_address, send};
+use crate::util::agent::PROGRAM;
 use crate::util::bed::assert_no_key_in;
-use crate::util::tools::{self, Tool};
-use crate::util::{Agent, Bed, eventually, require};
+use crate::util::tools::{self, AXE, Tool};
+use crate::util::{Agent, Bed, eventually, eventually_true, require};
 
 const CHROMIUM: Tool = tools::program("chromium", "Debian: apt-get install chromium");
 
@@ -37,7 +42,7 @@ fn get(address: SocketAddr, path: &str) -> admin::Answer {
 
 /// What the page at `url` is after its script has run.
 #[track_caller]
-fn dump(chromium: &std::path::Path, bed: &Bed, url: &str) -> String {
+fn dump(chromium: &Path, bed: &Bed, url: &str) -> String {
     let profile = tempfile::tempdir_in(bed.scratch("")).unwrap();
     let mut command = Command::new(chromium);
     command.args([
@@ -198,6 +203,131 @@ fn a_browser_shows_the_state_with_trouble_on_top() {
         .sum();
     assert_eq!(counts, 5, "{shown}");
     drop(agent);
+}
+
+#[test]
+fn axe_finds_nothing_and_nothing_overflows_narrow_or_wide_light_or_dark() {
+    let (Some(chromium), Some(axe)) = (require(&CHROMIUM), require(&AXE)) else {
+        return;
+    };
+    let bed = Bed::new();
+    // One of each state, with names and texts as long as they can be.
+    let long = format!("{}.{}.example.com", "a".repeat(60), "b".repeat(60));
+    bed.root
+        .write_pair(&long, &bed.ca.server(&[&long, "*.example.com"]));
+    for (name, days) in [("expired", -5), ("expiring", 5)] {
+        let ending = bed.ca.server_with(&["ending.test"], |params| {
+            params.not_after = OffsetDateTime::now_utc() + Duration::days(days);
+        });
+        bed.root.write_pair(name, &ending);
+    }
+    bed.pair("refused");
+    bed.root.write("half", &[("tls.crt", bed.ca.pem())]);
+    bed.pair("istio-skipped");
+    let (_agent, address) = start(&bed);
+    let mut stream = bed.client().node("edge-1").sotw();
+    stream.subscribe(&[
+        "refused",
+        "missing",
+        &format!("missing-{}", "m".repeat(200)),
+    ]);
+    let response = stream.recv();
+    stream.nack(&response, &"Failed_to_load_".repeat(20));
+    let probed = Command::new(PROGRAM)
+        .args(["probe", "127.0.0.1:1", "--name", &long, "--admin-socket"])
+        .arg(bed.admin())
+        .output()
+        .unwrap();
+    assert_eq!(probed.status.code(), Some(1), "{probed:?}");
+    let states = ["rejected", "expired", "expiring", "ok", "skipped"];
+    eventually_true("a credential in each state", || {
+        let status = admin::status(&bed.admin()).to_string();
+        let has = |state| status.contains(&format!("\"state\":\"{state}\""));
+        states.into_iter().all(has) && status.contains("Failed_to_load_")
+    });
+    let views = inspect(&chromium, &axe, &format!("http://{address}/"));
+    assert_eq!(views.len(), 6, "{views:#?}");
+    for view in &views {
+        for wrong in ["violations", "undecided", "overflow"] {
+            assert_eq!(view[wrong], serde_json::json!([]), "{view:#}");
+        }
+        assert_eq!(view["opened"], 6, "{view:#}");
+        assert!(view["checks"].as_u64().unwrap() > 20, "{view:#}");
+    }
+    // That the inspection sees what is wrong.
+    let bad = bed.scratch("bad.html");
+    let wide =
+        "<p style='width: 2000px; color: #ddd; background: #fff'>low contrast</p><img src=x>";
+    let page = format!("<!doctype html><button id=pause></button><div id=rows></div>{wide}");
+    fs::write(&bad, page).unwrap();
+    let view = &inspect(&chromium, &axe, &format!("file://{}", bad.display()))[0];
+    let violations = view["violations"].to_string();
+    for rule in ["color-contrast", "image-alt", "html-has-lang"] {
+        assert!(violations.contains(rule), "{view:#}");
+    }
+    assert_ne!(view["overflow"], serde_json::json!([]));
+}
+
+/// What is wrong with a page in each of the views of tests/axe/inspect_page.py.
+#[track_caller]
+fn inspect(chromium: &Path, axe: &Path, url: &str) -> Vec<Value> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/axe/inspect_page.py");
+    let mut command = Command::new("python3");
+    command.arg(script).args([chromium, axe]).arg(url);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_probe_is_shown_with_its_credential() {
+    let Some(chromium) = require(&CHROMIUM) else {
+        return;
+    };
+    let bed = Bed::new();
+    bed.pair("site");
+    let (_agent, address) = start(&bed);
+    let probed = Command::new(PROGRAM)
+        .args([
+            "probe",
+            "127.0.0.1:1",
+            "--name",
+            "site.test",
+            "--admin-socket",
+        ])
+        .arg(bed.admin())
+        .output()
+        .unwrap();
+    assert_eq!(probed.status.code(), Some(1), "{probed:?}");
+    let dom = dump(&chromium, &bed, &format!("http://{address}/"));
+    let shown = drawn(&dom);
+    assert!(
+        shown.contains("probed 127.0.0.1:1 for site.test "),
+        "{shown}"
+    );
+    assert!(shown.contains(" ago: the handshake failed"), "{shown}");
+    // Everyone can connect to the port: it takes no probe.
+    let head = format!("POST /probes HTTP/1.1\r\nHost: {address}\r\nContent-Length: 2\r\n\r\n[]");
+    assert_eq!(send(address, &head).status, 405);
+}
+
+#[test]
+fn why_a_reload_was_refused_is_no_business_of_everyone() {
+    let bed = Bed::new();
+    let (agent, address) = start_with(&bed, "");
+    fs::write(bed.scratch("sds-agent.toml"), "[hidden-word]\n").unwrap();
+    agent.wait_for_line(&["hidden-word"]);
+    let reason = eventually("the refused reload", || {
+        let answer = get(address, "/readyz");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body.contains("refused").then_some(answer.body)
+    });
+    let expected = "ready\ndegraded: the last reload was refused; see `sds-agent status`\n";
+    assert_eq!(reason, expected);
+    let to_operators = admin::get(&bed.admin(), "/readyz").body;
+    assert!(to_operators.contains("hidden-word"), "{to_operators}");
+    let metrics = get(address, "/metrics").body;
+    assert!(!metrics.contains("hidden-word"), "{metrics}");
 }
 
 #[test]

@@ -55,6 +55,13 @@ pub(crate) const GRPC_PYTHON: Tool = Tool {
     find: |_| run_setup("grpc_python.py"),
 };
 
+/// axe-core, a script that checks pages for accessibility, which tests/setup/axe.py gets.
+pub(crate) const AXE: Tool = Tool {
+    name: "axe-core",
+    how: "npm gets it (Debian: apt-get install npm)",
+    find: |_| run_setup("axe.py"),
+};
+
 /// cargo-deb, which makes the Debian package. tests/setup/cargo_deb.py compiles it.
 pub(crate) const CARGO_DEB: Tool = Tool {
     name: "cargo-deb",
