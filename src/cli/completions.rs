@@ -16,11 +16,12 @@ const VARIABLE: &str = "SDS_AGENT_COMPLETE";
 
 const EXAMPLES: &str = "\
 Examples:
-  bash    sds-agent completions bash > /usr/share/bash-completion/completions/sds-agent
-  zsh     sds-agent completions zsh > /usr/share/zsh/site-functions/_sds-agent
-  fish    sds-agent completions fish > ~/.config/fish/completions/sds-agent.fish
-  this shell alone, bash
-          source <(sds-agent completions bash)";
+  For every bash, zsh or fish
+      sds-agent completions bash > /usr/share/bash-completion/completions/sds-agent
+      sds-agent completions zsh > /usr/share/zsh/site-functions/_sds-agent
+      sds-agent completions fish > ~/.config/fish/completions/sds-agent.fish
+  For this bash alone
+      source <(sds-agent completions bash)";
 
 /// The options of `completions`.
 #[derive(clap::Args)]

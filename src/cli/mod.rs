@@ -5,6 +5,7 @@ mod client;
 mod completions;
 mod envoy_config;
 mod get;
+mod help;
 mod man;
 mod output;
 mod probe;
@@ -15,11 +16,11 @@ mod ticket_keys;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 const ABOUT: &str = "\
-Watches folders of PEM files and serves them to Envoy over a Unix socket, as its Secret Discovery
-Service (SDS). A certificate that is replaced on disk reaches Envoy within milliseconds, without a
+Watches folders of PEM files and serves them to Envoy over a Unix socket, as its Secret Discovery \
+Service (SDS). A certificate that is replaced on disk reaches Envoy within milliseconds, without a \
 restart or a reload; one that Envoy would reject never reaches it, and the previous version stays.";
 
 const EXAMPLES: &str = "\
@@ -42,7 +43,6 @@ Files:
 /// Serves folders of PEM files to Envoy as SDS secrets
 #[derive(Parser)]
 #[command(version = sds_agent::BUILD, about, long_about = ABOUT, after_long_help = EXAMPLES)]
-#[command(max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -73,7 +73,12 @@ enum Command {
 /// Runs the command that the command line names.
 pub(crate) fn run() -> ExitCode {
     completions::answer(Cli::command);
-    match Cli::parse().command {
+    let matches = help::unwrapped(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return help::end(&error),
+    };
+    match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(args),

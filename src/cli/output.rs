@@ -52,28 +52,63 @@ pub(crate) fn width() -> Option<usize> {
 }
 
 /// A line as lines of at most `width` columns, broken between words alone; those after the first are
-/// indented by four columns more than the first. A word that is longer stays in one piece.
+/// indented by four columns more than the first.
 pub(crate) fn wrapped(line: &str, width: Option<usize>) -> String {
     let indent = line.len() - line.trim_start().len();
-    let mut text = " ".repeat(indent);
-    let (mut column, mut is_first) = (indent, true);
-    for word in line.trim_start().split(' ') {
-        let length = word.chars().count();
-        let fits = width.is_none_or(|width| column + 1 + length <= width);
-        match (is_first, fits) {
-            (true, _) => {}
-            (false, true) => text.push(' '),
-            (false, false) => {
-                text.push('\n');
-                text.push_str(&" ".repeat(indent + 4));
-                column = indent + 3;
-            }
+    let (first, next) = (" ".repeat(indent), " ".repeat(indent + 4));
+    filled(&first, &next, line.trim_start(), "", width)
+}
+
+/// Text in lines of at most `width` columns, broken between words alone: the first one after `first`, the
+/// others after `next`, each but the last followed by `joint`. A word that is longer stays in one piece. The
+/// last line has no single word, where the one before it can spare one. Escape sequences count for
+/// nothing.
+pub(crate) fn filled(
+    first: &str,
+    next: &str,
+    text: &str,
+    joint: &str,
+    width: Option<usize>,
+) -> String {
+    let words: Vec<&str> = text.split(' ').collect();
+    let taken = |words: &[&str]| words.iter().map(|word| 1 + columns(word)).sum::<usize>();
+    let fits = |from: usize, to: usize, joint: &str| {
+        let indent = columns(if from == 0 { first } else { next });
+        let needed = indent + taken(&words[from..to]) - 1 + columns(joint);
+        width.is_none_or(|width| needed <= width)
+    };
+    let mut starts = vec![0];
+    for to in 1..words.len() {
+        let from = starts[starts.len() - 1];
+        let joint = if to + 1 == words.len() { "" } else { joint };
+        if !fits(from, to + 1, joint) {
+            starts.push(to);
         }
-        text.push_str(word);
-        column += length + usize::from(!is_first);
-        is_first = false;
     }
-    text + "\n"
+    if let [.., before, last] = starts[..]
+        && last + 1 == words.len()
+        && last - before > 2
+        && fits(last - 1, words.len(), "")
+    {
+        starts.pop();
+        starts.push(last - 1);
+    }
+    let ends = starts.iter().skip(1).copied().chain([words.len()]);
+    let lines = starts.iter().zip(ends).map(|(&from, to)| {
+        let indent = if from == 0 { first } else { next };
+        let joint = if to == words.len() { "" } else { joint };
+        format!("{indent}{}{joint}\n", words[from..to].join(" "))
+    });
+    lines.collect()
+}
+
+/// How many columns of a terminal a text takes. Escape sequences, as clap and the tables have them, end with
+/// the letter `m`.
+pub(crate) fn columns(text: &str) -> usize {
+    let mut pieces = text.split('\x1b');
+    let before = pieces.next().unwrap_or_default().chars().count();
+    let after = pieces.map(|piece| piece.split_once('m').map_or(piece, |(_, rest)| rest));
+    before + after.map(|piece| piece.chars().count()).sum::<usize>()
 }
 
 /// Writes a message to the standard error.
@@ -99,5 +134,27 @@ mod tests {
             "a\n    host.example.com\n    b\n"
         );
         assert_eq!(wrapped("", Some(8)), "\n");
+        assert_eq!(
+            filled("a ", "  ", "b c d", " \\", Some(6)),
+            "a b \\\n  c d\n"
+        );
+    }
+
+    #[test]
+    fn the_last_line_has_a_single_word_only_where_there_is_none_to_spare() {
+        assert_eq!(
+            wrapped("one two three four", Some(14)),
+            "one two\n    three four\n"
+        );
+        assert_eq!(wrapped("one two three", Some(7)), "one two\n    three\n");
+        assert_eq!(
+            wrapped("one two three-and-four five", Some(22)),
+            "one two three-and-four\n    five\n"
+        );
+    }
+
+    #[test]
+    fn escape_sequences_take_no_room() {
+        assert_eq!(columns("\x1b[1mone\x1b[0m two"), 7);
     }
 }

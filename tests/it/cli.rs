@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::util::Bed;
 use crate::util::agent::PROGRAM;
+use crate::util::{Bed, require, terminal, tools, users};
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(PROGRAM).args(arguments).output().unwrap()
@@ -39,6 +39,46 @@ fn the_help_of_every_command_has_examples() {
             examples.is_some_and(|text| text.contains(&format!("sds-agent {command}"))),
             "{help}"
         );
+    }
+}
+
+#[test]
+fn help_fits_the_terminal_and_ends_no_paragraph_with_a_single_word() {
+    let mut all: Vec<Vec<String>> = commands().into_iter().map(|one| vec![one]).collect();
+    all.push(Vec::new());
+    all.push(vec!["ticket-keys".into(), "rotate".into()]);
+    for columns in [60, 80, 120] {
+        for command in &all {
+            let mut arguments: Vec<_> = command.iter().map(String::as_str).collect();
+            arguments.push("--help");
+            let lines = terminal::lines(&terminal::run(columns, &arguments));
+            assert!(lines.len() > 5, "{lines:?}");
+            terminal::assert_fits(&lines, columns.into());
+            assert_no_orphan(&lines);
+        }
+    }
+}
+
+/// Fails where prose goes on with one last word on a line of its own.
+#[track_caller]
+fn assert_no_orphan(lines: &[String]) {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let is_prose = |line: &str| {
+        let text = line.trim_start();
+        !text.is_empty() && !text.ends_with('\\') && !text.starts_with(['-', '/', '<', '['])
+    };
+    for (place, line) in lines.iter().enumerate().skip(2) {
+        let before = &lines[place - 1];
+        let goes_on = is_prose(before)
+            && indent(before) == indent(line)
+            && before.split_whitespace().count() > 3
+            && before.len() > 40;
+        let ends = lines
+            .get(place + 1)
+            .is_none_or(|next| indent(next) != indent(line));
+        let is_word = line.split_whitespace().count() == 1 && !line.trim_start().starts_with('/');
+        let is_orphan = goes_on && ends && is_word;
+        assert!(!is_orphan, "{line}\n{}", lines.join("\n"));
     }
 }
 
@@ -113,6 +153,81 @@ fn completed(words: &[&str], admin_socket: &Path) -> Vec<String> {
 }
 
 #[test]
+fn zsh_and_fish_complete_options_and_the_names_of_secrets() {
+    let bed = Bed::new();
+    bed.pair("site.example.com");
+    let _agent = bed.ready_agent();
+    let zsh = tools::program("zsh", "apt-get install zsh");
+    if let Some(zsh) = require(&zsh) {
+        for (typed, expected) in COMPLETED {
+            let screen = zsh_completes(&zsh, typed, expected, &bed.admin());
+            assert!(screen.contains(expected), "{typed}: {screen}");
+        }
+    }
+    let fish = tools::program("fish", "apt-get install fish");
+    if let Some(fish) = require(&fish) {
+        for (typed, expected) in COMPLETED {
+            let script = format!("sds-agent completions fish | source; complete -C '{typed}'");
+            let output = in_shell(Command::new(&fish).args(["-c", &script]), &bed.admin());
+            let word = expected.rsplit(' ').next().unwrap();
+            let offered: Vec<_> = output.lines().map(|line| line.split('\t').next()).collect();
+            assert_eq!(offered, [Some(word)], "{typed}: {output}");
+        }
+    }
+}
+
+/// A line, and the same when it has been completed.
+const COMPLETED: [(&str, &str); 3] = [
+    ("sds-agent get sit", "sds-agent get site.example.com"),
+    ("sds-agent status sit", "sds-agent status site.example.com"),
+    (
+        "sds-agent status --expires",
+        "sds-agent status --expires-within",
+    ),
+];
+
+fn in_shell(shell: &mut Command, admin_socket: &Path) -> String {
+    let home = tempfile::tempdir().unwrap();
+    let programs = Path::new(PROGRAM).parent().unwrap().display();
+    let path = std::env::var("PATH").unwrap();
+    let output = shell
+        .env("PATH", format!("{programs}:{path}"))
+        .env("SDS_AGENT_ADMIN_SOCKET", admin_socket)
+        .env("HOME", home.path())
+        .env("TERM", "dumb")
+        .output()
+        .unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What an interactive zsh shows after Tab, until `expected` is there: it completes nothing without a
+/// terminal.
+fn zsh_completes(zsh: &Path, typed: &str, expected: &str, admin_socket: &Path) -> String {
+    const SCRIPT: &str = r#"
+import os, pty, select, sys, time
+zsh, typed, expected = sys.argv[1:]
+process, terminal = pty.fork()
+if process == 0:
+    os.execvp(zsh, [zsh, "-f", "-i"])
+def wait_for(text):
+    output, end = "", time.monotonic() + 60
+    while text not in output and time.monotonic() < end:
+        if select.select([terminal], [], [], 1)[0]:
+            output += os.read(terminal, 4096).decode()
+    return output
+start = "autoload -U compinit && compinit -u -D && source <(sds-agent completions zsh) && print REA''DY\n"
+os.write(terminal, start.encode())
+wait_for("READY\r\n")
+os.write(terminal, f"{typed}\t".encode())
+print(wait_for(expected))
+"#;
+    let mut python = Command::new("python3");
+    python.args(["-c", SCRIPT]).arg(zsh).args([typed, expected]);
+    in_shell(&mut python, admin_socket)
+}
+
+#[test]
 fn every_command_has_a_manual_page() {
     let dir = tempfile::tempdir().unwrap();
     stdout(&["man", "--dir", dir.path().to_str().unwrap()]);
@@ -150,6 +265,31 @@ fn every_command_has_a_manual_page() {
         run(&["man", "--dir", "/nonexistent"]).status.code(),
         Some(2)
     );
+}
+
+#[test]
+fn without_proc_the_agent_names_it_and_what_to_do() {
+    let unshare = tools::program("unshare", "apt-get install util-linux");
+    let (Some(_), Some(unshare)) = (require(&users::ROOT), require(&unshare)) else {
+        return;
+    };
+    let bed = Bed::new();
+    for arguments in [&["serve"][..], &["serve", "--check-config"]] {
+        let output = Command::new(&unshare)
+            .args(["--mount", "sh", "-c"])
+            .arg("mount -t tmpfs none /proc && exec \"$@\"")
+            .args(["sh", PROGRAM])
+            .args(arguments)
+            .arg("--socket")
+            .arg(bed.socket())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let expected = "/proc is not mounted here, and the agent needs it; mount it with `mount -t proc proc /proc`";
+        assert!(said.contains(expected), "{said}");
+        assert!(!bed.socket().exists());
+    }
 }
 
 #[test]
