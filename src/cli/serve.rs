@@ -82,6 +82,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Result<()> {
+    check::no_proc().map_or(Ok(()), |why| Err(anyhow::Error::msg(why)))?;
     // The environment that announces systemd's sockets is read before there are threads.
     let activation = Activation::from_env();
     logging.start_thread();

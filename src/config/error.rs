@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be read.
-    #[error("{}: {error}; name a file of UTF-8 text that the agent may read", .path.display())]
+    #[error("{}: {error}; {}", .path.display(), remedy(error))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -42,6 +42,15 @@ impl ConfigError {
     /// Whether there is no such file.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run this with sudo, or as a user who may read the file, such as the agent's"
+        }
+        _ => "name a file of UTF-8 text that the agent may read",
     }
 }
 

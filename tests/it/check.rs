@@ -11,7 +11,7 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 
 use crate::util::agent::PROGRAM;
-use crate::util::{Bed, Ca, Identity, Root, admin, terminal};
+use crate::util::{Bed, Ca, Identity, Root, admin, require, terminal, tools, users};
 
 fn check(arguments: &[&dyn AsRef<std::ffi::OsStr>]) -> Output {
     Command::new(PROGRAM)
@@ -349,7 +349,7 @@ fn files_beside_the_folders_of_a_root_are_reported_and_the_folders_checked() {
 }
 
 #[test]
-fn tables_and_help_fit_the_terminal_and_split_no_name() {
+fn tables_fit_the_terminal_and_split_no_name() {
     let bed = Bed::new();
     let long = "a-rather-long-name-of-a-host.example.com";
     for name in [long, "www.example.com"] {
@@ -370,11 +370,85 @@ fn tables_and_help_fit_the_terminal_and_split_no_name() {
             let names = lines.iter().filter(|line| line.contains(long));
             assert!(names.count() > 0, "{lines:#?}");
         }
-        for command in ["check", "status", "get"] {
-            let lines = terminal::lines(&terminal::run(columns, &[command, "--help"]));
-            terminal::assert_fits(&lines, columns.into());
+    }
+}
+
+#[test]
+fn what_another_user_may_not_read_is_told_once() {
+    let how = "apt-get install util-linux";
+    let (Some(_), Some(setpriv)) = (
+        require(&users::ROOT),
+        require(&tools::program("setpriv", how)),
+    ) else {
+        return;
+    };
+    let folder = users::folder_for_all();
+    let program = folder.path().join("sds-agent");
+    fs::copy(PROGRAM, &program).unwrap();
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = Command::new(&setpriv);
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.arg(&program).args(arguments).output().unwrap()
+    };
+    let root = folder.path().join("credentials");
+    let config = folder.path().join("sds-agent.toml");
+    fs::write(&config, format!("credentials = [{root:?}]\n")).unwrap();
+    for name in ["a", "b", "c"] {
+        fs::create_dir_all(root.join(name)).unwrap();
+        let key = root.join(name).join("tls.key");
+        fs::write(&key, "").unwrap();
+        fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let check = ["check", "--config", config.to_str().unwrap()];
+    for closed in [false, true] {
+        if closed {
+            fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        let output = as_nobody(&check);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let (shown, said) = (output.stdout, String::from_utf8(output.stderr).unwrap());
+        let shown = String::from_utf8(shown).unwrap();
+        let denials = shown.matches("Permission denied").count();
+        assert_eq!(denials, if closed { 1 } else { 3 }, "{shown}");
+        assert_eq!(
+            shown.matches("let the agent's user read it").count(),
+            1,
+            "{shown}"
+        );
+        assert_eq!(
+            said.matches("this user may not read all of it").count(),
+            1,
+            "{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    // The same for a configuration that this user may not read, and for the sockets.
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+    let socket = folder.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap();
+    let socket = socket.to_str().unwrap();
+    for arguments in [
+        &check[..],
+        &["serve", "--check-config", "--config", check[2]],
+        &["status", "--admin-socket", socket],
+        &["probe", "localhost:1", "--admin-socket", socket],
+        &["get", "a", "--socket", socket],
+    ] {
+        let output = as_nobody(arguments);
+        assert_ne!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+        for part in [
+            "Permission denied",
+            "run this with sudo, or as a user who may",
+        ] {
+            assert!(said.contains(part), "{arguments:?}: {said}");
         }
     }
+    // As root there is nothing to say of it.
+    let output = Command::new(PROGRAM).args(check).output().unwrap();
+    assert!(output.stderr.is_empty(), "{output:?}");
 }
 
 #[test]

@@ -1,21 +1,18 @@
 //! Warnings of private keys that users of the agent's socket can also read without it.
 
-use sds_agent::config::{Account, Config, Root};
+use sds_agent::config::{Config, Root};
 use sds_agent::exposure::Clients;
 use sds_agent::inventory::Snapshot;
-use sds_agent::peer;
 use sds_agent::problem::{Problem, Reason};
 use sds_agent::report::Report;
 
-/// The user that the packaging makes for the agent.
-const AGENT_USER: &str = "sds-agent";
+use super::rights;
 
 /// Adds a warning for each such key of a credential in one of the `configured` roots.
 pub(super) fn warn(report: &mut Report, snapshot: &Snapshot, configured: &[Root], config: &Config) {
     // Under its own name, where this is run by an administrator.
-    let agent = peer::user_id(&Account::Name(AGENT_USER.to_owned()));
     let own = rustix::process::geteuid().as_raw();
-    let clients = Clients::of(config, agent.ok().flatten().unwrap_or(own));
+    let clients = Clients::of(config, rights::agent_user().unwrap_or(own));
     for credential in snapshot.credentials() {
         let folder = credential.path();
         let mut roots = configured.iter();

@@ -1,6 +1,7 @@
 //! `sds-agent check`: what the agent would make of folders, without an agent.
 
 mod exposures;
+mod rights;
 mod roots;
 
 use std::path::PathBuf;
@@ -80,6 +81,9 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Form::Line => subject.line(),
     };
     let printed = output::print(text.as_bytes());
+    if rights::are_missing(&report) {
+        output::say(rights::hint());
+    }
     if printed == ExitCode::SUCCESS {
         subject.exit_code()
     } else {

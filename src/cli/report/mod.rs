@@ -171,7 +171,13 @@ fn colour(state: State) -> Color {
     }
 }
 
-fn problems_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = String> + '_ {
+/// Something that is wrong, and what to do about it.
+struct Entry {
+    what: String,
+    remedy: String,
+}
+
+fn problems_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = Entry> + '_ {
     let word = match credential.state {
         State::Skipped => "skipped",
         _ => "error",
@@ -179,24 +185,42 @@ fn problems_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = 
     let problems = credential.problems.iter();
     let problems = problems.map(move |problem| described(word, problem, canvas));
     let refusals = credential.secrets.iter().flat_map(clients::refusals);
-    problems.chain(refusals.map(move |text| wrapped(&text, canvas.width)))
+    problems.chain(refusals.map(move |text| Entry {
+        what: wrapped(&text, canvas.width),
+        remedy: String::new(),
+    }))
 }
 
-fn warnings_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = String> + '_ {
+fn warnings_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = Entry> + '_ {
     let warnings = credential.warnings.iter();
     warnings.map(move |problem| described("warning", problem, canvas))
 }
 
-/// A problem, and below it what to do about it.
-fn described(word: &str, problem: &Problem, canvas: Canvas) -> String {
+fn described(word: &str, problem: &Problem, canvas: Canvas) -> Entry {
     let what = format!("{word}: {}: {}", shown(&problem.path), shown(&problem.what));
     let remedy = format!("    {}", shown(&problem.remedy));
-    wrapped(&what, canvas.width) + &wrapped(&remedy, canvas.width)
+    Entry {
+        what: wrapped(&what, canvas.width),
+        remedy: wrapped(&remedy, canvas.width),
+    }
+}
+
+/// Each entry, and below it what to do about it: once for those in a row that call for the same.
+fn listed(entries: &[Entry]) -> String {
+    let mut text = String::new();
+    for (place, entry) in entries.iter().enumerate() {
+        let next = entries.get(place + 1);
+        text.push_str(&entry.what);
+        if next.is_none_or(|next| next.remedy != entry.remedy) {
+            text.push_str(&entry.remedy);
+        }
+    }
+    text
 }
 
 /// As many entries as can be read, and how many more there are.
-fn bounded(entries: &[String]) -> String {
-    let mut text: String = entries.iter().take(PROBLEMS).map(String::as_str).collect();
+fn bounded(entries: &[Entry]) -> String {
+    let mut text = listed(&entries[..entries.len().min(PROBLEMS)]);
     if let Some(more) = entries.len().checked_sub(PROBLEMS).filter(|more| *more > 0) {
         text.push_str(&format!("and {more} more; --output json lists all\n"));
     }

@@ -1,6 +1,7 @@
 //! `sds-agent serve --check-config`: what `serve` would fail at on this machine, and what is dangerous.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,12 +29,29 @@ pub(super) fn run(source: &Source, config: &Config) -> ExitCode {
     }
     let warnings = config.warnings.iter().cloned().chain(dangers(config));
     let warnings = warnings.map(|warning| format!("warning: {warning}"));
-    let is_missing = |root: &&Root| !matches!(root.layout, Layout::Named(_)) && !root.path.is_dir();
-    let missing = config.roots.iter().filter(is_missing);
-    let missing = missing.map(|root| format!("note: {} does not exist yet", root.path.display()));
-    let lines = warnings.chain(missing).chain([format!("OK: {file}")]);
+    let roots = config.roots.iter().filter_map(unusable);
+    let roots = roots.map(|note| format!("note: {note}"));
+    let lines = warnings.chain(roots).chain([format!("OK: {file}")]);
     let text: String = lines.map(|line| format!("{}\n", escape(&line))).collect();
     output::print(text.as_bytes())
+}
+
+/// Why there is nothing to be had from a root now; it is served as soon as there is.
+fn unusable(root: &Root) -> Option<String> {
+    if matches!(root.layout, Layout::Named(_)) {
+        return None;
+    }
+    let path = root.path.display();
+    match fs::metadata(&root.path) {
+        Ok(found) if found.is_dir() => None,
+        Ok(_) => Some(format!("{path} is not a folder")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Some(format!("{path} does not exist yet"))
+        }
+        Err(error) => Some(format!(
+            "this user can't see {path}: {error}; the agent's user may be able to"
+        )),
+    }
 }
 
 /// What `serve` would fail at: each user and group that this machine does not have, and paths where no
@@ -75,7 +93,18 @@ fn errors(config: &Config) -> Vec<String> {
         .into_iter()
         .flatten()
         .filter_map(|path| no_socket(path));
-    users.chain(groups).chain(sockets).collect()
+    let proc = no_proc().into_iter();
+    proc.chain(users).chain(groups).chain(sockets).collect()
+}
+
+/// Why the agent can't work here: it watches folders, and sets the modes of its sockets, by way of /proc.
+pub(super) fn no_proc() -> Option<String> {
+    let is_mounted = Path::new("/proc/self/fd").is_dir();
+    (!is_mounted).then(|| {
+        "/proc is not mounted here, and the agent needs it; mount it with `mount -t proc proc /proc`, in \
+         the root folder that the agent is started in"
+            .to_owned()
+    })
 }
 
 fn unknown(place: &str, kind: &str, account: &Account) -> Option<String> {

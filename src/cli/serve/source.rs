@@ -27,7 +27,9 @@ pub(super) enum Cause {
 impl Source {
     /// The file at this path, or at its usual place, and the command line.
     pub(super) fn new(file: Option<PathBuf>, options: Options) -> Self {
-        let usual = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| file.exists());
+        // One that this user can't see may be there: reading it tells, rather than the defaults applying.
+        let is_absent = |file: &PathBuf| matches!(file.try_exists(), Ok(false));
+        let usual = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| !is_absent(file));
         Self {
             file: file.or_else(usual),
             options,

@@ -35,3 +35,11 @@ pub(crate) fn connect_as(socket: &Path, uid: u32, gid: u32) -> io::Result<UnixSt
         connected.join().unwrap()
     })
 }
+
+/// A folder that every user can enter, which the folder of build products may not be.
+pub(crate) fn folder_for_all() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), mode).unwrap();
+    folder
+}

@@ -1,0 +1,38 @@
+//! What `check` says where the user who runs it may not read what the agent may.
+
+use std::io;
+
+use rustix::io::Errno;
+use sds_agent::config::Account;
+use sds_agent::peer;
+use sds_agent::report::{Problem, Report};
+
+/// The user that the packaging makes for the agent.
+const AGENT_USER: &str = "sds-agent";
+
+/// The id of that user, where there is one.
+pub(super) fn agent_user() -> Option<u32> {
+    let agent = peer::user_id(&Account::Name(AGENT_USER.to_owned()));
+    agent.ok().flatten()
+}
+
+/// Whether something could not be read because this user may not.
+pub(super) fn are_missing(report: &Report) -> bool {
+    let denied = io::Error::from(Errno::ACCESS).to_string();
+    let is_denied = |problem: &Problem| problem.what.contains(&denied);
+    let of_roots = report.roots.iter().flat_map(|root| &root.problems);
+    let of_credentials = report.credentials.iter().flat_map(|one| &one.problems);
+    of_roots.chain(of_credentials).any(is_denied)
+}
+
+/// What to do about it.
+pub(super) fn hint() -> String {
+    let user = match agent_user() {
+        Some(_) => format!("sudo -u {AGENT_USER}"),
+        None => "sudo".to_owned(),
+    };
+    format!(
+        "this user may not read all of it, which says nothing about the agent's user; run it as that \
+         one: {user} sds-agent check"
+    )
+}
