@@ -269,7 +269,9 @@ fn upstream_cluster(request: &Request, name: &Name, sources: &mut Sources) -> St
         name = quote(&name.0),
         kind = match request.upstream.host {
             EndpointHost::Ip(_) => "STATIC",
-            EndpointHost::Name(_) => "STRICT_DNS",
+            // By default Envoy takes IPv6 addresses alone where there are any, and `localhost` has one even on
+            // a machine without IPv6.
+            EndpointHost::Name(_) => "STRICT_DNS\n    dns_lookup_family: V4_PREFERRED",
         },
         address = address(&request.upstream),
         bundle = quote(&name.bundle()),

@@ -373,7 +373,36 @@ fn an_upstream_may_have_a_host_name() {
         assert!(text.contains(&format!("type: {kind}")), "{text}");
         let line = format!("socket_address: {{address: \"{host}\", port_value: {port}}}");
         assert!(text.contains(&line), "{text}");
+        if let Some(envoy) = require(&ENVOY) {
+            let arguments = [
+                "a.test",
+                "--upstream",
+                "--full",
+                "--upstream-address",
+                address,
+            ];
+            assert_envoy_takes(&envoy, &arguments);
+        }
     }
+}
+
+#[test]
+fn an_upstream_with_a_host_name_is_reached() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let (servers, clients) = (Ca::new("The servers' CA"), Ca::new("The clients' CA"));
+    let (upstream, downstream) = (Bed::new(), Bed::new());
+    write_with_ca(&upstream, "b.test", &servers.server(&["b.test"]), &clients);
+    write_with_ca(&downstream, "b.test", &clients.client("me"), &servers);
+    let _agents: [Agent; 2] = [upstream.agent(), downstream.agent()];
+    let server = start(&program, &upstream, &["b.test", "--mutual"]);
+    let address = format!("localhost:{}", server.port());
+    let arguments = ["b.test", "--upstream", "--upstream-address", &address];
+    let client = start(&program, &downstream, &arguments);
+    eventually_true("an answer of the upstream", || {
+        plain_status(client.port(), "b.test") == Some(200)
+    });
 }
 
 #[test]
