@@ -112,6 +112,32 @@ fn a_refusal_is_shown_in_the_clients_words_and_on_top() {
 }
 
 #[test]
+fn a_refusal_on_a_delta_stream_is_shown_with_the_version_that_was_refused() {
+    let bed = Bed::new();
+    bed.pair("a");
+    let _agent = bed.ready_agent();
+    let mut stream = bed.client().node("edge-7").delta();
+    stream.subscribe(&["a"]);
+    let response = stream.recv();
+    stream.nack(&response, "no thanks");
+    let a = secret(&bed.admin(), "a", |a| a["state"] == "rejected");
+    let client = &a["subscribers"][0];
+    assert_eq!(client["answer"], "nack", "{client:#}");
+    assert_eq!(client["version"], a["version"], "{client:#}");
+    assert!(client["sent"].is_string(), "{client:#}");
+    let full = String::from_utf8(run(&bed.admin(), &["a"]).stdout).unwrap();
+    for part in [": refused, ", "NACK: no thanks"] {
+        assert!(full.contains(part), "{full}");
+    }
+    let table = table(&bed);
+    assert!(table.contains("1 refused"), "{table}");
+    assert!(
+        !format!("{table}{full}").contains("nothing"),
+        "{table}{full}"
+    );
+}
+
+#[test]
 fn a_problem_is_shown_with_the_previous_version_and_goes_when_it_is_over() {
     let bed = Bed::new();
     for name in ["a", "site"] {
