@@ -1,10 +1,10 @@
 //! Which certificates are about to end, and when that is logged: a state machine without I/O.
 //!
-//! Each is logged when it begins to count as expiring (see [`Validity::lead`]), when a third of that
+//! Each, of a bundle each CA certificate, is logged when it begins to count as expiring (see [`Validity::lead`]), when a third of that
 //! time is left, when it has ended, and each day after that. Once each: only a clock that was set back by
 //! more than an hour has it logged again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use super::{Credential, Key};
@@ -31,19 +31,11 @@ pub struct Reminder {
 /// All ends.
 #[derive(Default)]
 pub(super) struct Expiry {
-    ends: HashMap<(Key, Kind), Ends>,
-    due: BTreeSet<(SystemTime, (Key, Kind))>,
+    /// What was logged of each end of a part.
+    ends: HashMap<(Key, Kind), BTreeMap<End, Stage>>,
+    /// When each is to be logged next.
+    due: BTreeSet<(SystemTime, (Key, Kind), End)>,
     last_look: Option<SystemTime>,
-}
-
-/// The ends of one part.
-struct Ends {
-    /// The end that is next, or that has come last.
-    next: End,
-    /// Later ones, the last one first.
-    later: Vec<End>,
-    logged: Stage,
-    due: SystemTime,
 }
 
 /// The end of a certificate. The order is that of time.
@@ -129,12 +121,12 @@ impl Expiry {
     /// Forgets folders.
     pub(super) fn retain(&mut self, keeps: impl Fn(&Key) -> bool) {
         self.ends.retain(|(key, _), _| keeps(key));
-        self.due.retain(|(_, (key, _))| keeps(key));
+        self.due.retain(|(_, (key, _), _)| keeps(key));
     }
 
     /// How long until [`Self::remind`] may return something.
     pub(super) fn wait(&self, now: SystemTime) -> Option<Duration> {
-        let (due, _) = self.due.first()?;
+        let (due, ..) = self.due.first()?;
         if self.was_set_back(now) {
             return Some(Duration::ZERO);
         }
@@ -148,57 +140,65 @@ impl Expiry {
         }
         self.last_look = Some(now);
         let mut reminders = Vec::new();
-        while let Some((due, id)) = self.due.first().cloned()
+        while let Some((due, id, end)) = self.due.first().cloned()
             && due <= now
         {
             self.due.pop_first();
             let Some(ends) = self.ends.get_mut(&id) else {
                 continue;
             };
-            let end = ends.next.at;
-            if ends.advance(now) {
+            let is_last = ends.keys().next_back() == Some(&end);
+            let Some(logged) = ends.get_mut(&end) else {
+                continue;
+            };
+            let stage = Stage::of(end, now);
+            let is_due = stage > *logged;
+            *logged = stage.max(*logged);
+            let next = logged.next(end);
+            if is_due {
                 let (key, kind) = id.clone();
-                reminders.push(Reminder { key, kind, end });
+                reminders.push(Reminder {
+                    key,
+                    kind,
+                    end: end.at,
+                });
             }
-            self.due.insert((ends.due, id));
+            // An authority that has ended beside others calls for nothing.
+            if end.at <= now && !is_last {
+                ends.remove(&end);
+            } else {
+                self.due.insert((next, id, end));
+            }
         }
         reminders
     }
 
-    fn set_part(&mut self, id: (Key, Kind), mut all: Vec<End>, warned: bool, now: SystemTime) {
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.dedup();
-        // An authority that has ended beside others calls for nothing.
-        while all.len() > 1 && all.last().is_some_and(|end| end.at < now) {
-            all.pop();
+    fn set_part(&mut self, id: (Key, Kind), all: Vec<End>, warned: bool, now: SystemTime) {
+        let mut all = BTreeSet::from_iter(all);
+        while all.len() > 1 && all.first().is_some_and(|end| end.at < now) {
+            all.pop_first();
         }
-        let old = self.ends.get(&id);
-        let Some(next) = all.pop() else {
-            if let Some(old) = self.ends.remove(&id) {
-                self.due.remove(&(old.due, id));
+        let old = self.ends.remove(&id).unwrap_or_default();
+        for (end, logged) in &old {
+            self.due.remove(&(logged.next(*end), id.clone(), *end));
+        }
+        let logged = |end: End| {
+            // It may be the same certificate, warned of at another time than before.
+            let same = old.iter().find(|(one, _)| one.at == end.at);
+            match (old.get(&end), same) {
+                (Some(logged), _) => *logged,
+                _ if warned => Stage::of(end, now),
+                (None, Some((_, logged))) => Stage::of(end, now).min(*logged),
+                (None, None) => Stage::FAR,
             }
-            return;
         };
-        if old.is_some_and(|old| old.next == next && old.later == all) {
-            return;
+        let ends: BTreeMap<_, _> = all.into_iter().map(|end| (end, logged(end))).collect();
+        for (end, logged) in &ends {
+            self.due.insert((logged.next(*end), id.clone(), *end));
         }
-        let logged = match old {
-            _ if warned => Stage::of(next, now),
-            // It is the same certificate, warned of at another time than before.
-            Some(old) if old.next.at == next.at => old.logged.min(Stage::of(next, now)),
-            _ => Stage::FAR,
-        };
-        let ends = Ends {
-            next,
-            later: all,
-            logged,
-            due: logged.next(next),
-        };
-        let due = ends.due;
-        if let Some(old) = self.ends.insert(id.clone(), ends) {
-            self.due.remove(&(old.due, id.clone()));
+        if !ends.is_empty() {
+            self.ends.insert(id, ends);
         }
-        self.due.insert((due, id));
     }
 
     fn was_set_back(&self, now: SystemTime) -> bool {
@@ -210,27 +210,11 @@ impl Expiry {
     fn set_back(&mut self, now: SystemTime) {
         self.due.clear();
         for (id, ends) in &mut self.ends {
-            ends.logged = ends.logged.min(Stage::of(ends.next, now + ADJUSTMENT));
-            ends.due = ends.logged.next(ends.next);
-            self.due.insert((ends.due, id.clone()));
+            for (end, logged) in ends {
+                *logged = Stage::of(*end, now + ADJUSTMENT).min(*logged);
+                self.due.insert((logged.next(*end), id.clone(), *end));
+            }
         }
-    }
-}
-
-impl Ends {
-    /// Takes in that time has passed. Returns whether that is to be logged.
-    fn advance(&mut self, now: SystemTime) -> bool {
-        let stage = Stage::of(self.next, now);
-        let is_due = stage > self.logged;
-        self.logged = self.logged.max(stage);
-        if self.next.at <= now
-            && let Some(later) = self.later.pop()
-        {
-            self.next = later;
-            self.logged = Stage::FAR;
-        }
-        self.due = self.logged.next(self.next);
-        is_due
     }
 }
 
@@ -362,6 +346,18 @@ mod tests {
         let mut expiry = expiry(&[-100.0, 0.0, 50.0], -40.0);
         let days = logged(&mut expiry, -40.0, 52.0);
         assert_eq!(days, [-30.0, -10.0, 0.0, 20.0, 40.0, 50.0, 51.0, 52.0]);
+    }
+
+    #[test]
+    fn authorities_that_end_soon_after_each_other_are_each_logged_in_time() {
+        let mut awake = expiry(&[0.0, 5.0], -40.0);
+        let days = logged(&mut awake, -40.0, 6.0);
+        assert_eq!(days, [-30.0, -25.0, -10.0, -5.0, 0.0, 5.0, 6.0]);
+        // Both have ended while the machine was asleep.
+        let mut asleep = expiry(&[0.0, 5.0], -40.0);
+        let ends: Vec<_> = asleep.remind(at(6.0)).iter().map(|one| one.end).collect();
+        assert_eq!(ends, [at(0.0), at(5.0)]);
+        assert_eq!(logged(&mut asleep, 6.0, 7.0), [7.0]);
     }
 
     #[test]
