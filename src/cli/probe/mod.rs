@@ -111,7 +111,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     match client::block_on(probe(&args)) {
         Ok(Ok((outcomes, skipped))) => {
             let text = match args.output {
-                Form::Text => report::text(&outcomes, &skipped),
+                Form::Text => report::text(&outcomes, &skipped, output::width()),
                 Form::Json => report::json(&outcomes, &skipped),
             };
             let printed = output::print(text.as_bytes());

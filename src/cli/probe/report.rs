@@ -38,29 +38,37 @@ pub(super) fn json(outcomes: &[Outcome], skipped: &[String]) -> String {
 }
 
 /// Two lines or more for each outcome, and one for all of them.
-pub(super) fn text(outcomes: &[Outcome], skipped: &[String]) -> String {
+pub(super) fn text(outcomes: &[Outcome], skipped: &[String], width: Option<usize>) -> String {
     let mut out = String::new();
     for outcome in outcomes {
-        for line in lines(outcome) {
-            // Writing to a String does not fail.
-            let _ = writeln!(out, "{}", output::shown(&line));
+        for (label, text) in lines(outcome) {
+            let next = " ".repeat(label.len());
+            out.push_str(&output::filled(
+                &label,
+                &next,
+                &output::shown(&text),
+                "",
+                width,
+            ));
         }
     }
     if !skipped.is_empty() {
-        let _ = writeln!(
-            out,
+        let line = format!(
             "skipped: {}: a client can't ask for an IP address; probe it as HOST",
             output::shown(&skipped.join(", "))
         );
+        out.push_str(&output::wrapped(&line, width));
     }
     if outcomes.len() > 1 {
         let live = outcomes.iter().filter(|one| one.is_live()).count();
+        // Writing to a String does not fail.
         let _ = writeln!(out, "{live} of {} are live", outcomes.len());
     }
     out
 }
 
-fn lines(outcome: &Outcome) -> Vec<String> {
+/// Lines, each with what stands before its text.
+fn lines(outcome: &Outcome) -> Vec<(String, String)> {
     let state = match outcome.is_live() {
         true => "live",
         false => "NOT LIVE",
@@ -70,8 +78,9 @@ fn lines(outcome: &Outcome) -> Vec<String> {
         None => format!("{}, without a name", outcome.target),
     };
     let kind = outcome.key_kind.map(|kind| format!(" ({})", kind.as_str()));
-    let mut lines = vec![format!("{state:<8}  {name}{}", kind.unwrap_or_default())];
-    let mut detail = |what: &str, text: String| lines.push(format!("          {what:<9} {text}"));
+    let first = format!("{name}{}", kind.unwrap_or_default());
+    let mut lines = vec![(format!("{state:<8}  "), first)];
+    let mut detail = |what: &str, text| lines.push((format!("          {what:<9} "), text));
     if let Some(shown) = &outcome.presented {
         detail("presented", presented(outcome, shown));
     }

@@ -6,7 +6,7 @@ use sds_agent::report::{Certificate, Credential, Probe, Secret, Time};
 use sds_agent::times::{date, when};
 
 use super::{Canvas, clients, listed, problems_of, warnings_of};
-use crate::cli::output::{shown, wrapped};
+use crate::cli::output::{filled, shown, wrapped};
 
 /// The width of the names of facts.
 const LABEL: usize = 12;
@@ -127,6 +127,12 @@ fn line(label: &str, fact: &str, canvas: Canvas) -> String {
     match (label, fact) {
         (_, "") => String::new(),
         ("", fact) => format!("\n{}", wrapped(fact, canvas.width)),
-        _ => wrapped(&format!("  {label:LABEL$} {fact}"), canvas.width),
+        _ => filled(
+            &format!("  {label:LABEL$} "),
+            &" ".repeat(LABEL + 3),
+            fact,
+            "",
+            canvas.width,
+        ),
     }
 }

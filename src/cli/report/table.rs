@@ -136,6 +136,7 @@ pub(super) fn of(subject: &Subject<'_>, canvas: Canvas) -> String {
         columns.iter().map(of_column).collect::<Vec<_>>()
     };
     let mut chosen = cells(LISTED[0]);
+    let all = chosen.clone();
     if !fits(&chosen, canvas) {
         chosen = cells(LISTED[1]);
     }
@@ -146,22 +147,25 @@ pub(super) fn of(subject: &Subject<'_>, canvas: Canvas) -> String {
     }
     match fits(&chosen, canvas) {
         true => drawn(subject, &chosen, canvas),
-        false => stacked(&chosen),
+        false => stacked(&all, canvas),
     }
 }
 
-/// Each credential in lines of its own, where not even the columns that matter most fit.
-fn stacked(columns: &[(Column, Vec<String>)]) -> String {
+/// Each credential in two lines, where not even the columns that matter most fit.
+fn stacked(columns: &[(Column, Vec<String>)], canvas: Canvas) -> String {
     let rows = columns.first().map_or(0, |(_, texts)| texts.len());
     let row = |row: usize| {
-        let mut cells = columns.iter().map(|(_, texts)| texts[row].as_str());
-        let first = [
-            cells.next().unwrap_or_default(),
-            cells.next().unwrap_or_default(),
-        ];
-        let rest = cells.filter(|text| *text != "-");
-        let rest: String = rest.map(|text| format!("          {text}\n")).collect();
-        format!("{:9} {}\n{rest}", first[0], first[1])
+        let cells = |wanted: &[Column]| {
+            let columns = columns.iter().filter(|(column, _)| wanted.contains(column));
+            let texts = columns.map(|(_, texts)| texts[row].as_str());
+            texts.filter(|text| *text != "-").collect::<Vec<_>>()
+        };
+        let [state, name] = [Column::State, Column::Name].map(|column| cells(&[column]).concat());
+        let first = format!("{state:9} {name}\n");
+        match cells(&[Column::Expires, Column::Kind, Column::Clients]) {
+            none if none.is_empty() => first,
+            rest => first + &wrapped(&format!("{:10}{}", "", rest.join(", ")), canvas.width),
+        }
     };
     (0..rows).map(row).collect()
 }
