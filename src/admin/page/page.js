@@ -135,9 +135,12 @@ function timeline() {
   ]));
 }
 
-// How many credentials were rotated when, within the last days: only the last rotation of each is known.
+// How many credentials were rotated when, within the last days, or since the agent's start where that is
+// later: only the last rotation of each is known.
 function rotations() {
-  const { days, bars } = ROTATIONS;
+  const { bars } = ROTATIONS, uptime = report.agent.uptime_seconds * 1000;
+  const isNew = uptime < ROTATIONS.days * DAY;
+  const days = isNew ? Math.max(uptime, 60000) / DAY : ROTATIONS.days;
   const counts = new Array(bars).fill(0);
   for (const entry of entries) {
     if (!entry.since) continue;
@@ -146,7 +149,8 @@ function rotations() {
     if (bar >= 0) counts[bar] += 1;
   }
   const total = counts.reduce((sum, count) => sum + count, 0), most = Math.max(1, ...counts);
-  const text = `${total} of ${entries.length} rotated or loaded within the last ${days} days`;
+  const text = `${total} of ${entries.length} rotated or loaded `
+    + (isNew ? `since the agent's start ${length(uptime)} ago` : `within the last ${days} days`);
   const drawing = byId("rotations-drawing");
   const svg = (tag, attributes) => {
     const element = document.createElementNS(drawing.namespaceURI, tag);
@@ -201,6 +205,11 @@ function ago(time) {
   return time ? make("time", { datetime: time, title: instant(time) }, when(time)) : "";
 }
 
+// A long name is broken after a dot, where it can be.
+function breakable(text) {
+  return text.split(/(?<=\.)/).flatMap((piece, index) => (index ? [make("wbr"), piece] : [piece]));
+}
+
 function probed(probe) {
   const name = probe.name && !probe.target.startsWith(`${probe.name}:`) ? ` for ${probe.name}` : "";
   return `probed ${probe.target}${name} ${when(probe.at)}: ${probe.what}`;
@@ -219,7 +228,7 @@ function row(entry) {
   const toggle = make("button", {
     type: "button", class: "link name", "aria-expanded": String(isOpen),
     onclick: () => { if (!open.delete(entry.id)) open.add(entry.id); draw(entry.id); },
-  }, entry.name);
+  }, ...breakable(entry.name));
   toggle.dataset.id = entry.id;
   const cell = (label, content, kind) =>
     make("td", { "data-label": label, ...(kind ? { class: kind } : {}) }, ...[content].flat());

@@ -6,10 +6,12 @@ use sds_agent::report::{Certificate, Credential, Probe, Secret, Time};
 use sds_agent::times::{date, when};
 
 use super::{Canvas, clients, listed, problems_of, warnings_of};
-use crate::cli::output::{filled, shown, wrapped};
+use crate::cli::output::{columns, filled, shown, wrapped};
 
 /// The width of the names of facts.
 const LABEL: usize = 12;
+/// Where a fact begins that has no room beside its name.
+const BELOW: usize = 6;
 
 /// One credential.
 pub(super) fn of(credential: &Credential, now: SystemTime, canvas: Canvas) -> String {
@@ -124,15 +126,16 @@ fn joined(texts: &[String]) -> String {
 }
 
 fn line(label: &str, fact: &str, canvas: Canvas) -> String {
+    let beside = LABEL + 3;
+    let longest = fact.split(' ').map(columns).max().unwrap_or(0);
+    let fits = canvas.width.is_none_or(|width| beside + longest <= width);
+    let (first, indent) = match fits {
+        true => (format!("  {label:LABEL$} "), beside),
+        false => (format!("  {label}\n{}", " ".repeat(BELOW)), BELOW),
+    };
     match (label, fact) {
         (_, "") => String::new(),
         ("", fact) => format!("\n{}", wrapped(fact, canvas.width)),
-        _ => filled(
-            &format!("  {label:LABEL$} "),
-            &" ".repeat(LABEL + 3),
-            fact,
-            "",
-            canvas.width,
-        ),
+        _ => filled(&first, &" ".repeat(indent), fact, "", canvas.width),
     }
 }
