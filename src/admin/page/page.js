@@ -4,10 +4,10 @@ const PAGE = 200, PERIOD = 10000, DAY = 86400000;
 const STATES = ["rejected", "expired", "expiring", "ok", "skipped"];
 // The rotations of how many days are drawn, in how many bars.
 const ROTATIONS = { days: 7, bars: 84 };
-// Until when, in days from now; the words; the class of the bar.
+// Until when, in days from now, and the words.
 const SPANS = [
-  [0, "expired", "expired"], [1, "1 day", "today"], [7, "7 days", "week"], [30, "30 days", "month"],
-  [90, "90 days", ""], [180, "180 days", ""], [365, "1 year", ""], [Infinity, "later", ""],
+  [0, "expired"], [1, "1 day"], [7, "7 days"], [30, "30 days"],
+  [90, "90 days"], [180, "180 days"], [365, "1 year"], [Infinity, "later"],
 ];
 const byId = (id) => document.getElementById(id);
 let report = JSON.parse(byId("data").textContent);
@@ -110,8 +110,11 @@ function timeline() {
   const groups = SPANS.map(() => []);
   for (const entry of entries) if (entry.days !== null) groups[spanOf(entry.days)].push(entry);
   const most = Math.max(1, ...groups.map((group) => group.length));
-  replace("timeline", ...SPANS.map(([, words, kind], index) => {
+  replace("timeline", ...SPANS.map(([, words], index) => {
     const count = groups[index].length;
+    // How soon is too soon depends on the lifetime: the states know.
+    const isExpiring = groups[index].some((entry) => entry.secrets.some((one) => one.state === "expiring"));
+    const kind = index === 0 ? "expired" : isExpiring ? "expiring" : "";
     const bar = make("span", { class: `bar ${count ? kind : "empty"}` });
     // So that one among thousands can be seen.
     bar.style.height = count ? `${Math.max(6, Math.round(86 * Math.sqrt(count / most)))}px` : "2px";
