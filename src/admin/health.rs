@@ -8,7 +8,7 @@ use crate::sds::hub::Hub;
 use crate::systemd::{Heart, Silent};
 use crate::text;
 
-/// How long a part of the agent may take to answer that it moves.
+/// How long a part of the agent may take to report progress.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The agent's health.
@@ -61,7 +61,7 @@ impl Health {
         error.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether every part of the agent moves.
+    /// Whether every part of the agent reports progress.
     ///
     /// # Errors
     /// The part that does not.
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_part_that_does_not_move_is_named() {
+    async fn a_part_that_reports_no_progress_is_named() {
         let heart = Arc::new(Heart::default());
         let (health, _agent) = health(&heart);
         assert_eq!(health.alive().await, Ok(()));

@@ -19,7 +19,7 @@ sds-agent
 
 /status   what is served, to whom, until when (JSON)
 /metrics  metrics for Prometheus
-/livez    whether every part of the agent moves
+/livez    whether every part of the agent reports progress
 /readyz   whether all roots were read and clients are served
 
 /hosts               the hosts that certificates cover (JSON)
@@ -33,7 +33,7 @@ const TCP_INDEX: &str = "\
 sds-agent
 
 /metrics  metrics for Prometheus
-/livez    whether every part of the agent moves
+/livez    whether every part of the agent reports progress
 /readyz   whether all roots were read and clients are served
 
 The page and /status are on the admin socket; here they are shown with `tcp_details = true` in [admin].

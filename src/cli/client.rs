@@ -69,8 +69,8 @@ pub(crate) struct AdminSocket {
 }
 
 impl ConfigFile {
-    /// What the file says, or the defaults where there is none. The usual one may be none of this user's
-    /// business: the defaults apply then, too.
+    /// The settings of the file, or the defaults where there is none. They also apply where this user may
+    /// not read the file at the usual path.
     ///
     /// # Errors
     /// The file is bad, or one that was named can't be read.
@@ -131,15 +131,15 @@ pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, Str
     UnixStream::connect(path).await.map_err(|error| {
         let remedy = match error.kind() {
             io::ErrorKind::NotFound => format!(
-                "is the agent running? `systemctl status sds-agent` tells; if its socket is elsewhere, \
-                 name it with {option}"
+                "`systemctl status sds-agent` shows whether the agent is running; if its socket is \
+                 elsewhere, name it with {option}"
             ),
             io::ErrorKind::ConnectionRefused => {
                 "the agent has ended; start it with `systemctl start sds-agent`".to_owned()
             }
             io::ErrorKind::PermissionDenied => format!(
-                "run this with sudo, or as a user who may open it; `{section}` in the configuration says who \
-                 that is"
+                "run this with sudo, or as a user who may open it; `{section}` in the configuration sets who \
+                 may"
             ),
             _ => format!("name the agent's socket with {option}"),
         };

@@ -52,7 +52,7 @@ pub(crate) fn run(args: Args, program: Command) -> ExitCode {
     }
 }
 
-/// What a page says where its command says nothing else.
+/// The text of a page whose command has none of its own.
 const EXIT_STATUS: &str = "0 success; 2 it could not be done, or wrong command line.";
 const FILES: &str = "/etc/sds-agent/sds-agent.toml     the configuration, which may be absent";
 

@@ -52,7 +52,7 @@ struct Cli {
 enum Command {
     /// Watch credential folders and serve them to Envoy
     Serve(serve::Args),
-    /// Check credential folders, and say what is wrong with them
+    /// Check credential folders, and report what is wrong with them
     Check(check::Args),
     /// Show what the running agent serves, to whom, until when
     Status(status::Args),

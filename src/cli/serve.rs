@@ -23,7 +23,7 @@ use super::output;
 
 const EXAMPLES: &str = "\
 Examples:
-  As the configuration says, or by the defaults
+  With the configuration file, or the defaults where there is none
       sds-agent serve
   One folder of credential folders, a socket of one's own, every subscription logged
       sds-agent serve --credentials ./credentials --socket ./sds.sock --log-level debug
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// Check the configuration, say what is wrong with it, and end
+    /// Check the configuration, report what is wrong with it, and exit
     #[arg(long)]
     check_config: bool,
 
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     options: Options,
 }
 
-/// Checks the configuration or runs the agent until it is told to end.
+/// Checks the configuration, or runs the agent until it is asked to stop.
 pub(crate) fn run(args: Args) -> ExitCode {
     let check_only = args.check_config;
     let source = Arc::new(Source::new(args.file.config, args.options));

@@ -416,7 +416,7 @@ fn what_another_user_may_not_read_is_told_once() {
             "{shown}"
         );
         assert_eq!(
-            said.matches("this user may not read all of it").count(),
+            said.matches("this user may not read everything").count(),
             1,
             "{said}"
         );

@@ -373,13 +373,16 @@ fn a_bad_file_is_refused_and_the_old_one_stays() {
     let place = format!("{}:2:1: ", configured.file.display());
     let words = [
         "refused",
-        "the old one stays",
+        "still using the previous one",
         &place,
         "did you mean `warn_days`?",
     ];
     configured.reload(&agent, &words);
     fs::remove_file(&configured.file).unwrap();
-    configured.reload(&agent, &["refused", "the old one stays", "No such file"]);
+    configured.reload(
+        &agent,
+        &["refused", "still using the previous one", "No such file"],
+    );
     stream.0.assert_silent();
     let next = configured.bed.pair("stays");
     assert!(stream.secret().is_pair(&next.chain, &next.key));
@@ -478,7 +481,7 @@ fn a_saved_file_that_is_bad_empty_or_missing_is_refused_and_counted() {
             Some(text) => configured.write(text),
             None => fs::remove_file(&configured.file).unwrap(),
         }
-        agent.wait_for_line_after(lines, &["refused", "the old one stays", why]);
+        agent.wait_for_line_after(lines, &["refused", "still using the previous one", why]);
         metric_becomes(&admin, IS_GOOD, |value| value == 0.0);
         eventually_true("the reason in the state", || {
             let error = status(&admin)["agent"]["config_error"].to_string();
@@ -487,7 +490,7 @@ fn a_saved_file_that_is_bad_empty_or_missing_is_refused_and_counted() {
         assert!(get(&admin, "/readyz").body.contains(why), "{why}");
         stream.0.assert_silent();
         // At a signal it is no better.
-        configured.reload(&agent, &["refused", "the old one stays", why]);
+        configured.reload(&agent, &["refused", "still using the previous one", why]);
         configured.write_roots(&[root], "");
         metric_becomes(&admin, IS_GOOD, |value| value == 1.0);
         eventually_true("a state without it", || {

@@ -484,7 +484,7 @@ fn what_can_not_be_probed_is_an_error_with_a_remedy() {
         ),
         (&["localhost:443", "--timeout", "0"], "1..=60"),
         (&[], "HOST:PORT"),
-        (&["localhost:443"], "is the agent running?"),
+        (&["localhost:443"], "shows whether the agent is running"),
     ] {
         let output = probe(&bed, arguments);
         let error = String::from_utf8(output.stderr).unwrap();

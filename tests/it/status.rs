@@ -340,7 +340,10 @@ fn an_agent_that_is_not_there_is_told_with_code_2() {
     assert_eq!(output.status.code(), Some(2));
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(told.contains(bed.admin().to_str().unwrap()), "{told}");
-    assert!(told.contains("is the agent running?"), "{told}");
+    assert!(
+        told.contains("shows whether the agent is running"),
+        "{told}"
+    );
 
     bed.pair("site");
     let mut agent = bed.ready_agent();

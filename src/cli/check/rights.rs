@@ -1,4 +1,4 @@
-//! What `check` says where the user who runs it may not read what the agent may.
+//! A hint where the user who runs `check` may not read what the agent may.
 
 use std::io;
 
@@ -32,7 +32,7 @@ pub(super) fn hint() -> String {
         None => "sudo".to_owned(),
     };
     format!(
-        "this user may not read all of it, which says nothing about the agent's user; run it as that \
-         one: {user} sds-agent check"
+        "this user may not read everything, which does not mean that the agent may not; to see what it \
+         sees, run: {user} sds-agent check"
     )
 }

@@ -150,8 +150,8 @@ impl Prober {
         let outcome = match (ended, &seen) {
             (Err(_), _) => {
                 let remedy = "is it a TLS listener? Envoy holds a handshake back while it waits for a \
-                              certificate on demand: `sds-agent status` shows what is asked for and does not exist";
-                return Err(late("the handshake did not end", remedy));
+                              certificate on demand: `sds-agent status` lists the names that are requested and do not exist";
+                return Err(late("the handshake was not completed", remedy));
             }
             (Ok(Err(error)), None) => return Err(failure(&error, name)),
             // The certificate was shown; it is the client's that was not good enough.
@@ -351,8 +351,8 @@ fn failure(error: &io::Error, name: Option<&Host>) -> Failure {
             of_alert(*alert),
         ),
         (Some(Error::InvalidMessage(_)), _) => (
-            "it does not speak TLS there".to_owned(),
-            "name the port of a TLS listener",
+            "the port does not speak TLS".to_owned(),
+            "choose the port of a TLS listener",
         ),
         (Some(_), _) if is_forged(error) => (
             "the listener does not have the private key of the certificate that it presents"

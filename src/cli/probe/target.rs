@@ -82,8 +82,8 @@ impl Target {
         }
         let remedy = match last.kind() {
             io::ErrorKind::ConnectionRefused => {
-                "nothing listens there: check the port, and whether Envoy runs; Envoy opens a listener once \
-                 it has heard about the listener's secrets"
+                "nothing listens there: check the port, and whether Envoy runs; Envoy opens a listener only \
+                 once it has its secrets"
             }
             _ => "check the address, the route and the firewall",
         };

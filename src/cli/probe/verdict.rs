@@ -74,8 +74,8 @@ pub(super) struct Question<'a> {
     pub(super) kind: Option<KeyKind>,
 }
 
-const SEE_STATUS: &str = "see with `sds-agent status` whether this Envoy was sent the version that is served, and what it \
-                          answered; if it is not among the subscribers, it does not take this secret from this agent";
+const SEE_STATUS: &str = "check with `sds-agent status NAME` whether this Envoy was sent the current version and accepted \
+                          it; if it is not listed there, it does not get this secret from this agent";
 
 impl Outcome {
     /// There was no handshake.

@@ -7,7 +7,7 @@ use sds_agent::times::when;
 
 use crate::cli::output::shown;
 
-/// As much of a version as tells two apart.
+/// Characters of a version that are enough to distinguish two.
 const VERSION: usize = 8;
 
 /// How many clients of a credential have what, as `1 refused, 2 up to date`.

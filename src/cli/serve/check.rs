@@ -14,12 +14,12 @@ use sds_agent::text::escape;
 use super::source::Source;
 use crate::cli::output;
 
-/// Says all that is wrong, or that the configuration is good and what it amounts to where that may be a
-/// surprise.
+/// Reports all that is wrong, or that the configuration is good, with what it leads to where that may be
+/// surprising.
 pub(super) fn run(source: &Source, config: &Config) -> ExitCode {
     let file = match source.file() {
         Some(file) => file.display().to_string(),
-        None => format!("{DEFAULT_CONFIG} does not exist, the defaults hold"),
+        None => format!("{DEFAULT_CONFIG} does not exist, the defaults apply"),
     };
     let errors = errors(config);
     if !errors.is_empty() {

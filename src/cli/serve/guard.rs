@@ -18,7 +18,7 @@ pub(super) struct Guard<'a> {
     shared: &'a Shared,
     config: Config,
     ticks: Interval,
-    /// Of its own: a look at a key's file may hang.
+    /// Of its own: reading the mode of a key's file may block.
     pool: Pool,
     /// The users who have been warned of.
     warned: HashSet<String>,

@@ -27,7 +27,7 @@ use tracing::{error, info, warn};
 
 use super::admin;
 use super::guard::Guard;
-use super::signals::{Signals, Told};
+use super::signals::{Request, Signals};
 use super::source::{Cause, Source};
 
 /// How long the end of a reload is waited for: its roots may be on a network file system that is down.
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     heart: Arc<Heart>,
 }
 
-/// Runs the agent until it is told to end.
+/// Runs the agent until it is asked to stop.
 pub(super) async fn run(
     config: Config,
     source: &Arc<Source>,
@@ -115,7 +115,7 @@ struct Resolved {
 }
 
 impl Resolved {
-    /// Waits for the user database: without it, clients would be told that what they may have is not there.
+    /// Waits for the user database: without it, names that a client may read would be reported as nonexistent.
     async fn look_up(config: &Config, pool: &Pool) -> anyhow::Result<Self> {
         let config = config.clone();
         let mut resolved = pin!(pool.run(move || Self::of(&config)));
@@ -166,7 +166,7 @@ impl Shared {
     }
 }
 
-/// Serves until it is told to end, or a part of the agent has ended.
+/// Serves until it is asked to stop, or a part of the agent has ended.
 async fn serve(
     shared: &Shared,
     agent: Running,
@@ -213,9 +213,9 @@ async fn serve(
             }
         }
         tokio::select! {
-            told = signals.next() => match told {
-                Told::Stop => break,
-                Told::Reload => cause = Some(Cause::Signal),
+            request = signals.next() => match request {
+                Request::Stop => break,
+                Request::Reload => cause = Some(Cause::Signal),
             },
             () = changed(follow.as_ref()) => cause = Some(Cause::File),
             () = guard.watch() => {}
@@ -251,7 +251,7 @@ impl Shared {
         )
     }
 
-    /// Feeds systemd's watchdog while every part of the agent moves.
+    /// Feeds systemd's watchdog while every part of the agent reports progress.
     fn watchdog(&self) -> AbortOnDropHandle<()> {
         let heart = self.heart.clone();
         let hub_moves = answer_for(heart.part("hub"), self.hub.clone());
@@ -261,7 +261,7 @@ impl Shared {
     }
 
     /// Reads the configuration again and puts it in force, and logs that then. A bad one is refused,
-    /// and the old one stays. None where the file has not changed.
+    /// and the previous one stays in force. None where the file has not changed.
     async fn reload(
         &self,
         running: &Config,
@@ -287,12 +287,12 @@ impl Shared {
                     .warnings
                     .iter()
                     .for_each(|warning| warn!("{warning}"));
-                // Last, so that a quieter log still says so.
+                // Last, so that the changes are logged even where the new level is quieter.
                 logging.set(config.log.level.to_filter());
                 config
             }
             Err(error) => {
-                error!("the new configuration is refused, and the old one stays: {error}");
+                error!("the new configuration was refused; still using the previous one: {error}");
                 // A signal opens every root anew all the same.
                 if cause == Cause::Signal {
                     self.put_in_force(running, commands).await;

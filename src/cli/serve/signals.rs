@@ -1,8 +1,8 @@
-//! Signals → what the agent is told.
+//! Signals → what the agent is asked to do.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What the agent is told by signals.
+/// The signals that the agent handles.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -11,8 +11,9 @@ pub(super) struct Signals {
     reload_due: bool,
 }
 
+/// What a signal asks for.
 #[derive(PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Request {
     Stop,
     Reload,
 }
@@ -27,24 +28,24 @@ impl Signals {
         })
     }
 
-    pub(super) async fn next(&mut self) -> Told {
+    pub(super) async fn next(&mut self) -> Request {
         if std::mem::take(&mut self.reload_due) {
-            return Told::Reload;
+            return Request::Reload;
         }
         self.signal().await
     }
 
-    async fn signal(&mut self) -> Told {
+    async fn signal(&mut self) -> Request {
         tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.reload.recv() => Told::Reload,
+            _ = self.terminate.recv() => Request::Stop,
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.reload.recv() => Request::Reload,
         }
     }
 
     /// Waits for the end; a reload is for later.
     pub(super) async fn stop(&mut self) {
-        while self.signal().await != Told::Stop {
+        while self.signal().await != Request::Stop {
             self.reload_due = true;
         }
     }

@@ -27,7 +27,7 @@ pub(super) enum Cause {
 impl Source {
     /// The file at this path, or at its usual place, and the command line.
     pub(super) fn new(file: Option<PathBuf>, options: Options) -> Self {
-        // One that this user can't see may be there: reading it tells, rather than the defaults applying.
+        // One that this user can't see may exist: reading it fails then, and the defaults don't apply.
         let is_absent = |file: &PathBuf| matches!(file.try_exists(), Ok(false));
         let usual = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| !is_absent(file));
         Self {
@@ -62,7 +62,7 @@ impl Source {
             Err(error) if self.file.is_none() && error.is_not_found() && self.was_absent() => {
                 Ok(String::new())
             }
-            // One that was empty at the start says nothing new.
+            // One that was empty at the start is not refused for it.
             Ok(text) if text.trim().is_empty() && !self.was_absent() => {
                 Err(ConfigError::Empty(self.path().to_owned()))
             }
