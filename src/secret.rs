@@ -15,6 +15,7 @@ use crate::credential::{
 };
 use crate::proto::SECRET_TYPE_URL;
 use crate::proto::encode::{Field, Value, head_len, message_len, write_head};
+use crate::validity::Validity;
 
 /// The name of a secret. Cheap to clone.
 pub type Name = Arc<str>;
@@ -107,6 +108,17 @@ impl Facts {
             Self::Certificate(facts) => std::slice::from_ref(&facts.leaf),
             Self::TrustBundle(facts) => &facts.certificates,
             Self::OcspStaple(_) | Self::Files(_) => &[],
+        }
+    }
+
+    /// From when until when each certificate, or the staple, is valid.
+    pub fn validities(&self) -> Vec<Validity> {
+        match self {
+            Self::OcspStaple(staple) => staple.validity().into_iter().collect(),
+            _ => {
+                let certificates = self.certificates().iter();
+                certificates.map(CertificateFacts::validity).collect()
+            }
         }
     }
 

@@ -88,11 +88,12 @@ pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
     }
 }
 
-/// Logs that a certificate is expiring, or has expired.
+/// Logs that a certificate or a staple is expiring, or has expired.
 pub(super) fn remind(reminder: &Reminder, snapshot: &Snapshot, now: SystemTime) {
     let Reminder { key, kind, end } = reminder;
     let what = match kind {
         Kind::TrustBundle => "a CA certificate",
+        Kind::OcspStaple => "the OCSP staple",
         _ => "the certificate",
     };
     let when = match now.duration_since(*end) {

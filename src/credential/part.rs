@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::{CertificateFacts, Fingerprint};
 use crate::config::TrustOptions;
 use crate::problem::Problem;
+use crate::validity::Validity;
 
 /// What the files of one part amount to. Neither a part nor a problem: there is no file for it.
 #[derive(Debug)]
@@ -116,6 +117,14 @@ pub struct StapleFacts {
 }
 
 impl StapleFacts {
+    /// From when until when it is valid; none where it has no end.
+    pub fn validity(&self) -> Option<Validity> {
+        Some(Validity {
+            not_before: self.this_update,
+            not_after: self.next_update?,
+        })
+    }
+
     /// Whether it is about that certificate.
     pub fn is_about(&self, leaf: &CertificateFacts) -> bool {
         self.serial == leaf.serial && self.issuer == leaf.issuer

@@ -1,8 +1,8 @@
-//! Which certificates are about to end, and when that is logged: a state machine without I/O.
+//! Which certificates and staples are about to end, and when that is logged: a state machine without I/O.
 //!
-//! Each, of a bundle each CA certificate, is logged when it begins to count as expiring (see [`Validity::lead`]), when a third of that
-//! time is left, when it has ended, and each day after that. Once each: only a clock that was set back by
-//! more than an hour has it logged again.
+//! Each, of a bundle each CA certificate, is logged when it begins to count as expiring (see
+//! [`Validity::lead`]), when a third of that time is left, when it has ended, and each day after that. Once
+//! each: only a clock that was set back by more than an hour has it logged again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
@@ -22,11 +22,14 @@ const LOOK: Duration = Duration::from_secs(60);
 pub struct Reminder {
     /// The folder.
     pub key: Key,
-    /// What ends: the leaf of a certificate pair, or a CA certificate of a trust bundle.
+    /// What ends: the leaf of a certificate pair, its staple, or a CA certificate of a trust bundle.
     pub kind: Kind,
     /// When.
     pub end: SystemTime,
 }
+
+/// The kinds of what ends.
+const KINDS: [Kind; 3] = [Kind::Certificate, Kind::OcspStaple, Kind::TrustBundle];
 
 /// All ends.
 #[derive(Default)]
@@ -99,21 +102,17 @@ impl Expiry {
         warned: bool,
         now: SystemTime,
     ) {
-        for kind in [Kind::Certificate, Kind::TrustBundle] {
-            let secret = credential.secret(kind);
-            let certificates = secret.map_or(&[][..], |secret| secret.facts().certificates());
-            let ends = certificates
-                .iter()
-                .map(|one| End::of(one.validity(), credential.warn_days))
-                .collect();
-            let warned = warned && kind == Kind::Certificate;
-            self.set_part((key.clone(), kind), ends, warned, now);
+        for kind in KINDS {
+            let ends = credential.validities(kind).into_iter();
+            let ends = ends.map(|validity| End::of(validity, credential.warn_days));
+            let warned = warned && kind != Kind::TrustBundle;
+            self.set_part((key.clone(), kind), ends.collect(), warned, now);
         }
     }
 
     /// Forgets a folder.
     pub(super) fn forget(&mut self, key: &Key, now: SystemTime) {
-        for kind in [Kind::Certificate, Kind::TrustBundle] {
+        for kind in KINDS {
             self.set_part((key.clone(), kind), Vec::new(), false, now);
         }
     }

@@ -135,6 +135,8 @@ pub(super) struct Folder {
     judged: bool,
     skipped: Vec<String>,
     warned: Vec<Problem>,
+    /// When the staple of the certificate in service ended, if it has.
+    staple_ended: Option<SystemTime>,
     /// Whether no file there can be part of a pair.
     without_pair: bool,
     /// Whether that was so at least once.
@@ -161,6 +163,7 @@ impl Folder {
             judged: false,
             skipped: Vec::new(),
             warned: Vec::new(),
+            staple_ended: None,
             without_pair: false,
             was_without_pair: false,
             alone_since: None,
@@ -402,6 +405,10 @@ impl Folder {
                 self.secrets[kind as usize] = secret.map(Arc::new);
             }
         }
+        let pair = self.secrets[Kind::Certificate as usize].as_ref();
+        let staple = pair.and_then(|pair| self.staple_about(pair.part()));
+        let end = staple.and_then(|(_, facts)| facts.next_update);
+        self.staple_ended = end.filter(|end| *end <= now);
         changed
     }
 
@@ -425,16 +432,18 @@ impl Folder {
 
     /// A staple that has expired in service.
     fn lapsed(&self) -> Option<Problem> {
+        let end = self.staple_ended?;
         let pair = self.secrets[Kind::Certificate as usize].as_ref()?;
         let (_, facts) = self.staple_about(pair.part())?;
-        let end = facts.next_update.filter(|_| pair.staple().is_none())?;
+        let outcome = match pair.staple() {
+            None => "the certificate is served without it",
+            // A must-staple certificate, which Envoy does not take without one.
+            Some(_) => "clients refuse the certificate, which demands a current one",
+        };
         Some(Problem::new(
             Reason::Expired,
             self.path.join(facts.files.first()?),
-            format!(
-                "the OCSP staple expired on {}: the certificate is served without it",
-                times::date(end)
-            ),
+            format!("the OCSP staple expired on {}: {outcome}", times::date(end)),
             "fetch a new one from the CA's OCSP responder",
         ))
     }

@@ -16,6 +16,7 @@ use crate::credential::Fingerprint;
 use crate::name::{self, Coverage, Host};
 use crate::problem::Problem;
 use crate::secret::{Facts, Kind, Name, Secret};
+use crate::validity::Validity;
 
 /// Everything that is known of the credentials, at one moment.
 #[derive(Clone, Default)]
@@ -354,6 +355,18 @@ impl Credential {
     /// The secret of that kind.
     pub fn secret(&self, kind: Kind) -> Option<&Arc<Secret>> {
         self.secrets[kind as usize].as_ref()
+    }
+
+    /// The times of the certificates, or of the staple, that it serves as that kind.
+    pub(super) fn validities(&self, kind: Kind) -> Vec<Validity> {
+        let part = match kind {
+            Kind::OcspStaple => self
+                .secret(Kind::Certificate)
+                .and_then(|pair| pair.staple()),
+            kind => self.secret(kind).map(|secret| secret.part()),
+        };
+        part.map(|part| part.facts().validities())
+            .unwrap_or_default()
     }
 
     /// The kinds of parts that it serves, the staple of a certificate included.

@@ -13,6 +13,7 @@ use prost::Message;
 use sds_agent::proto::core::{DataSource, data_source::Specifier};
 use sds_agent::proto::tls::{Secret, TlsCertificate, secret::Type as Kind};
 
+use crate::util::admin;
 use crate::util::agent::PROGRAM;
 use crate::util::bed::assert_no_key_in;
 use crate::util::clock::Clock;
@@ -193,20 +194,28 @@ fn a_staple_that_expires_in_service_is_left_out_unless_the_certificate_demands_o
         stream
     });
 
+    // A quarter of its seven days is left, and then none.
+    clock.set("+6d");
+    clock.poke(&agent);
+    for name in ["plain", "demanding"] {
+        let credential = format!("credential=\"{name}\"");
+        agent.wait_for_line(&["the OCSP staple expires in", &credential]);
+    }
     clock.set("+8d");
     clock.poke(&agent);
     let [plain_stream, demanding_stream] = &mut streams;
     let pair = next_pair(plain_stream);
     assert_eq!(bytes(pair.certificate_chain), plain.chain.as_bytes());
     assert_eq!(bytes(pair.ocsp_staple), Vec::<u8>::new());
-    // Envoy would reject it without one, and has it until then.
+    agent.wait_for_line(&["the OCSP staple expired on", "credential=\"plain\""]);
+    // Envoy takes no must-staple certificate without one, and keeps what it has.
     demanding_stream.0.assert_silent();
-    for line in [
-        ["the OCSP staple expired on", "credential=\"plain\""],
-        ["expired", "credential=\"demanding\""],
-    ] {
-        agent.wait_for_line(&line);
-    }
+    agent.wait_for_line(&["the OCSP staple expired", "credential=\"demanding\""]);
+    let status = admin::status(&bed.admin()).to_string();
+    assert!(
+        status.contains("clients refuse the certificate"),
+        "{status}"
+    );
 }
 
 fn openssl_pem(der: &[u8]) -> Vec<u8> {
