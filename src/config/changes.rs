@@ -1,28 +1,22 @@
-//! What a reload changes: the running configuration and a new one → the one to go on with.
+//! What a reload changes: the running configuration and a new one → the one that applies from now on.
 
 use std::fmt;
 
-use super::{Admin, Config, Limits, Listen, Log, Root};
+use super::{Admin, Config, Layout, Limits, Listen, Log, Root};
 
-/// What differs between the running configuration and the one that it was reloaded with.
+/// The differences between the running configuration and the one that was loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Roots that are new.
-    pub roots_added: Vec<Root>,
-    /// Roots that are gone, as they were.
-    pub roots_removed: Vec<Root>,
-    /// Roots with other settings, as they are now.
-    pub roots_changed: Vec<Root>,
-    /// Whether roots that stay have another order among themselves: another one may win a name.
-    pub roots_reordered: bool,
+    /// The roots that differ, each with how: added, removed, changed or reordered.
+    pub roots: Vec<String>,
     /// The other keys that take effect at once.
     pub keys: Vec<&'static str>,
-    /// The keys that differ, and stay as they were until a restart.
+    /// The keys that differ and keep their old values until a restart.
     pub needs_restart: Vec<&'static str>,
 }
 
-/// Compares all fields of a struct: those that take effect at once, those that stay as they were, and
-/// those that are left for the caller.
+/// Compares all fields of a struct: those that take effect at once, those that keep their old values, and
+/// those that the caller compares. A field that is not listed is a compiler error.
 macro_rules! compare {
     ($changes:ident, $struct:ident, $prefix:literal, $old:expr, $new:expr;
      takes $($takes:ident)*; keeps $($keeps:ident)*; apart $($apart:ident)*) => {
@@ -33,11 +27,10 @@ macro_rules! compare {
 }
 
 impl Config {
-    /// The configuration to go on with when `new` is to replace this one, and what it changes:
-    /// `new`, with what can't change in a running agent as it was.
+    /// The configuration that replaces this one when `new` is loaded, and what that changes. It is `new`,
+    /// except for settings that can't change in a running agent.
     pub fn reload(&self, mut new: Self) -> (Self, Changes) {
         let mut changes = Changes::default();
-        // Every field has its place here: a new one does not compile without one.
         compare!(changes, Config, "", self, new;
             takes access absent hosts default_credential removal_delay warn_days reload;
             keeps lock_memory; apart roots listen admin log limits warnings);
@@ -53,8 +46,10 @@ impl Config {
             takes file_bytes files credentials;
             keeps connections streams streams_per_connection names_per_stream request_bytes client_bytes;
             apart);
-        changes.roots(roots, &new.roots);
-        // Those of the file are logged with each reload.
+        let trust = |roots: &[Root]| roots.first().map(|root| root.trust.clone());
+        changes.takes("trust", &trust(roots), &trust(&new.roots));
+        changes.roots(self, &new);
+        // The reload logs those of the file anyway.
         let _ = warnings;
         (new, changes)
     }
@@ -79,49 +74,71 @@ impl Changes {
         }
     }
 
-    fn roots(&mut self, old: &[Root], new: &[Root]) {
-        let in_old = |root: &&Root| old.iter().find(|other| other.path == root.path);
-        let in_new = |root: &&Root| new.iter().any(|other| other.path == root.path);
-        for root in new {
-            match in_old(&root) {
-                None => self.roots_added.push(root.clone()),
-                Some(before) if before != root => self.roots_changed.push(root.clone()),
+    fn roots(&mut self, old: &Config, new: &Config) {
+        let with_path =
+            |roots: &'_ [Root], root: &Root| roots.iter().position(|one| one.path == root.path);
+        for root in &new.roots {
+            match with_path(&old.roots, root).map(|at| &old.roots[at]) {
+                None => self.roots.push(format!("{} added", shown(root))),
+                Some(before) if is_changed(before, root, old, new) => {
+                    self.roots.push(format!("{} changed", shown(root)));
+                }
                 Some(_) => {}
             }
         }
-        self.roots_removed = old.iter().filter(|root| !in_new(root)).cloned().collect();
-        let stayed = old.iter().filter(in_new).map(|root| &root.path);
-        let stay = new
+        let removed = old
+            .roots
             .iter()
-            .filter(|root| in_old(root).is_some())
-            .map(|root| &root.path);
-        self.roots_reordered = !stayed.eq(stay);
+            .filter(|root| with_path(&new.roots, root).is_none());
+        self.roots
+            .extend(removed.map(|root| format!("{} removed", shown(root))));
+        let places = new
+            .roots
+            .iter()
+            .filter_map(|root| with_path(&old.roots, root));
+        if !places.is_sorted() {
+            self.roots.push("roots reordered".to_owned());
+        }
+    }
+}
+
+/// Whether a setting of the root itself differs. One that it takes from the top of the file is listed
+/// there alone.
+fn is_changed(before: &Root, now: &Root, old: &Config, new: &Config) -> bool {
+    let mut expected = before.clone();
+    if before.absent == old.absent {
+        expected.absent = new.absent;
+    }
+    if before.warn_days == old.warn_days {
+        expected.warn_days = new.warn_days;
+    }
+    let same = |a: &Root| {
+        Root {
+            trust: now.trust.clone(),
+            ..a.clone()
+        } == *now
+    };
+    !same(before) && !same(&expected)
+}
+
+fn shown(root: &Root) -> String {
+    let path = root.path.display().to_string();
+    match root.layout {
+        Layout::Named(_) => path,
+        Layout::Folders | Layout::Flat => format!("root {}", path.escape_debug()),
     }
 }
 
 impl fmt::Display for Changes {
-    /// What takes effect, as one line for the log. What needs a restart is for a line of its own.
+    /// What takes effect, as one line for the log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = Vec::new();
-        for (what, roots) in [
-            ("added", &self.roots_added),
-            ("removed", &self.roots_removed),
-            ("changed", &self.roots_changed),
-        ] {
-            parts.extend(roots.iter().map(|root| {
-                let path = root.path.display().to_string();
-                format!("root {} {what}", path.escape_debug())
-            }));
-        }
-        if self.roots_reordered {
-            parts.push("roots reordered".to_owned());
-        }
+        let mut parts = self.roots.clone();
         if !self.keys.is_empty() {
             parts.push(format!("changed keys: {}", self.keys.join(" ")));
         }
-        if parts.is_empty() {
-            return f.write_str("nothing changed");
+        match parts.is_empty() {
+            true => f.write_str("nothing changed"),
+            false => f.write_str(&parts.join(", ")),
         }
-        f.write_str(&parts.join(", "))
     }
 }

@@ -1,4 +1,4 @@
-//! Why a configuration is refused: in which file, on which line, and what to write there.
+//! Errors in a configuration: the file, the line, what is wrong, and what to write instead.
 
 use std::io;
 use std::ops::Range;
@@ -15,11 +15,11 @@ pub enum ConfigError {
         /// Why not.
         error: io::Error,
     },
-    /// The file is empty, at a reload.
-    #[error("{}: it is empty, which a reload does not accept; write the configuration into it, or a \
-             comment where the defaults are to apply", .0.display())]
+    /// The file is empty, on a reload.
+    #[error("{}: it is empty, which a reload does not accept; write the configuration into it, or just a \
+             comment to use the defaults", .0.display())]
     Empty(PathBuf),
-    /// The file says something that can't be.
+    /// The file's content is not valid.
     #[error("{}:{line}:{column}: {message}", .path.display())]
     Wrong {
         /// The file.
@@ -34,12 +34,12 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Whether this user may not read the file.
+    /// Whether this user is not allowed to read the file.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied)
     }
 
-    /// Whether there is no such file.
+    /// Whether the file does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound)
     }
@@ -54,7 +54,7 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// What is wrong, and where in the text.
+/// What is wrong, and where in the text it is.
 pub(super) struct Wrong {
     pub(super) span: Range<usize>,
     pub(super) message: String,
@@ -88,14 +88,15 @@ pub(super) fn line(text: &str, at: usize) -> usize {
 
 impl From<toml::de::Error> for Wrong {
     fn from(error: toml::de::Error) -> Self {
-        // toml gives every error a span but those of the whole document.
+        // Only an error about the whole document has no span.
         let span = error.span().unwrap_or(0..0);
         let message = error.message().trim_end().replace('\n', "; ");
         Self { span, message }
     }
 }
 
-/// Pieces of the file are in it: they must not forge a line of the log, or move a terminal's cursor.
+/// Escapes control characters. The message quotes the file, which must not be able to forge a log line or
+/// control a terminal.
 fn one_line(message: &str) -> String {
     message
         .chars()

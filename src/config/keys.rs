@@ -1,91 +1,108 @@
-//! The keys that `sds-agent.toml` may have, and what was probably meant by another one.
+//! The keys that a configuration file may have, and the nearest one to a key that is unknown.
 
-use serde::de::{self, Deserialize, Deserializer, Visitor, value};
+use std::path::Path;
+
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor, value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::error::Wrong;
-use super::file::{File, FileAccess, FileAdmin, FileLimits, FileListen, FileRoot};
+use super::error::{ConfigError, Wrong};
+use super::file::{File, FileRoot};
 use super::named::FileSecret;
-use super::options::Options;
 use super::trust::FileTrust;
+use super::{AccessRule, Admin, Limits, Listen, Options};
 
 /// The sections that may be there several times, as `[[root]]`.
 const REPEATED: [&str; 4] = ["root", "secret", "access", "trust"];
 
-/// Every key, with its section: none at the top of the file.
-pub(super) fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-    let sections = [
-        ("", fields::<Options>()),
-        ("", fields::<File>()),
-        ("root", fields::<FileRoot>()),
-        ("secret", fields::<FileSecret>()),
-        ("listen", fields::<FileListen>()),
-        ("access", fields::<FileAccess>()),
-        ("trust", fields::<FileTrust>()),
-        ("admin", fields::<FileAdmin>()),
-        ("limits", fields::<FileLimits>()),
-    ];
-    let keys =
-        |(section, keys): (_, &'static [&'static str])| keys.iter().map(move |key| (section, *key));
-    sections.into_iter().flat_map(keys)
+/// A key with its section, which is empty at the top of the file.
+type Key = (&'static str, &'static str);
+
+/// Every key of `sds-agent.toml`.
+pub(super) fn all() -> Vec<Key> {
+    [
+        of::<Options>(""),
+        of::<File>(""),
+        of::<FileRoot>("root"),
+        of::<FileSecret>("secret"),
+        of::<Listen>("listen"),
+        of::<AccessRule>("access"),
+        of::<FileTrust>("trust"),
+        of::<Admin>("admin"),
+        of::<Limits>("limits"),
+    ]
+    .concat()
 }
 
-/// Refuses the first key that is unknown, and names the nearest one that there is; and a section with the
-/// wrong number of brackets.
+/// Reads a file without sections. An unknown key is an error that names the nearest one.
+///
+/// # Errors
+/// The place in the file, what is wrong there, and what to write.
+pub fn parse_flat<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    let wrong = |wrong: Wrong| wrong.in_file(path, text);
+    let document = DeTable::parse(text).map_err(|error| wrong(error.into()))?;
+    check_section(&of::<T>(""), "", document.get_ref()).map_err(wrong)?;
+    T::deserialize(toml::Deserializer::from(document)).map_err(|error| wrong(error.into()))
+}
+
+/// Refuses the first unknown key of `sds-agent.toml`, and a section with the wrong number of brackets.
 pub(super) fn check(top: &DeTable<'_>) -> Result<(), Wrong> {
-    check_section("", top)?;
+    let known = all();
+    check_section(&known, "", top)?;
     for (name, value) in top {
         let section: &str = name.get_ref();
-        let is_repeated = REPEATED.contains(&section);
-        match value.get_ref() {
-            DeValue::Table(_) if is_repeated => {
-                let message = format!(
-                    "expected `[[{section}]]`, with two brackets: there may be several of them"
-                );
-                return Err(Wrong::new(name.span(), message));
-            }
-            DeValue::Table(table) => check_section(section, table)?,
-            DeValue::Array(items) if is_repeated => {
-                for table in items.iter().filter_map(|item| item.get_ref().as_table()) {
-                    check_section(section, table)?;
+        let tables: Vec<_> = match value.get_ref() {
+            DeValue::Table(table) => vec![table],
+            DeValue::Array(items) => items
+                .iter()
+                .filter_map(|item| item.get_ref().as_table())
+                .collect(),
+            _ => continue,
+        };
+        let is_repeated = value.get_ref().is_array();
+        if is_repeated != REPEATED.contains(&section) && !tables.is_empty() {
+            let expected = match is_repeated {
+                true => format!("`[{section}]`, with one bracket: there is only one"),
+                false => {
+                    format!("`[[{section}]]`, with two brackets: there may be several of them")
                 }
-            }
-            DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => {
-                let message =
-                    format!("expected `[{section}]`, with one bracket: there is only one");
-                return Err(Wrong::new(name.span(), message));
-            }
-            _ => {}
+            };
+            return Err(Wrong::new(name.span(), format!("expected {expected}")));
+        }
+        for table in tables {
+            check_section(&known, section, table)?;
         }
     }
     Ok(())
 }
 
-fn check_section(section: &str, table: &DeTable<'_>) -> Result<(), Wrong> {
-    let unknown = table
-        .keys()
-        .find(|key| !all().any(|known| known == (section, key.get_ref())));
-    unknown.map_or(Ok(()), |key| Err(wrong(section, key)))
+fn check_section(known: &[Key], section: &str, table: &DeTable<'_>) -> Result<(), Wrong> {
+    let mut keys = table.keys();
+    match keys.find(|key| !known.contains(&(section, key.get_ref()))) {
+        Some(key) => Err(unknown(known, section, key)),
+        None => Ok(()),
+    }
 }
 
-fn wrong(section: &str, key: &Spanned<toml::de::DeString<'_>>) -> Wrong {
+fn unknown(known: &[Key], section: &str, key: &Spanned<toml::de::DeString<'_>>) -> Wrong {
     let written = key.get_ref();
-    let likeness = |(place, known): &(&str, &str)| {
+    let likeness = |(place, known): &Key| {
         let bonus = if *place == section { 0.1 } else { 0.0 };
         strsim::jaro_winkler(written, known) + bonus
     };
-    // Of keys that are as near, `min_by` takes the first.
-    let nearest = all().min_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    // Of equally near keys, `min_by` takes the first.
+    let nearest = known
+        .iter()
+        .min_by(|a, b| likeness(b).total_cmp(&likeness(a)));
     let place = match section {
         "" => String::new(),
         _ => format!(" in [{section}]"),
     };
     let hint = nearest.map_or_else(String::new, |(other, known)| {
-        let elsewhere = match other {
-            _ if other == section => String::new(),
+        let elsewhere = match *other {
+            other if other == section => String::new(),
             "" => " at the top of the file".to_owned(),
-            _ => format!(" in [{other}]"),
+            other => format!(" in [{other}]"),
         };
         format!("; did you mean `{known}`{elsewhere}?")
     });
@@ -93,8 +110,8 @@ fn wrong(section: &str, key: &Spanned<toml::de::DeString<'_>>) -> Wrong {
     Wrong::new(key.span(), message)
 }
 
-/// The names of the fields of a struct, as `serde` reads it.
-fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+/// The fields of a struct, as `serde` reads it, as keys of `section`.
+fn of<T: DeserializeOwned>(section: &'static str) -> Vec<Key> {
     struct Fields<'a>(&'a mut &'static [&'static str]);
     impl<'de> Deserializer<'de> for Fields<'_> {
         type Error = value::Error;
@@ -119,7 +136,7 @@ fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
         }
     }
     let mut names: &[&str] = &[];
-    // The names are all that is wanted of it: it always fails.
+    // It always fails, after it has been given the names.
     let _ = T::deserialize(Fields(&mut names));
-    names
+    names.iter().map(|name| (section, *name)).collect()
 }

@@ -12,18 +12,18 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 use super::error::{ConfigError, Wrong};
-use super::file::{Common, File, FileAccess, FileRoot};
+use super::file::{Common, File, FileRoot};
 use super::{Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS, Options, OrOff};
 use super::{Listen, Log, Root, beside, keys, named, renamed};
 
-/// More than any configuration has: what is no file of text, such as a device, has no end.
+/// More than any configuration needs. A device, for example, has no end.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 impl Config {
-    /// Reads the configuration file at `path`, or the one at its usual place, which may be absent.
+    /// Reads the configuration file at `path`, or the default one, which need not exist.
     ///
     /// # Errors
-    /// A file that was named and can't be read, and whatever in it can't be.
+    /// The file at `path` can't be read, or its content is not valid.
     pub fn load(path: Option<&Path>, options: &Options) -> Result<Self, ConfigError> {
         let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
         let text = match read(file) {
@@ -33,11 +33,11 @@ impl Config {
         Self::parse(file, &text, options)
     }
 
-    /// The configuration that `text`, read from the file at `path`, and the command line amount to.
-    /// Relative paths in it start from the file's folder.
+    /// Combines `text`, read from the file at `path`, with the command line. Relative paths in it start
+    /// from the file's folder.
     ///
     /// # Errors
-    /// Whatever in it can't be.
+    /// The text is not valid.
     pub fn parse(path: &Path, text: &str, options: &Options) -> Result<Self, ConfigError> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let wrong = |wrong: Wrong| wrong.in_file(path, text);
@@ -63,7 +63,7 @@ impl Config {
 /// The text of the configuration file at `path`.
 ///
 /// # Errors
-/// It is not a regular file of text, too large, or can't be read.
+/// It is not a regular file of text, is too large, or can't be read.
 pub fn read(path: &Path) -> Result<String, ConfigError> {
     text(path).map_err(|error| ConfigError::Unreadable {
         path: path.to_owned(),
@@ -72,7 +72,7 @@ pub fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 fn text(path: &Path) -> io::Result<String> {
-    // A pipe that nobody writes to must not be waited for.
+    // Opening a pipe must not wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = OpenFile::from(openat(CWD, path, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
@@ -108,79 +108,65 @@ impl File {
         self,
         of_file: Options,
         folder: &Path,
-        said: &Options,
+        given: &Options,
         spans: &Spans,
     ) -> Result<Config, Wrong> {
         let default = Config::default();
         let short = of_file.credentials.clone();
-        let options = said.clone().or(of_file, folder);
+        let options = given.clone().or(of_file, folder);
         let common = Common {
-            absent: self.absent.unwrap_or_default(),
+            absent: self.absent,
             warn_days: options.warn_days.unwrap_or(default.warn_days),
         };
         let named = named::root(self.secret, common, folder)?;
         let roots = roots(short, self.root, common, folder, named.is_some(), spans)?;
-        let rules = self.access.into_iter().map(FileAccess::rule);
+        let roots = chosen(given.credentials.as_deref(), roots, common);
         let trust = super::trust::trust(self.trust)?;
+        let with_options = |root: Root| {
+            let trust = Arc::clone(&trust);
+            let root = Root { trust, ..root };
+            match given.warn_days {
+                Some(days) => root.warned_within(days),
+                None => root,
+            }
+        };
         let socket = options.socket.unwrap_or(default.listen.socket);
         let admin_socket = match options.admin_socket {
             Some(socket) => socket.on(),
             None => Some(beside(&socket)),
         };
+        let default_credential = options.default_credential.and_then(OrOff::on);
         Ok(Config {
-            roots: named
-                .into_iter()
-                .chain(said_roots(said.credentials.as_deref(), roots, common))
-                .map(|root| Root {
-                    trust: Arc::clone(&trust),
-                    ..root
-                })
-                .map(|root| match said.warn_days {
-                    Some(days) => root.warned_within(days),
-                    None => root,
-                })
-                .collect(),
-            access: rules.collect::<Result<_, _>>()?,
+            roots: named.into_iter().chain(roots).map(with_options).collect(),
+            access: self.access,
             listen: Listen {
                 socket,
-                mode: self
-                    .listen
-                    .mode
-                    .map_or(default.listen.mode, |mode| mode.0.0),
-                group: self.listen.group.and_then(|group| group.0),
-                allow_users: self.listen.allow_users,
-                allow_groups: self.listen.allow_groups,
+                ..self.listen
             },
             admin: Admin {
                 socket: admin_socket,
-                mode: self.admin.mode.map_or(default.admin.mode, |mode| mode.0.0),
-                group: self.admin.group.and_then(|group| group.0),
-                allow_users: self.admin.allow_users,
-                allow_groups: self.admin.allow_groups,
                 tcp: options.admin_tcp.and_then(OrOff::on),
-                tcp_details: self.admin.tcp_details.unwrap_or_default(),
+                ..self.admin
             },
             log: Log {
                 level: options.log_level.unwrap_or_default(),
                 format: options.log_format.unwrap_or_default(),
             },
-            limits: self.limits.limits(),
+            limits: self.limits,
             absent: common.absent,
             hosts: self.hosts.unwrap_or(default.hosts),
-            default_credential: options
-                .default_credential
-                .and_then(OrOff::on)
-                .map(|name| name.0),
+            default_credential: default_credential.map(|name| name.0),
             removal_delay: options.removal_delay.unwrap_or(default.removal_delay),
             warn_days: common.warn_days,
-            lock_memory: self.lock_memory.unwrap_or(default.lock_memory),
-            reload: self.reload.unwrap_or(default.reload),
+            lock_memory: self.lock_memory,
+            reload: self.reload,
             warnings: Vec::new(),
         })
     }
 }
 
-/// The roots that the file names: the short form first. `is_optional`: an empty list is meant.
+/// The roots of the file, those of the short form first. `is_optional`: the short form may be an empty
+/// list.
 fn roots(
     short: Option<Vec<PathBuf>>,
     long: Vec<FileRoot>,
@@ -189,35 +175,38 @@ fn roots(
     is_optional: bool,
     spans: &Spans,
 ) -> Result<Vec<Root>, Wrong> {
-    let is_said = short.is_some();
+    let is_given = short.is_some();
     let short = short.unwrap_or_default().into_iter();
     let short = spans.items.iter().cloned().zip(short);
     let short = short.map(|(span, path)| (span, common.root(folder.join(path))));
     let mut roots: Vec<Root> = Vec::new();
     for (span, root) in short.chain(long.into_iter().map(|root| root.root(common, folder))) {
         if roots.iter().any(|other| other.path == root.path) {
-            let message = format!("{} is a root twice; name it once", root.path.display());
+            let message = format!(
+                "the root {} is listed twice; remove one of the two",
+                root.path.display()
+            );
             return Err(Wrong::new(span, message));
         }
         roots.push(root);
     }
     match roots.is_empty() {
-        true if is_said && !is_optional => Err(Wrong::new(
+        true if is_given && !is_optional => Err(Wrong::new(
             spans.list.clone(),
-            "there is no root; name at least one folder",
+            "the list is empty; name at least one folder",
         )),
-        true if !is_said => Ok(vec![common.root(DEFAULT_CREDENTIALS)]),
+        true if !is_given => Ok(vec![common.root(DEFAULT_CREDENTIALS)]),
         _ => Ok(roots),
     }
 }
 
-/// The roots that the command line names, with the settings of the file, or else the file's.
-fn said_roots(said: Option<&[PathBuf]>, roots: Vec<Root>, common: Common) -> Vec<Root> {
-    let Some(said) = said else {
+/// The roots given on the command line, with their settings in the file; without any, those of the file.
+fn chosen(given: Option<&[PathBuf]>, roots: Vec<Root>, common: Common) -> Vec<Root> {
+    let Some(given) = given else {
         return roots;
     };
     let mut chosen: Vec<Root> = Vec::new();
-    for path in said {
+    for path in given {
         if chosen.iter().all(|root| root.path != *path) {
             let known = roots.iter().find(|root| root.path == *path);
             chosen.push(known.cloned().unwrap_or_else(|| common.root(path)));

@@ -1,5 +1,4 @@
-//! What the agent is told to do: `sds-agent.toml` and the command line → a [`Config`] that can't be
-//! wrong in itself.
+//! The configuration: `sds-agent.toml` and the command line → a checked [`Config`].
 
 mod changes;
 mod error;
@@ -18,9 +17,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::{self, Deserialize, Deserializer};
+
+use forms::{limit, mode, or_auto};
+
 pub use changes::Changes;
 pub use error::ConfigError;
 pub use forms::OrOff;
+pub use keys::parse_flat;
 pub use load::read;
 pub use options::Options;
 pub use trust::{Matcher, SanKind, Strictness, SubjectAltName, Trust, TrustOptions};
@@ -28,64 +32,64 @@ pub use values::{
     Account, CredentialName, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp,
 };
 
-/// Where the configuration is looked for when nothing else is configured.
+/// The default path of the configuration file.
 pub const DEFAULT_CONFIG: &str = "/etc/sds-agent/sds-agent.toml";
-/// Where credentials are looked for when nothing else is configured.
+/// The default root.
 pub const DEFAULT_CREDENTIALS: &str = "/etc/sds-agent/credentials";
-/// The Unix socket that Envoy connects to when nothing else is configured.
+/// The default path of the Unix socket that Envoy connects to.
 pub const DEFAULT_SOCKET: &str = "/run/sds-agent/sds.sock";
-/// The group whose members may open the socket for Envoy when nothing else is configured. The packaging makes
-/// it: the group that may read the credentials is another one.
+/// The default group of the Unix socket that Envoy connects to. The packages create it. It is not the
+/// group that may read the credentials.
 pub const CLIENTS_GROUP: &str = "sds-agent-clients";
-/// What stands for the path of the root of the credentials that the configuration itself names.
+/// The path shown for the root that holds the `[[secret]]` entries of the configuration.
 pub const NAMED_CREDENTIALS: &str = "[[secret]]";
-/// How many days before its end a certificate is warned of at most, when nothing else is configured.
+/// The default of `warn_days`.
 const WARN_DAYS: u32 = 30;
-/// The file name of the admin socket, beside the socket for Envoy, when nothing else is configured.
+/// The default file name of the admin socket, which is in the same folder as the socket for Envoy.
 pub const ADMIN_SOCKET_NAME: &str = "admin.sock";
 
 /// The settings of a running agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The roots, most important first: the first one that has a name wins.
+    /// The roots in order of precedence: of credentials with one name, the first root's is served.
     pub roots: Vec<Root>,
     /// The socket for Envoy, and who may connect to it.
     pub listen: Listen,
-    /// Who may have which secret. With no rule at all, whoever may connect may have them all.
+    /// Which clients may read which secrets. Without any rule, every client may read all of them.
     pub access: Vec<AccessRule>,
     /// Where status, metrics and health are served.
     pub admin: Admin,
-    /// What is logged, and how.
+    /// The log settings.
     pub log: Log,
-    /// What clients and files may cost.
+    /// Limits on files and clients.
     pub limits: Limits,
-    /// The answer to a name that no root has ever had.
+    /// The answer to a name that has never existed in any root.
     pub absent: Absent,
-    /// Whether a host name stands for the credential whose certificate covers it.
+    /// Whether a host name selects the credential whose certificate covers it.
     pub hosts: bool,
-    /// The credential for hosts that none covers.
+    /// The credential for hosts that no certificate covers.
     pub default_credential: Option<String>,
-    /// How long a folder must be gone before its secrets go too.
+    /// How long a folder must be missing before its secrets are removed.
     pub removal_delay: Duration,
-    /// How many days before its end a certificate is warned of at most, where its root or `[[secret]]`
-    /// has no setting of its own.
+    /// A certificate is `expiring` at most this many days before its end, unless its root or `[[secret]]`
+    /// sets its own number.
     pub warn_days: u32,
-    /// Whether the agent's memory is kept from being swapped out.
+    /// Whether the agent's memory is locked, so that it can't be swapped out.
     pub lock_memory: bool,
     /// When the configuration is read again.
     pub reload: Reload,
-    /// What in the file is worth a warning, such as a key with a new name.
+    /// Warnings about the file, such as a key with a deprecated name.
     pub warnings: Vec<String>,
 }
 
-/// When a running agent reads its configuration again.
+/// When a running agent reloads its configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reload {
-    /// When the file has changed, and at SIGHUP.
+    /// When the file has changed, and on SIGHUP.
     #[default]
     Auto,
-    /// At SIGHUP alone.
+    /// Only on SIGHUP.
     Signal,
 }
 
@@ -115,34 +119,34 @@ fn beside(socket: &Path) -> PathBuf {
     socket.with_file_name(ADMIN_SOCKET_NAME)
 }
 
-/// A folder of credential folders, and how it is read.
+/// A folder that is watched for credentials, and how it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     /// The folder.
     pub path: PathBuf,
-    /// How credentials lie in it.
+    /// How credentials are stored in it.
     pub layout: Layout,
-    /// The answer to a name that this root had, and has no more.
+    /// The answer to a name that this root once had.
     pub absent: Absent,
-    /// Whether reads stay below the folder, those through links included.
+    /// Whether symbolic links that lead out of the folder are refused.
     pub confine: bool,
-    /// Whether a private key that others can read is refused rather than warned of.
+    /// Whether a private key that other users can read is refused; otherwise it only causes a warning.
     pub strict_permissions: bool,
-    /// Whether folders with a file `token` are passed over, as Istio does with such Secrets.
+    /// Whether folders with a file `token` are skipped, as Istio skips such Secrets.
     pub skip_token_folders: bool,
     /// Whether folders whose names begin with `istio` or `prometheus` are skipped, as Istio does.
     pub reserved_names: bool,
-    /// How often it is looked at by `stat` alone. `None`: every 60 s where the kernel reports
-    /// changes, and every 5 s where it can't.
+    /// How often its files are checked with `stat`. `None`: every 60 s where the kernel reports changes,
+    /// and every 5 s where it doesn't.
     pub poll_interval: Option<Duration>,
-    /// How many days before its end a certificate in it is warned of at most.
+    /// A certificate in it is `expiring` at most this many days before its end.
     pub warn_days: u32,
-    /// The options of the trust bundles in it, by the names of their credentials.
+    /// The options of its trust bundles, by the names of their credentials.
     pub trust: Trust,
 }
 
 impl Root {
-    /// The root at `path` with the settings that hold when nothing else is configured.
+    /// The root at `path` with default settings.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -158,8 +162,8 @@ impl Root {
         }
     }
 
-    /// The folder that the files of a credential are in. Those of a credential of the configuration are
-    /// anywhere: there is no such folder.
+    /// The folder with the files of a credential. For a `[[secret]]` of the configuration there is no such
+    /// folder: its files can be anywhere.
     pub fn folder_of(&self, credential: &str) -> PathBuf {
         match self.layout {
             Layout::Flat => self.path.clone(),
@@ -167,8 +171,7 @@ impl Root {
         }
     }
 
-    /// The same root, with certificates warned of at most so many days before their end, whatever it or a
-    /// credential in it sets.
+    /// The same root with this `warn_days`, which also replaces that of its credentials.
     fn warned_within(mut self, days: u32) -> Self {
         self.warn_days = days;
         if let Layout::Named(all) = &self.layout {
@@ -181,7 +184,7 @@ impl Root {
         self
     }
 
-    /// How many days before its end a certificate of `credential` is warned of at most.
+    /// The `warn_days` that applies to `credential`.
     pub fn warn_days_of(&self, credential: &str) -> u32 {
         let own = match &self.layout {
             Layout::Named(all) => all.iter().find(|one| one.name == credential),
@@ -192,60 +195,66 @@ impl Root {
 }
 
 impl Layout {
-    /// Whether credentials lie in the same way, whichever they are.
+    /// Whether this is the same kind of layout, whatever credentials it names.
     pub fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
     }
 }
 
-/// How credentials lie in a root.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// How credentials are stored in a root.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Layout {
-    /// A folder for each, named like the credential.
+    /// A folder for each, named after the credential.
     Folders,
-    /// The files of the root itself, named like the credential and an ending.
+    /// Files in the root itself, named after the credential.
     Flat,
-    /// Nothing lies in it: the credentials of the configuration, whose files are anywhere.
+    /// The root is not a folder: it stands for the credentials of the configuration, whose files can be
+    /// anywhere.
+    #[serde(skip)]
     Named(Arc<[NamedCredential]>),
 }
 
-/// A credential of the configuration.
+/// A `[[secret]]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedCredential {
     /// Its name.
     pub name: String,
-    /// The paths of its files, each with the name by which the file is known in a credential folder.
+    /// The paths of its files, each with the name that the file would have in a credential folder.
     pub files: Vec<(&'static str, PathBuf)>,
-    /// How many days before its end its certificate is warned of at most, where the configuration sets
-    /// that for it alone.
+    /// Its own `warn_days`, if it has one.
     pub warn_days: Option<u32>,
 }
 
-/// The answer to a delta client that asks for a name that does not exist. SotW clients get silence
-/// either way, for no release of Envoy makes anything good of an empty SotW response.
+/// The answer to a delta client that requests a name that does not exist. SotW clients get no response
+/// either way, since no release of Envoy can use an empty SotW response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Absent {
-    /// Silence: Envoy keeps the listener waiting, up to its `initial_fetch_timeout`, and what it
-    /// had on demand stays in use.
+    /// No response: Envoy keeps the listener waiting, up to its `initial_fetch_timeout`, and continues to
+    /// use on-demand secrets that it has.
     Wait,
-    /// `removed_resources`: Envoy opens the listener at once and refuses handshakes until the
-    /// secret comes, and drops what it had on demand.
+    /// `removed_resources`: Envoy opens the listener at once, refuses handshakes until the secret
+    /// arrives, and drops the on-demand secret if it has it.
     #[default]
     SaySo,
 }
 
 /// The socket for Envoy, and who may connect to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
 pub struct Listen {
     /// The path of the Unix socket.
+    #[serde(skip)]
     pub socket: PathBuf,
     /// Its mode.
+    #[serde(deserialize_with = "mode")]
     pub mode: u32,
     /// Its group. `None`: [`CLIENTS_GROUP`] where the agent is a member of it, else the group that the
     /// agent runs as.
+    #[serde(deserialize_with = "or_auto")]
     pub group: Option<Account>,
-    /// The users who may connect; with `allow_groups` empty too, whoever the mode lets in.
+    /// The users who may connect. If `allow_groups` is empty too, only the mode decides.
     pub allow_users: Vec<Account>,
     /// The groups whose members may connect.
     pub allow_groups: Vec<Account>,
@@ -264,36 +273,55 @@ impl Default for Listen {
 }
 
 /// Gives the secrets that match to the peers that match. A peer matches by its user or one of its
-/// groups (when either is named), and by its node id too (when any is named): the node id is the
-/// client's own word, so it only narrows what the user or group gives.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// groups (when either is given), and also by its node id (when one is given). The client chooses its own
+/// node id, so that can only restrict the rule further.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct AccessRule {
     /// The names of the secrets; at least one.
+    #[serde(deserialize_with = "at_least_one")]
     pub secrets: Vec<Pattern>,
     /// The users that the rule is for.
+    #[serde(default)]
     pub users: Vec<Account>,
     /// The groups that the rule is for.
+    #[serde(default)]
     pub groups: Vec<Account>,
     /// The node ids that the rule is for.
+    #[serde(default)]
     pub nodes: Vec<Pattern>,
 }
 
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Pattern>, D::Error> {
+    let patterns = Vec::deserialize(deserializer)?;
+    match patterns.is_empty() {
+        true => Err(de::Error::custom(
+            "the rule gives nothing; name secrets, or `*` for all of them",
+        )),
+        false => Ok(patterns),
+    }
+}
+
 /// Where status, metrics and health are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
 pub struct Admin {
-    /// The Unix socket. `None`: there is none.
+    /// The Unix socket, if any.
+    #[serde(skip)]
     pub socket: Option<PathBuf>,
     /// Its mode.
+    #[serde(deserialize_with = "mode")]
     pub mode: u32,
     /// Its group. `None`: the group that the agent runs as.
+    #[serde(deserialize_with = "or_auto")]
     pub group: Option<Account>,
-    /// The users who may connect to it; with `allow_groups` empty too, whoever the mode lets in.
+    /// The users who may connect to it. If `allow_groups` is empty too, only the mode decides.
     pub allow_users: Vec<Account>,
     /// The groups whose members may connect to it.
     pub allow_groups: Vec<Account>,
-    /// A loopback address for metrics and health. `None`: there is none.
+    /// A loopback address for metrics and health, if any.
+    #[serde(skip)]
     pub tcp: Option<SocketAddr>,
-    /// Whether the page and the whole state are shown there too.
+    /// Whether the page and the full state are served there too.
     pub tcp_details: bool,
 }
 
@@ -311,47 +339,57 @@ impl Default for Admin {
     }
 }
 
-/// What is logged, and how.
+/// The log settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
-    /// The levels.
+    /// The levels that are logged.
     pub level: LogFilter,
-    /// The form of a line.
+    /// The format of a line.
     pub format: LogFormat,
 }
 
-/// The form of a log line.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable text.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// What clients and files may cost: whatever stands there, or connects, memory stays bounded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Limits on files and clients, which bound the agent's use of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Bytes of one file. The largest chain seen in practice has 200 kB.
+    #[serde(deserialize_with = "limit::<_, 1_024, 67_108_864>")]
     pub file_bytes: usize,
     /// Files in one folder.
+    #[serde(deserialize_with = "limit::<_, 1, 4_096>")]
     pub files: usize,
     /// Credential folders in all roots together.
+    #[serde(deserialize_with = "limit::<_, 1, 1_000_000>")]
     pub credentials: usize,
-    /// Connections at once. Envoy opens one for each 1,024 secrets.
+    /// Concurrent connections. Envoy opens one for each 1,024 secrets.
+    #[serde(deserialize_with = "limit::<_, 1, 1_000_000>")]
     pub connections: usize,
-    /// Streams at once on all connections together.
+    /// Concurrent streams on all connections together.
+    #[serde(deserialize_with = "limit::<_, 1, 10_000_000>")]
     pub streams: usize,
-    /// Streams at once on a connection. Envoy opens one for each secret.
+    /// Concurrent streams on one connection. Envoy opens one for each secret.
+    #[serde(deserialize_with = "limit::<_, 1, 1_000_000>")]
     pub streams_per_connection: usize,
-    /// Names that a stream may be subscribed to. Envoy asks for one.
+    /// Names that a stream may subscribe to. Envoy subscribes to one.
+    #[serde(deserialize_with = "limit::<_, 1, 1_000_000>")]
     pub names_per_stream: usize,
-    /// Bytes of one request. The largest of Envoy's is its first, with 61 kB of node.
+    /// Bytes of one request. Envoy's largest request is its first, with a node of 61 kB.
+    #[serde(deserialize_with = "limit::<_, 65_536, 67_108_864>")]
     pub request_bytes: usize,
-    /// Bytes that are kept of what clients have sent: names subscribed to, requests on their way in and
-    /// names on their way back.
+    /// Bytes kept of what clients have sent: subscribed names, incoming requests, and names in queued
+    /// responses.
+    #[serde(deserialize_with = "limit::<_, 1_048_576, 4_294_967_295>")]
     pub client_bytes: usize,
 }
 

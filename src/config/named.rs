@@ -1,4 +1,4 @@
-//! `[[secret]]`: credentials whose files are anywhere, each named in the configuration.
+//! `[[secret]]`: credentials whose files can be anywhere, each listed in the configuration.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use toml::Spanned;
 
 use super::error::Wrong;
 use super::file::Common;
-use super::forms::{Number, Text};
+use super::forms::{Text, days};
 use super::{Layout, NAMED_CREDENTIALS, NamedCredential, Root};
 use crate::name;
 
@@ -24,11 +24,11 @@ pub(super) struct FileSecret {
     crl: File,
     ocsp_staple: File,
     password_file: File,
-    warn_days: Option<Number<0, 36_500>>,
+    #[serde(default, deserialize_with = "days")]
+    warn_days: Option<u32>,
 }
 
-/// The root of the credentials that the configuration names; none where it names none. Relative paths
-/// start from `folder`.
+/// The root that holds the `[[secret]]` entries, if there are any. Relative paths start from `folder`.
 pub(super) fn root(
     secrets: Vec<FileSecret>,
     common: Common,
@@ -38,7 +38,7 @@ pub(super) fn root(
     for secret in secrets {
         check_name(&secret.name)?;
         if named.iter().any(|one| one.name == *secret.name.get_ref()) {
-            let message = "there is a [[secret]] of this name already; give it another name";
+            let message = "another [[secret]] has this name; change one of the two";
             return Err(Wrong::new(secret.name.span(), message));
         }
         named.push(secret.credential(folder)?);
@@ -73,11 +73,11 @@ impl FileSecret {
         Ok(NamedCredential {
             name: self.name.into_inner(),
             files: pair.into_iter().chain(others).flatten().collect(),
-            warn_days: self.warn_days.map(|days| days.0),
+            warn_days: self.warn_days,
         })
     }
 
-    /// Checks that each file has those that it is nothing without.
+    /// Checks that each file has those that it can't be used without.
     fn check_companions(&self) -> Result<(), Wrong> {
         for (key, file, other, needed) in [
             (
@@ -109,23 +109,23 @@ impl FileSecret {
             if let (Some(file), None) = (file, needed) {
                 let same = match (key, other) {
                     ("certificate", _) | (_, "certificate") => {
-                        "; a file that holds both is named twice"
+                        "; if one file holds both, write its path for each"
                     }
                     _ => "",
                 };
-                let message = format!("`{key}` needs a `{other}` beside it{same}");
+                let message = format!("`{key}` requires `{other}`{same}");
                 return Err(Wrong::new(file.span(), message));
             }
         }
         if self.certificate.is_none() && self.trusted_ca.is_none() {
-            let message = "it names no file; name `certificate` and `private_key`, or `trusted_ca`";
+            let message = "no file is given; add `certificate` and `private_key`, or `trusted_ca`";
             return Err(Wrong::new(self.name.span(), message));
         }
         Ok(())
     }
 }
 
-/// The name in a credential folder of one file that holds certificate and key.
+/// The name that a file with certificate and key would have in a credential folder.
 fn combined(path: &Path) -> &'static str {
     match path.extension().and_then(OsStr::to_str) {
         Some("p12") => "tls.p12",
@@ -134,8 +134,8 @@ fn combined(path: &Path) -> &'static str {
     }
 }
 
-/// Checks that a credential can have this name: that of a folder which is served, and that clients can
-/// ask for.
+/// Checks that a credential can have this name: a folder of this name would be served, and clients can
+/// request it.
 fn check_name(name: &Spanned<String>) -> Result<(), Wrong> {
     let text = name.get_ref();
     let is_folder = !text.contains('/') && !name::is_foreign(OsStr::new(text));

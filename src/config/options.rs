@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::LogFormat;
-use super::forms::{OrOff, number, paths, text};
+use super::forms::{OrOff, days, paths, text};
 use super::values::{CredentialName, LogFilter, parse_duration};
 
 /// The options, as they were given. Everything may be left out.
@@ -56,7 +56,7 @@ pub struct Options {
     /// How many days before its end a certificate is warned of at most, and only when less than a quarter
     /// of its lifetime is left [default: 30]
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
-    #[serde(deserialize_with = "number::<_, 0, 36_500>")]
+    #[serde(deserialize_with = "days")]
     pub warn_days: Option<u32>,
 
     /// How long a folder must be gone before its secrets go too [default: 1s]
@@ -70,7 +70,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// These options, and those of `file` where they say nothing. Its relative paths start from `folder`.
+    /// These options, completed by those of `file`, whose relative paths start from `folder`.
     pub(super) fn or(self, file: Self, folder: &Path) -> Self {
         let path = |path: PathBuf| folder.join(path);
         let roots = |roots: Vec<PathBuf>| roots.into_iter().map(path).collect();

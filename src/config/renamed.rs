@@ -1,4 +1,4 @@
-//! Keys that have a new name: the old one is read for one release, with a warning that names the new one.
+//! Renamed keys. The old name is accepted for one release, with a warning that names the new one.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{Wrong, line};
 
-/// Section and key as they were, and the key at the top of the file that takes their place.
+/// The old section and key, and the key at the top of the file that replaces them.
 const RENAMED: [(&str, &str, &str); 5] = [
     ("listen", "socket", "socket"),
     ("admin", "socket", "admin_socket"),
@@ -16,7 +16,7 @@ const RENAMED: [(&str, &str, &str); 5] = [
     ("log", "format", "log_format"),
 ];
 
-/// Gives the keys of the file their new names. Returns a warning for each: its line, and what to write.
+/// Renames the keys of the file. Returns a warning for each: its line, and what to write.
 pub(super) fn apply(top: &mut DeTable<'_>, text: &str) -> Result<Vec<(usize, String)>, Wrong> {
     let mut warnings = Vec::new();
     for (section, old, new) in RENAMED {
@@ -30,7 +30,7 @@ pub(super) fn apply(top: &mut DeTable<'_>, text: &str) -> Result<Vec<(usize, Str
             line(text, key.span().start),
             format!(
                 "`{old}` in [{section}] is now `{new}` at the top of the file; move it there: the next \
-                 release does not read it here"
+                 release will not read it here"
             ),
         ));
         match top.get(new) {
@@ -47,7 +47,7 @@ pub(super) fn apply(top: &mut DeTable<'_>, text: &str) -> Result<Vec<(usize, Str
             }
         }
     }
-    // What is left of a section whose keys all have new names.
+    // All keys of this section have been renamed.
     let log = top.get("log").and_then(|log| log.get_ref().as_table());
     if log.is_some_and(DeTable::is_empty) {
         top.remove("log");

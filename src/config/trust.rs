@@ -72,7 +72,7 @@ pub enum Strictness {
 }
 
 impl TrustOptions {
-    /// Whether an expired certificate keeps nobody out.
+    /// Whether clients are accepted although a CA or a certificate has expired.
     pub fn tolerates_expired(&self) -> bool {
         self.allow_expired_certificate || self.check == Strictness::Lenient
     }
@@ -111,7 +111,7 @@ pub(super) fn trust(all: Vec<FileTrust>) -> Result<Trust, Wrong> {
             return Err(Wrong::new(span, "the name is empty; name a credential"));
         }
         if trust.insert(name, Arc::new(one.options()?)).is_some() {
-            let message = "there are options of this bundle already; write them in one place";
+            let message = "this bundle already has options; merge the two sections";
             return Err(Wrong::new(span, message));
         }
     }
@@ -141,7 +141,7 @@ impl FileTrust {
     }
 }
 
-/// `dns:NAME`, `uri:NAME`, `email:NAME` or `ip:ADDRESS`; a `*` at one end stands for anything.
+/// `dns:NAME`, `uri:NAME`, `email:NAME` or `ip:ADDRESS`; a `*` at one end matches anything.
 fn subject_alt_name(text: &Spanned<String>) -> Result<SubjectAltName, Wrong> {
     let wrong = |message: &str| Wrong::new(text.span(), message);
     let (kind, name) = text.get_ref().split_once(':').unwrap_or_default();
@@ -162,11 +162,11 @@ fn subject_alt_name(text: &Spanned<String>) -> Result<SubjectAltName, Wrong> {
     };
     let (Matcher::Exact(text) | Matcher::Prefix(text) | Matcher::Suffix(text)) = &matcher;
     match text {
-        text if text.is_empty() => Err(wrong("nothing is left to be matched; write a name")),
+        text if text.is_empty() => Err(wrong("the name is empty; write one")),
         text if kind == SanKind::IpAddress && text.parse::<IpAddr>().is_err() => {
-            Err(wrong("expected an IP address behind `ip:`"))
+            Err(wrong("expected an IP address after `ip:`"))
         }
-        text if text.contains('*') => Err(wrong("`*` may stand at the start or at the end, once")),
+        text if text.contains('*') => Err(wrong("`*` is allowed once, at the start or at the end")),
         _ => Ok(SubjectAltName { kind, matcher }),
     }
 }

@@ -1,19 +1,20 @@
-//! The values of keys and options: text → something that can't be wrong.
+//! The values of keys and options: text → checked types.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{self, Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 
+use super::forms::Text;
 use crate::name::is_requestable;
 
 /// A user or group, by name or number. A text of digits alone is a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Account {
-    /// By name; whether there is such a one is only known when it is used.
+    /// By name. Whether it exists is only known when it is used.
     Name(String),
     /// By number.
     Id(u32),
@@ -25,7 +26,7 @@ impl FromStr for Account {
     fn from_str(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.contains([':', '\n', '\0']) {
             return Err(format!(
-                "{text:?} is no user or group; write a name or a number"
+                "{text:?} is not a user or group; write a name or a number"
             ));
         }
         if !text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -49,26 +50,11 @@ impl fmt::Display for Account {
 
 impl<'de> Deserialize<'de> for Account {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameOrNumber;
-        impl Visitor<'_> for NameOrNumber {
-            type Value = Account;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a name, or a number from 0 to 4294967295")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Account, E> {
-                text.parse().map_err(E::custom)
-            }
-            fn visit_i64<E: de::Error>(self, id: i64) -> Result<Account, E> {
-                u32::try_from(id)
-                    .map(Account::Id)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(id), &self))
-            }
-        }
-        deserializer.deserialize_any(NameOrNumber)
+        Text::deserialize(deserializer).map(|text| text.0)
     }
 }
 
-/// A name that a credential can have, and that clients can ask for.
+/// A name that a credential can have, and that clients can request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialName(pub(super) String);
 
@@ -78,12 +64,14 @@ impl FromStr for CredentialName {
     fn from_str(text: &str) -> Result<Self, String> {
         match is_requestable(text) {
             true => Ok(Self(text.to_owned())),
-            false => Err("no credential can have this name; use the name of a folder".to_owned()),
+            false => Err(
+                "no credential can have this name; use the name of a credential folder".to_owned(),
+            ),
         }
     }
 }
 
-/// A pattern for names, in which `*` stands for any number of characters, none included.
+/// A pattern for names, in which `*` stands for zero or more characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern(String);
 
@@ -93,8 +81,8 @@ impl Pattern {
         &self.0
     }
 
-    /// Whether the whole of `name` is what the pattern describes. Takes time in proportion to the
-    /// product of both lengths at worst, whatever the client sends.
+    /// Whether the pattern matches the whole `name`. The time is at worst proportional to the product of
+    /// both lengths.
     pub fn matches(&self, name: &str) -> bool {
         let mut parts = self.0.split('*');
         let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else {
@@ -103,7 +91,7 @@ impl Pattern {
         let Some(last) = parts.next_back() else {
             return rest.is_empty();
         };
-        // Between two stars the leftmost place is always as good as any other.
+        // Between two stars, the leftmost match is always sufficient.
         for part in parts {
             match rest.find(part) {
                 Some(at) => rest = &rest[at + part.len()..],
@@ -145,8 +133,8 @@ impl LogFilter {
         &self.0
     }
 
-    /// The filter for a `tracing` subscriber. The audit is not a matter of levels: it is left out
-    /// only where the filter names it. That a watch went with its folder, `notify` need not say.
+    /// The filter for a `tracing` subscriber. Audit events do not depend on the level: only a filter that
+    /// names them turns them off. The warnings of `notify` about removed watches are left out.
     pub fn to_filter(&self) -> EnvFilter {
         EnvFilter::new(format!("audit=info,notify=error,{}", self.0))
     }
@@ -164,7 +152,7 @@ impl FromStr for LogFilter {
     fn from_str(text: &str) -> Result<Self, String> {
         const HELP: &str = "write error, warn, info, debug, trace or off, \
                             or levels by module as in `info,sds_agent::sds=debug`";
-        // A lone word that is no level would be taken for the name of a module, and silence all else.
+        // `tracing` would take a word that is not a level for the name of a module, and log nothing else.
         let stray = text.split(',').find(|directive| {
             !directive.contains('=')
                 && directive
@@ -173,7 +161,7 @@ impl FromStr for LogFilter {
                     .is_err()
         });
         if let Some(stray) = stray {
-            return Err(format!("{stray:?} is no log level; {HELP}"));
+            return Err(format!("{stray:?} is not a log level; {HELP}"));
         }
         match EnvFilter::builder().parse(text) {
             Ok(_) => Ok(Self(text.to_owned())),
@@ -190,24 +178,24 @@ impl<'de> Deserialize<'de> for LogFilter {
     }
 }
 
-/// The longest duration that there is a use for; the clock can be counted on beyond it.
+/// The maximum duration, far below what makes arithmetic with times overflow.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A duration as in `500ms`, `1s`, `1m 30s`.
+/// A duration such as `500ms`, `1s` or `1m 30s`.
 ///
 /// # Errors
 /// What is wrong, and how to write one.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| {
-        format!("{text:?} is no duration: {error}; write one as \"500ms\" or \"1s\"")
+        format!("{text:?} is not a duration: {error}; write one such as \"500ms\" or \"1s\"")
     })?;
     if duration > LONGEST {
-        return Err(format!("{text:?} is too long; 30 days are the most"));
+        return Err(format!("{text:?} is too long; the maximum is 30 days"));
     }
     Ok(duration)
 }
 
-/// The mode of a file in octal digits, as in `0660`.
+/// The mode of a file in octal digits, such as `0660`.
 ///
 /// # Errors
 /// What is wrong, and how to write one.
@@ -216,20 +204,20 @@ pub fn parse_mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)
         .ok()
         .filter(|mode| digits && *mode <= 0o777)
-        .ok_or_else(|| format!("{text:?} is no mode; write it in octal as in \"0660\""))
+        .ok_or_else(|| format!("{text:?} is not a mode; write it in octal as in \"0660\""))
 }
 
-/// A TCP address on loopback, as in `127.0.0.1:9901` or `[::1]:9901`.
+/// A TCP address on loopback, such as `127.0.0.1:9901` or `[::1]:9901`.
 ///
 /// # Errors
 /// What is wrong, and how to write one.
 pub fn parse_tcp(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text
         .parse()
-        .map_err(|_| format!("{text:?} is no address; write one as \"127.0.0.1:9901\""))?;
+        .map_err(|_| format!("{text:?} is not an address; write one such as \"127.0.0.1:9901\""))?;
     if !address.ip().is_loopback() {
         return Err(format!(
-            "{address} is no loopback address; use 127.0.0.1 or [::1], and a proxy for the way in from elsewhere"
+            "{address} is not a loopback address; use 127.0.0.1 or [::1], and a proxy for access from other machines"
         ));
     }
     Ok(address)

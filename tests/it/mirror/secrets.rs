@@ -294,7 +294,7 @@ fn a_configuration_file_says_the_same_and_an_unknown_key_is_an_error() {
     assert_eq!(ended.status.code(), Some(2));
     let log = log(&ended);
     assert!(
-        log.contains("line 6") && log.contains("did you mean `field_selector`?"),
+        log.contains(":6:1: ") && log.contains("did you mean `field_selector`?"),
         "{log}"
     );
 }
