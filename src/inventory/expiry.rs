@@ -1,8 +1,8 @@
-//! Which certificates and staples are about to end, and when that is logged: a state machine without I/O.
+//! Decides when to log that a certificate or a staple expires: a state machine without I/O.
 //!
-//! Each, of a bundle each CA certificate, is logged when it begins to count as expiring (see
-//! [`Validity::lead`]), when a third of that time is left, when it has ended, and each day after that. Once
-//! each: only a clock that was set back by more than an hour has it logged again.
+//! A leaf, its staple, and each CA certificate of a bundle, is logged once when it becomes expiring (see
+//! [`Validity::lead`]), once when a third of that time is left, once when it has expired, and then every day.
+//! Lines are only repeated if the clock is set back by more than an hour.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
@@ -12,40 +12,40 @@ use crate::secret::Kind;
 use crate::validity::Validity;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// A clock that is set back by less is being adjusted, and nothing is logged twice for it.
+/// A clock that is set back by less is only being adjusted: no line is repeated.
 const ADJUSTMENT: Duration = Duration::from_secs(3600);
-/// How long a change of the clock, or the sleep of the machine, may go unnoticed.
-const LOOK: Duration = Duration::from_secs(60);
+/// How long a change of the clock, or suspension of the machine, may go unnoticed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// That an end is to be logged.
+/// An expiry to log.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Reminder {
     /// The folder.
     pub key: Key,
-    /// What ends: the leaf of a certificate pair, its staple, or a CA certificate of a trust bundle.
+    /// What expires: the leaf of a certificate pair, its staple, or a CA certificate of a trust bundle.
     pub kind: Kind,
     /// When.
     pub end: SystemTime,
 }
 
-/// The kinds of what ends.
+/// The kinds of secrets that expire.
 const KINDS: [Kind; 3] = [Kind::Certificate, Kind::OcspStaple, Kind::TrustBundle];
 
-/// All ends.
+/// All expiry times.
 #[derive(Default)]
 pub(super) struct Expiry {
-    /// What was logged of each end of a part.
+    /// What was logged for each certificate of a part.
     ends: HashMap<(Key, Kind), BTreeMap<End, Stage>>,
-    /// When each is to be logged next.
+    /// When each will be logged next.
     due: BTreeSet<(SystemTime, (Key, Kind), End)>,
-    last_look: Option<SystemTime>,
+    last_check: Option<SystemTime>,
 }
 
-/// The end of a certificate. The order is that of time.
+/// The expiry of a certificate. Sorted by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct End {
     at: SystemTime,
-    /// How long before it the certificate begins to count as expiring.
+    /// How long before it the certificate becomes expiring.
     lead: Duration,
 }
 
@@ -63,7 +63,7 @@ impl End {
     }
 }
 
-/// How near an end is: the number of reminders that are due by then.
+/// How near the expiry is: the number of reminders that are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Stage(u32);
 
@@ -81,7 +81,7 @@ impl Stage {
         Self(u32::try_from(stage).unwrap_or(u32::MAX))
     }
 
-    /// When the next one begins.
+    /// When the next stage begins.
     fn next(self, end: End) -> SystemTime {
         let before = end.before();
         match before.get(self.0 as usize) {
@@ -94,7 +94,7 @@ impl Stage {
 }
 
 impl Expiry {
-    /// Goes by what `credential` serves. `warned` when its log line reports already that it ends soon.
+    /// Tracks what `credential` serves. `warned`: its log line already reports that it expires soon.
     pub(super) fn set(
         &mut self,
         key: &Key,
@@ -129,7 +129,7 @@ impl Expiry {
         if self.was_set_back(now) {
             return Some(Duration::ZERO);
         }
-        Some(due.duration_since(now).unwrap_or_default().min(LOOK))
+        Some(due.duration_since(now).unwrap_or_default().min(CHECK_INTERVAL))
     }
 
     /// The reminders that are due.
@@ -137,7 +137,7 @@ impl Expiry {
         if self.was_set_back(now) {
             self.set_back(now);
         }
-        self.last_look = Some(now);
+        self.last_check = Some(now);
         let mut reminders = Vec::new();
         while let Some((due, id, end)) = self.due.first().cloned()
             && due <= now
@@ -162,7 +162,7 @@ impl Expiry {
                     end: end.at,
                 });
             }
-            // An authority that has ended beside others calls for nothing.
+            // An expired CA next to valid ones needs no action.
             if end.at <= now && !is_last {
                 ends.remove(&end);
             } else {
@@ -182,7 +182,7 @@ impl Expiry {
             self.due.remove(&(logged.next(*end), id.clone(), *end));
         }
         let logged = |end: End| {
-            // It may be the same certificate, warned of at another time than before.
+            // It may be the same certificate with another `warn_days`.
             let same = old.iter().find(|(one, _)| one.at == end.at);
             match (old.get(&end), same) {
                 (Some(logged), _) => *logged,
@@ -201,11 +201,11 @@ impl Expiry {
     }
 
     fn was_set_back(&self, now: SystemTime) -> bool {
-        let last = self.last_look;
+        let last = self.last_check;
         last.is_some_and(|last| last.duration_since(now).is_ok_and(|back| back > ADJUSTMENT))
     }
 
-    /// The clock was set back: what lies ahead again is logged again.
+    /// The clock was set back: reminders that are in the future again will be repeated.
     fn set_back(&mut self, now: SystemTime) {
         self.due.clear();
         for (id, ends) in &mut self.ends {
@@ -240,7 +240,7 @@ mod tests {
         (key, Kind::Certificate)
     }
 
-    /// An end at `days` of a certificate that begins to count as expiring `lead` days before.
+    /// The expiry at `days` of a certificate that becomes expiring `lead` days before.
     fn end(days: f64, lead: f64) -> End {
         End {
             at: at(days),
@@ -362,13 +362,13 @@ mod tests {
     #[test]
     fn it_looks_at_the_clock_each_minute_at_least_and_when_something_is_due() {
         let expiry = expiry(&[0.0], -40.0);
-        assert_eq!(expiry.wait(at(-40.0)), Some(LOOK));
+        assert_eq!(expiry.wait(at(-40.0)), Some(CHECK_INTERVAL));
         let soon = at(-30.0) - Duration::from_secs(5);
         assert_eq!(expiry.wait(soon), Some(Duration::from_secs(5)));
         assert_eq!(expiry.wait(at(-20.0)), Some(Duration::ZERO));
         let mut expiry = expiry;
         expiry.remind(at(-20.0));
-        assert_eq!(expiry.wait(at(-20.0)), Some(LOOK));
+        assert_eq!(expiry.wait(at(-20.0)), Some(CHECK_INTERVAL));
         assert_eq!(expiry.wait(at(-21.0)), Some(Duration::ZERO));
     }
 }

@@ -1,4 +1,4 @@
-//! What one credential folder serves: its parts, each judged by itself, and how they go together.
+//! What one credential folder serves: its parts, which are checked separately, and how they depend on each other.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ pub(super) const ALONE: Duration = Duration::from_secs(1);
 pub enum Found {
     /// The folder is not there.
     Gone,
-    /// Its files can't be judged.
+    /// Its files can't be checked.
     Rejected(Vec<Problem>),
-    /// Its files, judged.
+    /// The results of checking its files.
     Judged(Box<Judged>),
 }
 
-/// The verdicts on the files of a folder, ready to be served.
+/// The results of checking the files of a folder, with secrets ready to be served.
 #[derive(Debug)]
 pub struct Judged {
     verdicts: [Verdict<Part>; Kind::ALL.len()],
@@ -36,7 +36,7 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// The parts that are good.
+    /// The valid parts.
     pub fn into_parts(self) -> impl Iterator<Item = Part> {
         self.verdicts.into_iter().filter_map(|verdict| verdict.part)
     }
@@ -75,21 +75,21 @@ pub(super) enum WhenGone {
     KeepFolder,
     /// The part stays as long as another file of the credential is there.
     KeepFiles,
-    /// The configuration does not name its files any more: the part goes.
+    /// The configuration no longer names its files: the part is removed.
     TakeOut,
 }
 
-/// What became of a folder.
+/// What happened to a folder.
 #[derive(Debug)]
 pub enum Event {
-    /// What it serves is not what it served before.
+    /// It serves something new.
     Changed {
         /// Whether it served nothing before.
         first: bool,
         /// Warnings that it did not have before.
         warnings: Vec<Problem>,
     },
-    /// Problems have lasted; whether a previous version is still served.
+    /// Problems have persisted.
     Rejected {
         /// The part that is rejected; none where it is the whole folder.
         kind: Option<Kind>,
@@ -98,12 +98,12 @@ pub enum Event {
         /// Whether a previous version stays in service.
         keeps: bool,
     },
-    /// Problems that had been logged are over.
+    /// Problems that had been logged are resolved.
     Recovered {
         /// The part that had them; none where it was the whole folder.
         kind: Option<Kind>,
     },
-    /// It was gone for long enough: it serves nothing any more.
+    /// It has been missing for long enough that it no longer serves anything.
     Removed,
 }
 
@@ -113,7 +113,7 @@ impl Event {
         matches!(self, Self::Changed { .. } | Self::Removed)
     }
 
-    /// Whether its log line reports that a certificate ends soon, or has ended.
+    /// Whether its log line reports that a certificate expires soon, or has expired.
     pub fn warns_of_expiry(&self) -> bool {
         matches!(self, Self::Changed { warnings, .. } if warnings.iter().any(is_of_time))
     }
@@ -127,11 +127,11 @@ pub(super) struct Folder {
     when_gone: WhenGone,
     parts: Parts,
     secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
-    /// What keeps the folder as a whole from being judged.
+    /// Problems that prevent a check of the whole folder.
     trouble: Trouble,
     /// Whether it may have been there before the start.
     since_start: bool,
-    /// Whether its files were judged since the start.
+    /// Whether its files were checked since the start.
     judged: bool,
     skipped: Vec<String>,
     warned: Vec<Problem>,
@@ -139,12 +139,12 @@ pub(super) struct Folder {
     staple_ended: Option<SystemTime>,
     /// Whether no file there can be part of a pair.
     without_pair: bool,
-    /// Whether that was so at least once.
+    /// Whether that was the case at least once.
     was_without_pair: bool,
     alone_since: Option<Instant>,
     alone: bool,
     gone_since: Option<Instant>,
-    /// The deadline and the date that the inventory has for it.
+    /// The deadline and the date that the inventory has stored for it.
     pub(super) timers: (Option<Instant>, Option<SystemTime>),
 }
 
@@ -173,15 +173,15 @@ impl Folder {
         }
     }
 
-    /// Serves `part`, as before the agent was restarted, until the files are good or gone.
+    /// Serves `part` from before the agent's restart until the files are valid or removed.
     pub(super) fn restore(&mut self, part: Part, now: Now) {
         let kind = part.kind();
         self.parts.of_mut(kind).restore(Arc::new(part));
         self.refresh(now.system, now.instant);
     }
 
-    /// Takes in what a read found, of which a change was noticed at `noticed`. What is gone or missing
-    /// for `delay` is served no more.
+    /// Handles the result of a read. The change that caused it was noticed at `noticed`. Parts that are
+    /// missing for `delay` are no longer served.
     pub(super) fn observe(
         &mut self,
         found: Found,
@@ -203,12 +203,12 @@ impl Folder {
         events
     }
 
-    /// Takes in that time has passed.
+    /// Handles the passing of time.
     pub(super) fn tick(&mut self, delay: Duration, now: Now) -> Vec<Event> {
         self.advance(delay, now, now.instant)
     }
 
-    /// Has problems reported by the next [`Self::tick`], without waiting whether they last.
+    /// Makes the next [`Self::tick`] report problems without waiting to see whether they persist.
     pub(super) fn expedite_reports(&mut self) {
         self.troubles_mut().for_each(Trouble::expedite);
     }
@@ -237,15 +237,14 @@ impl Folder {
         dates.filter(|date| *date > now).min()
     }
 
-    /// When it will be known whether a pair follows a bundle that is alone, or a better chain a lesser one.
+    /// When the wait ends for a pair to follow its bundle, or for a preferred chain to follow another one.
     pub(super) fn settles_at(&self) -> Option<Instant> {
         let alone = self.alone_since.map(|since| since + ALONE);
         let parts = self.parts.iter().filter_map(PartState::settles_at);
         alone.into_iter().chain(parts).min()
     }
 
-    /// Whether it is gone, and neither is anything of it served, nor may clients hold something of it since
-    /// before the start.
+    /// Whether it is gone, serves nothing, and clients can't hold anything from it from before the start.
     pub(super) fn is_over(&self) -> bool {
         self.gone_since.is_some() && !self.serves() && !self.is_unread()
     }
@@ -255,13 +254,13 @@ impl Folder {
         self.secrets.iter().any(Option::is_some)
     }
 
-    /// The parts of which a previous version is served in place of what the files hold.
+    /// The parts whose previous version is served instead of the content of the files.
     pub(super) fn previous(&self) -> impl Iterator<Item = &Arc<Part>> {
         let held = self.parts.iter().filter(|part| part.holds_previous());
         held.filter_map(PartState::current)
     }
 
-    /// What is published of it.
+    /// Its published state.
     pub(super) fn view(&self, root: &Arc<Path>, warn_days: u32) -> View {
         let of_parts = Kind::ALL.iter().flat_map(|kind| {
             let problems = self.parts.of(*kind).trouble().problems();
@@ -323,7 +322,7 @@ impl Folder {
         events
     }
 
-    /// What it means that there is no file of a part, though others may be there.
+    /// How to handle that a part has no files, though other parts may have some.
     fn without_files(&self) -> Missing {
         let problem = |what, remedy| Problem::new(Reason::Incomplete, &*self.path, what, remedy);
         match self.when_gone {
@@ -345,7 +344,7 @@ impl Folder {
     fn gone(&mut self, now: Instant) {
         self.gone_since.get_or_insert(now);
         self.alone_since = None;
-        // What was wrong with it while it was being removed is nobody's problem.
+        // Problems during its removal are of no interest.
         self.troubles_mut().for_each(Trouble::clear_unlogged);
     }
 
@@ -378,7 +377,7 @@ impl Folder {
         events
     }
 
-    /// Makes the secrets follow the parts; whether one changed.
+    /// Updates the secrets from the parts. Returns whether one changed.
     fn refresh(&mut self, now: SystemTime, noticed: Instant) -> bool {
         let mut changed = false;
         for kind in Kind::ALL {
@@ -412,14 +411,14 @@ impl Folder {
         changed
     }
 
-    /// The staple that goes with a certificate: about it, and not out of date.
+    /// The staple for this certificate, if it has not expired.
     fn staple_for(&self, pair: &Part, now: SystemTime) -> Option<Arc<Part>> {
         let (staple, facts) = self.staple_about(pair)?;
         let ended = facts.next_update.is_some_and(|end| end <= now);
         (!ended).then(|| staple.clone())
     }
 
-    /// The staple about that certificate, out of date or not.
+    /// The staple for this certificate, expired or not.
     fn staple_about(&self, pair: &Part) -> Option<(&Arc<Part>, &StapleFacts)> {
         let staple = self.parts.of(Kind::OcspStaple).current()?;
         match (pair.facts(), staple.facts()) {
@@ -456,8 +455,8 @@ impl Folder {
                 .any(has)
     }
 
-    /// Whether what it held before the start is unknown: nothing in it could be read, or no pair
-    /// where there are files of one.
+    /// Whether its content before the start is unknown: nothing in it could be read, or it has files of a
+    /// pair that could not be read.
     fn is_unread(&self) -> bool {
         let pair = self.parts.of(Kind::Certificate);
         let seen_good = self.parts.iter().any(PartState::seen_good);
@@ -465,7 +464,7 @@ impl Folder {
         self.since_start && !pair.seen_good() && !holds_no_pair
     }
 
-    /// Whether there have been files of a pair since it was first read, and never good ones.
+    /// Whether it has had files of a pair since it was first read, but never a valid pair.
     fn awaits_pair(&self) -> bool {
         let pair = self.parts.of(Kind::Certificate);
         self.judged && !self.was_without_pair && !pair.seen_good()
@@ -477,7 +476,7 @@ impl Folder {
         !bundle.seen_good() && (!seen_good || !bundle.trouble().problems().is_empty())
     }
 
-    /// Everything worth a warning in what is served.
+    /// All warnings about what is served.
     fn warnings(&self) -> Vec<Problem> {
         let of_parts = self.parts.iter().flat_map(PartState::warnings).cloned();
         of_parts
@@ -488,7 +487,7 @@ impl Folder {
             .collect()
     }
 
-    /// What the files hold already, and what is served when its time comes.
+    /// A version in the files that will be served when it becomes valid.
     fn waiting(&self) -> Option<Problem> {
         let pair = self.parts.of(Kind::Certificate);
         let (served, next) = (pair.current()?.facts(), pair.successor()?);
@@ -507,7 +506,7 @@ impl Folder {
         ))
     }
 
-    /// A certificate that clients accept for no host.
+    /// A certificate that clients don't accept for any host.
     fn nameless(&self) -> Option<Problem> {
         let pair = self.parts.of(Kind::Certificate).current()?;
         let Facts::Certificate(facts) = pair.facts() else {
@@ -524,7 +523,7 @@ impl Folder {
         ))
     }
 
-    /// A folder that is named like a host which its certificate does not cover.
+    /// A folder whose name is a host that its certificate does not cover.
     fn uncovered(&self) -> Option<Problem> {
         let pair = self.parts.of(Kind::Certificate).current()?;
         let Facts::Certificate(facts) = pair.facts() else {
@@ -544,7 +543,8 @@ impl Folder {
         })
     }
 
-    /// The warnings that it did not have before, and those of dates, which each certificate has anew.
+    /// The warnings that it did not have before, and those about dates, which are repeated for each new
+    /// certificate.
     fn new_warnings(&mut self) -> Vec<Problem> {
         let warnings = self.warnings();
         let warned = std::mem::replace(&mut self.warned, warnings.clone());
@@ -581,7 +581,7 @@ fn requires_staple(part: &Part) -> bool {
     matches!(part.facts(), Facts::Certificate(facts) if facts.must_staple)
 }
 
-/// Whether a warning is about the dates of the certificate, which each new one has anew.
+/// Whether a warning is about the dates of the certificate, and is repeated for each new one.
 fn is_of_time(warning: &Problem) -> bool {
     let reason = warning.reason();
     matches!(

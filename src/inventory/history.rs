@@ -1,4 +1,4 @@
-//! The certificates that were served before: which, and until when. `sds-agent probe` recognises by it
+//! Certificates that were served earlier, and when they were replaced. `sds-agent probe` uses them to identify
 //! what a listener still presents.
 
 use std::sync::Arc;
@@ -15,21 +15,20 @@ const AT_LEAST: usize = 1000;
 /// How many more are remembered for each folder: some months of weekly renewals.
 const PER_FOLDER: usize = 4;
 
-/// A certificate that was served, and is not any more.
+/// A certificate that is no longer served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replaced {
-    /// The credential that it was of.
+    /// Its credential.
     pub credential: Name,
     /// Its serial number, in lower-case hexadecimal.
     pub serial: String,
     /// The version of the secret that it was last served in.
     pub version: Arc<str>,
-    /// When another one was served in its place, or the credential was removed.
+    /// When it was replaced, or its credential was removed.
     pub until: SystemTime,
 }
 
-/// The certificates that were replaced or removed since the start, the latest of them. A clone costs
-/// nothing.
+/// The most recent of the certificates that were replaced or removed since the start. Cloning is cheap.
 #[derive(Clone, Default)]
 pub(super) struct History {
     by_leaf: HashTrieMapSync<Fingerprint, Arc<Replaced>>,
@@ -38,7 +37,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Remembers what was replaced, and forgets the oldest beyond what `folders` folders are entitled to.
+    /// Adds a replaced certificate, and drops the oldest ones beyond the limit for this number of folders.
     pub(super) fn push(&mut self, leaf: Fingerprint, replaced: Replaced, folders: usize) {
         let replaced = Arc::new(replaced);
         self.by_leaf.insert_mut(leaf, replaced.clone());

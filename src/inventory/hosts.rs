@@ -9,8 +9,8 @@ use crate::credential::PairFacts;
 use crate::name::{Coverage, Host};
 use crate::secret::Name;
 
-/// The credentials by the hosts that their certificates cover. A clone costs nothing, and a change as
-/// much as there are names in the certificate.
+/// The credentials by the hosts that their certificates cover. Cloning is cheap, and the cost of a change is
+/// proportional to the number of names in the certificate.
 #[derive(Clone, Default)]
 pub(super) struct Hosts {
     by_coverage: HashTrieMapSync<Coverage, RedBlackTreeSetSync<Candidate>>,

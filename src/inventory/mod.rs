@@ -1,6 +1,5 @@
-//! The one owner of what is known of credentials: roots → credential folders → parts, and which secret
-//! a name stands for. A state machine without I/O: listings, reads and the time go in, snapshots and
-//! changes come out.
+//! Owns all state of credentials: roots → credential folders → parts, and the lookup of secrets by name. A
+//! state machine without I/O: listings, reads and the time go in, snapshots and changes come out.
 
 mod expiry;
 mod folder;
@@ -30,13 +29,13 @@ use crate::name::Coverage;
 use crate::problem::{Problem, Reason};
 use crate::secret::{Kind, Name, Part};
 
-/// Names that are gone and have an answer of their own; as many as there may be credentials by default,
-/// or the names of a folder that comes and goes for ever would pile up.
+/// How many removed names keep the `absent` of their root: the default limit on credentials. Without a
+/// limit, folders that are created and removed again and again would accumulate.
 const DEPARTED: usize = 20_000;
-/// How long a change of the clock, or the sleep of the machine, may go unnoticed.
+/// How long a change of the clock, or suspension of the machine, may go unnoticed.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
-/// Which credential folder.
+/// Identifies a credential folder.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The path of its root.
@@ -66,49 +65,49 @@ pub struct Inventory {
     max_credentials: usize,
     roots: Vec<State>,
     snapshot: Snapshot,
-    /// When which folder has something to do though its files do not change.
+    /// When each folder has something to do without a change of its files.
     deadlines: BTreeSet<(Instant, Key)>,
     /// The same, by the clock that dates certificates.
     dates: BTreeSet<(SystemTime, Key)>,
     expiry: Expiry,
     /// The previous versions that are in service, by kind and version.
     kept: HashMap<Key, Vec<Arc<Part>>>,
-    /// Whether folders were left out for the limit on credentials.
+    /// Whether folders were left out because of the limit on credentials.
     crowded: bool,
     changes: Changes,
 }
 
-/// A root, as its folders make it.
+/// The state of a root.
 struct State {
     settings: config::Root,
     path: Arc<Path>,
-    /// Boxed, for a map has room for more than are in it.
+    /// Boxed, because a map allocates more entries than it uses.
     folders: HashMap<Name, Box<Folder>>,
     /// The folders that have not been read since the start.
     unobserved: HashSet<Name>,
 }
 
-/// What became of the state since it was last asked for.
+/// What changed in the state since it was last requested.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// The credentials whose own names may stand for something else.
+    /// The credentials whose own names may give another secret.
     pub credentials: Vec<Name>,
     /// The hosts that may have another best credential.
     pub hosts: Vec<Coverage>,
-    /// Any name may stand for something else.
+    /// Any name may give another secret.
     pub everything: bool,
-    /// The snapshot is another one, though it may answer the same.
+    /// The snapshot differs, though lookups in it may give the same results.
     pub published: bool,
-    /// What became of which folder, for the log.
+    /// What happened to each folder, for the log.
     pub events: Vec<(Key, Event)>,
-    /// The folders that are no more.
+    /// The folders that no longer exist.
     pub forgotten: Vec<Key>,
-    /// There is room for folders that were left out: the roots are to be listed again.
+    /// There is room for folders that were left out: the roots must be listed again.
     pub relist: bool,
-    /// Certificates that are about to end, or have ended.
+    /// Certificates that expire soon, or have expired.
     pub reminders: Vec<Reminder>,
-    /// The previous versions that are in service for that folder, when they changed: to be kept beyond
-    /// the end of the process.
+    /// The previous versions in service, of each folder for which they changed. They are kept across a
+    /// restart.
     pub kept: Vec<(Key, Vec<Arc<Part>>)>,
 }
 
@@ -120,7 +119,7 @@ impl Changes {
 }
 
 impl Inventory {
-    /// An inventory of the configured roots, of which nothing is known yet.
+    /// An inventory of the configured roots, before their first read.
     pub fn new(config: &Config) -> Self {
         let mut inventory = Self {
             removal_delay: config.removal_delay,
@@ -138,7 +137,7 @@ impl Inventory {
         inventory
     }
 
-    /// Goes on with another configuration. Roots that stay keep their state.
+    /// Applies another configuration. Roots that are in both keep their state.
     pub fn configure(&mut self, config: &Config, now: Now) {
         self.removal_delay = config.removal_delay;
         self.max_credentials = config.limits.credentials;
@@ -170,17 +169,17 @@ impl Inventory {
         self.rebuild(now);
     }
 
-    /// The present state.
+    /// The current state.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
     }
 
-    /// What became of the state since the last call.
+    /// What changed since the last call.
     pub fn take_changes(&mut self) -> Changes {
         std::mem::take(&mut self.changes)
     }
 
-    /// Serves a part as before the agent was restarted, until its files are good or gone. Returns whether
+    /// Serves a part from before the agent's restart until its files are valid or removed. Returns whether
     /// its root is still configured.
     pub fn restore(&mut self, key: &Key, part: Part, now: Now) -> bool {
         let Some(at) = self.position(&key.root) else {
@@ -192,8 +191,8 @@ impl Inventory {
         true
     }
 
-    /// Takes in which folders a root holds, as of a change noticed at `noticed`: missing ones are gone.
-    /// Returns the new ones, which are to be read.
+    /// Handles a listing of a root, for a change that was noticed at `noticed`: missing folders are gone.
+    /// Returns the new ones, which must be read.
     pub fn listed(
         &mut self,
         root: &Arc<Path>,
@@ -244,7 +243,7 @@ impl Inventory {
         view.present = Some(listing.present);
         view.complete = listing.complete;
         view.problems = problems.into();
-        // Whether a root that is not there held anything before the start is not known.
+        // Whether a missing root had any content before the start is unknown.
         let newly_listed = !view.listed && listing.present && listing.complete && left_out == 0;
         view.listed |= newly_listed;
         self.changes.everything |= newly_listed;
@@ -257,7 +256,7 @@ impl Inventory {
         new
     }
 
-    /// Takes in what a read of a folder found, of which a change was noticed at `noticed`.
+    /// Handles the result of reading a folder, for a change that was noticed at `noticed`.
     pub fn observe(&mut self, key: &Key, read: Read, now: Now, noticed: Instant) {
         let delay = self.removal_delay;
         let Some(folder) = self.folder_mut(key) else {
@@ -273,7 +272,7 @@ impl Inventory {
         self.take_in(key, events, now);
     }
 
-    /// Takes in that time has passed.
+    /// Handles the passing of time.
     pub fn tick(&mut self, now: Now) {
         let delay = self.removal_delay;
         let mut due = BTreeSet::new();
@@ -292,7 +291,7 @@ impl Inventory {
             {
                 self.changes.hosts.extend(hosts::coverages(pair));
             }
-            // Whoever holds a version of its own until this one is valid is to have it now.
+            // Clients that kept an older version until this one becomes valid must get it now.
             self.changes.credentials.push(key.name.clone());
             due.insert(key);
         }
@@ -321,13 +320,13 @@ impl Inventory {
         [deadline, date, reminder].into_iter().flatten().min()
     }
 
-    /// When it will be known under which name a bundle without a pair is served, if that is pending.
+    /// When the name of a bundle without a pair is decided, if that is pending.
     pub fn settles_at(&self) -> Option<Instant> {
         let folders = self.roots.iter().flat_map(|root| root.folders.values());
         folders.filter_map(|folder| folder.settles_at()).min()
     }
 
-    /// Reports every problem now: at the start none is half a rotation.
+    /// Reports every problem now: at the start, a problem is not caused by a rotation in progress.
     pub fn report_all(&mut self, now: Now) {
         let delay = self.removal_delay;
         let keys: Vec<_> = self.roots.iter().flat_map(State::keys).collect();
@@ -356,7 +355,7 @@ impl Inventory {
         Some(&self.roots[self.position(root)?].settings)
     }
 
-    /// Makes everything that depends on a folder follow it.
+    /// Updates everything that depends on a folder.
     fn take_in(&mut self, key: &Key, events: Vec<Event>, now: Now) {
         let changed = events.iter().any(Event::is_change);
         let warned = events.iter().any(Event::warns_of_expiry);
@@ -403,7 +402,7 @@ impl Inventory {
         self.replace(at, &key.name, Some(view));
     }
 
-    /// Drops a folder that is no more.
+    /// Drops a folder that no longer exists.
     fn forget(&mut self, key: &Key, now: Now) {
         let Some(at) = self.position(&key.root) else {
             return;
@@ -420,7 +419,8 @@ impl Inventory {
         self.changes.relist |= std::mem::take(&mut self.crowded);
     }
 
-    /// Replaces what is published of a folder, and the hosts of the credential that wins its name.
+    /// Replaces the published state of a folder, and the hosts of the credential that is served under its
+    /// name.
     fn replace(&mut self, at: usize, name: &Name, view: Option<Arc<Credential>>) {
         self.changes.published = true;
         let before = self.snapshot.winner(name).cloned();
@@ -433,7 +433,7 @@ impl Inventory {
             }
         }
         root.unobserved = self.roots[at].unobserved.len();
-        // Hosts that none covers may have been in it.
+        // It may have covered hosts that no other certificate covers.
         match self.snapshot.is_unread(name) {
             true => self.snapshot.unread.insert_mut(name.clone()),
             false => self.changes.everything |= self.snapshot.unread.remove_mut(name),
@@ -467,7 +467,7 @@ impl Inventory {
         self.changes.everything |= default == Some(name);
     }
 
-    /// Remembers the certificate that was served before, when it is not any more.
+    /// Adds the certificate that was served before to the history, if it was replaced.
     fn remember(&mut self, before: Option<&Credential>, after: Option<&Credential>) {
         let leaf = |credential: &Credential| credential.pair()?.chain.first().copied();
         let Some((credential, old)) = before.and_then(|one| Some((one, leaf(one)?))) else {
@@ -488,7 +488,7 @@ impl Inventory {
         }
     }
 
-    /// Makes the published state anew, after roots came, went or changed their order.
+    /// Rebuilds the published state, after roots were added, removed or reordered.
     fn rebuild(&mut self, now: Now) {
         let keys: HashSet<_> = self.roots.iter().flat_map(State::keys).collect();
         self.deadlines.retain(|(_, key)| keys.contains(key));

@@ -1,5 +1,4 @@
-//! What one part of a credential folder serves, whatever happens to its files: a state machine
-//! without I/O.
+//! What one part of a credential folder serves, and how that follows its files: a state machine without I/O.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,12 +7,11 @@ use crate::credential::Verdict;
 use crate::problem::Problem;
 use crate::secret::{Facts, Kind, Part};
 
-/// How long a problem must last before it is logged: the tools that write one file after the
-/// other pass through states that are nobody's problem.
+/// How long a problem must persist before it is logged: tools that write files one after the other cause
+/// brief invalid states.
 const LASTING: Duration = Duration::from_secs(1);
 
-/// How long a part that a better one may follow waits before it is taken: a tool may be in the middle
-/// of writing.
+/// How long to wait for a preferred part before another one is used: a tool may be in the middle of writing.
 const SETTLING: Duration = Duration::from_secs(1);
 
 /// The time, by the clock that never goes back and by the one that dates certificates.
@@ -26,7 +24,7 @@ pub struct Now {
 }
 
 impl Now {
-    /// This moment.
+    /// The current time.
     pub fn read() -> Self {
         Self {
             instant: Instant::now(),
@@ -45,10 +43,10 @@ pub(super) struct Parts([Option<Box<PartState>>; Kind::ALL.len()]);
 pub(super) struct PartState {
     /// What is served, or would be if the rest of the folder allowed it.
     current: Option<Arc<Part>>,
-    /// The previous version is served in place of what the files hold.
+    /// The previous version is served instead of the content of the files.
     holds_previous: bool,
     warnings: Vec<Problem>,
-    /// What takes the place of the current version when its time comes.
+    /// What replaces the current version when it becomes valid.
     successor: Option<Successor>,
     trouble: Trouble,
     missing_since: Option<Instant>,
@@ -59,11 +57,11 @@ pub(super) struct PartState {
 struct Successor {
     part: Arc<Part>,
     warnings: Vec<Problem>,
-    /// When it is taken though the files promise a better one; none when its dates decide.
+    /// When it is used although the files promise a better one; none when its dates decide.
     settles: Option<Instant>,
 }
 
-/// What keeps files from being served, and whether that has been logged.
+/// Why files are not served, and whether that has been logged.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     problems: Vec<Problem>,
@@ -74,7 +72,7 @@ pub(super) struct Trouble {
 /// What the absence of a part's files means.
 #[derive(Debug)]
 pub(super) enum Missing {
-    /// They were taken out beside a good pair: the part goes too, after a delay.
+    /// They were removed next to a valid pair: the part is removed too, after a delay.
     TakenOut,
     /// The folder would serve nothing without them: the part stays, with this problem.
     Kept(Problem),
@@ -85,7 +83,7 @@ impl Trouble {
         &self.problems
     }
 
-    /// Sets the present problems; other ones than before are logged anew.
+    /// Sets the current problems; if they differ from before, they are logged again.
     pub(super) fn set(&mut self, problems: Vec<Problem>, now: Instant) {
         if self.problems == problems {
             return;
@@ -97,7 +95,7 @@ impl Trouble {
         self.problems = problems;
     }
 
-    /// Ends the trouble; whether it had been logged.
+    /// Clears the problems. Returns whether they had been logged.
     pub(super) fn clear(&mut self) -> bool {
         std::mem::take(self).logged
     }
@@ -109,7 +107,7 @@ impl Trouble {
         }
     }
 
-    /// The problems, when they have lasted and were not logged yet.
+    /// The problems, if they have persisted and are not logged yet.
     pub(super) fn report(&mut self, now: Instant) -> Option<Vec<Problem>> {
         let due = self.deadline().is_some_and(|at| at <= now);
         due.then(|| {
@@ -118,7 +116,7 @@ impl Trouble {
         })
     }
 
-    /// Has the problems reported without waiting whether they last.
+    /// Reports the problems without waiting to see whether they persist.
     pub(super) fn expedite(&mut self) {
         if let Some(since) = &mut self.since {
             *since = since.checked_sub(LASTING).unwrap_or(*since);
@@ -151,7 +149,7 @@ impl Parts {
         parts.filter_map(|(kind, part)| Some((kind, &mut **part.as_mut()?)))
     }
 
-    /// Takes in a verdict on the present files; whether a logged problem is over.
+    /// Handles a check of the current files. Returns whether a logged problem is resolved.
     pub(super) fn observe(
         &mut self,
         kind: Kind,
@@ -184,7 +182,7 @@ impl PartState {
         }
     }
 
-    /// The part as it was served before the agent was restarted.
+    /// The part that was served before the agent's restart.
     pub(super) fn restore(&mut self, part: Arc<Part>) {
         if self.current.is_none() && !self.seen_good {
             self.current = Some(part);
@@ -192,7 +190,7 @@ impl PartState {
         }
     }
 
-    /// Takes in a verdict on the present files.
+    /// Handles a check of the current files.
     fn observe(&mut self, verdict: Verdict<Part>, missing: Missing, now: Now) -> bool {
         let Verdict {
             part,
@@ -219,7 +217,7 @@ impl PartState {
         false
     }
 
-    /// Returns whether a logged problem is over.
+    /// Returns whether a logged problem is resolved.
     fn accept(
         &mut self,
         part: Arc<Part>,
@@ -254,7 +252,7 @@ impl PartState {
         self.trouble.clear()
     }
 
-    /// Takes in that time has passed; a part that is missing for `removal_delay` goes.
+    /// Handles the passing of time. A part that is missing for `removal_delay` is removed.
     pub(super) fn tick(&mut self, removal_delay: Duration, now: Now) {
         if self
             .missing_since
@@ -284,7 +282,7 @@ impl PartState {
         self.current.as_ref()
     }
 
-    /// What the files hold and what is not served yet, for its time has not come.
+    /// The version in the files that is not served yet, because it is not valid yet.
     pub(super) fn successor(&self) -> Option<&Facts> {
         let next = self
             .successor
@@ -293,7 +291,7 @@ impl PartState {
         next.map(|next| next.part.facts())
     }
 
-    /// When it will be known whether a better part follows the one in the files.
+    /// When the wait for a preferred part ends.
     pub(super) fn settles_at(&self) -> Option<Instant> {
         self.successor.as_ref()?.settles
     }
@@ -310,12 +308,12 @@ impl PartState {
         &mut self.trouble
     }
 
-    /// Whether its files were good at least once since the start.
+    /// Whether its files were valid at least once since the start.
     pub(super) fn seen_good(&self) -> bool {
         self.seen_good
     }
 
-    /// Whether a version is served that the files do not hold any more.
+    /// Whether a version is served that is no longer in the files.
     pub(super) fn holds_previous(&self) -> bool {
         self.holds_previous
     }

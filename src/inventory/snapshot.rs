@@ -1,4 +1,4 @@
-//! What the inventory publishes: every root and credential, and which secret a name stands for.
+//! What the inventory publishes: every root and credential, and the lookup of secrets by name.
 //!
 //! A snapshot never changes, and a clone of one shares all of it.
 
@@ -18,31 +18,30 @@ use crate::problem::Problem;
 use crate::secret::{Facts, Kind, Name, Secret};
 use crate::validity::Validity;
 
-/// Everything that is known of the credentials, at one moment.
+/// The state of all credentials at one moment.
 #[derive(Clone, Default)]
 pub struct Snapshot {
     /// The roots, in the order of precedence.
     pub(super) roots: Vec<Root>,
     pub(super) hosts: Hosts,
     pub(super) history: History,
-    /// The answer to names that are gone, where their root has one of its own.
+    /// The answer to names that were removed, if their root has its own `absent`.
     pub(super) departed: HashTrieMapSync<Name, Absent>,
     pub(super) rules: Arc<Rules>,
-    /// The folders that may have held a certificate before the start that can't be read now.
+    /// The folders that may have had a certificate before the start that can't be read now.
     pub(super) unread: HashTrieSetSync<Name>,
 }
 
 /// The configured rules of lookup.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Rules {
-    /// Whether a host name stands for the credential that covers it.
+    /// Whether a host name selects the credential that covers it.
     pub(super) hosts: bool,
-    /// The credential for hosts that none covers.
+    /// The credential for hosts that no certificate covers.
     pub(super) default_credential: Option<Name>,
     /// The answer to a name without a secret.
     pub(super) absent: Absent,
-    /// How many days before its end a certificate is warned of at most, unless a root or credential
-    /// has a setting of its own.
+    /// The `warn_days` of roots and credentials without their own.
     pub(super) warn_days: u32,
 }
 
@@ -53,14 +52,14 @@ pub struct Root {
     pub path: Arc<Path>,
     /// Whether the files of its credentials are directly in it.
     pub(super) is_flat: bool,
-    /// Whether it was there when it was last listed; none before the first time.
+    /// Whether it existed when it was last listed; none before the first time.
     pub present: Option<bool>,
-    /// Whether it was listed completely at least once since the start. Until then, what it held is
-    /// not known.
+    /// Whether it was listed completely at least once since the start. Until then, its content before the start is
+    /// unknown.
     pub listed: bool,
     /// Whether it was listed completely when it was last listed.
     pub(super) complete: bool,
-    /// What in it is not served, and why, besides the rejections of the credentials.
+    /// What is not served in it, and why, besides rejected credentials.
     pub problems: Arc<[Problem]>,
     pub(super) credentials: HashTrieMapSync<Name, Arc<Credential>>,
     /// How many credential folders have not been read since the start.
@@ -76,24 +75,24 @@ pub struct Credential {
     pub name: Name,
     /// The path of the folder.
     pub(super) folder: Arc<Path>,
-    /// How many days before its end a certificate of it is warned of at most.
+    /// Its `warn_days`.
     pub warn_days: u32,
-    /// Why files are not served. What is served of the same part is a previous version then.
+    /// Why files are not served. The same part may still serve its previous version.
     pub rejections: Vec<Rejection>,
     /// Warnings about what is served.
     pub warnings: Vec<Problem>,
-    /// The names of the files that are no part of it.
+    /// The names of the files that belong to no part.
     pub skipped: Vec<String>,
     /// By kind.
     pub(super) secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
     /// Whether the bundle has the folder's own name, as there is no pair.
     pub(super) alone: bool,
-    /// Whether its name is that of a pair whose files have never been good: who asks for a certificate
-    /// must not get ticket keys.
+    /// Whether it has files of a pair that has never been valid: clients that request a certificate must
+    /// not get ticket keys.
     pub(super) awaits_pair: bool,
-    /// Whether it may have held a certificate before the start that can't be read now.
+    /// Whether it may have had a certificate before the start that can't be read now.
     pub(super) unread: bool,
-    /// The same of a bundle.
+    /// The same for a bundle.
     pub(super) bundle_unknown: bool,
 }
 
@@ -106,19 +105,19 @@ pub struct Rejection {
     pub problem: Problem,
 }
 
-/// What a requested name stands for.
+/// The result of looking up a name.
 #[derive(Clone, Debug)]
 pub enum Lookup {
     /// A secret.
     Found(Found),
-    /// Nothing, answered like this.
+    /// Nothing, with this answer.
     Absent(Absent),
-    /// Perhaps something that was served before the start and can't be read now. Clients that hold a
-    /// version of it are to keep it; to others it is this.
+    /// Possibly something that was served before the start and can't be read now. Clients that hold a
+    /// version of it keep it; others get this.
     Unknown(Box<Lookup>, Doubt),
 }
 
-/// Why it is unknown what a name stands for.
+/// Why the result of a lookup is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     /// Its folder, or a whole root, could not be read since the start.
@@ -127,7 +126,7 @@ pub enum Doubt {
     Host,
 }
 
-/// A secret, and the credential that it comes from.
+/// A secret and its credential.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The name of the credential.
@@ -137,7 +136,7 @@ pub struct Found {
 }
 
 impl Lookup {
-    /// The secret, for someone who holds no version of it.
+    /// The secret, for a client that holds no version of it.
     pub fn found(self) -> Option<Found> {
         match self {
             Self::Found(found) => Some(found),
@@ -148,8 +147,8 @@ impl Lookup {
 }
 
 impl Snapshot {
-    /// What `requested` stands for at `now`, to someone who may have the credentials that `may` accepts.
-    /// To anyone else a credential does not exist.
+    /// Looks up `requested` at `now`, for a client that is allowed to read the credentials that `may`
+    /// accepts. Other credentials don't exist for it.
     pub fn lookup(&self, requested: &str, now: SystemTime, may: &dyn Fn(&str) -> bool) -> Lookup {
         if !name::is_requestable(requested) {
             return Lookup::Absent(Absent::SaySo);
@@ -194,7 +193,7 @@ impl Snapshot {
         root.credentials.get(&key.name)
     }
 
-    /// How many secrets there are to be asked for, not counting hosts.
+    /// The number of secrets that can be requested, not counting hosts.
     pub fn secret_count(&self) -> usize {
         let credentials = self.roots.iter().flat_map(|root| root.credentials.values());
         let winners = credentials.filter(|credential| self.wins(credential));
@@ -207,7 +206,7 @@ impl Snapshot {
         self.named(name).find(|credential| credential.serves())
     }
 
-    /// What the certificates that are served cover, sorted.
+    /// The hosts that the served certificates cover, sorted.
     pub fn covered(&self) -> Vec<Coverage> {
         self.hosts.covered()
     }
@@ -218,7 +217,7 @@ impl Snapshot {
         names.filter_map(|name| self.winner(name))
     }
 
-    /// The credentials that serve the certificate with that fingerprint now.
+    /// The credentials that currently serve the certificate with that fingerprint.
     pub fn serving(&self, leaf: &Fingerprint) -> Vec<&Arc<Credential>> {
         let mut credentials = self.credentials();
         credentials.retain(|one| {
@@ -228,12 +227,12 @@ impl Snapshot {
         credentials
     }
 
-    /// What became of a certificate that was served and is not any more.
+    /// When a certificate that is no longer served was replaced.
     pub fn replaced(&self, leaf: &Fingerprint) -> Option<&Replaced> {
         self.history.get(leaf)
     }
 
-    /// The path of the folder that the files of a credential are in, whether or not it is there.
+    /// The path of the folder with the files of a credential, which may not exist.
     pub fn folder_of(&self, key: &Key) -> PathBuf {
         let root = self.roots.iter().find(|root| root.path == key.root);
         match root.is_some_and(|root| root.is_flat) {
@@ -248,13 +247,12 @@ impl Snapshot {
         winner.is_some_and(|winner| Arc::ptr_eq(winner, credential))
     }
 
-    /// How many days before its end a certificate is warned of at most, unless its root or credential has
-    /// a setting of its own.
+    /// The `warn_days` of roots and credentials without their own.
     pub fn warn_days(&self) -> u32 {
         self.rules.warn_days
     }
 
-    /// The credential for hosts that none covers.
+    /// The credential for hosts that no certificate covers.
     pub fn default_credential(&self) -> Option<&Name> {
         self.rules.default_credential.as_ref()
     }
@@ -268,7 +266,7 @@ impl Snapshot {
 
     fn by_bundle(&self, name: &str, may: &dyn Fn(&str) -> bool) -> Option<Found> {
         let owner = name::bundle_owner(name)?;
-        // The right to the pair includes the bundle, which may also be given alone.
+        // Access to the pair includes the bundle, which can also be given separately.
         let credential = self.winner(owner).filter(|_| may(owner) || may(name))?;
         let secret = credential.secret(Kind::TrustBundle)?;
         Some(credential.found(secret))
@@ -291,7 +289,7 @@ impl Snapshot {
         Some(credential.found(credential.secret(Kind::Certificate)?))
     }
 
-    /// Whether a folder of that name may have held a certificate before the start that can't be read now.
+    /// Whether a folder of that name may have had a certificate before the start that can't be read now.
     pub(crate) fn is_unread(&self, name: &str) -> bool {
         self.named(name).any(|credential| credential.unread)
     }
@@ -329,19 +327,19 @@ impl Root {
         self.present.is_some() && self.unobserved == 0
     }
 
-    /// Whether it is there and can be read; none before it was first listed.
+    /// Whether it exists and can be read; none before it was first listed.
     pub fn is_readable(&self) -> Option<bool> {
         self.present.map(|present| present && self.complete)
     }
 
-    /// How many credential folders it holds.
+    /// The number of its credential folders.
     pub fn folders(&self) -> usize {
         self.credentials.size()
     }
 }
 
 impl Credential {
-    /// The path of the folder that its files are in: its own, or a flat root.
+    /// The path of the folder with its files: its own, or a flat root.
     pub fn path(&self) -> PathBuf {
         self.folder.to_path_buf()
     }
@@ -396,12 +394,12 @@ impl Credential {
         self.secrets.iter().any(Option::is_some)
     }
 
-    /// Whether it holds nothing for us, and nothing is wrong with that.
+    /// Whether it is empty or irrelevant, and that is not an error.
     pub fn is_empty(&self) -> bool {
         !self.serves() && self.rejections.is_empty()
     }
 
-    /// All that the answers to its names depend on.
+    /// Everything that lookups of its names depend on.
     pub(super) fn answers(&self) -> impl PartialEq + use<> {
         let versions = self.secrets.each_ref().map(|secret| {
             let secret = secret.as_ref()?;
@@ -424,8 +422,8 @@ impl Credential {
         }
     }
 
-    /// What is served under the folder's own name. A folder that is named like a bundle serves its
-    /// bundle first.
+    /// What is served under the folder's own name. A folder with the name of a bundle serves its bundle
+    /// first.
     fn own_secret(&self) -> Option<&Arc<Secret>> {
         let bundle = self.secret(Kind::TrustBundle);
         if name::bundle_owner(&self.name).is_some() && bundle.is_some() {
