@@ -1,5 +1,5 @@
-//! Previous versions that are in service, kept beyond the end of the process in the service manager's
-//! file descriptor store: in sealed memory, never on disk.
+//! Stores previous versions that are in service across a restart, in the service manager's file descriptor
+//! store: in sealed memory, never on disk.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,26 +22,26 @@ use crate::proto::core::{DataSource, data_source::Specifier};
 use crate::proto::tls::{self, secret::Type};
 use crate::secret::{Kind, Part, short_hex};
 
-/// What the names of these descriptors begin with; sockets have other names.
+/// The prefix of the names of these descriptors; sockets have other names.
 const PREFIX: &str = "previous-";
-/// More than a part and its head can have: files are limited to 64 MiB each.
+/// More than the size of a part with its head: files are limited to 64 MiB each.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
-/// What precedes the content, as a line of JSON.
+/// The head before the content, as a line of JSON.
 #[derive(Serialize, Deserialize)]
 struct Head {
     root: PathBuf,
     name: String,
 }
 
-/// Keeps previous versions in the service manager's store, by a thread of its own: a service manager
-/// that does not read must not hold up the files. Does nothing where the agent does not run as a unit.
+/// Stores previous versions in the service manager's store. Uses a separate thread, because a service manager
+/// that does not read must not block the handling of files. Does nothing if the agent does not run as a unit.
 #[derive(Debug)]
 pub struct Keeper {
     wanted: Arc<Wanted>,
 }
 
-/// What is to be kept of the folders that have changed, and that the thread has not seen to yet.
+/// The versions to store for changed folders, until the thread handles them.
 #[derive(Debug, Default)]
 struct Wanted {
     folders: Mutex<HashMap<Key, Vec<Arc<Part>>>>,
@@ -54,7 +54,7 @@ impl Keeper {
         name.starts_with(PREFIX)
     }
 
-    /// Starts keeping, with what is in the store since before the start.
+    /// Starts the thread, with the current content of the store.
     pub fn start<'a>(stored: impl IntoIterator<Item = &'a (Key, Part)>) -> Self {
         let mut kept = Kept::default();
         for (key, part) in stored {
@@ -76,7 +76,7 @@ impl Keeper {
         Self { wanted }
     }
 
-    /// Makes `parts` what is kept of a folder, soon.
+    /// Replaces the stored versions of a folder with `parts`, asynchronously.
     pub fn keep(&self, key: &Key, parts: Vec<Arc<Part>>) {
         self.wanted.lock().insert(key.clone(), parts);
         self.wanted.changed.notify_one();
@@ -84,7 +84,7 @@ impl Keeper {
 }
 
 impl Wanted {
-    /// Waits for a folder of which something else is to be kept.
+    /// Waits for a folder whose stored versions must change.
     fn next(&self) -> (Key, Vec<Arc<Part>>) {
         let mut folders = self.lock();
         loop {
@@ -98,12 +98,12 @@ impl Wanted {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Part>>>> {
-        // Every change under the lock is a single insert or remove.
+        // Each change under the lock is a single insert or remove.
         self.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What is in the store, by folder: the version of each part.
+/// The content of the store, by folder: the version of each part.
 #[derive(Debug, Default)]
 struct Kept(HashMap<Key, HashMap<Kind, Arc<str>>>);
 
@@ -121,7 +121,7 @@ impl Kept {
             if kept.get(&part.kind()) == Some(part.version()) {
                 continue;
             }
-            // A name that is stored twice would be two descriptors.
+            // Storing a name twice would leave two descriptors.
             if kept.insert(part.kind(), part.version().clone()).is_some() {
                 report(remove(key, part.kind()));
             }
@@ -148,12 +148,12 @@ fn remove(key: &Key, kind: Kind) -> io::Result<()> {
 fn report(result: io::Result<()>) {
     if let Err(error) = result {
         tracing::warn!(
-            "the service manager can't keep a previous version, which a restart would lose: {error}"
+            "the service manager can't store a previous version, which would be lost on a restart: {error}"
         );
     }
 }
 
-/// The part, in memory that nobody can write to any more.
+/// The part, in sealed memory that can no longer be changed.
 fn sealed(key: &Key, part: &Part) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file = File::from(memfd_create("sds-agent-previous", flags)?);
@@ -171,7 +171,7 @@ fn sealed(key: &Key, part: &Part) -> io::Result<File> {
     Ok(file)
 }
 
-/// Where a part is kept: names are limited to 255 characters, and may not contain a colon.
+/// The name of a part in the store: names are limited to 255 characters, and can't contain a colon.
 fn descriptor_name(key: &Key, kind: Kind) -> String {
     let mut hash = Sha256::new_with_prefix(key.path().as_os_str().as_encoded_bytes());
     hash.update([0]);
@@ -179,8 +179,8 @@ fn descriptor_name(key: &Key, kind: Kind) -> String {
     format!("{PREFIX}{}", short_hex(&hash.finalize()))
 }
 
-/// The folders and parts that descriptors of the store hold. What can't be read, or would not pass the
-/// check now, is left out.
+/// The folders and parts in descriptors of the store. Parts that can't be read, or would now fail the check,
+/// are left out.
 pub fn restore(descriptors: Vec<File>) -> Vec<(Key, Part)> {
     let mut files: HashMap<Key, Vec<CredentialFile>> = HashMap::new();
     for descriptor in descriptors {
@@ -214,7 +214,7 @@ fn read(mut file: File) -> io::Result<(Key, Vec<CredentialFile>)> {
     Ok((Key::new(&root, head.name.into()), files_of(secret)))
 }
 
-/// The files that a part could have come from.
+/// Files that would make up a part.
 fn files_of(secret: tls::Secret) -> Vec<CredentialFile> {
     let mut files = Vec::new();
     let mut add = |name: &str, source: Option<DataSource>| {
@@ -237,7 +237,7 @@ fn files_of(secret: tls::Secret) -> Vec<CredentialFile> {
             add("ca.crl", bundle.crl);
         }
         Some(Type::SessionTicketKeys(keys)) => {
-            // The last by name encrypts, and is the first that Envoy gets.
+            // The last one by name encrypts, and Envoy gets it first.
             for (at, key) in keys.keys.into_iter().rev().enumerate() {
                 add(&format!("{at:04}.ticketkey"), Some(key));
             }

@@ -1,5 +1,5 @@
-//! Log lines on their way to standard error, which a thread of its own writes: many with one system
-//! call, and a reader that takes none holds nobody up for good.
+//! Writes log lines to standard error on a separate thread: many lines with one system call, and without
+//! blocking other threads when standard error accepts no more.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,31 +10,32 @@ use prometheus_client::metrics::counter::Counter;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes of lines that may wait. Lines of the audit have room when no other has.
+/// Bytes of buffered lines. Audit lines have a higher limit than others.
 const LIMIT: usize = 1024 * 1024;
 const AUDIT_LIMIT: usize = 4 * 1024 * 1024;
 
-/// Whoever finds no room waits this long for it. As long as nothing is taken after that, nobody waits.
+/// How long a thread waits for space in the buffer. After that, no thread waits until standard error accepts
+/// lines again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// After a burst of lines has been written, the next ones are gathered for this long.
+/// After a burst of lines has been written, the next ones are collected for this long.
 const GATHER: Duration = Duration::from_millis(1);
 
 /// Bytes written at a time.
 const PIECE: usize = 64 * 1024;
 
-/// Where lines go in the end.
+/// The destination of the lines.
 type Sink = dyn Fn(&[u8]) -> io::Result<()> + Send + Sync;
 
-/// Takes log lines. Until [`Lines::start`] they are written at once.
+/// A buffer of log lines. Until [`Lines::start`], lines are written directly.
 #[derive(Clone)]
 pub struct Lines(Arc<Shared>);
 
 struct Shared {
     queue: Mutex<Queue>,
-    /// There is something to write.
+    /// Signals that there is something to write.
     filled: Condvar,
-    /// Something was taken, or written.
+    /// Signals that lines were taken or written.
     emptied: Condvar,
     sink: Box<Sink>,
 }
@@ -42,15 +43,15 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     lines: Vec<u8>,
-    /// Whether a thread takes the lines.
+    /// Whether a thread writes the lines.
     started: bool,
-    /// Whether that thread looks for lines without being woken.
+    /// Whether that thread checks for lines without being woken.
     awake: bool,
-    /// Whether it has lines that are not written yet.
+    /// Whether it holds lines that are not written yet.
     writing: bool,
     /// Whether nothing has been taken for [`PATIENCE`].
     stuck: bool,
-    /// Lines lost since the last report of it.
+    /// Lines lost since this was last reported.
     lost: u64,
     lost_in_all: Counter,
 }
@@ -63,7 +64,7 @@ impl Queue {
 }
 
 impl Lines {
-    /// Lines for `sink`, which gets many at a time.
+    /// A buffer for `sink`, which gets many lines at a time.
     pub fn new(sink: impl Fn(&[u8]) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self(Arc::new(Shared {
             queue: Mutex::default(),
@@ -73,7 +74,7 @@ impl Lines {
         }))
     }
 
-    /// From now on a thread writes the lines. Without one, they go on being written at once.
+    /// Starts the thread that writes the lines. If that fails, lines are still written directly.
     pub fn start(&self) {
         let shared = self.0.clone();
         shared.lock().started = true;
@@ -83,16 +84,16 @@ impl Lines {
             move || shared.run()
         }) {
             shared.lock().started = false;
-            tracing::warn!(%error, "each log line is written by itself; raise the limit on threads");
+            tracing::warn!(%error, "log lines are written one by one; raise the limit on threads");
         }
     }
 
-    /// Counts in `counter` the lines that are lost from now on.
+    /// Counts lost lines in `counter` from now on.
     pub fn count_lost(&self, counter: Counter) {
         self.0.lock().lost_in_all = counter;
     }
 
-    /// Waits until everything is written, or until `limit` is over.
+    /// Waits until everything is written, at most for `limit`.
     pub fn flush(&self, limit: Duration) {
         let queue = self.0.lock();
         let is_busy = |queue: &mut Queue| queue.writing || !queue.lines.is_empty();
@@ -151,14 +152,14 @@ impl Shared {
             if lost > 0 && failed == 0 {
                 tracing::warn!(
                     lines = lost,
-                    "log lines were lost: nobody took them in time"
+                    "log lines were lost because standard error did not accept them in time"
                 );
             }
             thread::sleep(GATHER);
         }
     }
 
-    /// Waits for lines, and takes them all.
+    /// Waits for lines, and takes all of them.
     fn take(&self, batch: &mut Vec<u8>) {
         let mut queue = self.lock();
         while queue.lines.is_empty() {
@@ -173,7 +174,7 @@ impl Shared {
     }
 }
 
-/// Takes one line, in one piece.
+/// Writes one line, as a whole.
 pub struct Line<'a> {
     lines: &'a Lines,
     limit: usize,
@@ -271,7 +272,7 @@ mod tests {
         }
         let lost_lines = lost.get();
         assert!(lost_lines > 0);
-        // The audit has room left, and uses it all before it loses any.
+        // Audit lines still have space, and are only lost after using all of it.
         let room = (AUDIT_LIMIT - LIMIT) / line.len();
         for _ in 0..room {
             lines.push(&line, AUDIT_LIMIT).unwrap();

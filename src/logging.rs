@@ -1,4 +1,4 @@
-//! Log lines to standard error, as text or JSON, with levels that a reload can change.
+//! Logs to standard error, as text or JSON, with levels that a reload can change.
 
 use std::io::{self, IsTerminal};
 use std::thread;
@@ -19,20 +19,20 @@ use crate::config::LogFormat;
 use crate::lines::Lines;
 use crate::text::escape;
 
-/// How long the end of the program waits for lines to be written.
+/// How long the program waits at its end for lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// How often a standard error that does not block is tried again when it is full.
+/// How often writing to a non-blocking standard error is retried when it is full.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// The log of a running process. What was logged is written when it is dropped.
+/// The log of a running process. Remaining lines are written when it is dropped.
 pub struct Logging {
     levels: reload::Handle<EnvFilter, Registry>,
     lines: Lines,
 }
 
-/// Starts logging. Each line is written at once until there may be [threads](Logging::start_thread).
-/// Of what `levels` lets through, only that is logged which `is_wanted` wants.
+/// Starts logging. Each line is written directly until the [thread](Logging::start_thread) is started.
+/// Events that pass `levels` are only logged if `is_wanted` accepts them.
 pub fn start(
     levels: EnvFilter,
     format: LogFormat,
@@ -55,8 +55,8 @@ pub fn start(
     Logging { levels, lines }
 }
 
-/// Writes a field, the message among them. Here text leaves for the log, and whatever it holds, it is
-/// one line that controls no terminal.
+/// Writes a field, including the message. All text of the log passes here and is escaped, so that it stays on
+/// one line and can't control a terminal.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
     let value = format!("{value:?}");
     match field.name() {
@@ -66,17 +66,17 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) ->
 }
 
 impl Logging {
-    /// From now on a thread writes the lines.
+    /// Starts the thread that writes the lines.
     pub fn start_thread(&self) {
         self.lines.start();
     }
 
-    /// Counts in `counter` the lines that nobody took.
+    /// Counts lost lines in `counter`.
     pub fn count_lost(&self, counter: Counter) {
         self.lines.count_lost(counter);
     }
 
-    /// Logs by these levels from now on.
+    /// Changes the levels.
     pub fn set(&self, levels: EnvFilter) {
         if let Err(error) = self.levels.reload(levels) {
             tracing::warn!("the log level can't be changed: {error}");
@@ -90,7 +90,7 @@ impl Drop for Logging {
     }
 }
 
-/// Writes to standard error, which another process may have made non-blocking.
+/// Writes to standard error, which another process may have set to non-blocking.
 fn write(mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(io::stderr(), bytes) {

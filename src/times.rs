@@ -1,8 +1,8 @@
-//! Points and lengths of time, as every output writes them.
+//! Formats points in time and durations, the same way in every output.
 
 use std::time::{Duration, SystemTime};
 
-/// How far away `time` is from `now`, as `in 12 days` or `3 h ago`.
+/// The distance of `time` from `now`, such as `in 12 days` or `3 h ago`.
 pub fn when(time: SystemTime, now: SystemTime) -> String {
     match time.duration_since(now) {
         Ok(left) => format!("in {}", span(left)),
@@ -10,7 +10,7 @@ pub fn when(time: SystemTime, now: SystemTime) -> String {
     }
 }
 
-/// A length of time in its largest unit of which there are two or more, rounded to the nearest.
+/// A duration in the largest unit that gives at least two, rounded to the nearest.
 pub fn span(span: Duration) -> String {
     const UNITS: [(u64, &str); 3] = [(86_400, "days"), (3_600, "h"), (60, "min")];
     let seconds = span.as_secs() + u64::from(span.subsec_millis() >= 500);
@@ -21,14 +21,14 @@ pub fn span(span: Duration) -> String {
     )
 }
 
-/// A date and time for people, as `2026-01-31 08:15 UTC`.
+/// A date and time for people, such as `2026-01-31 08:15 UTC`.
 pub fn date(time: SystemTime) -> String {
     let text = rfc3339(time);
     let minutes = text.get(..16).unwrap_or(&text);
     format!("{} UTC", minutes.replace('T', " "))
 }
 
-/// A date and time for programs and log lines, as `2026-01-31T08:15:42Z`.
+/// A date and time for programs and log lines, such as `2026-01-31T08:15:42Z`.
 pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }

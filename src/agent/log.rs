@@ -1,4 +1,4 @@
-//! What tells an operator what became of the files: one line an event, and its count.
+//! Logs and counts what happens to files: one line per event.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -17,17 +17,17 @@ use crate::times;
 
 /// How many names of a certificate a line shows.
 const NAMES_SHOWN: usize = 10;
-/// An end that is no longer past than this has come just now.
+/// An expiry less than this ago is logged as one that happened just now.
 const JUST_NOW: Duration = Duration::from_secs(60);
 
-/// What was already logged of the roots, so that it is logged once.
+/// The problems of roots that were already logged, so that each is logged once.
 #[derive(Default)]
 pub(super) struct Once {
     logged: HashMap<Arc<Path>, HashSet<String>>,
 }
 
 impl Once {
-    /// Logs the problems of a listing that the last one did not have.
+    /// Logs the problems of a listing that are new since the last one.
     pub(super) fn listed(&mut self, root: &Arc<Path>, listing: &Listing, metrics: &Metrics) {
         let too_many = |problem: &Problem| problem.reason() == Reason::TooLarge;
         let present: HashSet<String> = listing.problems.iter().map(ToString::to_string).collect();
@@ -42,7 +42,7 @@ impl Once {
     }
 }
 
-/// Logs what became of a folder.
+/// Logs what happened to a folder.
 pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
     let path = snapshot.folder_of(key);
     match event {
@@ -109,7 +109,7 @@ pub(super) fn remind(reminder: &Reminder, snapshot: &Snapshot, now: SystemTime) 
     );
 }
 
-/// Counts what became of a folder: each reason of a rejection once.
+/// Counts what happened to a folder: each reason of a rejection once.
 pub(super) fn count(folder: &Path, event: &Event, metrics: &Metrics) {
     match event {
         Event::Changed { .. } => metrics.loaded(),
@@ -157,7 +157,7 @@ fn changed(credential: &Credential, first: bool, warnings: &[Problem]) {
     }
 }
 
-/// The names of a certificate, but not thousands of them.
+/// The first names of a certificate, which may have thousands.
 fn some_of(names: &[String]) -> String {
     let shown = names[..names.len().min(NAMES_SHOWN)].join(" ");
     match names.len().saturating_sub(NAMES_SHOWN) {

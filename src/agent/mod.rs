@@ -1,6 +1,6 @@
-//! Wires files, inventory and streams together: changed folders are read, judged, and published.
+//! Connects files, inventory and streams: changed folders are read, checked and published.
 //!
-//! One task drives the inventory. Reads run beside it, where they may block, and report back.
+//! One task drives the inventory. Reads run on other threads, where they may block, and report back.
 
 mod log;
 mod once;
@@ -28,13 +28,13 @@ use crate::sds::access::Rules;
 use crate::sds::hub::{Hub, Published};
 use crate::systemd::Pulse;
 
-/// How long the first read of all roots may take before the others are served without the rest.
+/// How long the first read of all roots may take before the agent serves without those that are not finished.
 const LOADING: Duration = Duration::from_secs(30);
 
-/// How many reads are published together at most: a flood of them must not keep the first one waiting.
+/// How many reads are published together at most, so that the first of many does not wait too long.
 const AT_ONCE: usize = 32;
 
-/// Keeps what streams see in step with the files.
+/// Updates what streams see when files change.
 pub struct Agent {
     config: Config,
     watch: Watch<Owner>,
@@ -43,14 +43,14 @@ pub struct Agent {
     rules: Arc<Rules>,
     metrics: Arc<Metrics>,
     reads: Reads,
-    /// How each root is read under the present configuration, for the roots that were read.
+    /// How each root is read with the current configuration, for the roots that were read.
     readers: HashMap<Arc<Path>, Arc<Reader>>,
     problems: log::Once,
-    /// None until what was kept is restored.
+    /// None until the stored versions are restored.
     keeper: Option<Keeper>,
-    /// Counts the configurations: what was read under an older one is read again.
+    /// Counts the configurations: folders that were read with an older one are read again.
     epoch: u64,
-    /// The rules that come into force when the roots of their configuration have been read.
+    /// The rules that take effect when the roots of their configuration have been read.
     pending: Option<Pending>,
 }
 
@@ -62,17 +62,17 @@ struct Pending {
 /// A request to a running agent.
 #[derive(Debug)]
 pub enum Command {
-    /// Go on with this configuration and these rules, and open every root anew. The sender is used when
-    /// all of it is in force.
+    /// Apply this configuration and these rules, and reopen every root. The sender is used when both are in
+    /// effect.
     Reload(Box<Config>, Rules, oneshot::Sender<()>),
 }
 
-/// What the watch is doing, for those who ask.
+/// The state of the watch, for status and metrics.
 #[derive(Clone)]
 pub struct WatchState(Watch<Owner>);
 
 impl WatchState {
-    /// The present state, with the roots and folders that are polled by their paths.
+    /// The current state, with the paths of roots and folders that are polled.
     pub fn read(&self) -> State<PathBuf> {
         let state = self.0.state();
         let path = |owner| match owner {
@@ -115,7 +115,7 @@ impl Agent {
         agent
     }
 
-    /// Serves what was kept beyond the end of the last process, until its files are good or gone.
+    /// Serves the versions that the last process stored, until their files are valid or removed.
     pub fn restore(&mut self, stored: Vec<File>) {
         let stored = fdstore::restore(stored);
         let keeper = Keeper::start(&stored);
@@ -133,25 +133,25 @@ impl Agent {
         WatchState(self.watch.clone())
     }
 
-    /// Reads all roots once. A client that is answered before would be sent that its secrets do not
-    /// exist.
+    /// Reads all roots once. Clients must not be served before, since they would be told that their secrets
+    /// don't exist.
     pub async fn load(&mut self) {
         self.read_roots();
         if tokio::time::timeout(LOADING, self.settle()).await.is_err() {
             let roots = self.reads.roots();
             error!(
                 ?roots,
-                "these folders can't be read in {} s, and what they hold is not served yet; is a \
-                 network file system down?",
+                "these folders could not be read within {} s and are not served yet; check whether a \
+                 network file system is down",
                 LOADING.as_secs()
             );
         }
-        // What is wrong at the start is no rotation in progress.
+        // A problem at the start is not a rotation in progress.
         self.inventory.report_all(Now::read());
         self.publish();
     }
 
-    /// Keeps streams in step until the sender of `commands` is dropped.
+    /// Runs until the sender of `commands` is dropped.
     pub async fn run(&mut self, mut commands: mpsc::Receiver<Command>, mut pulse: Pulse) {
         let watch = self.watch.clone();
         loop {
@@ -193,8 +193,8 @@ impl Agent {
         }
     }
 
-    /// Goes on with another configuration. At no moment does a client get what neither the old nor the
-    /// new one allows: what either forbids is forbidden until the new roots have been read.
+    /// Applies another configuration. A client never gets what neither the old nor the new one allows:
+    /// until the new roots have been read, a secret must be allowed by both.
     fn reload(&mut self, config: Config, rules: Rules, in_force: oneshot::Sender<()>) {
         self.rules = Arc::new(Rules::narrowed(&rules, &self.rules));
         self.hub.enforce(self.rules.clone());
@@ -223,7 +223,7 @@ impl Agent {
         self.read_roots();
     }
 
-    /// Puts the rules of the last reload in force, as soon as everything has been read.
+    /// Applies the rules of the last reload as soon as everything has been read.
     fn loosen(&mut self) {
         if !self.reads.is_idle() || !self.inventory.is_read() {
             return;
@@ -231,7 +231,7 @@ impl Agent {
         if let Some(Pending { rules, in_force }) = self.pending.take() {
             self.rules = rules;
             self.hub.enforce(self.rules.clone());
-            // Whoever asked for the reload need not be waiting any more.
+            // The receiver may have stopped waiting.
             let _ = in_force.send(());
         }
     }
@@ -250,14 +250,14 @@ impl Agent {
         self.read_all(owners);
     }
 
-    /// Reads what may have changed just now.
+    /// Starts the reads that are due.
     fn read_all(&mut self, owners: Vec<Owner>) {
         let now = Instant::now();
         owners.into_iter().for_each(|owner| self.read(owner, now));
     }
 
-    /// Starts a read of `owner`, or has it read once more when one is under way. The change that
-    /// makes it due was noticed at `noticed`.
+    /// Starts a read of `owner`, or another one after the read in progress. The change that causes it was
+    /// noticed at `noticed`.
     fn read(&mut self, owner: Owner, noticed: Instant) {
         let Some(reader) = self.reader_of(owner.root()) else {
             self.watch.forget(&owner);
@@ -270,7 +270,7 @@ impl Agent {
         self.reads.start(owner, noticed, reader, watch, metrics);
     }
 
-    /// How that root is read; none where it is not configured.
+    /// How that root is read; none if it is not configured.
     fn reader_of(&mut self, root: &Arc<Path>) -> Option<Arc<Reader>> {
         if let Some(reader) = self.readers.get(root) {
             return Some(reader.clone());
@@ -284,8 +284,8 @@ impl Agent {
         Some(reader)
     }
 
-    /// Takes in what a read found, and others that have come back meanwhile, and publishes all of it at
-    /// once.
+    /// Handles the result of a read, together with others that have finished meanwhile, and publishes all
+    /// of them at once.
     fn done(&mut self, done: Done) {
         let mut due = self.take_in(done);
         for _ in 1..AT_ONCE {
@@ -300,7 +300,7 @@ impl Agent {
         }
     }
 
-    /// Takes in what a read found. Returns what is to be read then.
+    /// Handles the result of a read. Returns what must be read next.
     fn take_in(&mut self, done: Done) -> Vec<(Owner, Instant)> {
         let now = Now::read();
         let Done {
@@ -312,7 +312,7 @@ impl Agent {
         } = done;
         let mut due = Vec::new();
         match (&owner, found) {
-            // It was read by the settings of an older configuration.
+            // It was read with the settings of an older configuration.
             _ if epoch != self.epoch => due.push((owner.clone(), noticed)),
             (Owner::Root(path), Some(Found::Root(listing))) => {
                 self.problems.listed(path, &listing, &self.metrics);
@@ -333,7 +333,7 @@ impl Agent {
         self.publish();
     }
 
-    /// Makes streams, log and metrics follow the inventory.
+    /// Updates streams, log and metrics from the inventory.
     fn publish(&mut self) {
         let changes = self.inventory.take_changes();
         if !changes.is_empty() {

@@ -1,4 +1,4 @@
-//! One pass over the files, without a watch: what an agent would make of them.
+//! One pass over the files, without a watch: the state that an agent would have.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,11 +11,11 @@ use crate::files::read::Unwatched;
 use crate::inventory::{Inventory, Key, Now, Snapshot};
 use crate::secret::Name;
 
-/// Longer than the inventory waits for anything that may still change.
+/// Longer than the inventory ever waits for further changes.
 const SETTLED: Duration = Duration::from_secs(3600);
 
-/// What the inventory makes of the configured roots at this moment. Of the roots that `only` names, that
-/// one folder alone is read. Blocks.
+/// The inventory of the configured roots at this moment. For a root in `only`, just that one folder is read.
+/// Blocks.
 pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot {
     let now = Now::read();
     let mut inventory = Inventory::new(config);

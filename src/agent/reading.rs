@@ -32,7 +32,7 @@ pub(crate) enum Found {
 pub(crate) struct Reader {
     pub(crate) root: Root,
     pub(crate) limits: Limits,
-    /// Which configuration these settings are of.
+    /// The configuration that these settings are from.
     pub(crate) epoch: u64,
 }
 
@@ -47,8 +47,8 @@ impl Owner {
 }
 
 impl Reader {
-    /// Reads `owner`, which is watched from then on. `None` when a file is being written right now: it
-    /// is due again soon.
+    /// Reads `owner`, which is watched from then on. `None` if a file is being written at the moment: it is
+    /// due again soon.
     pub(crate) fn at(&self, watch: &Watch<Owner>, owner: &Owner) -> Option<Found> {
         match owner {
             Owner::Root(_) => {
@@ -101,7 +101,7 @@ impl Reader {
         read::read(self.source(key, &key.path()), options, arm)
     }
 
-    /// Judges what a read of a credential's files found.
+    /// Checks the files of a credential.
     pub(super) fn judge(&self, key: &Key, reading: Reading) -> inventory::Read {
         if !reading.present {
             return inventory::Read::Gone;
@@ -123,7 +123,7 @@ impl Reader {
         }
     }
 
-    /// Where the files of a credential are. They are judged as if they were in the folder at `folder`.
+    /// Where the files of a credential are. They are checked as if they were in the folder at `folder`.
     fn source<'a>(&'a self, key: &'a Key, folder: &'a Path) -> Source<'a> {
         let files = match &self.root.layout {
             Layout::Folders => Files::All,
@@ -140,7 +140,7 @@ impl Reader {
     }
 }
 
-/// Makes a credential, and what is wrong with it, name its files where they are.
+/// Replaces the file names in a credential and its problems with the actual paths.
 fn relocate(credential: &mut Credential, source: &Source<'_>) {
     let Credential {
         pair,
@@ -192,7 +192,7 @@ fn relocate_all(problems: &mut [Problem], source: &Source<'_>) {
     }
 }
 
-/// Where a file, or the folder itself, is that is reported to be at `path`.
+/// The actual path of a file, or of the folder, that is reported as `path`.
 fn place(path: &Path, source: &Source<'_>) -> PathBuf {
     match (path.strip_prefix(source.folder), source.files) {
         (Ok(name), Files::Named { root, .. }) if name.as_os_str().is_empty() => root.to_owned(),

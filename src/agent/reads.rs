@@ -1,4 +1,4 @@
-//! The reads that are under way, one an owner at a time, on threads where they may block.
+//! The reads in progress, one per owner at a time, on threads where they may block.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::Path;
@@ -11,29 +11,29 @@ use super::reading::{Found, Owner, Reader};
 use crate::files::watch::Watch;
 use crate::metrics::{Metrics, Read};
 
-/// Reads of one root at once. Per root, so that one that hangs holds up nothing but itself.
+/// Concurrent reads of one root. The limit is per root, so that a root that hangs only delays itself.
 const READS_PER_ROOT: usize = 4;
 
-/// The reads that are under way.
+/// The reads in progress.
 #[derive(Default)]
 pub(super) struct Reads {
     set: JoinSet<Done>,
     /// By root.
     queues: HashMap<Arc<Path>, Queue>,
-    /// The owners that are being read, and since when they are due once more afterwards, if so.
+    /// The owners that are being read, and for those that must be read again, since when.
     owners: HashMap<Owner, Option<Instant>>,
     /// Owners with a file that was being written when they were read: due again soon.
     deferred: HashSet<Owner>,
 }
 
-/// The reads of one root: there may be thousands, and those that wait are to take little memory.
+/// The reads of one root. There may be thousands, so waiting ones use little memory.
 #[derive(Default)]
 struct Queue {
     running: usize,
     waiting: VecDeque<Waiting>,
 }
 
-/// A read that waits for its turn.
+/// A read that waits for a slot.
 struct Waiting {
     owner: Owner,
     noticed: Instant,
@@ -42,22 +42,22 @@ struct Waiting {
     metrics: Arc<Metrics>,
 }
 
-/// A read that has come back.
+/// A finished read.
 pub(super) struct Done {
     pub(super) owner: Owner,
-    /// When a change was noticed that made the read due.
+    /// When the change that caused the read was noticed.
     pub(super) noticed: Instant,
-    /// Which configuration it was read under.
+    /// The configuration that it was read with.
     pub(super) epoch: u64,
-    /// None when a file is being written: the owner is due again soon.
+    /// None if a file is being written: the owner is due again soon.
     pub(super) found: Option<Found>,
-    /// Since when the owner is due once more.
+    /// Since when the owner must be read again, if it must.
     pub(super) again: Option<Instant>,
 }
 
 impl Reads {
-    /// Starts a read of `owner` as soon as there is a slot. While one is under way, it is due once more
-    /// afterwards: what makes it due was noticed at `noticed`.
+    /// Starts a read of `owner` as soon as there is a slot. If one is in progress, another one follows it.
+    /// The change that causes it was noticed at `noticed`.
     pub(super) fn start(
         &mut self,
         owner: Owner,
@@ -83,24 +83,24 @@ impl Reads {
         self.launch(&root);
     }
 
-    /// The next read that comes back; `None` when none is under way.
+    /// The next read that finishes; `None` if none is in progress.
     pub(super) async fn next(&mut self) -> Option<Done> {
         let joined = self.set.join_next().await?;
         self.took(joined)
     }
 
-    /// As [`Self::next`], if one has come back already.
+    /// Like [`Self::next`], if one has already finished.
     pub(super) fn try_next(&mut self) -> Option<Done> {
         let joined = self.set.try_join_next()?;
         self.took(joined)
     }
 
     fn took(&mut self, joined: Result<Done, JoinError>) -> Option<Done> {
-        // A task of these ends early only together with the runtime.
+        // These tasks only end early when the runtime stops.
         let mut done = joined.ok()?;
         done.again = self.owners.remove(&done.owner).flatten();
         if self.owners.is_empty() {
-            // After a start with thousands of them, the room for them is not needed any more.
+            // After a start with thousands of reads, this memory is no longer needed.
             self.owners.shrink_to_fit();
         }
         if done.found.is_none() {
@@ -116,7 +116,7 @@ impl Reads {
         Some(done)
     }
 
-    /// Starts reads of a root that wait, as many as there may be at once.
+    /// Starts waiting reads of a root, up to the limit.
     fn launch(&mut self, root: &Arc<Path>) {
         let Some(queue) = self.queues.get_mut(root) else {
             return;
@@ -132,12 +132,12 @@ impl Reads {
         }
     }
 
-    /// The roots of which something has not come back.
+    /// The roots with unfinished reads.
     pub(super) fn roots(&self) -> BTreeSet<&Arc<Path>> {
         self.owners.keys().map(Owner::root).collect()
     }
 
-    /// Whether some owner is due again soon, for a file of it was being written.
+    /// Whether an owner is due again soon because one of its files was being written.
     pub(super) fn has_deferred(&self) -> bool {
         !self.deferred.is_empty()
     }
@@ -147,7 +147,7 @@ impl Reads {
         self.owners.is_empty() && self.deferred.is_empty()
     }
 
-    /// Drops what is known of an owner that is no more.
+    /// Drops the state of an owner that no longer exists.
     pub(super) fn forget(&mut self, owner: &Owner) {
         self.deferred.remove(owner);
         if let Owner::Root(path) = owner {
@@ -172,14 +172,14 @@ impl Waiting {
             owner,
             noticed,
             epoch,
-            // A panic in there would be a bug of the check: the folder keeps what it had.
+            // A panic is a bug of the check: the folder keeps its previous state.
             found: found.unwrap_or_default(),
             again: None,
         }
     }
 }
 
-/// Reads, and counts how long that took.
+/// Reads, and records the duration.
 fn measured<T>(metrics: &Metrics, owner: &Owner, read: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let found = read();

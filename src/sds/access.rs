@@ -1,13 +1,13 @@
-//! Who may have what.
+//! Access rules.
 //!
-//! - Without any rule, a peer that may connect may have every secret.
-//! - With rules, a peer may have a secret if at least one rule gives it: rules only add.
-//! - A rule gives the secrets whose names match one of its `secrets`, to a peer that is one of its
-//!   `users` or in one of its `groups` (everyone, where a rule has neither), and whose node id
-//!   matches one of its `nodes` (any, where it has none).
-//! - In `secrets` and `nodes`, `*` stands for any number of any characters; case counts.
-//! - Users and groups come from the kernel and the user database. A node id is what the client
-//!   says of itself: it tells the Envoys of one user apart, it does not keep one user from another.
+//! - Without any rule, a peer that may connect may read every secret.
+//! - With rules, a peer may read a secret if at least one rule allows it: rules only add.
+//! - A rule allows the secrets whose names match one of its `secrets`, for a peer that is one of its
+//!   `users` or in one of its `groups` (any peer, if the rule has neither), and whose node id
+//!   matches one of its `nodes` (any, if it has none).
+//! - In `secrets` and `nodes`, `*` matches any number of any characters; matching is case-sensitive.
+//! - Users and groups come from the kernel and the user database. A client chooses its own node id, which
+//!   distinguishes the Envoys of one user, but does not protect one user from another.
 //!
 //! A secret that the peer is not allowed to have is reported as nonexistent.
 
@@ -17,22 +17,22 @@ use std::sync::Arc;
 use crate::config::{AccessRule, Account, Config, Pattern};
 use crate::peer::{self, Peer};
 
-/// Rules in numbers, ready to be asked. The default gives everything to everyone.
+/// Rules with numeric users and groups. The default allows everything to every peer.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// Who may connect; everyone who can open the socket, where there is none.
+    /// The users who may connect; without it, every user who can open the socket.
     admitted: Option<Members>,
-    /// Who may connect to the admin socket; everyone who can open it, where there is none.
+    /// The users who may connect to the admin socket; without it, every user who can open it.
     operators: Option<Members>,
     rules: Vec<Rule>,
-    /// Other rules that have to allow it too.
+    /// Other rules that must allow it too.
     narrowed_by: Option<Arc<Rules>>,
 }
 
 #[derive(Clone, Debug)]
 struct Rule {
     secrets: Vec<Pattern>,
-    /// Everyone, where there is none.
+    /// Without it, every peer.
     members: Option<Members>,
     nodes: Vec<Pattern>,
 }
@@ -44,8 +44,8 @@ struct Members {
 }
 
 impl Rules {
-    /// The rules of a configuration. A user or group that this machine does not have is logged, and
-    /// is nobody: a rule is never wider than it was meant to be. Asks the user database: may block.
+    /// The rules of a configuration. A user or group that this machine does not have is logged, and matches
+    /// no peer, so that a rule never allows more than intended. Queries the user database: may block.
     pub fn resolve(config: &Config) -> Self {
         Self {
             admitted: Members::resolve(&config.listen.allow_users, &config.listen.allow_groups),
@@ -55,7 +55,8 @@ impl Rules {
         }
     }
 
-    /// What both allow: in force while a reload goes from `old` rules and roots to `new` ones.
+    /// Rules that allow only what both allow, used while a reload changes from `old` rules and roots to `new`
+    /// ones.
     pub fn narrowed(new: &Self, old: &Arc<Self>) -> Self {
         Self {
             narrowed_by: Some(old.clone()),
@@ -72,8 +73,8 @@ impl Rules {
                 .is_none_or(|old| old.admits_operator(peer))
     }
 
-    /// Whether what is reserved for the users that the configuration names is there for this peer: it is
-    /// one of them, or one of a group that is named; or nobody is named.
+    /// Whether this peer may use the reserve for users that the configuration names: it is one of them, or in
+    /// a named group; or the configuration names none.
     pub fn has_reserve(&self, peer: &Peer) -> bool {
         let mut named = self.named().peekable();
         named.peek().is_none() || named.any(|m| m.contains(peer))
@@ -91,7 +92,7 @@ impl Rules {
             && self.narrowed_by.as_ref().is_none_or(|old| old.admits(peer))
     }
 
-    /// Whether the peer, calling itself `node`, may have the credential `name`.
+    /// Whether the peer, with the node id `node`, may read the credential `name`.
     pub fn allows(&self, peer: &Peer, node: &str, name: &str) -> bool {
         self.admits(peer)
             && (self.rules.is_empty() || self.rules.iter().any(|r| r.gives(peer, node, name)))
@@ -119,7 +120,7 @@ impl Rule {
 }
 
 impl Members {
-    /// `None` where the configuration names nobody; never where it names only unknown ones.
+    /// `None` if the configuration names no account, but not if it only names unknown ones.
     fn resolve(users: &[Account], groups: &[Account]) -> Option<Self> {
         if users.is_empty() && groups.is_empty() {
             return None;
@@ -135,7 +136,7 @@ impl Members {
     }
 }
 
-/// The numbers of those accounts that this machine has.
+/// The numbers of the accounts that exist on this machine.
 fn known(
     accounts: &[Account],
     kind: &str,
@@ -148,8 +149,8 @@ fn known(
                 ids.insert(id);
             }
             Ok(None) => tracing::warn!(
-                "the configuration allows the {kind} `{account}`, which this machine does not \
-                 have: make it, then reload"
+                "the configuration allows the {kind} `{account}`, which does not exist on this \
+                 machine; create it, then reload"
             ),
             Err(error) => {
                 tracing::warn!("the {kind} `{account}` can't be looked up: {error}; reload");
@@ -195,14 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_everything_is_everyones() {
+    fn without_rules_every_peer_may_read_everything() {
         let access = Rules::default();
         assert!(access.admits(&peer(1, &[1])));
         assert!(access.allows(&peer(1, &[1]), "", "a"));
     }
 
     #[test]
-    fn users_or_members_of_groups_may_connect_and_nobody_else() {
+    fn only_the_named_users_and_members_of_groups_may_connect() {
         let access = allow(ids(&[7]), ids(&[40]));
         for (peer, admitted) in [
             (peer(7, &[7]), true),
@@ -254,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_for_an_unknown_user_is_a_rule_for_nobody() {
+    fn a_rule_for_an_unknown_user_matches_no_peer() {
         let unknown = vec![Account::Name("no-such-user-here".into())];
         let access = allow(unknown, vec![]);
         assert!(!access.admits(&peer(0, &[0])));
     }
 
     #[test]
-    fn the_reserve_is_for_those_who_are_named() {
+    fn the_reserve_is_for_named_users() {
         let rules = |users: &[u32], rules| {
             let mut config = Config::default();
             config.listen.allow_users = ids(users);
@@ -274,8 +275,8 @@ mod tests {
             groups: ids(&[40]),
             nodes: vec![],
         };
-        let nobody = rules(&[], vec![]);
-        assert!(nobody.has_reserve(&peer(1, &[1])));
+        let unnamed = rules(&[], vec![]);
+        assert!(unnamed.has_reserve(&peer(1, &[1])));
         let both = rules(&[7], vec![rule]);
         assert!(both.has_reserve(&peer(7, &[7])));
         assert!(both.has_reserve(&peer(8, &[8, 40])));
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_admin_socket_has_a_list_of_its_own() {
+    fn the_admin_socket_has_its_own_list() {
         let mut config = Config::default();
         config.admin.allow_groups = ids(&[40]);
         let access = Rules::resolve(&config);

@@ -1,9 +1,9 @@
-//! Who got which private key, when, and who was refused what: log lines with the target `audit`; and the
-//! other log lines that clients cause.
+//! The audit log of delivered private keys and refusals (target `audit`), and the other log lines that clients
+//! cause.
 //!
-//! In every line the kernel's facts (user, process) come first, and what the client chooses itself comes
-//! after them, in quotes. Only deliveries of private keys are logged each time: names come from clients, and
-//! through them from anyone who can open a TLS connection, so that all other lines have a budget.
+//! In every line, facts from the kernel (user, process) come first, and values that the client chooses follow
+//! in quotes. Only deliveries of private keys are always logged. Names come from clients, and through Envoy from
+//! anyone who can open a TLS connection to it, so all other lines have a budget.
 
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
@@ -15,7 +15,7 @@ use crate::metrics::Limit;
 use crate::peer::Peer;
 use crate::secret::{Kind, Name};
 
-/// A log line about a peer: what goes before it, the facts about it, and then what the client chooses.
+/// A log line about a peer: leading fields, facts about the peer, and then values that the client chooses.
 macro_rules! line {
     ($level:ident, $peer:expr, { $($before:tt)* } $($after:tt)*) => {
         $level!(
@@ -29,29 +29,29 @@ macro_rules! line {
     };
 }
 
-/// How many names of a list are logged.
+/// The maximum number of names of a list that are logged.
 const NAMES: usize = 8;
 
-/// The log of what clients do.
+/// Logs the actions of clients.
 #[derive(Debug, Default)]
 pub struct Audit {
     throttle: Throttle,
 }
 
-/// What was refused.
+/// A refused request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused<'a> {
     /// The connection.
     Connection,
     /// A connection to the admin socket.
     AdminConnection,
-    /// A secret of that name, to a client that calls itself by the second one.
+    /// A secret of that name, requested by a client with this node id.
     Name(&'a str, &'a str),
 }
 
 impl Audit {
-    /// A private key, or another secret that is confidential, goes to the stream's client: one line
-    /// each, always.
+    /// A private key, or another confidential secret, is sent to the stream's client. Each delivery is
+    /// logged.
     pub(crate) fn key_delivered(&self, account: &Account, Named { name, found }: &Named) {
         let peer = account.peer();
         line!(
@@ -69,7 +69,7 @@ impl Audit {
         );
     }
 
-    /// The peer may not have what it asked for.
+    /// The peer is not allowed to read what it requested.
     pub fn refused(&self, peer: &Peer, what: Refused<'_>) {
         let (name, node) = match what {
             Refused::Connection | Refused::AdminConnection => (None, None),
@@ -94,7 +94,7 @@ impl Audit {
         );
     }
 
-    /// A client reached a limit, and what comes of it.
+    /// A client reached a limit, with this outcome.
     pub(crate) fn limited(&self, uid: u32, pid: Option<u32>, limit: Limit, outcome: &str) {
         if let Some(left_out) = self.throttle.allow(Line::Limited, uid, length(&[outcome])) {
             warn!(
@@ -107,7 +107,7 @@ impl Audit {
         }
     }
 
-    /// A stream subscribed to a name, which stands for a secret of `credential` or for none.
+    /// A stream subscribed to a name, which is a secret of `credential` or of none.
     pub(crate) fn subscribed(&self, account: &Account, name: &str, credential: Option<&str>) {
         let peer = account.peer();
         let length = length(&[name, account.node_id()]);
@@ -127,7 +127,7 @@ impl Audit {
         );
     }
 
-    /// A secret without a private key goes to the stream's client.
+    /// A secret without a private key is sent to the stream's client.
     pub(crate) fn delivered(&self, account: &Account, Named { name, found }: &Named) {
         let peer = account.peer();
         let length = length(&[name, account.node_id()]);
@@ -146,7 +146,7 @@ impl Audit {
         );
     }
 
-    /// The client rejected the response that held these names, with this text.
+    /// The client rejected the response with these names, for this reason.
     pub(crate) fn rejected(&self, account: &Account, names: &[Name], reason: &str) {
         let peer = account.peer();
         let shown: Vec<&str> = names.iter().take(NAMES).map(|name| &**name).collect();
@@ -167,7 +167,7 @@ impl Audit {
         );
     }
 
-    /// The stream ends with this status.
+    /// The stream ended with this status.
     pub(crate) fn ended(&self, account: &Account, status: &Status) {
         let peer = account.peer();
         let reason = status.message();
@@ -195,7 +195,7 @@ impl Audit {
         );
     }
 
-    /// Logs how many lines were left out, where no further line has reported it.
+    /// Logs how many lines were suppressed, if no later line has reported it.
     pub(crate) fn tell_left_out(&self) {
         for left_out in self.throttle.overdue() {
             let (uid, lines) = (left_out.uid, left_out.lines);
@@ -209,7 +209,7 @@ impl Audit {
     }
 }
 
-/// About the bytes of a line that holds these texts.
+/// The approximate number of bytes of a line with these texts.
 fn length(texts: &[&str]) -> usize {
     const REST: usize = 200;
     REST + texts.iter().map(|text| text.len()).sum::<usize>()

@@ -1,12 +1,12 @@
-//! How much of something clients may hold at once: connections, streams, or bytes.
+//! A budget for what clients may use concurrently: connections, streams, or bytes.
 //!
-//! No user gets more than three quarters, so that one user alone shuts nobody out. Where the
-//! configuration names users, the last quarter is theirs: all others together can't shut them out.
+//! One user gets at most three quarters, so that no user can exhaust it. If the configuration names users,
+//! the last quarter is reserved for them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// An amount that clients share.
+/// A limited amount that clients share.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
@@ -16,21 +16,21 @@ pub(crate) struct Budget {
 #[derive(Debug, Default)]
 struct Used {
     total: usize,
-    /// The part of `total` that is used by holders without a right to the reserve.
+    /// The part of `total` used by holders that may not use the reserve.
     unreserved: usize,
     users: HashMap<u32, usize>,
 }
 
-/// Who uses a part of a budget.
+/// The user of a part of a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     /// The user.
     pub(crate) uid: u32,
-    /// Whether the reserve is there for this user.
+    /// Whether this user may use the reserve.
     pub(crate) reserve: bool,
 }
 
-/// A part of a budget, given back when it is dropped.
+/// A part of a budget, returned when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Grant {
     budget: Arc<Budget>,
@@ -39,7 +39,7 @@ pub(crate) struct Grant {
 }
 
 impl Budget {
-    /// A budget of `limit` in all.
+    /// A budget with this total.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -47,7 +47,7 @@ impl Budget {
         })
     }
 
-    /// A grant of nothing yet.
+    /// An empty grant.
     pub(crate) fn open(self: &Arc<Self>, holder: Holder) -> Grant {
         Grant {
             budget: self.clone(),
@@ -56,25 +56,25 @@ impl Budget {
         }
     }
 
-    /// A part of the budget; `None` where that would be too much.
+    /// A part of the budget; `None` if that would exceed it.
     pub(crate) fn grant(self: &Arc<Self>, holder: Holder, amount: usize) -> Option<Grant> {
         let mut grant = self.open(holder);
         grant.grow(amount).then_some(grant)
     }
 
-    /// What one user, and all users without a right to the reserve together, may use.
+    /// How much one user, or all users together that may not use the reserve, can use.
     fn share(&self) -> usize {
         self.limit - self.limit / 4
     }
 
     fn lock(&self) -> MutexGuard<'_, Used> {
-        // Every change under the lock is complete before anything can panic.
+        // Nothing can panic in the middle of a change under the lock.
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Grant {
-    /// Adds `amount`. Returns false, and adds nothing, where that would be too much.
+    /// Adds `amount`. Returns false, and adds nothing, if that would exceed the budget.
     pub(crate) fn grow(&mut self, amount: usize) -> bool {
         let (limit, share) = (self.budget.limit, self.budget.share());
         let mut used = self.budget.lock();
@@ -97,12 +97,12 @@ impl Grant {
         true
     }
 
-    /// What it is of.
+    /// Its amount.
     pub(crate) fn amount(&self) -> usize {
         self.amount
     }
 
-    /// Gives `amount` back.
+    /// Returns `amount` to the budget.
     pub(crate) fn shrink(&mut self, amount: usize) {
         let amount = amount.min(self.amount);
         if amount == 0 {
@@ -122,12 +122,12 @@ impl Grant {
         }
     }
 
-    /// Gives all of it back.
+    /// Returns all of it to the budget.
     pub(crate) fn clear(&mut self) {
         self.shrink(self.amount);
     }
 
-    /// Takes the right to the reserve away. Returns false where what is held is too much without it.
+    /// Withdraws the right to the reserve. Returns false if the amount is too large without it.
     pub(crate) fn lose_reserve(&mut self) -> bool {
         let amount = self.amount;
         self.clear();
@@ -185,7 +185,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken and given back, the sums are those of a plain list of grants.
+        /// After any steps, the sums equal those of a plain list of grants.
         #[test]
         fn nothing_is_lost_or_exceeded(steps in proptest::collection::vec(
             (0..4_u32, any::<bool>(), 0..40_usize, any::<bool>()), 1..200)

@@ -1,7 +1,7 @@
-//! One open stream: drives a session with what the client sends and what the store reports.
+//! One open stream: drives a session with the client's requests and the changes of the store.
 //!
-//! A stream is the body of its own response. It is polled only when the connection can take more,
-//! so a slow client holds one response at most, and gets the latest state when it reads on.
+//! A stream is the body of its own response. It is only polled when the connection can send more, so a slow
+//! client holds at most one response, and gets the latest state when it continues to read.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,9 +24,9 @@ use super::shared::{Seen, Shared};
 use crate::metrics::Limit;
 use crate::secret::Name;
 
-/// Bytes that a subscription takes besides its name: measured, and rounded up.
+/// Bytes of a subscription besides its name: measured, and rounded up.
 const SUBSCRIPTION: usize = 512;
-/// Requests and changes that a stream works off before others have their turn.
+/// Requests and changes that a stream handles before the next stream is polled.
 const TURN: usize = 16;
 /// Bytes of names in a response that need no grant.
 const FREE_NAMES: usize = 1024;
@@ -38,7 +38,7 @@ pub(crate) struct Conversation<S, B> {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     entry: Entry,
-    /// For its subscriptions.
+    /// The grant for its subscriptions.
     grant: Grant,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     phase: Phase,
@@ -47,7 +47,7 @@ pub(crate) struct Conversation<S, B> {
 #[derive(PartialEq, Eq)]
 enum Phase {
     Open,
-    /// The client sends no more; what is due is still delivered.
+    /// The client has closed its side; pending responses are still sent.
     HalfClosed,
     Ended,
 }
@@ -58,7 +58,7 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    /// A stream that has just been opened.
+    /// A new stream.
     pub(crate) fn new(session: S, body: B, shared: Arc<Shared>, entry: Entry) -> Self {
         Self {
             session,
@@ -72,7 +72,7 @@ where
         }
     }
 
-    /// What happens next: a response, or the end of the stream.
+    /// The next response, or the end of the stream.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, Status>> {
         for _ in 0..TURN {
             if self.stopping.as_mut().poll(cx).is_ready() {
@@ -101,7 +101,7 @@ where
         Poll::Pending
     }
 
-    /// Charges a response for names that a client has made long: it is kept until the client reads it.
+    /// Charges a response for long names that the client chose: it is kept until the client reads it.
     fn pay(&self, mut response: Response) -> Result<Response, Status> {
         let bytes = response.removed.iter().map(|name| name.len()).sum();
         if bytes > FREE_NAMES {
@@ -114,7 +114,7 @@ where
         Ok(response)
     }
 
-    /// Takes a request in.
+    /// Handles a request.
     fn take(&mut self, request: Result<S::Request, Broken>) -> Result<(), Status> {
         let request = request.map_err(|broken| self.shared.broken(broken))?;
         let effects = self
@@ -197,7 +197,7 @@ where
     fn trailers(status: &Status) -> Frame<Segments> {
         let mut trailers = HeaderMap::new();
         if status.add_header(&mut trailers).is_err() {
-            // Its message can't be a header: the code alone always can.
+            // Its message can't be sent as a header; the code always can.
             trailers.insert("grpc-status", (status.code() as i32).into());
         }
         Frame::trailers(trailers)

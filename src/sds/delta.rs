@@ -1,4 +1,4 @@
-//! Delta: each response holds what changed alone, and names what does not exist.
+//! Delta: each response has only what changed, and the names that don't exist.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -22,16 +22,16 @@ const RESPONSE_BYTES: usize = 1024 * 1024;
 /// One delta stream.
 pub(crate) struct Delta {
     max_names: usize,
-    /// Names that were asked for, or changed, since the last response.
+    /// Names that were requested, or changed, since the last response.
     due: BTreeSet<Name>,
-    /// What was asked for and can't be a name: reported as nonexistent, and forgotten.
+    /// Requested names that are not valid: reported as nonexistent, and not stored.
     impossible: BTreeSet<Name>,
     in_flight: InFlight,
     started: bool,
 }
 
 impl Delta {
-    /// A stream that may wait for at most `max_names` names.
+    /// A stream that may subscribe to at most `max_names` names.
     pub(crate) fn new(max_names: usize) -> Self {
         Self {
             max_names,
@@ -53,8 +53,8 @@ impl Delta {
         effects
     }
 
-    /// Names that are asked for once more are sent once more. `versions` is what a client that
-    /// reconnects still has.
+    /// A name that is subscribed again is sent again. `versions` are those that a reconnecting client still
+    /// has.
     fn subscribe(
         &mut self,
         wanted: Vec<String>,
@@ -88,8 +88,8 @@ impl Delta {
         Ok(effects)
     }
 
-    /// A client that rejects the kind of a secret waits for another one in vain: Envoy holds the
-    /// handshakes of a host for which it got a bundle. It is sent that there is none.
+    /// After a client rejects the kind of a secret, the name is reported as nonexistent: otherwise Envoy would
+    /// keep the handshakes of a host waiting for which it got a bundle.
     fn note_refusals(&mut self, effect: Option<&Effect>, names: &mut Subscriptions) {
         let Some(Effect::Nack(refused, _)) = effect else {
             return;
@@ -106,13 +106,13 @@ impl Delta {
     }
 }
 
-/// What a stream is to be sent about a name.
+/// What to send about a name.
 enum News {
     Secret(Found),
     Removed,
 }
 
-/// What is to be sent to a client whose subscription is `known`.
+/// What to send to a client with this subscription.
 fn news(known: &mut Subscription, name: &str, view: &impl View) -> Option<News> {
     let absent = match known.lookup(name, view)? {
         Lookup::Found(found) if known.refused == Some(found.secret.kind()) => Absent::SaySo,
@@ -158,7 +158,7 @@ impl Session for Delta {
         self.note_refusals(answer.as_ref(), names);
         effects.extend(answer);
         if first && request.resource_names_subscribe.is_empty() {
-            // A handshake for the host name `*` makes Envoy send this, and waits for an answer.
+            // Envoy sends this for a handshake with the host name `*`, and waits for an answer.
             self.impossible.insert(Name::from("*"));
         }
         effects.extend(self.unsubscribe(request.resource_names_unsubscribe, names));
@@ -205,7 +205,7 @@ impl Session for Delta {
             return None;
         }
         let sent = secrets.iter().map(|secret| secret.name.clone());
-        // Names that can't be are not remembered: they may be as long as a request.
+        // Invalid names are not stored: they may be as long as a request.
         let absent = removed.iter().filter(|name| is_requestable(name)).cloned();
         let nonce = self.in_flight.sent(sent.chain(absent).collect());
         Some(Response {
@@ -227,7 +227,7 @@ mod tests {
     use crate::proto::rpc;
     use crate::sds::session::tests::{NAMES, World, change, decode, names};
 
-    /// A client as the protocol wants it to be.
+    /// A client that follows the protocol.
     struct Client {
         session: Delta,
         names: Subscriptions,
@@ -297,7 +297,7 @@ mod tests {
             })
         }
 
-        /// Takes the next response in, and checks it against the world.
+        /// Handles the next response, and checks it against the world.
         fn receive(&mut self, world: &World) -> Option<Received> {
             let mut message: DeltaDiscoveryResponse =
                 decode(&mut self.session.respond(&mut self.names, world)?);
@@ -428,13 +428,13 @@ mod tests {
         let world = world(&[("a", 1), ("*", 1)]);
         let mut client = Client::new();
         for (asked, name) in [(&[][..], "*"), (&["*"], "*"), (&[""], "")] {
-            assert_eq!(client.subscribe(asked), [], "nobody waits for it");
+            assert_eq!(client.subscribe(asked), [], "no handshake waits for it");
             let answer = client.session.respond(&mut client.names, &world).unwrap();
             assert!(answer.secrets.is_empty());
             assert_eq!(
                 answer.removed,
                 [name.into()],
-                "a name without an answer holds a handshake"
+                "an unanswered name blocks a handshake"
             );
             assert!(client.session.respond(&mut client.names, &world).is_none());
         }
@@ -571,7 +571,11 @@ mod tests {
         let ended = Ended(world(&[("a", 1)]));
         assert!(client.session.respond(&mut client.names, &ended).is_none());
         client.session.changed(&"a".into(), &client.names);
-        assert_eq!(client.receive(&ended.0).unwrap().0, ["a"], "its time came");
+        assert_eq!(
+            client.receive(&ended.0).unwrap().0,
+            ["a"],
+            "it became valid"
+        );
     }
 
     #[test]
@@ -610,8 +614,8 @@ mod tests {
     }
 
     proptest! {
-        /// After whatever happened, the client has exactly what exists of all that it waits for,
-        /// and was sent only what it had asked for or what had changed.
+        /// After any steps, the client has exactly the existing ones of its subscribed names, and was only
+        /// sent what it had requested or what had changed.
         #[test]
         fn a_client_always_has_the_latest(steps in proptest::collection::vec(step(), 0..40)) {
             let (mut world, mut client) = (World::default(), Client::new());
@@ -633,7 +637,7 @@ mod tests {
                     Step::Ack => { client.answer(None); }
                     Step::Nack => { client.answer(Some("no")); }
                     Step::Reconnect => {
-                        // A new stream is sent once more what does not exist.
+                        // A new stream is sent again which names don't exist.
                         asked = client.wanted.iter().copied().filter(|name| {
                             world.version(name).is_none()
                         }).collect();

@@ -1,9 +1,8 @@
-//! gRPC's message framing, both ways, over the bodies of HTTP/2 streams.
+//! gRPC's message framing, in both directions, over the bodies of HTTP/2 streams.
 //!
-//! The framing that comes with tonic keeps a growing buffer for each direction of each stream: 61 kB
-//! of Envoy's node would stay in memory a stream, and every private key sent would leave a copy that
-//! nobody wipes. Here a message that has been read leaves nothing behind, and one that is sent
-//! borrows the one encoded copy of its secrets.
+//! tonic's framing keeps a growing buffer for each direction of each stream: the 61 kB of Envoy's node would
+//! stay in memory for each stream, and every sent private key would leave a copy that is not wiped. Here, a
+//! message that has been read leaves no copy, and a sent message shares the one encoded copy of its secrets.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -26,18 +25,18 @@ use crate::metrics::Limit;
 /// A frame's head: a byte of flags, four of length, from gRPC's "PROTOCOL-HTTP2".
 const HEAD: usize = 5;
 
-/// A client that has opened a stream sends its first request at once, and a request that has begun
-/// arrives whole: this is how long that may take.
+/// How long a client may take from opening a stream to its first request, and from the first byte of a
+/// request to the last.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// Bytes that a stream may keep without a grant: an ordinary request.
 const FREE: usize = 512;
-/// Grants grow in such steps.
+/// Grants grow in steps of this size.
 const STEP: usize = 4096;
 
 /// The messages that arrive in a request's body.
 pub(crate) struct Messages<B> {
     body: B,
-    /// What has arrived behind the message that was returned last.
+    /// Bytes received after the last returned message.
     rest: Bytes,
     rest_is_own: bool,
     head: Vec<u8>,
@@ -48,7 +47,7 @@ pub(crate) struct Messages<B> {
     ended: bool,
 }
 
-/// What the messages of a stream may cost.
+/// The limits on the messages of a stream.
 pub(crate) struct Bounds {
     /// Bytes of one message.
     pub(crate) bytes: usize,
@@ -58,7 +57,7 @@ pub(crate) struct Bounds {
     pub(crate) grant: Grant,
 }
 
-/// Why a stream ends before its client ends it.
+/// Why a stream is ended before its client ends it.
 #[derive(Debug)]
 pub(crate) struct Broken {
     pub(crate) status: Status,
@@ -70,7 +69,7 @@ pub(crate) struct Broken {
 #[derive(Default)]
 pub struct Segments {
     pieces: VecDeque<Bytes>,
-    /// For what a client made so large itself; given back when all is sent.
+    /// The grant for a response that the client made large; returned when all is sent.
     grant: Option<Grant>,
 }
 
@@ -104,8 +103,8 @@ where
     /// The next message; `None` after the last one.
     ///
     /// # Errors
-    /// Why the stream should end: the message is too large, compressed, cut short or not what it should
-    /// be, or the connection broke, or the client took too long.
+    /// Why the stream should end: the message is too large, compressed, truncated or malformed, or the
+    /// connection broke, or the client took too long.
     pub(crate) fn poll_next<R: Request>(
         &mut self,
         cx: &mut Context<'_>,
@@ -118,7 +117,7 @@ where
             if self.ended {
                 return Poll::Ready(self.cut_short());
             }
-            // A large request is read a frame at a time, so that other streams have their turn.
+            // A large request is read one frame at a time, so that other streams are polled in between.
             if std::mem::replace(&mut has_read, true) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -138,7 +137,7 @@ where
         }
     }
 
-    /// Reads on in what has arrived; a message, when one is complete.
+    /// Continues with the received bytes; returns a message when it is complete.
     fn take_rest<R: Request>(&mut self) -> Result<Option<R>, Broken> {
         while !self.rest.is_empty() || self.intake.is_some() {
             let Some(intake) = &mut self.intake else {
@@ -162,7 +161,7 @@ where
         Ok(None)
     }
 
-    /// Takes bytes of a frame's head, and begins a message when the head is complete.
+    /// Reads bytes of a frame's head, and starts a message when the head is complete.
     fn take_head<R: Request>(&mut self) -> Result<(), Broken> {
         let more = (HEAD - self.head.len()).min(self.rest.len());
         self.head.extend_from_slice(&self.rest[..more]);
@@ -188,8 +187,8 @@ where
         Ok(())
     }
 
-    /// Charges what is kept to the grant. What is left of a frame is kept in a buffer of its own: as a
-    /// piece of a larger one, it would keep all of that.
+    /// Charges the stored bytes to the grant. The rest of a frame is copied to its own buffer: a slice would
+    /// keep the whole larger buffer alive.
     fn keep_rest(&mut self) -> Result<(), Broken> {
         if !std::mem::replace(&mut self.rest_is_own, true) {
             self.rest = Bytes::copy_from_slice(&self.rest);
@@ -248,7 +247,7 @@ impl From<Status> for Broken {
     }
 }
 
-/// Of what can be wrong with a request, only the number of its names is a limit.
+/// Of the possible errors of a request, only the number of its names is a limit.
 fn names(status: Status) -> Broken {
     let is_limit = status.code() == tonic::Code::ResourceExhausted;
     Broken {
@@ -376,7 +375,7 @@ mod tests {
         let mut read = Vec::new();
         loop {
             match messages.poll_next(&mut cx) {
-                // The stream yields now and then, to be polled again at once.
+                // The stream yields sometimes, and is polled again immediately.
                 Poll::Pending => continue,
                 Poll::Ready(None) => break,
                 Poll::Ready(Some(message)) => read.push(message.map_err(|b| b.status.code())),

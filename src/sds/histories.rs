@@ -1,6 +1,6 @@
 //! Random histories of files, reads and restarts against a simple model: nothing that a client holds is
-//! withdrawn unless its folder was seen to be gone, and a peer can't tell a secret that it may not have
-//! from one that does not exist.
+//! removed unless its folder was seen to be gone, and a peer can't distinguish a secret that it is not allowed to
+//! read from one that does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -27,9 +27,9 @@ use crate::proto::discovery::{
 use crate::secret::tests::{bundle, pair};
 
 const ROOT: &str = "/c";
-/// The credential folders. The client may have all but `x`, where it matters.
+/// The credential folders. Where it matters, the client may read all of them except `x`.
 const FOLDERS: [&str; 4] = ["a", "b", "c", "x"];
-/// What the client asks for.
+/// The names that the client requests.
 const NAMES: [&str; 13] = [
     "a",
     "a-cacert",
@@ -46,7 +46,7 @@ const NAMES: [&str; 13] = [
     "x.test",
 ];
 
-/// What the files of a folder amount to.
+/// The parts that the files of a folder make up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Files {
     Good(u8),
@@ -88,7 +88,7 @@ impl Files {
         judged(checked)
     }
 
-    /// Whether a folder with these files is seen to serve nothing under `name` any more.
+    /// Whether a folder with these files visibly no longer serves anything under `name`.
     fn lack(self, folder: &str, name: &str) -> bool {
         let Self::Good(content) = self else {
             return false;
@@ -146,9 +146,9 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     folders: BTreeMap<&'static str, Files>,
     root_is_there: bool,
-    /// Whether `x` is there at all.
+    /// Whether `x` exists.
     with_x: bool,
-    /// Whether the client may have `x`.
+    /// Whether the client may read `x`.
     may_have_x: bool,
     config: Config,
     inventory: Inventory,
@@ -273,7 +273,7 @@ impl World {
         self.may_have_x || !credential.starts_with('x')
     }
 
-    /// Everything becomes good, and is read.
+    /// Everything becomes valid, and is read.
     fn mend(&mut self) {
         self.root_is_there = true;
         for files in self.folders.values_mut() {
@@ -381,7 +381,7 @@ impl Client {
         self.stream = Self::connect(world, &self.has);
     }
 
-    /// Takes all responses in. Nothing may be withdrawn that is not seen to be gone.
+    /// Handles all responses. Nothing may be removed that is not seen to be gone.
     fn receive(&mut self, world: &World) {
         self.note_gone(world);
         while let Some(response) = self.stream.receive::<DeltaDiscoveryResponse>(world) {
@@ -441,7 +441,7 @@ impl Observer {
         }
     }
 
-    /// As somebody who claims to hold a version of every name.
+    /// As a client that claims to hold a version of every name.
     fn connect(world: &World, asked: &[&'static str]) -> (Stream<Delta>, Stream<Sotw>) {
         let held = asked.iter().skip(asked.len() / 2);
         let delta = DeltaDiscoveryRequest {

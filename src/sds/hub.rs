@@ -1,8 +1,8 @@
-//! The state that streams read, and which of them are subscribed to which name.
+//! The state that streams read, and the names that they are subscribed to.
 //!
-//! A change costs as much as there are streams that wait for a name that it concerns, whatever else is
-//! served or waited for. Streams that subscribe meanwhile do not wait until all of them are woken: the
-//! lock is held to find one name at a time, and no stream is woken under it.
+//! The cost of a change is proportional to the number of streams that are subscribed to the affected names, and
+//! does not depend on other names. Streams can subscribe while others are woken: the lock is held to find one
+//! name at a time, and no stream is woken while it is held.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -14,28 +14,28 @@ use crate::inventory::{Changes, Snapshot};
 use crate::name::{self, Coverage, Host};
 use crate::secret::Name;
 
-/// What is served, and who may have it: one version of both.
+/// A consistent version of what is served and of the access rules.
 #[derive(Clone, Default)]
 pub struct Published {
     /// What is served.
     pub snapshot: Snapshot,
-    /// Who may have what.
+    /// The access rules.
     pub rules: Arc<Rules>,
 }
 
-/// The current state, and the streams that wait for it to change. One for the whole agent.
+/// The current state, and the streams that wait for changes. There is one for the whole agent.
 #[derive(Default)]
 pub struct Hub {
     published: RwLock<Arc<Published>>,
     waiting: Mutex<Waiting>,
 }
 
-/// Who waits for which name.
+/// The streams that are subscribed to each name.
 #[derive(Default)]
 struct Waiting {
-    /// By name, in order, so that whoever visits all of them can go on where it was.
+    /// By name, sorted, so that an iteration over all of them can be resumed.
     by_name: BTreeMap<Name, Inboxes>,
-    /// The names under which a host is waited for in another spelling than the usual one.
+    /// Subscribed names that are another spelling of a host.
     spellings: Groups,
     /// Domains, and the names of the hosts that a wildcard below them covers.
     by_parent: Groups,
@@ -44,11 +44,11 @@ struct Waiting {
 /// Names by what they have in common: the names of a group stand together.
 type Groups = BTreeSet<(Arc<str>, Name)>;
 
-/// By address, so that one of many is found at once. Shared with whoever is waking them.
+/// Sorted by address, so that one of many is found quickly. Shared with the code that wakes them.
 type Inboxes = Arc<Vec<Arc<Inbox>>>;
 
-/// Where one stream learns which of its names may have changed. It holds no secret: whoever is
-/// woken reads the present state.
+/// Collects the names of one stream that may have changed. It holds no secret: a woken stream reads the
+/// current state.
 #[derive(Default)]
 pub struct Inbox {
     mail: Mutex<Mail>,
@@ -78,7 +78,7 @@ impl Hub {
                 .unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *current, Arc::new(published))
         };
-        // Not under the lock: what it held alone is wiped.
+        // Not under the lock: dropping it may wipe secrets.
         drop(old);
         if changes.everything {
             return self.wake_all();
@@ -92,7 +92,7 @@ impl Hub {
         }
     }
 
-    /// Puts other rules in force, and wakes every stream.
+    /// Applies other rules, and wakes every stream.
     pub fn enforce(&self, rules: Arc<Rules>) {
         let snapshot = self.current().snapshot.clone();
         let everything = Changes {
@@ -106,7 +106,7 @@ impl Hub {
     pub fn wake_all(&self) {
         let mut last: Option<Name> = None;
         loop {
-            // A statement of its own: the lock is not held while they are woken.
+            // A separate statement: the lock is not held while they are woken.
             let next = self.waiting().after(last.as_ref());
             let Some((name, inboxes)) = next else {
                 return;
@@ -116,7 +116,7 @@ impl Hub {
         }
     }
 
-    /// From now on `inbox` learns of every change of that name. Returns false where it did so before.
+    /// Subscribes `inbox` to changes of that name. Returns false if it already was.
     pub fn subscribe(&self, name: &Name, inbox: &Arc<Inbox>) -> bool {
         let mut waiting = self.waiting();
         let inboxes = waiting.by_name.entry(name.clone()).or_default();
@@ -130,7 +130,7 @@ impl Hub {
         true
     }
 
-    /// From now on `inbox` learns of no change of that name. Returns false where it did not before.
+    /// Unsubscribes `inbox` from changes of that name. Returns false if it was not subscribed.
     pub fn unsubscribe(&self, name: &Name, inbox: &Arc<Inbox>) -> bool {
         let mut waiting = self.waiting();
         let Some(inboxes) = waiting.by_name.get_mut(name) else {
@@ -167,7 +167,7 @@ impl Hub {
     /// Wakes those that wait for the names of `group` in one of the sets.
     fn wake_group(&self, group: &str, set: fn(&Waiting) -> &Groups) {
         let mut last = (Arc::from(group), Name::from(""));
-        // Nobody waits for a name that is empty: it means no host.
+        // No stream waits for an empty name, which is not a host.
         loop {
             let next = next_of_group(set(&self.waiting()), &last);
             let Some(next) = next else {
@@ -179,7 +179,7 @@ impl Hub {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        // No code that can panic runs under the lock with the maps half changed.
+        // Nothing can panic in the middle of a change under the lock.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -212,7 +212,7 @@ impl Waiting {
         Some((name.clone(), inboxes.clone()))
     }
 
-    /// The first name after `last`, and who waits for it.
+    /// The first name after `last`, and its subscribers.
     fn after(&self, last: Option<&Name>) -> Option<(Name, Inboxes)> {
         let start = last.map_or(Bound::Unbounded, Bound::Excluded);
         let mut names = self.by_name.range::<Name, _>((start, Bound::Unbounded));
@@ -234,7 +234,7 @@ fn put(name: &Name, inboxes: &Inboxes) {
     inboxes.iter().for_each(|inbox| inbox.put(name));
 }
 
-/// Where an inbox is among those of a name, or is to be.
+/// The position of an inbox among those of a name, or where to insert it.
 fn position(inboxes: &[Arc<Inbox>], inbox: &Arc<Inbox>) -> Result<usize, usize> {
     inboxes.binary_search_by_key(&Arc::as_ptr(inbox), Arc::as_ptr)
 }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_wakes_those_that_it_concerns_and_nobody_else() {
+    fn a_change_wakes_only_the_streams_that_it_affects() {
         let hub = Hub::default();
         let a = inbox(
             &hub,
@@ -330,7 +330,7 @@ mod tests {
 
         impl std::task::Wake for Subscriber {
             fn wake(self: Arc<Self>) {
-                // Tried, not waited for: a lock that is held would hang the test.
+                // `try_lock`, because waiting for a held lock would hang the test.
                 assert!(self.0.waiting.try_lock().is_ok(), "the lock is held");
                 self.0.subscribe(&"www.example.net".into(), &self.1);
             }
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_stays_of_a_name_that_nobody_waits_for() {
+    fn nothing_remains_of_a_name_without_subscribers() {
         let hub = Hub::default();
         let inbox = inbox(&hub, &["WWW.example.com", "WWW.example.com"]);
         hub.unsubscribe(&"WWW.example.com".into(), &inbox);

@@ -1,9 +1,9 @@
-//! A discovery request as it arrives, piece by piece: what the agent needs of it is kept, the rest is
-//! dropped on the spot.
+//! Receives a discovery request piece by piece: fields that the agent needs are kept, and the rest is
+//! discarded on arrival.
 //!
-//! Envoy's first request on each stream has some 61 kB of node, of which id and cluster are needed. A
-//! request that never ends, or that is made to cost as much as it can, must be known for that before it is
-//! decoded: each name counts, whatever it is, and every text that a client chooses freely is cut.
+//! Envoy's first request on each stream has a node of some 61 kB, of which only id and cluster are needed. A
+//! request that never ends, or is built to be as expensive as possible, must be detected before it is decoded:
+//! every name counts, and every text that a client can choose freely is cut.
 
 use prost::Message;
 use prost::encoding::{WireType, decode_varint, encode_key, encode_varint};
@@ -16,10 +16,10 @@ use crate::text::cut;
 pub(crate) const TEXT: usize = 256;
 /// Fields of a request are numbered below this.
 const FIELDS: usize = 8;
-/// A field's number and length take no more, nor does any plain number.
+/// The maximum size of a field's number and length, and of a plain number.
 const HEAD: usize = 20;
 
-/// What is kept of a field.
+/// How much of a field is kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Keep {
     /// A number.
@@ -32,7 +32,7 @@ pub(crate) enum Keep {
     Name,
     /// A message, of which these fields are kept.
     Message(&'static [(u32, Keep)]),
-    /// As `Message`; each one counts.
+    /// Like `Message`; each one counts.
     Entry(&'static [(u32, Keep)]),
 }
 
@@ -141,10 +141,10 @@ impl Intake {
         }
     }
 
-    /// Takes the next bytes in, all of them.
+    /// Handles the next bytes, all of them.
     ///
     /// # Errors
-    /// They can't be those of such a request, or it has too many names.
+    /// They are not part of a valid request, or it has too many names.
     pub(crate) fn take(&mut self, mut data: &[u8]) -> Result<(), Status> {
         while !data.is_empty() {
             let taken = match self.state {
@@ -198,7 +198,7 @@ impl Intake {
         Ok(Some(request))
     }
 
-    /// Takes what there is of a field's number and length, or of a plain number; how much that was.
+    /// Reads the available bytes of a field's number and length, or of a plain number. Returns their count.
     fn take_head(&mut self, data: &[u8]) -> Result<usize, Status> {
         let before = self.head.len();
         let left = self.levels.last().map_or(0, |level| level.left);
@@ -306,7 +306,7 @@ impl Intake {
         Ok(())
     }
 
-    /// Takes what there is of a field's content; how much that was.
+    /// Reads the available bytes of a field's content. Returns their count.
     fn take_content(&mut self, data: &[u8]) -> usize {
         let State::Content {
             number,
@@ -345,7 +345,7 @@ impl Intake {
         };
         let is_name = matches!(self.keep(number), Some(Keep::Name));
         if is_name && self.last_name.0 == number && self.last_name.1 == content {
-            // A request of one name over and over costs what one name costs.
+            // A request that repeats one name costs as much as one name.
             return;
         }
         if let Some(level) = self.levels.last_mut() {
@@ -394,9 +394,9 @@ fn whole_characters(bytes: &[u8]) -> usize {
 
 /// A text, with U+FFFD in place of what is not UTF-8.
 ///
-/// Envoy copies the host name of a TLS client into a request, whatever bytes it has. No answer can have
-/// such a name, and to a stream that ends Envoy answers with the same request, each second and for ever. So
-/// it counts as another name, which nothing has.
+/// Envoy copies the host name of a TLS client into a request, even if it is not UTF-8. No response can contain
+/// such a name, and if the stream ended, Envoy would send the same request again every second, forever. So it
+/// is replaced by another name, which does not exist.
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
@@ -522,7 +522,7 @@ mod tests {
             prop_assert_eq!(receive(&bytes, size, 100).unwrap(), Some(request));
         }
 
-        /// What prost takes is taken, with the same names; nothing panics, whatever comes.
+        /// What prost accepts is accepted, with the same names, and no input causes a panic.
         #[test]
         fn garbage_is_an_error_or_what_prost_makes_of_it(
             bytes in proptest::collection::vec(any::<u8>(), 0..60),

@@ -1,5 +1,5 @@
-//! `grpc.health.v1` and server reflection beside SDS: for probes, and for tools such as grpcurl. Neither
-//! tells anything of secrets.
+//! `grpc.health.v1` and server reflection, for health checks and for tools such as grpcurl. Neither reveals
+//! anything about secrets.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -36,8 +36,8 @@ pub(crate) struct Introspection {
 }
 
 impl Introspection {
-    /// Services whose streams end when `stopping` is cancelled. Whoever can ask them is served: the
-    /// socket accepts nobody before.
+    /// Services whose streams end when `stopping` is cancelled. They report that the agent is serving: the
+    /// socket accepts no client before it is.
     pub(crate) async fn new(stopping: CancellationToken) -> Self {
         let reporter = HealthReporter::new();
         reporter
@@ -50,7 +50,7 @@ impl Introspection {
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        // The descriptors are part of the program: a test would find them wrong.
+        // The descriptors are part of the program: tests would detect invalid ones.
         services.extend(reflection().build_v1().ok().map(named));
         services.extend(reflection().build_v1alpha().ok().map(named));
         Self { services, stopping }
@@ -101,7 +101,7 @@ where
     (format!("/{}/", S::NAME), BoxCloneSyncService::new(service))
 }
 
-/// A body that ends when the agent stops: a watch of health has no end of its own.
+/// A body that ends when the agent stops: a health watch never ends by itself.
 struct Ending {
     body: tonic::body::Body,
     stopping: Pin<Box<WaitForCancellationFutureOwned>>,

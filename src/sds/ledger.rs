@@ -1,4 +1,5 @@
-//! Who is connected, what each waits for, was sent and answered: for the streams, `status` and the log.
+//! The connected clients, their subscriptions, and what each was sent and answered: for the streams, `status`
+//! and the log.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use crate::peer::Peer;
 use crate::proto::core::Node;
 use crate::secret::Name;
 
-/// All open streams. One for the whole agent.
+/// All open streams. There is one ledger for the whole agent.
 #[derive(Default)]
 pub struct Ledger {
     next_id: AtomicU64,
@@ -30,7 +31,7 @@ pub struct Account {
     metrics: Arc<Metrics>,
 }
 
-/// How a stream speaks.
+/// The protocol of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// State of the world, `StreamSecrets`.
@@ -41,7 +42,7 @@ pub enum Protocol {
     Fetch,
 }
 
-/// What a stream was last sent under a name that it waits for.
+/// What a stream was last sent for a subscribed name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delivery {
     /// The version that the client has, as far as the agent knows.
@@ -68,12 +69,12 @@ impl Ledger {
         }
     }
 
-    /// Where it counts.
+    /// The metrics that it updates.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// All open streams, in the order in which they came.
+    /// All open streams, oldest first.
     pub fn accounts(&self) -> Vec<Arc<Account>> {
         let mut accounts: Vec<_> = lock(&self.streams)
             .iter()
@@ -105,7 +106,7 @@ impl Ledger {
 }
 
 impl Account {
-    /// How the stream speaks.
+    /// The protocol of the stream.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
@@ -120,17 +121,17 @@ impl Account {
         self.since
     }
 
-    /// The id that the client gives itself, `-` where it gave none.
+    /// The client's node id, `-` if it sent none.
     pub fn node_id(&self) -> &str {
         self.node.get().map_or("-", |node| &node.id)
     }
 
-    /// The cluster that the client counts itself to, `-` where it named none.
+    /// The client's cluster, `-` if it sent none.
     pub fn cluster(&self) -> &str {
         self.node.get().map_or("-", |node| &node.cluster)
     }
 
-    /// The names that the stream waits for, and what it was last sent under each.
+    /// The subscribed names, and what the stream was last sent for each.
     pub fn deliveries(&self) -> Vec<(Name, Delivery)> {
         let subscriptions = self.subscriptions();
         let deliveries = subscriptions.iter().map(|(name, known)| {
@@ -148,23 +149,23 @@ impl Account {
         deliveries.collect()
     }
 
-    /// What the stream waits for.
+    /// The subscriptions of the stream.
     pub(crate) fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
         lock(&self.subscriptions)
     }
 
-    /// Notes who the client is; the first word counts.
+    /// Records the client's node; only the first one counts.
     pub(crate) fn introduce(&self, node: Node) {
         let _ = self.node.set(node);
     }
 
-    /// Notes that a secret is handed to the stream.
+    /// Records that a secret is sent on the stream.
     pub(crate) fn sent(&self, Named { name, found }: &Named) {
         let secret = &found.secret;
         self.metrics
             .delivered(self.protocol.as_str(), secret.kind().as_str());
         self.note(name, |known| {
-            // What was there before the stream asked for it was not waited for.
+            // A secret that existed before the request was not waited for.
             if known.since < secret.noticed() {
                 self.metrics.delayed(secret.noticed().elapsed());
             }
@@ -173,7 +174,7 @@ impl Account {
         });
     }
 
-    /// Notes that the client is sent that there is no such name.
+    /// Records that the name is reported to the client as nonexistent.
     pub(crate) fn removed(&self, name: &Name) {
         self.note(name, |known| {
             known.sent = Some(SystemTime::now());
@@ -181,7 +182,7 @@ impl Account {
         });
     }
 
-    /// Notes how the client answered what it was sent last.
+    /// Records how the client answered the last response.
     pub(crate) fn answered(&self, name: &Name, answer: Answer) {
         match answer {
             Answer::None => {}
@@ -224,6 +225,6 @@ impl Drop for Entry {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every change under these locks is a single insert, remove or assignment.
+    // Each change under these locks is a single insert, remove or assignment.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

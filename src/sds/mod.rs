@@ -1,10 +1,10 @@
 //! The Secret Discovery Service, in the order of use:
 //!
-//! - [`access`]: who may have what
-//! - [`hub`]: what is served, and which streams wait for which name
+//! - [`access`]: the access rules
+//! - [`hub`]: what is served, and the subscriptions of streams
 //! - `grpc`, `session`, `message`: frames, and what the two protocols have in common
 //! - `sotw`, `delta`: the protocols as state machines without I/O
-//! - [`ledger`], [`audit`], `throttle`: who is connected, who was sent what, and what is logged of it
+//! - [`ledger`], [`audit`], `throttle`: the connected clients, what each was sent, and the log of it
 //! - `shared`, `conversation`: what all streams share, and one of them
 //! - `introspection`, [`service`], [`server`]: the calls, and the HTTP/2 server
 

@@ -26,22 +26,22 @@ use crate::peer::{Accounts, Peer};
 use crate::systemd::Pulse;
 
 /// How long open streams may take to end when the agent stops. A client that reads gets the end
-/// of each at once.
+/// of each immediately.
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long a client may take from connecting to its first request. Envoy connects when it has one.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How often the number of suppressed log lines is logged.
 const TELL: Duration = Duration::from_secs(1);
-/// Bytes that a client may send on a connection before they are read. They are read at once, unless a
-/// client does not read the answers: then the kernel's and these buffers are all that it can fill.
+/// Bytes that a client may send on a connection before they are read. They are read immediately, unless the
+/// client does not read the responses: then it can only fill these buffers and those of the kernel.
 ///
 /// h2 ends a connection on which small frames wait that amount to more than half of this, each one at
 /// 256 bytes less its length. An Envoy that accepts a change on 1,024 streams at once stays below that.
 const CONNECTION_WINDOW: u32 = 512 * 1024;
 /// The same on one stream, of which Envoy's first request has some 61 kB.
 const STREAM_WINDOW: u32 = 128 * 1024;
-/// With the smallest buffer a stream is asked for its next response only when the last one is on
-/// its way, so that a client that stops reading gets the latest state when it reads on.
+/// With the smallest buffer, a stream is only polled for its next response when the last one is being sent, so
+/// that a client that stops reading gets the latest state when it continues.
 const SEND_BUFFER: usize = 1;
 /// Envoy resets the stream of each unknown host name. They are not an attack, even many at once.
 const PENDING_RESETS: usize = 10_000;
@@ -63,7 +63,7 @@ pub async fn run(
         .run_until_cancelled(accept(&listener, &sds, &mut pulse, &mut tell))
         .await
     {
-        // A user whose groups are not known yet has the benefit of the doubt until they are.
+        // A user whose groups are not known yet may use the reserve until they are.
         let known = accounts.remembered_peer(credentials);
         let holder = Holder {
             uid: credentials.uid(),
@@ -97,7 +97,7 @@ pub async fn run(
     }
 }
 
-/// The next connection; meanwhile answers the watchdog and tells what was left out of the log.
+/// The next connection. Meanwhile answers the watchdog and logs the number of suppressed lines.
 async fn accept(
     listener: &Listener,
     sds: &Sds,
@@ -116,11 +116,11 @@ async fn accept(
 
 fn no_place(sds: &Sds, uid: u32, pid: Option<u32>) {
     sds.metrics().limit_reached(Limit::Connections);
-    let message = "connection refused: there are too many in all, or of this user";
+    let message = "connection refused: too many connections in total, or by this user";
     sds.audit().limited(uid, pid, Limit::Connections, message);
 }
 
-/// Finds out who has connected, and serves whoever may.
+/// Identifies the peer of a connection, and serves it if it is allowed to connect.
 async fn admit(
     stream: UnixStream,
     peer: impl Future<Output = Peer>,
@@ -172,7 +172,7 @@ async fn serve(
             result = connection.as_mut() => break result,
             () = &mut asked, if !streams.asked.load(Ordering::Relaxed) => {
                 if !streams.asked.load(Ordering::Relaxed) {
-                    debug!(%peer, "connection closed: there was no request on it");
+                    debug!(%peer, "connection closed: it had no request");
                     return;
                 }
             }
@@ -187,8 +187,8 @@ async fn serve(
     }
 }
 
-/// The streams of a connection. HTTP/2 keeps a client from opening more than it may, without
-/// telling either side: it is noted here.
+/// The streams of a connection. HTTP/2 silently keeps a client from opening more than the limit; this detects
+/// it.
 #[derive(Default)]
 struct Streams {
     open: Arc<()>,
@@ -197,15 +197,14 @@ struct Streams {
 }
 
 impl Streams {
-    /// A place for a stream, for as long as the result lives.
+    /// A slot for a stream, for as long as the result lives.
     fn open(&self, sds: &Sds, peer: &Peer, limit: usize) -> Arc<()> {
         self.asked.store(true, Ordering::Relaxed);
         let place = self.open.clone();
         if Arc::strong_count(&self.open) > limit {
             sds.metrics().limit_reached(Limit::StreamsPerConnection);
             if !self.full.swap(true, Ordering::Relaxed) {
-                let message =
-                    "a connection has as many streams as it may; more wait until one ends";
+                let message = "a connection has reached its limit of streams; further ones wait until one ends";
                 let audit = sds.audit();
                 audit.limited(peer.uid, peer.pid, Limit::StreamsPerConnection, message);
             }

@@ -1,4 +1,4 @@
-//! `envoy.service.secret.v3.SecretDiscoveryService` over HTTP/2: which request is which call.
+//! `envoy.service.secret.v3.SecretDiscoveryService` over HTTP/2: dispatches requests to calls.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -31,21 +31,20 @@ use crate::peer::Peer;
 use crate::proto::discovery::DiscoveryRequest;
 
 const SERVICE: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
-/// The header of an answer to `FetchSecrets` with one secret that names the credential it comes from: a
-/// host's secret carries the name of the host.
+/// The header in a response of `FetchSecrets` with the credential of its secret: the secret of a host carries
+/// the name of the host.
 pub const CREDENTIAL_HEADER: &str = "sds-agent-credential-bin";
 
 /// The Secret Discovery Service. Cheap to clone.
 #[derive(Clone)]
 pub struct Sds {
     shared: Arc<Shared>,
-    /// Made when it is asked for the first time.
+    /// Created on first use.
     introspection: Arc<OnceCell<Introspection>>,
 }
 
 impl Sds {
-    /// Serves what `hub` publishes, and keeps account in `ledger`. When `stopping` is cancelled all
-    /// streams end.
+    /// Serves what `hub` publishes, and records it in `ledger`. All streams end when `stopping` is cancelled.
     pub fn new(
         hub: Arc<Hub>,
         ledger: Arc<Ledger>,
@@ -83,10 +82,10 @@ impl Sds {
         response.map(|body| body.map_frame(hold).boxed_unsync())
     }
 
-    /// The answer to a request, where there are too many streams.
+    /// The response to a request when there are too many streams.
     fn no_place(&self, peer: &Peer) -> Response<Reply> {
         self.metrics().limit_reached(Limit::Streams);
-        let message = "stream refused: there are too many in all, or of this user";
+        let message = "stream refused: too many streams in total, or by this user";
         let audit = &self.shared.audit;
         audit.limited(peer.uid, peer.pid, Limit::Streams, message);
         refused(Status::resource_exhausted(message))
@@ -135,17 +134,17 @@ impl Sds {
         admitted
     }
 
-    /// Whether what is reserved for users whom the configuration names is there for this one.
+    /// Whether this user may use the reserve for users that the configuration names.
     pub(crate) fn has_reserve(&self, peer: &Peer) -> bool {
         self.shared.hub.current().rules.has_reserve(peer)
     }
 
-    /// Where everything that clients cause is logged.
+    /// The log of the actions of clients.
     pub fn audit(&self) -> &Audit {
         &self.shared.audit
     }
 
-    /// Where everything is counted.
+    /// The metrics.
     pub(crate) fn metrics(&self) -> &Metrics {
         self.shared.ledger.metrics()
     }

@@ -12,13 +12,13 @@ use crate::inventory::{Doubt, Found, Lookup};
 use crate::proto::{SECRET_TYPE_URL, core, rpc};
 use crate::secret::{Kind, Name};
 
-/// One stream's half of a protocol, without I/O: requests and changes go in, responses come out. What
-/// the stream waits for is handed to it each time.
+/// The state machine of a protocol for one stream, without I/O: requests and changes go in, responses come
+/// out. The subscriptions are passed to it each time.
 pub(crate) trait Session {
     /// What the client sends.
     type Request: intake::Request;
 
-    /// Takes a request in, and returns what it means.
+    /// Handles a request, and returns its effects.
     ///
     /// # Errors
     /// The status that the stream must end with.
@@ -31,30 +31,30 @@ pub(crate) trait Session {
     /// Whether there may be a response that is due.
     fn is_due(&self) -> bool;
 
-    /// Takes in that a name may have changed.
+    /// Handles that a name may have changed.
     fn changed(&mut self, name: &Name, names: &Subscriptions);
 
-    /// The next response that is due, made of the present state.
+    /// The next response that is due, built from the current state.
     fn respond(&mut self, names: &mut Subscriptions, view: &impl View) -> Option<Response>;
 }
 
 /// What a stream can see of the inventory.
 pub(crate) trait View {
-    /// What that name stands for, to the stream's client.
+    /// Looks up a name for the stream's client.
     fn lookup(&self, name: &str) -> Lookup;
 
     /// Whether that credential may have had a certificate before the agent's start that can't be read now.
     fn is_unread(&self, credential: &str) -> bool;
 
-    /// What dates are compared with.
+    /// The time that dates are compared with.
     fn now(&self) -> SystemTime;
 }
 
-/// The names that a stream waits for. Most streams wait for one, and a node of the map has room for
+/// The names that a stream is subscribed to. Most streams wait for one, and a node of the map has room for
 /// eleven: what there is to each name is kept beside it.
 pub(crate) type Subscriptions = BTreeMap<Name, Box<Subscription>>;
 
-/// What a stream was last sent under a name that it waits for.
+/// What a stream was last sent for a subscribed name.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
     pub(crate) since: Instant,
@@ -62,19 +62,19 @@ pub(crate) struct Subscription {
     /// When the stream was sent that.
     pub(crate) sent: Option<SystemTime>,
     pub(crate) answer: Answer,
-    /// The credential that the secret that was sent last came from.
+    /// The credential of the last secret sent.
     pub(crate) credential: Option<Name>,
-    /// What the secret was that was sent last.
+    /// The last secret sent.
     pub(crate) kind: Option<Kind>,
-    /// The kind that the client refused: it has no use for it.
+    /// The kind that the client rejected, and can't use.
     pub(crate) refused: Option<Kind>,
 }
 
-/// What the client knows of a name.
+/// The client's state for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ClientState {
     Nothing,
-    /// It has a version that it brought along, from before this stream or this agent.
+    /// It has a version from before this stream or this agent.
     Held(Arc<str>),
     Absent,
     Version(Arc<str>),
@@ -105,21 +105,20 @@ impl Subscription {
         })
     }
 
-    /// Asks for the name once more: it is sent again, unless the client holds it already.
+    /// Requests the name again: it is sent again, unless the client already holds it.
     pub(crate) fn renew(&mut self, client_state: ClientState) {
         self.client_state = client_state;
         self.refused = None;
     }
 
-    /// Notes that the client is sent this secret.
+    /// Records that the client is sent this secret.
     pub(crate) fn note_sent(&mut self, found: &Found) {
         self.client_state = ClientState::Version(found.secret.version().clone());
         self.credential = Some(found.credential.clone());
         self.kind = Some(found.secret.kind());
     }
 
-    /// What the name stands for to this client; none where that is not known, and the client has a
-    /// version that it is to keep.
+    /// Looks up the name for this client; none if the result is unknown and the client must keep its version.
     pub(crate) fn lookup(&self, name: &str, view: &impl View) -> Option<Lookup> {
         let (otherwise, doubt) = match view.lookup(name) {
             Lookup::Unknown(otherwise, doubt) => (otherwise, doubt),
@@ -136,8 +135,8 @@ impl Subscription {
         (!keeps).then_some(*otherwise)
     }
 
-    /// Whether a client that brought a version along is to keep it for now: the present certificate is
-    /// another one, and not valid.
+    /// Whether a client with a version from before must keep it for now, because the current certificate is
+    /// another one and not valid.
     pub(crate) fn keeps_its_own(&self, found: &Found, now: SystemTime) -> bool {
         matches!(&self.client_state, ClientState::Held(version) if version != found.secret.version())
             && !found.secret.facts().is_valid(now)
@@ -151,22 +150,22 @@ pub(crate) struct Named {
     pub(crate) found: Found,
 }
 
-/// What a request means to the driver of a session.
+/// An effect of a request, for the driver of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// The client sent its node id.
     Node(core::Node),
-    /// The stream now waits for this name, or asks for it once more.
+    /// The stream subscribes to this name, or requests it again.
     Subscribe(Name),
-    /// The stream no longer waits for this name.
+    /// The stream unsubscribes from this name.
     Unsubscribe(Name),
-    /// The client took the response that held these names.
+    /// The client accepted the response with these names.
     Ack(Vec<Name>),
-    /// The client refused the response with these names, and sent this error message.
+    /// The client rejected the response with these names, with this error message.
     Nack(Vec<Name>, String),
 }
 
-/// A response, and what is in it.
+/// A response and its content.
 #[derive(Debug)]
 pub(crate) struct Response {
     /// The encoded message.
@@ -177,16 +176,16 @@ pub(crate) struct Response {
     pub(crate) removed: Vec<Name>,
 }
 
-/// Responses that the client has not answered yet. Only so many are remembered: a client that
-/// never answers is served all the same.
+/// Responses that the client has not answered yet. Their number is limited; a client that never answers is
+/// still served.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     last_nonce: u64,
     unanswered: VecDeque<(u64, Vec<Name>)>,
 }
 
-/// How many unanswered responses are remembered, to tell what an ACK or NACK is about. Envoy
-/// answers each at once.
+/// How many unanswered responses are tracked, to match ACKs and NACKs to responses. Envoy answers each one
+/// immediately.
 const MAX_UNANSWERED: usize = 8;
 
 impl InFlight {
@@ -210,7 +209,7 @@ impl InFlight {
         nonce.parse() == Ok(self.last_nonce)
     }
 
-    /// What the answer to the response `nonce` means; nothing when it was answered before.
+    /// The effect of the answer to the response `nonce`; none if it was answered before.
     pub(crate) fn answered(&mut self, nonce: &str, error: Option<rpc::Status>) -> Option<Effect> {
         let index = self
             .unanswered
@@ -234,11 +233,11 @@ pub(crate) fn check_type_url(type_url: &str) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::invalid_argument(format!(
-        "this server has resources of the type {SECRET_TYPE_URL} only"
+        "this server only has resources of type {SECRET_TYPE_URL}"
     )))
 }
 
-/// Checks what a stream would wait for after a request.
+/// Checks the number of subscriptions after a request.
 pub(crate) fn check_count(names: usize, limit: usize) -> Result<(), Status> {
     if names <= limit {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What all streams share, and what one of them may see of it.
+//! The state that all streams share, and the view of it that one stream has.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,20 +18,20 @@ use crate::metrics::{Limit, Refusal};
 use crate::name;
 use crate::peer::Peer;
 
-/// What all streams share.
+/// The state that all streams share.
 pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) audit: Audit,
     pub(crate) limits: Limits,
     pub(crate) stopping: CancellationToken,
-    /// What is kept of what clients have sent.
+    /// The budget for data kept for clients.
     pub(crate) client_bytes: Arc<Budget>,
-    /// Streams on all connections.
+    /// The budget for streams on all connections.
     pub(crate) streams: Arc<Budget>,
 }
 
-/// The present state, as one stream may see it.
+/// The current state as one stream may see it.
 pub(crate) struct Seen<'a> {
     published: Arc<Published>,
     account: &'a Account,
@@ -39,7 +39,7 @@ pub(crate) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    /// The state at this moment, to the client of `account`.
+    /// The state at this moment for the client of `account`.
     pub(crate) fn new(shared: &Shared, account: &'a Account) -> Self {
         Self {
             published: shared.hub.current(),
@@ -48,7 +48,7 @@ impl<'a> Seen<'a> {
         }
     }
 
-    /// Whether the client may not have what that name stands for, or would not if there were something.
+    /// Whether the client is not allowed to read what has that name, or would not be if it existed.
     fn is_refused(&self, name: &str) -> bool {
         if self.lookup(name).found().is_some() {
             return false;
@@ -79,7 +79,7 @@ impl View for Seen<'_> {
 }
 
 impl Shared {
-    /// Who uses what a stream is granted.
+    /// The holder of a stream's grants.
     pub(crate) fn holder(&self, peer: &Peer) -> Holder {
         Holder {
             uid: peer.uid,
@@ -87,12 +87,12 @@ impl Shared {
         }
     }
 
-    /// A grant for what is kept of what a stream's client has sent, of nothing so far.
+    /// An empty grant for the data that is kept for a stream's client.
     pub(crate) fn grant(&self, account: &Account) -> Grant {
         self.client_bytes.open(self.holder(account.peer()))
     }
 
-    /// The bounds of a stream's requests.
+    /// The limits on a stream's requests.
     pub(crate) fn bounds(&self, account: &Account) -> Bounds {
         Bounds {
             bytes: self.limits.request_bytes,
@@ -101,13 +101,15 @@ impl Shared {
         }
     }
 
-    /// The status to end a stream with when no more may be kept of what its user has sent.
+    /// The status that ends a stream when the data kept for its user has reached the limit.
     pub(crate) fn too_much_kept(&self) -> Status {
         self.ledger.metrics().limit_reached(Limit::ClientBytes);
-        Status::resource_exhausted("this user's streams wait for too many names, or too long ones")
+        Status::resource_exhausted(
+            "this user's streams are subscribed to too many names, or to too long ones",
+        )
     }
 
-    /// Counts that a limit was reached, if it was that which ends a stream.
+    /// Counts that a limit was reached, if that ends the stream.
     pub(crate) fn broken(&self, broken: Broken) -> Status {
         if let Some(limit) = broken.limit {
             self.ledger.metrics().limit_reached(limit);
@@ -122,7 +124,7 @@ impl Shared {
         }
     }
 
-    /// Logs that a client asks for a secret that it may not have.
+    /// Logs that a client requests a secret that it is not allowed to read.
     pub(crate) fn log_refusal(&self, view: &Seen<'_>, name: &str) {
         if view.is_refused(name) {
             let account = view.account;
@@ -132,7 +134,7 @@ impl Shared {
         }
     }
 
-    /// Logs that a secret goes to a stream's client. One line, for the audit where it is confidential.
+    /// Logs that a secret is sent to a stream's client: in the audit log if it is confidential.
     pub(crate) fn log_delivery(&self, account: &Account, secret: &Named) {
         if secret.found.secret.kind().is_confidential() {
             self.audit.key_delivered(account, secret);

@@ -1,7 +1,7 @@
-//! State of the world: each response holds all secrets that the stream asked for and that exist.
+//! State of the world: each response has all existing secrets that the stream is subscribed to.
 //!
-//! A removal is never announced: Envoy takes nothing from a response without the resource, and one
-//! with no resource at all is never sent. It keeps the last certificate either way.
+//! A removal is never announced: Envoy ignores that a resource is missing in a response, and a response without
+//! any resource is never sent. Envoy keeps the last certificate either way.
 
 use std::collections::BTreeSet;
 
@@ -21,14 +21,14 @@ use crate::secret::Name;
 /// One SotW stream.
 pub(crate) struct Sotw {
     max_names: usize,
-    /// Names that were asked for, or changed, since the last response.
+    /// Names that were requested, or changed, since the last response.
     due: BTreeSet<Name>,
     in_flight: InFlight,
     version_info: String,
 }
 
 impl Sotw {
-    /// A stream that may wait for at most `max_names` names.
+    /// A stream that may subscribe to at most `max_names` names.
     pub(crate) fn new(max_names: usize) -> Self {
         Self {
             max_names,
@@ -38,16 +38,16 @@ impl Sotw {
         }
     }
 
-    /// A request without a nonce starts over, unless it is an ACK of a client that leaves the
-    /// nonce out: to answer that one would never end.
+    /// A request without a nonce starts over, unless it is an ACK from a client that omits the nonce: answering
+    /// that would cause an endless loop.
     fn starts_over(&self, request: &DiscoveryRequest) -> bool {
         self.in_flight.is_empty()
             || request.response_nonce.is_empty()
                 && (request.version_info.is_empty() || request.version_info != self.version_info)
     }
 
-    /// Makes `wanted` what the stream waits for. What is new to it is due, and everything is when
-    /// the client starts over, with what it holds.
+    /// Subscribes the stream to exactly `wanted`. New names are due, and so are all names when the client starts
+    /// over.
     fn subscribe(
         &mut self,
         wanted: BTreeSet<Name>,
@@ -92,7 +92,7 @@ impl Session for Sotw {
         let anew = self.starts_over(&request);
         let nonce = &request.response_nonce;
         if !anew && !nonce.is_empty() && !self.in_flight.is_last(nonce) {
-            // Stale: the client had not seen the last response yet, and answers that one too.
+            // Stale: the client had not seen the last response yet, and will answer that one too.
             return Ok(Vec::new());
         }
         check_count(request.resource_names.len(), self.max_names)?;
@@ -158,13 +158,13 @@ impl Session for Sotw {
     }
 }
 
-/// What a stream is to be sent under a name. A client that has a version of what is not known keeps it.
+/// What to send for a name. A client that has a version of an unknown name keeps it.
 fn found(known: &Subscription, name: &str, view: &impl View) -> Option<Found> {
     known.lookup(name, view)?.found()
 }
 
-/// The version of a response: that of its only secret, or a hash of all names and versions. It
-/// depends on the content alone, as the versions do, since clients remember it across restarts.
+/// The version of a response: that of its only secret, or a hash of all names and versions. Like the versions,
+/// it only depends on the content, since clients keep it across restarts.
 pub(crate) fn version_info(secrets: &[Named]) -> String {
     if let [one] = secrets {
         return one.found.secret.version().to_string();
@@ -191,7 +191,7 @@ mod tests {
     use crate::sds::session::tests::{World, change, decode, names};
     use prost::Message;
 
-    /// A client as the protocol wants it to be.
+    /// A client that follows the protocol.
     struct Client {
         session: Sotw,
         names: Subscriptions,
@@ -233,7 +233,7 @@ mod tests {
             self.send(self.request())
         }
 
-        /// Takes the next response in, and checks it against the world.
+        /// Handles the next response, and checks it against the world.
         fn receive(&mut self, world: &World) -> Option<Vec<String>> {
             let message: DiscoveryResponse =
                 decode(&mut self.session.respond(&mut self.names, world)?);
@@ -426,12 +426,12 @@ mod tests {
     }
 
     proptest! {
-        /// After whatever happened, the client has the current version of all that it waits for
-        /// and that exists, and was sent nothing that it had no need of.
+        /// After any steps, the client has the current version of all existing names that it is subscribed to,
+        /// and was sent nothing unnecessary.
         #[test]
         fn a_client_always_has_the_latest(steps in proptest::collection::vec(step(), 0..40)) {
             let (mut world, mut client) = (World::default(), Client::new());
-            // Subscriptions that were not answered yet: the name did not exist.
+            // Subscriptions without a response so far: the name did not exist.
             let mut asked = BTreeSet::new();
             for step in steps {
                 match step {

@@ -1,19 +1,19 @@
-//! Keeps clients from flooding the log: each user has so many lines and bytes of each kind of line.
-//! What is left out is counted, and the count is logged.
+//! Keeps clients from flooding the log: each user has a budget of lines and bytes for each kind of line.
+//! Suppressed lines are counted, and the count is logged.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lines of one kind and user that are logged in a row.
+/// The maximum burst of lines of one kind and user.
 const LINES: u32 = 200;
-/// Bytes of such lines.
+/// The maximum burst of their bytes.
 const BYTES: usize = 64 * 1024;
-/// After that, a line and a kibibyte more are allowed each such while.
+/// After that, one more line and kibibyte is allowed per this interval.
 const REFILL: Duration = Duration::from_secs(1);
-/// How long a count of lines that were left out waits for the next line before it gets its own.
+/// How long a count of suppressed lines waits for the next line before it is logged separately.
 const OVERDUE: Duration = Duration::from_secs(5);
-/// Buckets that are kept apart; beyond them, the fullest start anew.
+/// The number of buckets; beyond it, the fullest ones are reset.
 const BUCKETS: usize = 4096;
 
 /// A kind of log line that clients can cause.
@@ -33,7 +33,7 @@ pub(crate) enum Line {
     Ended,
 }
 
-/// Which lines were left out, and how many.
+/// A number of suppressed lines of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeftOut {
     pub(crate) line: Line,
@@ -53,7 +53,7 @@ struct Bucket {
     bytes: usize,
     refilled: Instant,
     left_out: u64,
-    /// When the first of those was left out.
+    /// When the first of those was suppressed.
     since: Instant,
 }
 
@@ -72,12 +72,12 @@ impl Line {
 }
 
 impl Throttle {
-    /// Whether a line of about so many bytes may be logged now, and how many were left out before it.
+    /// Whether a line of about this size may be logged now, and how many were suppressed before it.
     pub(crate) fn allow(&self, line: Line, uid: u32, bytes: usize) -> Option<u64> {
         self.allow_at(Instant::now(), line, uid, bytes)
     }
 
-    /// The counts that have waited for a line to be logged with, and are given up now.
+    /// The counts that have waited too long for a next line, to be logged separately.
     pub(crate) fn overdue(&self) -> Vec<LeftOut> {
         self.overdue_at(Instant::now())
     }
