@@ -1,6 +1,5 @@
-//! How the cluster is reached, and as whom: kubeconfig, service account, or server and token file.
-//! All of it may be replaced while the mirror runs, so it is read again whenever it stops working or
-//! one of its files changes.
+//! Address and credentials of the cluster: kubeconfig, service account, or server and token file. They may
+//! change while the mirror runs, so they are read again when they stop working or one of their files changes.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -17,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::cluster::Cluster;
 use crate::exec::{Credentials, Plugins};
 
-/// Seconds after which the API server ends a watch, and it is begun anew where it ended. The API
+/// Seconds after which the API server ends a watch, and it is resumed where it ended. The API
 /// server is heard of at least this often, and a dead connection is found soon after.
 pub(crate) const WATCH_TIMEOUT: u32 = 60;
 /// How long a connection may be silent beyond a watch's own end before it counts as dead.
@@ -61,7 +60,7 @@ pub(crate) struct Loaded {
     pub(crate) cluster: Cluster,
     /// The proxy, and where its URL comes from; without credentials.
     pub(crate) proxy: Option<String>,
-    /// When the credentials have to be made anew.
+    /// When the credentials must be renewed.
     pub(crate) renew_at: Option<SystemTime>,
     /// All files that this was read from.
     pub(crate) files: Vec<PathBuf>,
@@ -75,7 +74,7 @@ struct Read {
 }
 
 impl Access {
-    /// Reads the files that there are, and runs a credential plugin where one is needed.
+    /// Reads the files, and runs a credential plugin if there is one.
     ///
     /// # Errors
     /// Files that are missing or that are not what they should be.
@@ -313,7 +312,7 @@ fn proxy_of_environment(server: &http::Uri) -> Option<(&'static str, String)> {
     rules.build().intercept(server).map(|_| (source, url))
 }
 
-/// Uses what a plugin gave in the place of the plugin, which kube would run for each client.
+/// Uses the output of a plugin instead of the plugin, which kube would run for each client.
 fn apply(credentials: &Credentials, auth: &mut kube::config::AuthInfo) {
     if let Some(token) = &credentials.token {
         auth.token = Some(token.as_str().to_owned().into());
@@ -342,7 +341,7 @@ fn read_cas(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     Ok(cas)
 }
 
-/// A file with a bearer token, which somebody keeps fresh.
+/// A file with a bearer token, which another program renews.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenFile(PathBuf);
 
@@ -422,7 +421,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        // Many errors repeat their cause in their own words.
+        // Many errors include the text of their cause.
         if !text.contains(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);

@@ -1,4 +1,4 @@
-//! The command line: the mirror itself, and the commands that ask a running one.
+//! The command line: the mirror itself, and the commands that query a running mirror.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,7 @@ use sds_agent::text::{escape, escape_json};
 use crate::options::Options;
 use crate::status::{Release, Released, Report};
 
-/// Where the configuration is looked for by the commands that ask a running mirror.
+/// The default configuration of the commands that query a running mirror.
 const CONFIG: &str = "/etc/sds-mirror/sds-mirror.toml";
 /// Its admin socket, where the configuration names none.
 const SOCKET: &str = "/run/sds-mirror/admin.sock";

@@ -1,4 +1,4 @@
-//! Which cluster this is: folders of one must not be changed by what another one says.
+//! The identity of the cluster: folders of one cluster must not be changed by the objects of another.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// What tells one cluster from another, as far as it can be known with rights on Secrets alone.
+/// The identity of a cluster, as far as it can be known with access only to Secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cluster {
     /// The uid of the namespace `kube-system`, which stands for the cluster by convention; only an
@@ -33,7 +33,7 @@ impl Cluster {
     /// How this cluster differs from `other`; `None` when they are the same one. The uid decides
     /// where both are known. Then a CA that they have in common, so that CAs can be rotated and
     /// servers moved; a server's URL only counts where no CA is known, because a cluster that was
-    /// made anew has the old one's URL.
+    /// recreated has the old one's URL.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
         match (&self.uid, &other.uid) {
             (Some(a), Some(b)) => (a != b).then(|| differ("uid", a, b)),
@@ -74,7 +74,7 @@ impl fmt::Display for Cluster {
     }
 }
 
-/// The first half of the SHA-256 hash: enough to tell CAs apart, and short enough to read.
+/// The first half of the SHA-256 hash: enough to distinguish CAs, and short enough to read.
 fn hash(der: &[u8]) -> String {
     let digest = Sha256::digest(der);
     digest[..16]

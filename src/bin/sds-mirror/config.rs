@@ -186,7 +186,7 @@ fn rules(options: &Options) -> Result<Rules, String> {
         check_key(file).map_err(|why| format!("--key {mapping}: the file's name {why}"))?;
         if let Some((other, _)) = keys.iter().find(|(_, there)| *there == file) {
             return Err(format!(
-                "--key {mapping}: {other} is written as {file} already; give each key a file of its own"
+                "--key {mapping}: {other} is already written as {file}; give each key its own file"
             ));
         }
         keys.insert(key.to_owned(), file.to_owned());
@@ -330,7 +330,7 @@ mod tests {
             (&["--file-mode", "0400"], "private keys"),
             (&["--dir-mode", "0777"], "0750"),
             (&["--key", "a=../b"], "path separator"),
-            (&["--key", "a=c", "--key", "b=c"], "file of its own"),
+            (&["--key", "a=c", "--key", "b=c"], "its own file"),
             (&["--owner", "no-such-user-here"], "no user"),
             (&["--server", "10.0.0.1"], "not the URL"),
             (&["--kubeconfig", "k", "--server", "https://s"], "one of"),

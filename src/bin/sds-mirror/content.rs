@@ -1,6 +1,6 @@
-//! Which parts of an object's content sds-agent would reject: those replace nothing on disk.
+//! The parts of an object's content that sds-agent would reject, which replace nothing on disk.
 //!
-//! This is the one place that asks the agent's check.
+//! This is the only module that uses the agent's check.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -75,7 +75,7 @@ fn objection<T>(verdict: &Verdict<T>) -> Option<String> {
     })
 }
 
-/// The parts that sds-agent would reject, each with the reason. `folder` is where the files are to be.
+/// The parts that sds-agent would reject, each with the reason. `folder` is where the files will be.
 pub(crate) fn rejected(folder: &Path, files: &Files) -> BTreeMap<Part, String> {
     let parts: BTreeSet<Part> = files.keys().map(|name| Part::of(name)).collect();
     let files = files.iter().map(|(name, bytes)| File {

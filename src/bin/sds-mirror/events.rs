@@ -1,4 +1,4 @@
-//! Reports what is refused as Kubernetes Events on the objects themselves.
+//! Reports refused objects as Kubernetes Events on the objects.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;

@@ -1,5 +1,5 @@
-//! Credential plugins of a kubeconfig (`exec`). A plugin runs once for as long as what it gave
-//! lasts, and its output, which holds a token or a key, is never shown.
+//! Credential plugins of a kubeconfig (`exec`). A plugin runs again when its credential expires. Its output,
+//! which has a token or a key, is never shown.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ async fn output(name: &str, exec: &ExecConfig) -> Result<Zeroizing<Vec<u8>>, Str
     }
 }
 
-/// What a plugin is told through its environment.
+/// What a plugin receives in its environment.
 fn info(exec: &ExecConfig) -> Result<String, String> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]

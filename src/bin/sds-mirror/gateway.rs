@@ -1,7 +1,7 @@
-//! Which Secrets and ConfigMaps a Gateway refers to, and which of those references are allowed.
+//! The Secrets and ConfigMaps that a Gateway refers to, and which of those references are allowed.
 //!
-//! A reference to another namespace counts only where a `ReferenceGrant` in that namespace allows
-//! it, as for any implementation of Gateway API.
+//! A reference to another namespace is only used if a `ReferenceGrant` in that namespace allows it, as in any
+//! implementation of Gateway API.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -176,7 +176,7 @@ impl Selector {
         self.grants.remove(id);
     }
 
-    /// What has to be watched for the references that there are.
+    /// What must be watched for the current references.
     pub(crate) fn scopes(&self) -> BTreeSet<Scope> {
         let Some(Some(gateway)) = &self.gateway else {
             return BTreeSet::new();

@@ -1,21 +1,21 @@
-//! `sds-mirror`: keeps credential folders in step with Secrets of a Kubernetes cluster.
+//! `sds-mirror`: mirrors Secrets of a Kubernetes cluster to credential folders.
 //!
 //! # Layout
 //!
-//! In the order of the flow; a module uses only those before it.
+//! In the order of the data flow; a module uses only those before it.
 //!
 //! - [`name`], [`select`]: Secret or ConfigMap → the files of a folder, or why not
 //! - [`gateway`]: which of them a Gateway refers to
 //! - [`options`]: the command line's options and the configuration file
-//! - [`cluster`], [`exec`], [`access`], [`transport`]: how the cluster is reached, and which one it is
-//! - [`config`]: options → settings that can't be wrong
+//! - [`cluster`], [`exec`], [`access`], [`transport`]: connection to the cluster, and its identity
+//! - [`config`]: options → checked settings
 //! - [`backoff`], [`source`]: list and watch → events
-//! - [`manifest`], [`output`]: the folders on disk, changed in one step each
-//! - [`content`]: what sds-agent would reject of them
-//! - [`reconcile`]: what should be there against what is there
-//! - [`problems`], [`metrics`], [`status`], [`events`]: how it is doing
+//! - [`manifest`], [`output`]: the folders on disk, each changed atomically
+//! - [`content`]: which of their parts sds-agent would reject
+//! - [`reconcile`]: compares the desired and the actual folders
+//! - [`problems`], [`metrics`], [`status`], [`events`]: the state of the mirror
 //! - [`cli`]: the command line
-//! - [`mirror`](mod@mirror): wires all of the above
+//! - [`mirror`](mod@mirror): connects all of the above
 
 mod access;
 mod backoff;
@@ -157,12 +157,12 @@ async fn mirror(mut config: Config, settings: Settings, logging: &Logging) -> Re
             (Ok(mirror), Some(_)) => {
                 logging.set(filter(config.log_level.as_ref()));
                 admin.change(&config, &status).await;
-                info!("reloaded: the new configuration is in force");
+                info!("reloaded: the new configuration is in effect");
                 mirror
             }
             (Err(error), None) => return Err(error),
             (Err(error), Some(previous)) => {
-                error!("not reloaded, the present configuration stays in force: {error}");
+                error!("not reloaded, the current configuration stays in effect: {error}");
                 config = previous;
                 continue;
             }
@@ -212,7 +212,7 @@ impl Signals {
     }
 
     /// The next configuration; `None` when it is time to end. A configuration that can't be used is
-    /// logged, and the present one stays in force.
+    /// logged, and the current one stays in effect.
     async fn next(&mut self, settings: &Settings) -> Option<Config> {
         loop {
             tokio::select! {
@@ -224,7 +224,7 @@ impl Signals {
             match settings.read() {
                 Ok(config) => return Some(config),
                 Err(error) => {
-                    error!("not reloaded, the present configuration stays in force: {error}");
+                    error!("not reloaded, the current configuration stays in effect: {error}");
                     systemd::ready("the last reload was refused; see the log");
                 }
             }

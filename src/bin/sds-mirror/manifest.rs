@@ -1,5 +1,5 @@
-//! What the mirror notes in each folder that it makes: where it came from, and whether its removal is
-//! held back. It is in the generation that it describes, so that both change in one step.
+//! The manifest in each folder that the mirror creates: the origin of the folder, and whether its removal is
+//! held back. It is stored in the generation that it describes, so that both change atomically.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub(crate) struct Manifest {
     pub(crate) namespace: String,
     /// The object's name.
     pub(crate) name: String,
-    /// The object's uid: another one is another object, whatever its name.
+    /// The object's uid: an object with another uid is another object, even with the same name.
     pub(crate) uid: String,
     /// The object's resource version.
     pub(crate) resource_version: String,
@@ -70,6 +70,6 @@ pub(crate) enum Found {
     Ours(Manifest),
     /// Anything else. It is never touched.
     Foreign,
-    /// It can't be read, so nobody knows which of the two it is. It is never touched either.
+    /// It can't be read, so it is unknown which of the two it is. It is never changed either.
     Unreadable(String),
 }

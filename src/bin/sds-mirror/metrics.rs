@@ -20,7 +20,7 @@ use crate::source::FailureKind;
 pub(crate) struct Counts {
     /// Objects that are on disk as they are in the cluster.
     pub(crate) mirrored: usize,
-    /// Objects that are to be on disk, and are not, or are another version there.
+    /// Objects that should be on disk but are missing, or have another version there.
     pub(crate) waiting: usize,
     /// Objects that are not credentials.
     pub(crate) skipped: usize,
@@ -158,7 +158,7 @@ impl Metrics {
             .set(seconds.as_secs_f64());
     }
 
-    /// A scope is not watched any more.
+    /// A scope is no longer watched.
     pub(crate) fn forget(&self, scope: &Scope) {
         self.sync.remove(&labels(scope));
     }

@@ -1,4 +1,4 @@
-//! Secret → the name of its folder, and which names a folder may have.
+//! Secret → the name of its folder, and the rules for names of folders.
 
 use std::fmt;
 

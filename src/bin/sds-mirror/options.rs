@@ -21,7 +21,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAME")]
     pub(crate) context: Option<String>,
 
-    /// The API server's URL, in the place of a kubeconfig
+    /// The API server's URL, instead of a kubeconfig
     #[arg(long, value_name = "URL")]
     pub(crate) server: Option<String>,
 
@@ -46,8 +46,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) field_selector: Option<String>,
 
-    /// Mirror exactly the Secrets and ConfigMaps that this Gateway's listeners refer to, in the place
-    /// of --namespace and the selectors
+    /// Mirror exactly the Secrets and ConfigMaps that this Gateway's listeners refer to, instead of
+    /// --namespace and the selectors
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub(crate) gateway: Option<String>,
 

@@ -1,5 +1,5 @@
-//! What is wrong at present, by subject: each problem is logged when it comes and when it goes, and
-//! shown for as long as it lasts.
+//! The current problems, by subject: each is logged when it appears and when it is resolved, and shown in
+//! between.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,7 +35,7 @@ pub(crate) enum Kind {
     Content,
     /// Several objects want one folder.
     Clash,
-    /// The folder was made by somebody else.
+    /// The folder was not made by the mirror.
     Foreign,
     /// The folder can't be read.
     Unreadable,

@@ -1,9 +1,8 @@
-//! What should be there against what is there: pure logic, without a cluster and without a disk.
+//! Compares the desired folders with those on disk: pure logic, without cluster or disk.
 //!
-//! No removal may wipe a machine because of one mistake elsewhere. A removal that is part of a mass
-//! is held: the folder stays until its object is back or the operator releases it, whatever happens
-//! to other folders meanwhile. That a folder is held is noted in its manifest, and so outlives the
-//! process.
+//! One mistake elsewhere must not remove all folders of a machine. Removals in large numbers are held back: the
+//! folder stays until its object is back or the operator releases it, regardless of other folders. This is
+//! recorded in the folder's manifest, so that it persists across restarts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -21,7 +20,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// What an object wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wish {
-    /// Which object it is: one made anew under the same name has another uid.
+    /// Identifies the object: one that was created again with the same name has another uid.
     pub(crate) uid: String,
     /// Its version.
     pub(crate) resource_version: String,
@@ -47,7 +46,7 @@ pub(crate) enum Chosen {
 /// What is known of the cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Objects {
-    /// The objects that there are, those that are not mirrored included.
+    /// All existing objects, including those that are not mirrored.
     objects: BTreeMap<Id, Wish>,
     /// The scopes that have been listed as a whole.
     listed: BTreeSet<Scope>,
@@ -94,13 +93,13 @@ impl Objects {
         self.objects.insert(id, wish);
     }
 
-    /// An object was deleted, or is not selected any more.
+    /// An object was deleted, or is no longer selected.
     pub(crate) fn deleted(&mut self, id: Id, now: Instant) {
         self.objects.remove(&id);
         self.deleted.insert(id, now);
     }
 
-    /// The objects that there are, of those that are mirrored if they can be.
+    /// The existing objects of the kinds that are mirrored.
     pub(crate) fn wishes(&self) -> impl Iterator<Item = (&Id, &Wish)> {
         self.objects.iter().filter(|(id, _)| self.is_chosen(id))
     }
@@ -212,7 +211,7 @@ impl History {
 pub(crate) struct Plan {
     /// The objects that have their folder, and may write it.
     pub(crate) granted: BTreeMap<Id, String>,
-    /// The folders to remove, after all that is to be written has been.
+    /// The folders to remove, after all writes.
     pub(crate) remove: BTreeSet<String>,
     /// The folders whose removal is held from now on.
     pub(crate) hold: BTreeSet<String>,
@@ -229,9 +228,9 @@ pub(crate) struct Plan {
 pub(crate) enum Keep {
     /// Its removal was part of a mass.
     Held,
-    /// Its namespace is not mirrored (any more).
+    /// Its namespace is not mirrored, or no longer.
     NotMirrored,
-    /// Its object is there, but is not a credential any more.
+    /// Its object exists, but is no longer a credential.
     Unfit,
 }
 
@@ -293,7 +292,7 @@ pub(crate) fn plan(
                     continue;
                 }
                 None if wish.uid == manifest.uid => Some(Keep::Unfit),
-                // It was made anew as something that is not a credential.
+                // It was created again as something that is not a credential.
                 None => manifest.held.then_some(Keep::Held),
             },
             Standing::NotMirrored => Some(Keep::NotMirrored),
@@ -396,7 +395,7 @@ fn grant(objects: &Objects, present: &BTreeMap<String, Found>, plan: &mut Plan) 
             _ => None,
         };
         for id in claimants {
-            // Nobody gets a name that two want, but who has it goes on having it.
+            // If two objects want a name, neither gets it, unless one already has it.
             let wins = rivals.len() == 1 || holder.as_ref() == Some(id);
             if wins && blocked.is_none() {
                 plan.granted.insert(id.clone(), folder.clone());

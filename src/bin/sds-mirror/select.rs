@@ -1,4 +1,4 @@
-//! Which Secrets and ConfigMaps are mirrored, and which files each one becomes.
+//! Selects the Secrets and ConfigMaps that are mirrored, and the files of each.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,9 +1,9 @@
-//! The objects of one scope, as the API server reports them: one whole list, then what changes.
+//! The objects of one scope, as the API server reports them: one complete list, then changes.
 //!
-//! kube's `watcher` does the protocol: pages, bookmarks, a watch that goes on where the last one
-//! ended, and a new list when that is no longer possible (410 Gone). What it leaves to its user is
-//! done here: the pauses after failures, a 410 in answer to the watch request itself (it would send
-//! the same request again for ever), and telling a whole list from half of one.
+//! kube's `watcher` implements the protocol: pages, bookmarks, a watch that resumes where the last one ended,
+//! and a new list when that is no longer possible (410 Gone). This module adds what it leaves out: pauses after
+//! failures, a 410 in response to the watch request itself (kube would repeat the same request forever), and
+//! distinguishing a complete list from a partial one.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -48,11 +48,11 @@ impl Item {
 
 /// What the API server reported, or that it could not be asked.
 pub(crate) enum Event {
-    /// All objects that there are.
+    /// All existing objects.
     Listed(BTreeMap<Id, Item>),
     /// An object was made or changed.
     Applied(Item),
-    /// An object was deleted, or is not selected any more.
+    /// An object was deleted, or is no longer selected.
     Deleted(Id),
     /// The next attempt follows after `pause`.
     Failed(Failure, Duration),
@@ -74,7 +74,7 @@ pub(crate) enum FailureKind {
     Forbidden,
     /// The API server does not have this resource.
     NotFound,
-    /// The watch can't go on where it ended; a new list follows.
+    /// The watch can't be resumed; a new list follows.
     Gone,
     /// The API server has too much to do.
     Throttled,
@@ -120,9 +120,9 @@ impl FailureKind {
                 "token or certificate may have expired: renew it, it is read again for each attempt"
             }
             Self::NotFound => "is the API of this resource installed in the cluster?",
-            Self::Plaintext => "write https:// in the place of http:// in the API server's URL",
+            Self::Plaintext => "write https:// instead of http:// in the API server's URL",
             Self::AnotherCluster => {
-                "nothing is changed; give this cluster an --output of its own, or \
+                "nothing is changed; give this cluster its own --output, or \
                  --allow-cluster-change to take the folders over"
             }
             Self::Gone => "a new list follows",
@@ -207,7 +207,7 @@ impl Source {
             failures: Backoff::new(),
             lists: Backoff::new(),
         };
-        // It only comes back when the watch must begin anew, with a list.
+        // It only returns when the watch must start again with a list.
         while self.watch(&api, &events, &item, &mut pauses).await.is_ok() {}
     }
 
@@ -289,7 +289,7 @@ fn take<K>(
     None
 }
 
-/// Nobody listens any more.
+/// The receiver was dropped.
 struct Closed;
 
 /// The pauses before the API server is asked again.

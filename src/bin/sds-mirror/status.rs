@@ -1,5 +1,5 @@
-//! How the mirror is doing: what health, metrics and `sds-mirror status` show, and what
-//! `sds-mirror release` asks for.
+//! The state of the mirror, for health, metrics and `sds-mirror status`, and the requests of
+//! `sds-mirror release`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -20,7 +20,7 @@ use crate::select::Scope;
 /// After this time without an answer of the API server the mirror is not ready. A watch is renewed
 /// every minute.
 const STALE_AFTER: Duration = Duration::from_secs(300);
-/// An object may be on its way to the disk for this long before the mirror counts as out of step.
+/// How long a pending write may take before the mirror counts as not in step.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
 
 /// What `/status` shows.
@@ -106,7 +106,7 @@ struct State {
     /// The folders that may be released.
     held: BTreeSet<String>,
     released: BTreeSet<String>,
-    /// Since when something has been on its way to the disk.
+    /// Since when a write has been pending.
     waiting_since: Option<SystemTime>,
 }
 
@@ -152,7 +152,7 @@ impl Status {
         }
     }
 
-    /// Nothing is known: the mirror begins anew.
+    /// Resets the state: the mirror starts again.
     pub(crate) fn reset(&self) {
         let mut state = self.lock();
         for scope in state.scopes.keys() {

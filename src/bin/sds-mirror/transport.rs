@@ -1,5 +1,5 @@
-//! How requests are sent: paced, bounded in time, with fresh credentials, to the right cluster
-//! alone, and counted as a sign of life.
+//! Sends requests: rate-limited, with timeouts and current credentials, and only to the right cluster. Records
+//! that the API server answers.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};

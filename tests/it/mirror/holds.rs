@@ -174,7 +174,7 @@ fn a_mistyped_selector_does_not_remove_the_only_folder() {
     // Another namespace is another mistake.
     let ended = once(cluster, &[&empty.name], &output, &[]);
     assert!(
-        log(&ended).contains("not mirrored any more"),
+        log(&ended).contains("no longer mirrored"),
         "{}",
         log(&ended)
     );

@@ -1,4 +1,4 @@
-//! `--dry-run`: what a pass would do, printed and not done.
+//! `--dry-run`: prints what a pass would do, without doing it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Puts it all together: what the API server reports is noted, compared with what is on disk, and
-//! carried out.
+//! The main loop: records what the API server reports, compares it with the folders on disk, and carries out
+//! the changes.
 
 mod dry_run;
 mod report;
@@ -34,8 +34,8 @@ use crate::transport::Transport;
 
 /// Events that may wait: when the disk is slow, the API server's connection is read no further.
 const QUEUE: usize = 256;
-/// How often the disk is looked at while something there is in the way.
-const LOOK_AGAIN_SOON: Duration = Duration::from_secs(5);
+/// How often the disk is checked while a foreign folder is in the way.
+const SHORT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub(crate) struct Mirror {
     policy: Policy,
     /// What stands in the output folder.
     present: BTreeMap<String, Found>,
-    /// What is to be written, the latest of each object.
+    /// The pending writes, with the latest version of each object.
     pending: BTreeMap<Id, Content>,
     /// Those of them that the system refused to write, until it is time to try again.
     failed: BTreeSet<Id>,
@@ -74,14 +74,14 @@ pub(crate) struct Mirror {
     problems: Problems,
     reports: Option<Reports>,
     retry: Backoff,
-    look_at: Instant,
+    next_check: Instant,
     /// There is more to do right now.
     unfinished: bool,
     /// The last status line for systemd.
     line: String,
 }
 
-/// What is to be written for an object.
+/// A pending write for an object.
 struct Content {
     manifest: Manifest,
     files: Files,
@@ -145,7 +145,7 @@ impl Mirror {
                 released: BTreeSet::new(),
                 history,
             },
-            look_at: Instant::now() + config.check_interval,
+            next_check: Instant::now() + config.check_interval,
             config,
             transport,
             output: Arc::new(output),
@@ -195,7 +195,7 @@ impl Mirror {
                 () = shutdown.cancelled() => return Ok((End::Good, self.policy.history)),
                 () = pulse.beat() => continue,
                 folders = self.status.released() => self.policy.released.extend(folders),
-                () = tokio::time::sleep_until(self.look_at) => self.look().await?,
+                () = tokio::time::sleep_until(self.next_check) => self.check_disk().await?,
                 () = follow.changed() => self.reconnect().await,
                 Some((scope, event)) = events.recv() => {
                     self.take(&scope, event)?;
@@ -264,16 +264,16 @@ impl Mirror {
         }
     }
 
-    /// Looks at the disk again, and tries again what failed.
-    async fn look(&mut self) -> Result<(), String> {
+    /// Checks the files on disk, and retries what failed.
+    async fn check_disk(&mut self) -> Result<(), String> {
         if !self.output.is_in_place() {
             return Err(format!(
-                "{} was removed or replaced; restart sds-mirror, which makes it anew",
+                "{} was removed or replaced; restart sds-mirror, which creates it again",
                 self.output.path().display()
             ));
         }
         self.failed.clear();
-        self.look_at = Instant::now() + self.config.check_interval;
+        self.next_check = Instant::now() + self.config.check_interval;
         let output = Arc::clone(&self.output);
         match work::blocking(move || scan(&output)).await {
             Ok(present) => self.found(present),
@@ -325,11 +325,11 @@ impl Mirror {
         let pause = match all_worked {
             false => self.retry.after_failure(None),
             true if plan.conflicts.is_empty() => self.config.check_interval,
-            true => LOOK_AGAIN_SOON.min(self.config.check_interval),
+            true => SHORT_CHECK_INTERVAL.min(self.config.check_interval),
         };
-        self.look_at = self.look_at.min(Instant::now() + pause);
+        self.next_check = self.next_check.min(Instant::now() + pause);
         if let Some(wake) = plan.wake {
-            self.look_at = self.look_at.min(wake.into());
+            self.next_check = self.next_check.min(wake.into());
         }
     }
 
@@ -344,7 +344,7 @@ impl Mirror {
         pending.filter(|id| plan.granted.contains_key(id) && !self.failed.contains(id))
     }
 
-    /// The objects that are to be on disk, and are not as they are in the cluster.
+    /// The objects that should be on disk, and differ there from the cluster.
     fn not_in_step<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Id> {
         plan.granted.keys().filter(|id| !self.done.contains_key(id))
     }

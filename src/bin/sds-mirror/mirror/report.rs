@@ -1,4 +1,4 @@
-//! What is wrong at present, put together from all that is known.
+//! Collects the current problems.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -123,12 +123,12 @@ impl Mirror {
                     continue;
                 }
                 Keep::NotMirrored => format!(
-                    "it stays, though {} are not mirrored any more; if it is to go: sds-mirror \
+                    "it stays, though {} are no longer mirrored; to remove it: sds-mirror \
                      release {folder}",
                     manifest.id().scope()
                 ),
                 Keep::Unfit => format!(
-                    "it stays as it was: its object is there, but is not a credential any more; if \
+                    "it stays as it was: its object exists, but is no longer a credential; if \
                      it is to go: sds-mirror release {folder}"
                 ),
             };
@@ -179,8 +179,8 @@ impl Mirror {
             if let Some(Found::Ours(manifest)) = self.present.get(folder) {
                 let (state, problem) = match keep {
                     Keep::Held => ("held", "its object is gone, and its removal is held back"),
-                    Keep::NotMirrored => ("kept", "its namespace is not mirrored any more"),
-                    Keep::Unfit => ("kept", "its object is not a credential any more"),
+                    Keep::NotMirrored => ("kept", "its namespace is no longer mirrored"),
+                    Keep::Unfit => ("kept", "its object is no longer a credential"),
                 };
                 all.push(Shown {
                     folder: Some(folder.clone()),

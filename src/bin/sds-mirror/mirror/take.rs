@@ -1,4 +1,4 @@
-//! Noting what the API server reports.
+//! Records what the API server reports.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -124,7 +124,7 @@ impl Mirror {
     ) -> Result<(), String> {
         let text = format!("{}; {}", failure.text, failure.kind.remedy(scope));
         self.status.metrics.failed(scope, failure.kind);
-        // A list that takes too long to be read to its end is begun anew.
+        // A list that takes too long to read is started again.
         if self.config.once && failure.kind != FailureKind::Gone {
             return Err(format!("{scope}: {text}"));
         }
@@ -143,7 +143,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Notes an object, and what of it is to be written.
+    /// Records an object, and what must be written for it.
     fn note(&mut self, selected: Selected) -> (Id, Wish) {
         let Selected {
             id,

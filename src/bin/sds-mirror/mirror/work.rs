@@ -1,4 +1,4 @@
-//! Carrying out a plan: holding, writing, removing, and looking after what was written.
+//! Carries out a plan: holds, writes and removes folders, and checks what was written.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -90,7 +90,7 @@ impl Mirror {
     }
 
     /// Looks after what was written: modes that were changed are put right at once, and what was
-    /// changed or removed is not done any more.
+    /// changed or removed is no longer done.
     pub(super) async fn inspect(&mut self) {
         let folders = self.folders_done();
         let output = Arc::clone(&self.output);
@@ -133,7 +133,7 @@ impl Mirror {
             .collect()
     }
 
-    /// Writes some of what is to be written. Returns whether all of that worked.
+    /// Does some of the pending writes. Returns whether all of them succeeded.
     pub(super) async fn write(&mut self, plan: &Plan, shutdown: &CancellationToken) -> bool {
         let ids: Vec<Id> = self.writable(plan).take(BATCH).cloned().collect();
         let jobs = ids.into_iter().filter_map(|id| {
@@ -209,7 +209,7 @@ impl Mirror {
         true
     }
 
-    /// Removes some of what is to be removed.
+    /// Does some of the pending removals.
     pub(super) async fn remove(&mut self, plan: &Plan, shutdown: &CancellationToken) -> Worked {
         let mut worked = Worked {
             all_worked: true,
@@ -277,7 +277,7 @@ fn log_mended(folder: &str, inspection: &Inspection) {
 pub(super) async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(job).await {
         Ok(value) => value,
-        // A task that is not aborted ends otherwise only by a panic, which goes on here.
+        // A task that was not aborted only fails by a panic, which is propagated.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
@@ -344,7 +344,7 @@ fn write(
     Ok(Some((outcome, inspection.ok_or_else(changed)?)))
 }
 
-/// The content, with what is on disk in the place of the parts that are rejected.
+/// The content, with the files on disk instead of the rejected parts.
 pub(super) fn to_write(
     output: &Output,
     folder: &str,

@@ -1,10 +1,10 @@
-//! Making, changing and removing a folder. Each way ends in one rename, before which nobody sees
-//! anything of the new content, and after which nobody sees anything of the old.
+//! Creates, changes and removes a folder. Each operation ends with one rename: before it, only the old content
+//! is visible, and after it only the new one.
 
 use std::io;
 use std::os::fd::AsFd;
 
-use super::look::{self, Current, DATA, Look};
+use super::existing::{self, Current, DATA, Existing};
 use super::{Outcome, Output, SCRATCH, WriteError, sys};
 use crate::config::Rights;
 use crate::manifest::{self, Manifest};
@@ -21,13 +21,13 @@ pub(super) fn write(
     manifest: &Manifest,
     files: &Files,
 ) -> Result<Outcome, WriteError> {
-    let current = match look::current(output.dir()?, folder)? {
-        Look::Foreign => return Err(WriteError::Foreign),
-        Look::Absent => {
+    let current = match existing::current(output.dir()?, folder)? {
+        Existing::Foreign => return Err(WriteError::Foreign),
+        Existing::Absent => {
             make(output, folder, manifest, files)?;
             return Ok(Outcome::Made);
         }
-        Look::Ours(current) => current,
+        Existing::Ours(current) => current,
     };
     clear(output, folder, &current)?;
     let same_links = current.links_are_of(files);
@@ -42,7 +42,7 @@ pub(super) fn write(
         return Ok(Outcome::Same);
     }
     // Other files: a swap of `..data` alone would show a link without its file for a moment. What
-    // somebody else put in the folder would be lost by an exchange.
+    // other programs put in the folder would be lost by an exchange.
     let exchanged =
         !same_links && !current.has_strangers && exchange(output, folder, manifest, files)?;
     if !exchanged {
@@ -52,10 +52,10 @@ pub(super) fn write(
 }
 
 pub(super) fn remove(output: &Output, folder: &str) -> Result<bool, WriteError> {
-    match look::current(output.dir()?, folder)? {
-        Look::Foreign => return Err(WriteError::Foreign),
-        Look::Absent => return Ok(false),
-        Look::Ours(_) => {}
+    match existing::current(output.dir()?, folder)? {
+        Existing::Foreign => return Err(WriteError::Foreign),
+        Existing::Absent => return Ok(false),
+        Existing::Ours(_) => {}
     }
     let scratch = sys::unique(SCRATCH);
     sys::rename_to_new(output.dir()?, folder, &scratch)?;
@@ -88,7 +88,7 @@ fn exchange(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -
     })
 }
 
-/// Builds a whole folder under a name that nobody looks at, then lets `place` put it where it
+/// Builds a whole folder under a hidden name, then lets `place` move it to where it
 /// belongs. What was built is removed when anything fails.
 fn build<T>(
     output: &Output,
@@ -103,7 +103,7 @@ fn build<T>(
         generate(&dir, &generation, manifest, files, output.rights)?;
         sys::make_link(&dir, DATA, &generation)?;
         for name in files.keys() {
-            sys::make_link(&dir, name, &look::link_target(name))?;
+            sys::make_link(&dir, name, &existing::link_target(name))?;
         }
         sys::settle(&dir, output.rights, output.rights.dir_mode)?;
         sys::sync(&dir)?;
@@ -135,7 +135,7 @@ fn swap(
         let _ = sys::remove_tree(&output.path.join(folder).join(&generation));
     })?;
     for name in files.keys().filter(|name| !current.links.contains(name)) {
-        sys::make_link(dir, name, &look::link_target(name))?;
+        sys::make_link(dir, name, &existing::link_target(name))?;
     }
     for name in current
         .links

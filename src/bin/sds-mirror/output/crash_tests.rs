@@ -1,5 +1,5 @@
 //! A crash at any moment: the writer is killed at each of its system calls, by strace's fault
-//! injection, and what is on disk is looked at after each one.
+//! injection, and the files on disk are checked after each one.
 //!
 //! The test runs itself again as the child that writes. strace counts calls by thread and by name,
 //! so each call of each name is hit by killing the child at its first call, at its second one, and

@@ -1,4 +1,4 @@
-//! What a folder holds, and whether the mirror made it.
+//! Reads an existing folder, and decides whether the mirror made it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,20 +12,20 @@ use crate::config::Rights;
 use crate::manifest::{self, Manifest};
 use crate::select::Files;
 
-/// Bytes of a file that are read back: the agent reads no more of one.
+/// The maximum size of a file that is read back: the agent reads no larger ones.
 const MAX_FILE: usize = 1024 * 1024;
 
 /// The link to the current generation.
 pub(super) const DATA: &str = "..data";
 
-/// What stands under a name.
-pub(super) enum Look {
+/// What exists under a name.
+pub(super) enum Existing {
     Ours(Box<Current>),
     Foreign,
     Absent,
 }
 
-/// A folder that the mirror made, as it is.
+/// The current state of a folder that the mirror made.
 pub(super) struct Current {
     pub(super) manifest: Manifest,
     /// The folder.
@@ -37,12 +37,12 @@ pub(super) struct Current {
     pub(super) links: Vec<String>,
     /// Hidden names besides the current generation: what a crash left.
     pub(super) leftovers: Vec<String>,
-    /// Whether there is anything else: somebody put it there.
+    /// Whether it has files that the mirror did not create.
     pub(super) has_strangers: bool,
 }
 
-/// Which files a folder holds, without their content: it differs when somebody replaced, wrote or
-/// removed one.
+/// Identifies the files of a folder without their content: it differs after a file was replaced, written or
+/// removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     links: Vec<String>,
@@ -61,24 +61,24 @@ impl Stamp {
 }
 
 /// Looks at what is under `name` in the output folder `output`.
-pub(super) fn current(output: impl AsFd, name: &str) -> io::Result<Look> {
+pub(super) fn current(output: impl AsFd, name: &str) -> io::Result<Existing> {
     let dir = match sys::open_folder(output, name) {
         Ok(dir) => dir,
-        Err(Errno::NOENT) => return Ok(Look::Absent),
-        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Look::Foreign),
+        Err(Errno::NOENT) => return Ok(Existing::Absent),
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(Existing::Foreign),
         Err(errno) => return Err(errno.into()),
     };
     let Some(generation) = sys::link_target(&dir, DATA)?.filter(|to| sys::is_generation(to)) else {
-        return Ok(Look::Foreign);
+        return Ok(Existing::Foreign);
     };
     let data = match sys::open_folder(&dir, &generation) {
         Ok(data) => data,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Look::Foreign),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Existing::Foreign),
         Err(errno) => return Err(errno.into()),
     };
     let bytes = sys::read_file(&data, manifest::FILE_NAME, manifest::MAX_BYTES)?;
     let Some(manifest) = bytes.and_then(|bytes| Manifest::from_bytes(&bytes)) else {
-        return Ok(Look::Foreign);
+        return Ok(Existing::Foreign);
     };
     let mut current = Box::new(Current {
         manifest,
@@ -90,7 +90,7 @@ pub(super) fn current(output: impl AsFd, name: &str) -> io::Result<Look> {
         has_strangers: false,
     });
     current.sort_entries()?;
-    Ok(Look::Ours(current))
+    Ok(Existing::Ours(current))
 }
 
 impl Current {

@@ -1,19 +1,19 @@
-//! The folder of credential folders: what is there, and whose it is.
+//! The output folder: the folders in it, and which of them the mirror made.
 //!
-//! A folder of the mirror's looks like one of kubelet's:
+//! A folder of the mirror has the same structure as one of kubelet:
 //!
 //! ```text
 //! NAME/tls.crt        -> ..data/tls.crt
-//! NAME/..data         -> ..3f9a          renamed over, in one step
+//! NAME/..data         -> ..3f9a          replaced by a rename
 //! NAME/..3f9a/tls.crt
-//! NAME/..3f9a/..sds-mirror.json         the manifest: it is the mirror's, and from where it came
+//! NAME/..3f9a/..sds-mirror.json         the manifest, which marks it as the mirror's
 //! ```
 //!
 //! Everything else whose name begins with `.sds-mirror` is the mirror's own; sds-agent skips names
 //! that begin with a dot.
 
 mod change;
-mod look;
+mod existing;
 mod sys;
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-pub(crate) use look::Stamp;
+pub(crate) use existing::Stamp;
 
 use crate::config::Rights;
 use crate::manifest::{Found, Manifest};
@@ -97,7 +97,7 @@ impl Output {
         let dir = sys::make_and_open(path, rights).map_err(failed)?;
         if !sys::lock(&dir).map_err(failed)? {
             return Err(format!(
-                "another sds-mirror works on {}; give each one an --output of its own",
+                "another sds-mirror works on {}; give each one its own --output",
                 path.display()
             ));
         }
@@ -157,7 +157,7 @@ impl Output {
         };
         for name in sys::names(dir)? {
             if !name.starts_with('.')
-                && let Some(what) = look(dir, &name)
+                && let Some(what) = find(dir, &name)
             {
                 found.insert(name, what);
             }
@@ -195,10 +195,10 @@ impl Output {
         let Some(dir) = &self.dir else {
             return Ok(Outcome::Made);
         };
-        match look::current(dir, folder)? {
-            look::Look::Foreign => Err(WriteError::Foreign),
-            look::Look::Absent => Ok(Outcome::Made),
-            look::Look::Ours(current) => {
+        match existing::current(dir, folder)? {
+            existing::Existing::Foreign => Err(WriteError::Foreign),
+            existing::Existing::Absent => Ok(Outcome::Made),
+            existing::Existing::Ours(current) => {
                 let same = current.links_are_of(files) && current.holds(files, self.rights)?;
                 Ok(if same {
                     Outcome::Same
@@ -217,8 +217,10 @@ impl Output {
         let Some(dir) = &self.dir else {
             return Ok(Files::new());
         };
-        match look::current(dir, folder)? {
-            look::Look::Ours(current) if current.manifest.id() == manifest.id() => current.files(),
+        match existing::current(dir, folder)? {
+            existing::Existing::Ours(current) if current.manifest.id() == manifest.id() => {
+                current.files()
+            }
             _ => Ok(Files::new()),
         }
     }
@@ -228,9 +230,9 @@ impl Output {
     /// # Errors
     /// A folder that the mirror did not make, and what the system says.
     pub(crate) fn annotate(&self, folder: &str, manifest: &Manifest) -> Result<(), WriteError> {
-        match look::current(self.dir()?, folder)? {
-            look::Look::Ours(current) => Ok(change::note(&current, manifest, self.rights)?),
-            look::Look::Foreign | look::Look::Absent => Err(WriteError::Foreign),
+        match existing::current(self.dir()?, folder)? {
+            existing::Existing::Ours(current) => Ok(change::note(&current, manifest, self.rights)?),
+            existing::Existing::Foreign | existing::Existing::Absent => Err(WriteError::Foreign),
         }
     }
 
@@ -240,13 +242,13 @@ impl Output {
     /// # Errors
     /// What the system says.
     pub(crate) fn inspect(&self, folder: &str) -> io::Result<Option<Inspection>> {
-        match look::current(self.dir()?, folder)? {
-            look::Look::Ours(current) => Ok(Some(Inspection {
+        match existing::current(self.dir()?, folder)? {
+            existing::Existing::Ours(current) => Ok(Some(Inspection {
                 mended: current.mend(self.rights)?,
                 stamp: current.stamp()?,
                 manifest: current.manifest,
             })),
-            look::Look::Foreign | look::Look::Absent => Ok(None),
+            existing::Existing::Foreign | existing::Existing::Absent => Ok(None),
         }
     }
 
@@ -261,11 +263,11 @@ impl Output {
 }
 
 /// What stands under a name; `None` where it was removed this moment.
-fn look(dir: &OwnedFd, name: &str) -> Option<Found> {
-    match look::current(dir, name) {
-        Ok(look::Look::Ours(current)) => Some(Found::Ours(current.manifest)),
-        Ok(look::Look::Foreign) => Some(Found::Foreign),
-        Ok(look::Look::Absent) => None,
+fn find(dir: &OwnedFd, name: &str) -> Option<Found> {
+    match existing::current(dir, name) {
+        Ok(existing::Existing::Ours(current)) => Some(Found::Ours(current.manifest)),
+        Ok(existing::Existing::Foreign) => Some(Found::Foreign),
+        Ok(existing::Existing::Absent) => None,
         Err(error) => Some(Found::Unreadable(error.to_string())),
     }
 }

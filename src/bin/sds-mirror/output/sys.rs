@@ -1,4 +1,4 @@
-//! The system calls of the writer: relative to open folders, never through links, synced.
+//! The system calls of the writer: relative to open folders, without following links, and synced.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -65,7 +65,7 @@ pub(super) fn is_at(dir: impl AsFd, path: &Path) -> bool {
     (open.st_dev, open.st_ino) == (there.st_dev, there.st_ino)
 }
 
-/// How long a lock is waited for: a mirror that was told to end may be at its last write.
+/// How long to wait for the lock: a mirror that is stopping may still finish its last write.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -134,7 +134,7 @@ pub(super) fn read_file(dir: impl AsFd, name: &str, limit: usize) -> io::Result<
     Ok(Some(bytes))
 }
 
-/// Makes a folder that nobody else can enter yet.
+/// Creates a folder that no other user can enter yet.
 pub(super) fn make_folder(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     mkdirat(&dir, name, Mode::from(0o700))?;
     Ok(open_folder(&dir, name)?)
@@ -228,7 +228,7 @@ pub(super) fn sync(dir: impl AsFd) -> io::Result<()> {
     Ok(fsync(dir)?)
 }
 
-/// Removes whatever is at `path`; it is fine when nothing is. Links are removed, not followed.
+/// Removes `path`, of any type, if it exists. Links are removed, not followed.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     let result = match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
@@ -242,7 +242,7 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
 }
 
 /// A name that was not given before, by this process or an earlier one: the time, and a number that
-/// tells two writers of the same moment apart.
+/// distinguishes two writers at the same moment.
 pub(super) fn unique(prefix: &str) -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now()

@@ -364,7 +364,11 @@ fn one_that_is_unfit_now_keeps_its_folder() {
     assert_eq!(kept.keep, [("a".to_owned(), Keep::Unfit)].into());
     world.objects.applied(id("n", "a"), wish("another", None));
     world.settle();
-    assert_eq!(world.folders(), ["b", "c"], "made anew as something else");
+    assert_eq!(
+        world.folders(),
+        ["b", "c"],
+        "created again as something else"
+    );
 }
 
 #[test]
@@ -476,7 +480,7 @@ fn check(world: &World, plan: &Plan) -> Result<(), TestCaseError> {
         prop_assert!(
             world.objects.listed.contains(&id.scope())
                 || world.objects.deleted.contains_key(&id)
-                // It was made anew, as something that is not a credential.
+                // It was created again, as something that is not a credential.
                 || world.objects.objects.contains_key(&id)
         );
         prop_assert!(NAMESPACES[..2].contains(&id.namespace.as_str()));
