@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::contents::Item;
 use super::key::Loaded;
+use super::pem;
 use crate::problem::{Problem, Reason};
 
 /// A private key, with the files that may hold its chain, best first. `*` is a NAME of one's own, the
@@ -497,9 +498,20 @@ impl Pairs<'_> {
             item.unreadable.clone().filter(|_| takes(&item.name))
         });
         unreadable
+            .or_else(|| self.renamed_keystore())
             .or_else(|| self.several_keys())
             .or_else(|| self.lone_key())
             .or_else(|| self.lone_chain())
+    }
+
+    /// A keystore under the name of a PEM file.
+    fn renamed_keystore(&self) -> Option<Problem> {
+        let mut named = self.candidates().map(|at| &self.items[at]);
+        named.find_map(|item| {
+            let is_misnamed = takes(&item.name) && !is_keystore(&item.name);
+            let flaw = pem::keystore(&item.bytes).filter(|_| is_misnamed)?;
+            Some(flaw.problem(Reason::BadPem, &self.folder.join(&item.name)))
+        })
     }
 
     fn several_keys(&self) -> Option<Problem> {

@@ -8,15 +8,19 @@ mod foreign;
 mod lines;
 mod tidy;
 
+use std::path::Path;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pemfile::Item;
 use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
-pub use self::foreign::{foreign, join, mentions_key, replace, rewrite};
+pub use self::foreign::{foreign, join, keystore, mentions_key, replace, rewrite};
 use self::lines::{BEGIN, DASHES, END, Line, Lines};
 pub use self::tidy::{Tidied, tidy};
+use crate::problem::{Problem, Reason};
+use crate::text;
 
 /// One PEM block.
 pub struct Block {
@@ -70,6 +74,22 @@ impl Flaw {
             remedy: remedy.into(),
         }
     }
+
+    /// The problem with the file at `path`, which FILE stands for in the remedy.
+    pub(crate) fn problem(self, reason: Reason, path: &Path) -> Problem {
+        let remedy = self.remedy.replace("FILE", &quoted(path));
+        Problem::new(reason, path, self.what, remedy)
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let path = text::path(path);
+    let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+:@%".contains(char);
+    if path.chars().all(plain) {
+        return path;
+    }
+    format!("'{}'", path.replace('\'', r"'\''"))
 }
 
 /// The blocks of `bytes`, each one whole and decodable. One bad block spoils the whole file.

@@ -129,7 +129,11 @@ impl Expiry {
         if self.was_set_back(now) {
             return Some(Duration::ZERO);
         }
-        Some(due.duration_since(now).unwrap_or_default().min(CHECK_INTERVAL))
+        Some(
+            due.duration_since(now)
+                .unwrap_or_default()
+                .min(CHECK_INTERVAL),
+        )
     }
 
     /// The reminders that are due.

@@ -8,7 +8,6 @@ use crate::credential::contents::Item;
 use crate::credential::pem::{self, Block, Flaw};
 use crate::files::read::LISTED;
 use crate::problem::{Problem, Reason};
-use crate::text;
 
 /// What has been found wrong so far with the files of one folder, and what it is measured by.
 pub(crate) struct Findings<'a> {
@@ -45,7 +44,7 @@ impl<'a> Findings<'a> {
     }
 
     /// Takes in what keeps the credential from being served. In the remedy, FILE stands for
-    /// the file's path, and FOLDER for its folder's.
+    /// the file's path.
     pub(crate) fn error(
         &mut self,
         reason: Reason,
@@ -74,10 +73,7 @@ impl<'a> Findings<'a> {
         what: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Problem {
-        let path = self.folder.join(file);
-        let folder = remedy.into().replace("FOLDER", &quoted(self.folder));
-        let remedy = folder.replace("FILE", &quoted(&path));
-        Problem::new(reason, path, what, remedy)
+        Flaw::new(what, remedy).problem(reason, &self.folder.join(file))
     }
 
     /// Takes in a flaw that keeps the credential from being served.
@@ -145,14 +141,4 @@ impl<'a> Findings<'a> {
             );
         }
     }
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let path = text::path(path);
-    let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+:@%".contains(char);
-    if path.chars().all(plain) {
-        return path;
-    }
-    format!("'{}'", path.replace('\'', r"'\''"))
 }

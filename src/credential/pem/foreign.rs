@@ -19,22 +19,33 @@ pub fn foreign(bytes: &[u8], openssl: &str) -> Flaw {
             "it is UTF-16 text, as some Windows programs write, not PEM",
             rewrite("iconv -f UTF-16 -t ASCII"),
         ),
-        _ if is_pkcs12(bytes) => Flaw::new(
+        _ => keystore(bytes).unwrap_or_else(|| match bytes {
+            [0x30, 0x80..=0xff, ..] => der(format!("openssl {openssl} -inform DER")),
+            _ => Flaw::new(
+                "there is no PEM block in it",
+                "write PEM there, from -----BEGIN to -----END",
+            ),
+        }),
+    }
+}
+
+/// What to do about a keystore under the name of a PEM file, if `bytes` are one.
+pub fn keystore(bytes: &[u8]) -> Option<Flaw> {
+    if is_pkcs12(bytes) {
+        return Some(Flaw::new(
             "it is a PKCS#12 keystore, not PEM",
             "rename it, so that its name ends in .p12: mv FILE FILE.p12; and put its password beside \
              it, in a file called password",
-        ),
-        _ if JAVA.iter().any(|magic| bytes.starts_with(magic)) => Flaw::new(
+        ));
+    }
+    let is_java = JAVA.iter().any(|magic| bytes.starts_with(magic));
+    is_java.then(|| {
+        Flaw::new(
             "it is a Java keystore, not PEM",
             "convert it to PKCS#12: keytool -importkeystore -srckeystore FILE -destkeystore FILE.p12 \
              -deststoretype PKCS12; and put its password beside it, in a file called password",
-        ),
-        [0x30, 0x80..=0xff, ..] => der(format!("openssl {openssl} -inform DER")),
-        _ => Flaw::new(
-            "there is no PEM block in it",
-            "write PEM there, from -----BEGIN to -----END",
-        ),
-    }
+        )
+    })
 }
 
 /// Whether it looks like PKCS#12: a sequence with version 3, and another sequence.

@@ -1,17 +1,21 @@
 //! Each command that a problem prints, run word for word on the file that caused it: the file is good
 //! afterwards, and nothing is lost.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::SystemTime;
 
 use sds_agent::credential::{Credential, from_files};
 use sds_agent::files::read::File;
-use sds_agent::problem::Problem;
+use sds_agent::problem::{Problem, Reason};
 
 use super::cases::{ca, leaf};
 use super::odd;
+use crate::util::require;
+use crate::util::tools::program;
 
 /// What the agent makes of the files in `folder`.
 fn check(folder: &Path) -> Credential {
@@ -20,7 +24,7 @@ fn check(folder: &Path) -> Credential {
         File {
             name: path.file_name().unwrap().to_str().unwrap().to_owned(),
             bytes: fs::read(&path).unwrap().into(),
-            mode: 0o640,
+            mode: fs::metadata(&path).unwrap().mode() & 0o777,
         }
     });
     from_files(folder, files.collect(), SystemTime::now(), 30)
@@ -178,4 +182,167 @@ fn an_encrypted_key_of_old_keeps_the_chain_that_is_in_its_file() {
     assert!(output.status.success(), "{with}: {output:?}");
     let healed = check(folder.path());
     assert!(healed.pair.part.is_some(), "{:?}", healed.pair);
+}
+
+/// Runs the command that is between `before` and `after` in a remedy.
+#[track_caller]
+fn run(problem: &Problem, before: &str, after: &str) {
+    let remedy = problem.remedy();
+    let (_, command) = remedy
+        .split_once(before)
+        .unwrap_or_else(|| panic!("{remedy}"));
+    let (command, _) = command.split_once(after).unwrap_or((command, ""));
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+}
+
+#[test]
+fn a_keystore_under_another_name_is_renamed_and_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = leaf(&ca("root"), "a.example");
+    let both = folder.path().join("both.pem");
+    fs::write(&both, format!("{cert}{key}")).unwrap();
+    let file = folder.path().join("tls.crt");
+    let output = Command::new("openssl")
+        .args("pkcs12 -export -passout pass:test -in".split(' '))
+        .args([&both, Path::new("-out"), &file])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    fs::remove_file(both).unwrap();
+    let keystore = fs::read(file).unwrap();
+    let credential = check(folder.path());
+    run(credential.problems().next().unwrap(), ".p12: ", ";");
+    fs::write(folder.path().join("password"), "test\n").unwrap();
+    let healed = check(folder.path());
+    assert!(healed.pair.part.is_some(), "{:?}", healed.pair);
+    let renamed = fs::read(folder.path().join("tls.crt.p12")).unwrap();
+    assert_eq!(renamed, keystore);
+}
+
+#[test]
+fn a_key_of_openssh_is_converted() {
+    let Some(ssh_keygen) = require(&program("ssh-keygen", "apt-get install openssh-client")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, pem) = leaf(&ca("root"), "a.example");
+    fs::write(folder.path().join("tls.crt"), cert).unwrap();
+    let key = folder.path().join("tls.key");
+    fs::write(&key, pem).unwrap();
+    fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+    // Without another wish, it writes its own form.
+    let output = Command::new(ssh_keygen)
+        .args(["-q", "-p", "-N", "", "-f"])
+        .arg(&key)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(fs::read_to_string(&key).unwrap().contains("OPENSSH"));
+    let credential = check(folder.path());
+    let problem = credential.problems().next().unwrap();
+    run(problem, "one of OpenSSH: ", "\n");
+    let healed = check(folder.path());
+    assert!(healed.pair.part.is_some(), "{:?}", healed.pair);
+}
+
+#[test]
+fn a_loose_mode_is_tightened_and_a_ticket_key_of_another_length_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = leaf(&ca("root"), "a.example");
+    for (name, content) in [("tls.crt", cert.as_bytes()), ("tls.key", key.as_bytes())] {
+        fs::write(folder.path().join(name), content).unwrap();
+    }
+    for (name, length) in [("1.ticketkey", 80), ("2.ticketkey", 48)] {
+        fs::write(folder.path().join(name), vec![1; length]).unwrap();
+    }
+    let set = |name: &str, mode| {
+        let path = folder.path().join(name);
+        fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    };
+    set("1.ticketkey", 0o640);
+    set("2.ticketkey", 0o640);
+    set("tls.key", 0o644);
+    let credential = check(folder.path());
+    run(
+        credential.problems().next().unwrap(),
+        "in its place: ",
+        "\n",
+    );
+    let loose = credential
+        .pair
+        .warnings
+        .iter()
+        .find(|warning| warning.reason() == Reason::LooseMode);
+    run(loose.unwrap(), "remove it: ", "\n");
+    let healed = check(folder.path());
+    assert_eq!(healed.problems().next(), None);
+    assert_eq!(super::reasons(&healed.pair.warnings), []);
+    assert!(healed.pair.part.is_some() && healed.ticket_keys.part.is_some());
+    assert_eq!(
+        fs::read(folder.path().join("1.ticketkey")).unwrap(),
+        [1; 80]
+    );
+}
+
+/// The programs that a remedy may run.
+const PROGRAMS: [&str; 8] = [
+    "chmod",
+    "getfacl",
+    "iconv",
+    "keytool",
+    "mv",
+    "openssl",
+    "setfacl",
+    "ssh-keygen",
+];
+
+/// What they are run with. Not run here are those that only show something (`getfacl`, `openssl crl`), and
+/// `keytool`, which needs Java.
+const COMMANDS: [&str; 14] = [
+    "chmod o=",
+    "getfacl FILE",
+    "iconv -f",
+    "keytool -importkeystore",
+    "mv FILE",
+    "openssl crl",
+    "openssl ocsp",
+    "openssl pkcs8",
+    "openssl pkey",
+    "openssl rand",
+    "openssl x509",
+    "openssl {openssl}",
+    "setfacl -b",
+    "ssh-keygen -p",
+];
+
+#[test]
+fn no_other_command_is_printed() {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/credential")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !path.ends_with("tests.rs") {
+                found.extend(commands_in(&fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    assert_eq!(found, COMMANDS.map(str::to_owned).into());
+}
+
+/// The commands in the strings of a source file, each with its first argument.
+fn commands_in(source: &str) -> BTreeSet<String> {
+    let lines = source.lines().map(str::trim_start);
+    let code = lines.filter(|line| !line.starts_with("//"));
+    let words =
+        code.flat_map(|line| line.split(|c: char| c == '"' || c == '`' || c.is_whitespace()));
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    let pairs = words.windows(2).filter(|pair| PROGRAMS.contains(&pair[0]));
+    let argument = |word: &str| word.trim_end_matches([',', ';', ')']).to_owned();
+    pairs
+        .map(|pair| format!("{} {}", pair[0], argument(pair[1])))
+        .collect()
 }
