@@ -586,24 +586,24 @@ fn secrets_that_cant_be_are_refused_with_their_line() {
         (
             format!("[[secret]]\nname = \"a\"\n{pair}[[secret]]\nname = \"a\"\n{pair}"),
             6,
-            "already",
+            "another [[secret]] has this name",
         ),
         (
             "[[secret]]\nname = \"a\"\ncertificate = \"c\"".to_owned(),
             3,
-            "needs a `private_key`",
+            "requires `private_key`",
         ),
         (
             "[[secret]]\nname = \"a\"\nprivate_key = \"c\"".to_owned(),
             3,
-            "needs a `certificate`",
+            "requires `certificate`",
         ),
         (
             "[[secret]]\nname = \"a\"\ncrl = \"c\"".to_owned(),
             3,
-            "needs a `trusted_ca`",
+            "requires `trusted_ca`",
         ),
-        ("[[secret]]\nname = \"a\"".to_owned(), 2, "it names no file"),
+        ("[[secret]]\nname = \"a\"".to_owned(), 2, "no file is given"),
         (
             "[[secret]]\nname = \"a\"\ncert = \"c\"".to_owned(),
             3,

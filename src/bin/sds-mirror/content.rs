@@ -11,7 +11,7 @@ use sds_agent::files::read::File;
 
 use crate::select::Files;
 
-/// A part of a credential, which is judged by itself.
+/// A part of a credential, which is checked separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// The certificate chain with its key.

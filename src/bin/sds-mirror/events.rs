@@ -15,7 +15,7 @@ const QUEUE: usize = 64;
 /// The longest note that the API server takes.
 const MAX_NOTE: usize = 1000;
 
-/// What is to be reported.
+/// A pending report.
 pub(crate) struct Refusal {
     pub(crate) id: Id,
     pub(crate) uid: String,

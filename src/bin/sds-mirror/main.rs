@@ -244,7 +244,7 @@ impl Admin {
             socket: None,
             tcp: None,
         };
-        // A pass beside a running mirror must not take its socket away.
+        // A single pass must not replace the socket of a running mirror.
         if !config.once {
             admin.set_socket(config, status)?;
             admin.set_tcp(config, status).await?;

@@ -12,7 +12,7 @@ use crate::manifest::Found;
 use crate::select::{Id, Scope};
 
 /// After a deletion its folder stays for this long without another deletion in the same scope, so
-/// that what is deleted in one go is judged as a whole.
+/// that simultaneous deletions are counted together.
 const QUIET: Duration = Duration::from_secs(1);
 /// It stays no longer than this, however many deletions follow.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -159,7 +159,7 @@ impl Objects {
         }
     }
 
-    /// What removals are judged together: a scope, or all that one Gateway selects.
+    /// The unit for counting removals: a scope, or everything that one Gateway selects.
     fn group(&self, id: &Id) -> Group {
         match &self.chosen {
             Chosen::All(_) => Some(id.scope()),

@@ -17,13 +17,13 @@ use crate::access::{Access, Loaded, TokenFile, chain, client_error};
 use crate::cluster::Cluster;
 use crate::exec::Plugins;
 
-/// How long the API server may take to begin its answer.
+/// How long the API server may take until it begins to respond.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// Requests that may go out at once, and the pause that each one costs after that. A server or proxy
-/// that ends every watch at once is asked this often and no more.
+/// The maximum burst of requests, and the pause for each one after that. It limits requests to a server or
+/// proxy that ends every watch immediately.
 const BURST: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
-/// What stands for the cluster by convention; most accounts have no right to know it.
+/// The object whose uid identifies the cluster by convention; most accounts are not allowed to read it.
 const CLUSTER_PATH: &str = "/api/v1/namespaces/kube-system";
 /// Bytes of that answer.
 const MAX_NAMESPACE: usize = 1024 * 1024;

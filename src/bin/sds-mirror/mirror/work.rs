@@ -340,7 +340,7 @@ fn write(
     let outcome = output.write(folder, &content.manifest, &files)?;
     let inspection = output.inspect(folder)?;
     let inspection = inspection.filter(|inspection| inspection.stamp.is_of(&files));
-    let changed = || io::Error::other("somebody changed it while it was written");
+    let changed = || io::Error::other("it was changed by another program during the write");
     Ok(Some((outcome, inspection.ok_or_else(changed)?)))
 }
 

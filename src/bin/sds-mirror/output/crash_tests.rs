@@ -170,7 +170,7 @@ fn child() {
     }
 }
 
-/// Whether there is strace. A test that is left out for want of it says so; with
+/// Whether there is strace. Without it, the test is skipped with a message; with
 /// `SDS_AGENT_TESTS=all` it fails.
 fn has_strace() -> bool {
     let found = Command::new("strace")

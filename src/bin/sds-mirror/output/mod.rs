@@ -27,14 +27,14 @@ use crate::config::Rights;
 use crate::manifest::{Found, Manifest};
 use crate::select::Files;
 
-/// How names begin of folders that are being made, or taken away.
+/// The prefix of the names of folders that are being created or removed.
 const SCRATCH: &str = ".sds-mirror-tmp-";
 
 /// The output folder, held by one mirror.
 pub(crate) struct Output {
     path: PathBuf,
-    /// Locked against a second mirror as long as it is open. The lock is on the folder itself: there
-    /// is no file that somebody could delete. `None` where there is no folder, and none is made.
+    /// Locked against a second mirror while it is open. The lock is on the folder itself, not on a file that
+    /// another program could delete. `None` if there is no folder, and none is created.
     dir: Option<OwnedFd>,
     rights: Rights,
 }

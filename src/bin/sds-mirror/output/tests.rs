@@ -34,7 +34,7 @@ pub(super) fn files(content: &[(&str, &str)]) -> Files {
     content.iter().map(file).collect()
 }
 
-/// What somebody sees who reads the folder by its names, as `cat NAME/*` does; `None` where there
+/// What a reader sees that opens files by name, as `cat NAME/*` does; `None` where there
 /// is no folder.
 pub(super) fn seen(folder: &Path) -> Option<BTreeMap<String, String>> {
     let mut seen = BTreeMap::new();
