@@ -253,7 +253,7 @@ fn rsa(der: &[u8]) -> Option<KeyType> {
     Some(KeyType::Rsa(bits(modulus.as_ref())))
 }
 
-/// SEC 1: version, key, [0] curve, …
+/// SEC 1: version, key, `[0]` curve, …
 fn sec1(der: &[u8]) -> Option<KeyType> {
     let (_, sequence) = Sequence::from_der(der).ok()?;
     let (rest, _) = Integer::from_der(&sequence.content).ok()?;

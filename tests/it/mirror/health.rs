@@ -222,7 +222,7 @@ fn sighup_reloads_the_configuration_and_a_bad_one_changes_nothing() {
     mirror.wait_for_line(&["reloaded"]);
     output.wait_for(&["a", "b"]);
     for (namespaces, more, why) in [
-        (&[first.name.as_str()][..], "no_such_key = 1\n", "line 5"),
+        (&[first.name.as_str()][..], "no_such_key = 1\n", ":5:1: "),
         (&[], "", "no namespace"),
         (&[&first.name], "context = \"no-such\"\n", "no-such"),
     ] {
