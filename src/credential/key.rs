@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::crypto::aws_lc_rs::sign::{any_ecdsa_type, any_supported_type};
 use rustls::sign::SigningKey;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
 use x509_parser::asn1_rs::{Any, Class, FromDer, Integer, Oid, OptTaggedParser, Sequence, Tag};
@@ -124,7 +124,12 @@ impl Loaded {
     /// Loads a private key with AWS-LC, BoringSSL's sibling. `None` when either would not take it.
     pub fn new(der: &PrivateKeyDer<'_>) -> Option<Self> {
         let der = as_boringssl_reads_it(der)?;
-        any_supported_type(&der).ok().map(Self)
+        let loaded = match KeyType::of_private(&der) {
+            // What tries all types begins with RSA, and checks a point on a curve in full for that.
+            Some(KeyType::P256 | KeyType::P384 | KeyType::P521) => any_ecdsa_type(&der),
+            _ => any_supported_type(&der),
+        };
+        loaded.ok().map(Self)
     }
 
     /// Whether `certified`, a certificate's public key, is this key's public half. `None` when the two
