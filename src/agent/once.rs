@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::reading::Reader;
 use crate::config::Config;
-use crate::files::read::Unwatched;
-use crate::inventory::{Inventory, Key, Now, Snapshot};
+use crate::files::read::{Route, Unwatched};
+use crate::inventory::{Inventory, Now, Snapshot};
 use crate::secret::Name;
 
 /// Longer than the inventory ever waits for further changes.
@@ -34,8 +34,10 @@ pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot 
                 .retain(|problem| problem.path() == path.join(&**only));
         }
         let folders = inventory.listed(&path, listing, now, now.instant);
+        let route = Route::to(&path);
         for key in folders {
-            read(&mut inventory, &reader, &key, now);
+            let reading = reader.read(&key, &route, &mut Unwatched);
+            inventory.observe(&key, reader.judge(&key, reading), now, now.instant);
         }
     }
     inventory.tick(Now {
@@ -43,9 +45,4 @@ pub fn read_once(config: &Config, only: &BTreeMap<Arc<Path>, Name>) -> Snapshot 
         ..now
     });
     inventory.snapshot().clone()
-}
-
-fn read(inventory: &mut Inventory, reader: &Reader, key: &Key, now: Now) {
-    let reading = reader.read(key, &mut Unwatched);
-    inventory.observe(key, reader.judge(key, reading), now, now.instant);
 }

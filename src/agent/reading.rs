@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::config::{Layout, Limits, Root};
 use crate::credential::{self, Credential};
-use crate::files::read::{self, Arm, Files, Reading, Source, Stamps};
+use crate::files::read::{self, Arm, Files, Reading, Route, Source, Stamps};
 use crate::files::roots::{self, Listing};
 use crate::files::watch::Watch;
 use crate::inventory::{self, Key};
@@ -48,8 +48,8 @@ impl Owner {
 
 impl Reader {
     /// Reads `owner`, which is watched from then on. `None` if a file is being written at the moment: it is
-    /// due again soon.
-    pub(crate) fn at(&self, watch: &Watch<Owner>, owner: &Owner) -> Option<Found> {
+    /// due again soon. Consecutive reads may share a `route`.
+    pub(crate) fn at(&self, watch: &Watch<Owner>, owner: &Owner, route: &Route) -> Option<Found> {
         match owner {
             Owner::Root(_) => {
                 let listing = watch.read(owner, |arm| {
@@ -61,7 +61,7 @@ impl Reader {
             }
             Owner::Folder(key) => {
                 let reading = watch.read(owner, |arm| {
-                    let mut reading = self.read(key, arm);
+                    let mut reading = self.read(key, route, arm);
                     let stamps = std::mem::take(&mut reading.stamps);
                     (reading, stamps)
                 })?;
@@ -92,10 +92,11 @@ impl Reader {
     }
 
     /// Reads the files of a credential in the root.
-    pub(super) fn read(&self, key: &Key, arm: &mut dyn Arm) -> Reading {
+    pub(super) fn read(&self, key: &Key, route: &Route, arm: &mut dyn Arm) -> Reading {
         let options = read::Options {
             limits: &self.limits,
             confine: self.root.confine.then_some(&*self.root.path),
+            route: Some(route),
             parts: credential::parts_among,
         };
         read::read(self.source(key, &key.path()), options, arm)

@@ -1,25 +1,30 @@
 //! The reads in progress, one per owner at a time, on threads where they may block.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::task::{JoinError, JoinSet};
+use tokio::sync::mpsc;
 
 use super::reading::{Found, Owner, Reader};
+use crate::files::read::Route;
 use crate::files::watch::Watch;
 use crate::metrics::{Metrics, Read};
 
 /// Concurrent reads of one root. The limit is per root, so that a root that hangs only delays itself.
 const READS_PER_ROOT: usize = 4;
 
+/// Finished reads that wait to be taken in. When there are more, the threads that read wait.
+const RESULTS: usize = 256;
+
 /// The reads in progress.
-#[derive(Default)]
 pub(super) struct Reads {
-    set: JoinSet<Done>,
+    send: mpsc::Sender<Done>,
+    done: mpsc::Receiver<Done>,
     /// By root.
-    queues: HashMap<Arc<Path>, Queue>,
+    queues: HashMap<Arc<Path>, Arc<Queue>>,
     /// The owners that are being read, and for those that must be read again, since when.
     owners: HashMap<Owner, Option<Instant>>,
     /// Owners with a file that was being written when they were read: due again soon.
@@ -28,8 +33,12 @@ pub(super) struct Reads {
 
 /// The reads of one root. There may be thousands, so waiting ones use little memory.
 #[derive(Default)]
-struct Queue {
-    running: usize,
+struct Queue(Mutex<Reading>);
+
+#[derive(Default)]
+struct Reading {
+    /// Threads that take reads from the queue until it is empty.
+    threads: usize,
     waiting: VecDeque<Waiting>,
 }
 
@@ -55,6 +64,19 @@ pub(super) struct Done {
     pub(super) again: Option<Instant>,
 }
 
+impl Default for Reads {
+    fn default() -> Self {
+        let (send, done) = mpsc::channel(RESULTS);
+        Self {
+            send,
+            done,
+            queues: HashMap::new(),
+            owners: HashMap::new(),
+            deferred: HashSet::new(),
+        }
+    }
+}
+
 impl Reads {
     /// Starts a read of `owner` as soon as there is a slot. If one is in progress, another one follows it.
     /// The change that causes it was noticed at `noticed`.
@@ -73,63 +95,49 @@ impl Reads {
         self.owners.insert(owner.clone(), None);
         let root = owner.root().clone();
         let queue = self.queues.entry(root.clone()).or_default();
-        queue.waiting.push_back(Waiting {
+        let mut reading = queue.lock();
+        reading.waiting.push_back(Waiting {
             owner,
             noticed,
             reader,
             watch,
             metrics,
         });
-        self.launch(&root);
+        if reading.threads < READS_PER_ROOT {
+            reading.threads += 1;
+            let (queue, send) = (Arc::clone(queue), self.send.clone());
+            tokio::task::spawn_blocking(move || queue.work(&root, &send));
+        }
     }
 
     /// The next read that finishes; `None` if none is in progress.
     pub(super) async fn next(&mut self) -> Option<Done> {
-        let joined = self.set.join_next().await?;
-        self.took(joined)
+        if self.owners.is_empty() {
+            return None;
+        }
+        let done = self.done.recv().await?;
+        Some(self.took(done))
     }
 
     /// Like [`Self::next`], if one has already finished.
     pub(super) fn try_next(&mut self) -> Option<Done> {
-        let joined = self.set.try_join_next()?;
-        self.took(joined)
+        let done = self.done.try_recv().ok()?;
+        Some(self.took(done))
     }
 
-    fn took(&mut self, joined: Result<Done, JoinError>) -> Option<Done> {
-        // These tasks only end early when the runtime stops.
-        let mut done = joined.ok()?;
+    fn took(&mut self, mut done: Done) -> Done {
         done.again = self.owners.remove(&done.owner).flatten();
         if self.owners.is_empty() {
             // After a start with thousands of reads, this memory is no longer needed.
             self.owners.shrink_to_fit();
+            self.queues.retain(|_, queue| queue.lock().threads > 0);
         }
         if done.found.is_none() {
             self.deferred.insert(done.owner.clone());
         } else {
             self.deferred.remove(&done.owner);
         }
-        let root = done.owner.root();
-        if let Some(queue) = self.queues.get_mut(root) {
-            queue.running -= 1;
-        }
-        self.launch(root);
-        Some(done)
-    }
-
-    /// Starts waiting reads of a root, up to the limit.
-    fn launch(&mut self, root: &Arc<Path>) {
-        let Some(queue) = self.queues.get_mut(root) else {
-            return;
-        };
-        while queue.running < READS_PER_ROOT
-            && let Some(read) = queue.waiting.pop_front()
-        {
-            queue.running += 1;
-            self.set.spawn(read.run());
-        }
-        if queue.running == 0 {
-            self.queues.remove(root);
-        }
+        done
     }
 
     /// The roots with unfinished reads.
@@ -156,8 +164,34 @@ impl Reads {
     }
 }
 
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Reading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads until the queue is empty or the receiver of the results is gone. Consecutive reads share the
+    /// walk to the root, and one thread for many reads costs less than waking one for each.
+    fn work(&self, root: &Path, results: &mpsc::Sender<Done>) {
+        let route = Route::to(root);
+        while let Some(read) = self.next()
+            && results.blocking_send(read.run(&route)).is_ok()
+        {}
+    }
+
+    /// The next read. `None` if there is none: the calling thread no longer counts then, and must end.
+    fn next(&self) -> Option<Waiting> {
+        let mut reading = self.lock();
+        let next = reading.waiting.pop_front();
+        if next.is_none() {
+            reading.threads -= 1;
+            reading.waiting.shrink_to_fit();
+        }
+        next
+    }
+}
+
 impl Waiting {
-    async fn run(self) -> Done {
+    fn run(self, route: &Route) -> Done {
         let Self {
             owner,
             noticed,
@@ -165,15 +199,14 @@ impl Waiting {
             watch,
             metrics,
         } = self;
-        let (epoch, owner_read) = (reader.epoch, owner.clone());
-        let read = move || measured(&metrics, &owner_read, || reader.at(&watch, &owner_read));
-        let found = tokio::task::spawn_blocking(read).await;
+        let read = || measured(&metrics, &owner, || reader.at(&watch, &owner, route));
+        let found = catch_unwind(AssertUnwindSafe(read));
         Done {
-            owner,
-            noticed,
-            epoch,
             // A panic is a bug of the check: the folder keeps its previous state.
             found: found.unwrap_or_default(),
+            epoch: reader.epoch,
+            owner,
+            noticed,
             again: None,
         }
     }

@@ -9,6 +9,7 @@ use rustix::fs::{Dir as Listing, FileType, OFlags, fstat};
 use rustix::io::Errno;
 
 use super::resolve::{Failure, Folder, Found, Walk, open};
+use super::route::Route;
 use super::stamps::Depth;
 use crate::problem::{Problem, Reason};
 use crate::text;
@@ -23,26 +24,15 @@ pub(super) enum NoFolder {
     Unknown(Problem),
 }
 
-/// Opens the folder at `path`. With a `root`, which it is in, no link leads out of that.
+/// Opens the folder at `path`. With `confine`, the root that it is in, no link leads out of that. A
+/// `route` to the root saves the walk to it.
 pub(super) fn open_folder(
     walk: &mut Walk<'_>,
-    root: Option<&Path>,
+    confine: Option<&Path>,
+    route: Option<&Route>,
     path: &Path,
 ) -> Result<Rc<Folder>, NoFolder> {
-    let found = match root {
-        Some(root) => match walk.find(root) {
-            Ok(Found::Folder(folder)) => {
-                walk.confine();
-                match path.strip_prefix(root) {
-                    Ok(rest) => walk.follow(folder, rest, 0),
-                    Err(_) => Err(Failure::Outside(path.to_owned())),
-                }
-            }
-            found => found,
-        },
-        None => walk.find(path),
-    };
-    match found {
+    match find_folder(walk, confine, route, path) {
         Ok(Found::Folder(folder)) => Ok(folder),
         Ok(Found::Other(_)) => Err(NoFolder::Not(Problem::new(
             Reason::NotAFile,
@@ -56,6 +46,31 @@ pub(super) fn open_folder(
             Err(NoFolder::Unknown(problem(path, Failure::System(error))))
         }
         Err(failure) => Err(NoFolder::Not(problem(path, failure))),
+    }
+}
+
+fn find_folder(
+    walk: &mut Walk<'_>,
+    confine: Option<&Path>,
+    route: Option<&Route>,
+    path: &Path,
+) -> Result<Found, Failure> {
+    let Some(root) = confine.or(route.map(Route::root)) else {
+        return walk.find(path);
+    };
+    let found = match route.filter(|route| route.root() == root) {
+        Some(route) => route.walk(walk),
+        None => walk.find(root),
+    };
+    let Ok(Found::Folder(folder)) = found else {
+        return found;
+    };
+    if confine.is_some() {
+        walk.confine();
+    }
+    match path.strip_prefix(root) {
+        Ok(rest) => walk.follow(folder, rest, 0),
+        Err(_) => Err(Failure::Outside(path.to_owned())),
     }
 }
 

@@ -9,6 +9,7 @@ mod ownership;
 pub mod read;
 mod resolve;
 pub mod roots;
+mod route;
 mod slurp;
 mod stamps;
 pub mod watch;

@@ -14,6 +14,7 @@ use super::flat;
 use super::folder::{NoFolder, list, open_folder, problem};
 use super::ownership::Owner;
 use super::resolve::{Entry, Failure, Folder, Found, Leaf, Link, Walk};
+pub use super::route::Route;
 use super::slurp::{Slurped, slurp};
 pub use super::stamps::Stamps;
 use crate::config::Limits;
@@ -87,6 +88,8 @@ pub struct Options<'a> {
     /// The root that the folder is in, where no link may lead out of it, and no file be read that
     /// the owner of the folder could not read himself.
     pub confine: Option<&'a Path>,
+    /// The walk to the root that the folder is in, if consecutive reads share it.
+    pub route: Option<&'a Route>,
     /// Which of these names, by their places, could be part of a credential. Where a folder holds
     /// more files than the limit, those alone count and are read.
     pub parts: fn(&[&str]) -> Vec<usize>,
@@ -191,7 +194,8 @@ impl<'a> Read<'a> {
                 return !files.is_empty();
             }
         };
-        match open_folder(&mut self.walk, self.options.confine, folder) {
+        let Options { confine, route, .. } = self.options;
+        match open_folder(&mut self.walk, confine, route, folder) {
             Ok(folder) => match self.owner_of(&folder) {
                 Ok(owner) => {
                     self.owner = owner;
@@ -284,7 +288,7 @@ impl<'a> Read<'a> {
         let mut there = true;
         match self.walk.follow(Rc::clone(folder), &link.target, 1) {
             Ok(Found::Folder(generation)) => {
-                generation.set_complete();
+                self.walk.set_complete(&generation);
                 there = self.files_in(&generation);
             }
             Ok(Found::Other(_)) => self.problem(
@@ -307,7 +311,8 @@ impl<'a> Read<'a> {
 
     /// Reads every file that is directly in `folder`.
     fn every_file(&mut self, folder: &Rc<Folder>) {
-        self.walk.arm.arm(folder.as_dir(), Interest::All);
+        let dir = self.walk.dir(folder);
+        self.walk.arm.arm(dir, Interest::All);
         let names = match self.names(folder) {
             Ok(Ok(names)) => names,
             Ok(Err(limit)) => {
@@ -381,7 +386,7 @@ impl<'a> Read<'a> {
         if kind != FileType::RegularFile {
             return self.not_a_file(path, kind);
         }
-        let folder = leaf.folder.as_dir();
+        let folder = self.walk.dir(&leaf.folder);
         self.walk.arm.arm(folder, Interest::Content(&leaf.name));
         match slurp(leaf, self.options.limits.file_bytes) {
             Ok(Slurped::Whole {

@@ -1,7 +1,6 @@
 //! A path walk in user space: each folder is announced right before a name is looked up in it, so
 //! that every hop of every link can be watched, a missing one included, and none can lead astray.
 
-use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -14,6 +13,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::arm::{Arm, Dir, FileId, Interest};
 use super::filesystem::Kind;
+use super::route::Hop;
 use super::stamps::{Collector, Depth};
 
 /// Links that a walk follows: as many as Linux does, see path_resolution(7).
@@ -46,23 +46,17 @@ pub(super) struct Folder {
     /// In a confined walk, the folder that it was found in, up to the one that no walk leaves.
     pub(super) above: Option<Rc<Self>>,
     id: FileId,
-    remote: bool,
-    complete: Cell<bool>,
+    kind: Kind,
 }
 
 impl Folder {
-    /// Its files were complete before it could be reached.
-    pub(super) fn set_complete(&self) {
-        self.complete.set(true);
-    }
-
     pub(super) fn as_dir(&self) -> Dir<'_> {
         Dir {
             fd: self.fd.as_fd(),
             path: &self.path,
             id: self.id,
-            remote: self.remote,
-            complete: self.complete.get(),
+            remote: self.kind.is_remote(),
+            complete: false,
         }
     }
 }
@@ -103,6 +97,10 @@ pub(super) struct Walk<'a> {
     pub(super) linked_by: Option<u32>,
     /// Device → the kind of its file system, for the devices met so far.
     devices: Vec<(u64, Kind)>,
+    /// A folder whose files were complete before it could be reached.
+    complete: Option<FileId>,
+    /// The lookups so far, if they are recorded.
+    hops: Option<Vec<Hop>>,
 }
 
 impl<'a> Walk<'a> {
@@ -113,6 +111,8 @@ impl<'a> Walk<'a> {
             confined: false,
             linked_by: None,
             devices: Vec::new(),
+            complete: None,
+            hops: None,
         }
     }
 
@@ -122,6 +122,31 @@ impl<'a> Walk<'a> {
             .map_err(|e| Failure::System(Errno::from_io_error(&e).unwrap_or(Errno::INVAL)))?;
         let top = self.top()?;
         self.follow(top, path.strip_prefix("/").unwrap_or(&path), 0)
+    }
+
+    /// Like [`Self::find`], and also returns the lookups on the way.
+    pub(super) fn find_with_hops(&mut self, path: &Path) -> (Result<Found, Failure>, Vec<Hop>) {
+        self.hops = Some(Vec::new());
+        let found = self.find(path);
+        (found, self.hops.take().unwrap_or_default())
+    }
+
+    /// Prepares to continue from `folder`, which an earlier walk found.
+    pub(super) fn resume(&mut self, folder: &Folder) {
+        self.devices.push((folder.id.device, folder.kind));
+    }
+
+    /// The files of `folder` were complete before it could be reached.
+    pub(super) fn set_complete(&mut self, folder: &Folder) {
+        self.complete = Some(folder.id);
+    }
+
+    /// `folder`, as it is reported to the watch.
+    pub(super) fn dir<'f>(&self, folder: &'f Folder) -> Dir<'f> {
+        Dir {
+            complete: self.complete == Some(folder.id),
+            ..folder.as_dir()
+        }
     }
 
     /// From now on no walk leaves the folder that it starts from, or that was found from there.
@@ -198,7 +223,8 @@ impl<'a> Walk<'a> {
 
     /// Looks `name` up in `folder`.
     pub(super) fn lookup(&mut self, folder: &Rc<Folder>, name: &OsStr) -> Result<Entry, Failure> {
-        self.arm.arm(folder.as_dir(), Interest::Name(name));
+        let dir = self.dir(folder);
+        self.arm.arm(dir, Interest::Name(name));
         let path = folder.path.join(name);
         let opened = open(&folder.fd, name, OFlags::PATH | OFlags::NOFOLLOW)
             .and_then(with_stat)
@@ -211,12 +237,18 @@ impl<'a> Walk<'a> {
             }
         })?;
         let kind = FileType::from_raw_mode(stat.st_mode);
+        let depth = match kind {
+            FileType::Directory => Depth::Identity,
+            _ => Depth::Content,
+        };
+        self.stamps.add(depth, &path, Ok(&stat));
+        if let Some(hops) = &mut self.hops {
+            hops.push(Hop::new((folder, name), &path, depth, &stat));
+        }
         if kind == FileType::Directory {
-            self.stamps.add(Depth::Identity, &path, Ok(&stat));
             let above = self.confined.then(|| Rc::clone(folder));
             return Ok(Entry::Folder(self.enter(fd, path, above, &stat)?));
         }
-        self.stamps.add(Depth::Content, &path, Ok(&stat));
         if kind == FileType::Symlink {
             let target = readlinkat(&fd, "", Vec::new()).map_err(Failure::System)?;
             let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
@@ -279,8 +311,7 @@ impl<'a> Walk<'a> {
             path,
             above,
             id,
-            remote: kind.is_remote(),
-            complete: Cell::new(false),
+            kind,
         }))
     }
 

@@ -67,7 +67,7 @@ pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
         problems: Vec::new(),
         complete: true,
     };
-    let present = match open_folder(&mut list.walk, bound, root) {
+    let present = match open_folder(&mut list.walk, bound, None, root) {
         Ok(folder) => {
             if let Err(error) = list.entries(&folder) {
                 list.complete = false;

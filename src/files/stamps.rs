@@ -181,7 +181,7 @@ fn passes(error: Errno) -> bool {
 /// The bits of a mode that tell the type of a file (inode(7)).
 const FILE_TYPE: u32 = 0o170_000;
 
-fn fingerprint(depth: Depth, found: Result<&Stat, Errno>) -> u64 {
+pub(super) fn fingerprint(depth: Depth, found: Result<&Stat, Errno>) -> u64 {
     let mut hasher = DefaultHasher::new();
     match found {
         Ok(stat) => {

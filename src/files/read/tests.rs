@@ -51,6 +51,7 @@ fn options(confine: Option<&Path>) -> Options<'_> {
     Options {
         limits: &DEFAULT,
         confine,
+        route: None,
         parts: |names| {
             (0..names.len())
                 .filter(|at| !names[*at].starts_with("old"))
@@ -593,3 +594,80 @@ fn what_can_not_be_opened_for_now_is_unsure() {
 }
 
 static DEFAULT: std::sync::LazyLock<Limits> = std::sync::LazyLock::new(Limits::default);
+
+/// Keeps what is announced.
+#[derive(Default)]
+struct Announced(Vec<(FileId, String)>);
+
+impl Arm for Announced {
+    fn arm(&mut self, dir: Dir<'_>, interest: Interest<'_>) {
+        self.0.push((dir.id, format!("{interest:?}")));
+    }
+
+    fn saw(&mut self, _: Dir<'_>, _: Seen<'_>) {}
+}
+
+/// A change of something on the way to `root`, or in it, or none where it is not possible now.
+fn change_the_way(place: &Place, change: usize) {
+    let at = |path: &str| place.at(path);
+    let relink = |path: &str, target: &str| {
+        let _ = fs::remove_file(at(path));
+        let _ = symlink(target, at(path));
+    };
+    let swap = |a: &str, b: &str| {
+        let _ = fs::rename(at(a), at("swap"));
+        let _ = fs::rename(at(b), at(a));
+        let _ = fs::rename(at("swap"), at(b));
+    };
+    match change {
+        0 => relink("way", "a/link"),
+        1 => relink("way", "other/root"),
+        2 => relink("a/link", "b/root"),
+        3 => relink("a/link", "../other/root"),
+        4 => swap("a/b/root", "other/root"),
+        5 => swap("a", "moved"),
+        6 => swap("a/b", "other"),
+        7 => swap("way/site", "way/away"),
+        8 => drop(fs::write(at("way/site/f"), "changed")),
+        9 => drop(fs::create_dir_all(at("a/b/root/site"))),
+        _ => drop(fs::remove_dir_all(at("a/b/root"))),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn reads_that_share_the_walk_to_a_root_find_what_others_find(
+        changes in prop::collection::vec(0_usize..11, 0..24),
+        confined: bool,
+    ) {
+        let place = Place::new();
+        place.write("a/b/root/site/f", "1");
+        place.write("other/root/site/f", "2");
+        place.link("a/link", "b/root");
+        place.link("way", "a/link");
+        let root = place.at("way");
+        let route = Route::to(&root);
+        let read = |route| {
+            let mut announced = Announced::default();
+            let confine = confined.then_some(&*root);
+            let options = Options { route, ..options(confine) };
+            let reading = read(&*root.join("site"), options, &mut announced);
+            let files = reading.files.into_iter();
+            let files: Vec<_> = files.map(|file| (file.name, file.bytes)).collect();
+            ((reading.present, files, reading.problems, reading.stamps), announced.0)
+        };
+        for change in changes {
+            change_the_way(&place, change);
+            let (alone, announced) = read(None);
+            for _ in 0..2 {
+                let (sharing, also_announced) = read(Some(&route));
+                prop_assert!(sharing == alone, "{change}");
+                for announced in &announced {
+                    prop_assert!(also_announced.contains(announced), "{announced:?}");
+                }
+            }
+        }
+    }
+}

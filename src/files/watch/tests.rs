@@ -108,6 +108,7 @@ fn options(limits: &Limits) -> Options<'_> {
     Options {
         limits,
         confine: None,
+        route: None,
         parts: |names| (0..names.len()).collect(),
     }
 }
