@@ -93,13 +93,15 @@ impl KeyType {
     }
 
     fn of_curve(curve: &Oid<'_>) -> Self {
-        match curve.to_id_string().as_str() {
-            "1.2.840.10045.3.1.7" => Self::P256,
-            "1.3.132.0.34" => Self::P384,
-            "1.3.132.0.35" => Self::P521,
-            "1.3.132.0.33" => Self::Other("P-224".into()),
-            "1.3.132.0.10" => Self::Other("secp256k1".into()),
-            other => Self::Other(format!("the curve {other}")),
+        match *curve {
+            ref is if *is == oid::OID_EC_P256 => Self::P256,
+            ref is if *is == oid::OID_NIST_EC_P384 => Self::P384,
+            ref is if *is == oid::OID_NIST_EC_P521 => Self::P521,
+            ref other => match other.to_id_string().as_str() {
+                "1.3.132.0.33" => Self::Other("P-224".into()),
+                "1.3.132.0.10" => Self::Other("secp256k1".into()),
+                other => Self::Other(format!("the curve {other}")),
+            },
         }
     }
 }

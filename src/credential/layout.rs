@@ -294,7 +294,7 @@ impl Pairs<'_> {
                 }
             }
             // A CA's own pair, beside the one of a server.
-            if belongs.iter().any(|pair| !self.is_ca(pair)) {
+            if belongs.len() > 1 && belongs.iter().any(|pair| !self.is_ca(pair)) {
                 belongs.retain(|pair| !self.is_ca(pair));
             }
             let Some(mut pair) = belongs.pop() else {
