@@ -48,9 +48,9 @@ pub(crate) fn pair(
     let certificates = certificates.into_iter().collect::<Option<Vec<_>>>();
     let mut certificates: Vec<Certificate<'_>> = certificates?.into_iter().flatten().collect();
     let (key_text, der) = private?;
-    let loaded = load(key, der, findings)?;
+    let loaded = loaded(key, der, findings)?;
     let first = chain.first()?;
-    let place = place(&certificates, &loaded, [first, key], findings)?;
+    let place = place(&certificates, loaded, [first, key], findings)?;
     certificates[..=place].rotate_right(1);
 
     let leaf = &certificates[0].x509;
@@ -154,10 +154,14 @@ fn convert(command: &str, holds_more: bool) -> String {
     pem::replace(&format!("{{ {command} && {certificates}; }}"))
 }
 
-/// Loads the key, which proves that it is consistent and of a type that Envoy takes.
-fn load(file: &Item, der: &PrivateKeyDer<'_>, findings: &mut Findings<'_>) -> Option<Loaded> {
-    let loaded = Loaded::new(der);
-    if loaded.is_none() {
+/// The key of the file, whose DER this is: that it was loaded proves that it is consistent and of a type
+/// that Envoy takes.
+fn loaded<'a>(
+    file: &'a Item,
+    der: &PrivateKeyDer<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<&'a Loaded> {
+    if file.key.is_none() {
         match KeyType::of_private(der) {
             // Tools written in Rust tend to make them so, for Ed25519.
             _ if key::is_of_version_2(der) => findings.error(
@@ -186,7 +190,7 @@ fn load(file: &Item, der: &PrivateKeyDer<'_>, findings: &mut Findings<'_>) -> Op
             ),
         }
     }
-    loaded
+    file.key.as_ref()
 }
 
 /// Which of the certificates is the key's.
