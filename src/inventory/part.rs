@@ -47,7 +47,7 @@ pub(super) struct PartState {
     holds_previous: bool,
     warnings: Vec<Problem>,
     /// What replaces the current version when it becomes valid.
-    successor: Option<Successor>,
+    successor: Option<Box<Successor>>,
     trouble: Trouble,
     missing_since: Option<Instant>,
     seen_good: bool,
@@ -61,11 +61,14 @@ struct Successor {
     settles: Option<Instant>,
 }
 
-/// Why files are not served, and whether that has been logged.
+/// Why files are not served, and whether that has been logged. Boxed, because most folders have no problem.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct Trouble(Option<Box<Present>>);
+
+#[derive(Debug)]
+struct Present {
     problems: Vec<Problem>,
-    since: Option<Instant>,
+    since: Instant,
     logged: bool,
 }
 
@@ -80,51 +83,51 @@ pub(super) enum Missing {
 
 impl Trouble {
     pub(super) fn problems(&self) -> &[Problem] {
-        &self.problems
+        self.0.as_ref().map_or(&[], |present| &present.problems)
     }
 
     /// Sets the current problems; if they differ from before, they are logged again.
     pub(super) fn set(&mut self, problems: Vec<Problem>, now: Instant) {
-        if self.problems == problems {
+        if self.problems() == problems {
             return;
         }
-        if self.since.is_none() || self.logged {
-            self.since = Some(now);
-        }
-        self.logged = false;
-        self.problems = problems;
+        let pending = self.0.as_ref().filter(|present| !present.logged);
+        let since = pending.map_or(now, |present| present.since);
+        self.0 = Some(Box::new(Present {
+            problems,
+            since,
+            logged: false,
+        }));
     }
 
     /// Clears the problems. Returns whether they had been logged.
     pub(super) fn clear(&mut self) -> bool {
-        std::mem::take(self).logged
+        self.0.take().is_some_and(|present| present.logged)
     }
 
     /// Forgets problems that were not logged.
     pub(super) fn clear_unlogged(&mut self) {
-        if !self.logged {
-            *self = Self::default();
-        }
+        self.0.take_if(|present| !present.logged);
     }
 
     /// The problems, if they have persisted and are not logged yet.
     pub(super) fn report(&mut self, now: Instant) -> Option<Vec<Problem>> {
-        let due = self.deadline().is_some_and(|at| at <= now);
-        due.then(|| {
-            self.logged = true;
-            self.problems.clone()
-        })
+        let due = |present: &&mut Box<Present>| !present.logged && present.since + LASTING <= now;
+        let present = self.0.as_mut().filter(due)?;
+        present.logged = true;
+        Some(present.problems.clone())
     }
 
     /// Reports the problems without waiting to see whether they persist.
     pub(super) fn expedite(&mut self) {
-        if let Some(since) = &mut self.since {
+        if let Some(Present { since, .. }) = self.0.as_deref_mut() {
             *since = since.checked_sub(LASTING).unwrap_or(*since);
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.since.filter(|_| !self.logged).map(|at| at + LASTING)
+        let pending = self.0.as_ref().filter(|present| !present.logged);
+        pending.map(|present| present.since + LASTING)
     }
 }
 
@@ -172,11 +175,7 @@ impl PartState {
             holds_previous: false,
             warnings: Vec::new(),
             successor: None,
-            trouble: Trouble {
-                problems: Vec::new(),
-                since: None,
-                logged: false,
-            },
+            trouble: Trouble(None),
             missing_since: None,
             seen_good: false,
         }
@@ -222,7 +221,7 @@ impl PartState {
         &mut self,
         part: Arc<Part>,
         warnings: Vec<Problem>,
-        pending: Option<Successor>,
+        pending: Option<Box<Successor>>,
         now: Now,
     ) -> bool {
         self.seen_good = true;
@@ -237,11 +236,11 @@ impl PartState {
         });
         if is_other && (waits_for_dates || settles.is_some_and(|at| at > now.instant)) {
             self.holds_previous = self.current.is_some();
-            self.successor = Some(Successor {
+            self.successor = Some(Box::new(Successor {
                 part,
                 warnings,
                 settles: settles.filter(|_| !waits_for_dates),
-            });
+            }));
         } else {
             self.holds_previous = false;
             self.warnings = warnings;

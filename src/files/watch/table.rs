@@ -34,7 +34,8 @@ const ARRIVED: Duration = Duration::from_secs(2);
 pub(super) struct Table<K> {
     pub(super) settings: Settings,
     keys: HashMap<K, OwnerId>,
-    owners: Slab<Owner<K>>,
+    /// Boxed, for a slab has room for more than are in it.
+    owners: Slab<Box<Owner<K>>>,
     pub(super) folders: Folders,
     /// When which owner is due.
     due: BTreeSet<(Instant, OwnerId)>,
@@ -146,11 +147,11 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     pub(super) fn owner(&self, id: OwnerId) -> Option<&Owner<K>> {
-        self.owners.get(id as usize)
+        self.owners.get(id as usize).map(|owner| &**owner)
     }
 
     pub(super) fn owner_mut(&mut self, id: OwnerId) -> Option<&mut Owner<K>> {
-        self.owners.get_mut(id as usize)
+        self.owners.get_mut(id as usize).map(|owner| &mut **owner)
     }
 
     /// Whether a missing permission hid something that the owner depends on.
@@ -163,7 +164,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     pub(super) fn owners(&self) -> impl Iterator<Item = &Owner<K>> {
-        self.owners.iter().map(|(_, owner)| owner)
+        self.owners.iter().map(|(_, owner)| &**owner)
     }
 
     /// The owner of this key, new if need be.
@@ -171,7 +172,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         if let Some(id) = self.keys.get(key) {
             return *id;
         }
-        let id = self.owners.insert(Owner::new(key.clone())) as OwnerId;
+        let id = self.owners.insert(Box::new(Owner::new(key.clone()))) as OwnerId;
         self.keys.insert(key.clone(), id);
         id
     }
