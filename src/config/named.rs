@@ -14,6 +14,18 @@ use crate::name;
 
 type File = Option<Spanned<Text<PathBuf>>>;
 
+/// The names of session ticket keys in a folder, where the last one by name encrypts: here it is the first.
+const TICKET_KEYS: [&str; 8] = [
+    "8.ticketkey",
+    "7.ticketkey",
+    "6.ticketkey",
+    "5.ticketkey",
+    "4.ticketkey",
+    "3.ticketkey",
+    "2.ticketkey",
+    "1.ticketkey",
+];
+
 /// `[[secret]]` as it is written.
 #[derive(Deserialize)]
 pub(super) struct FileSecret {
@@ -24,6 +36,9 @@ pub(super) struct FileSecret {
     crl: File,
     ocsp_staple: File,
     password_file: File,
+    #[serde(default)]
+    ticket_keys: Vec<Spanned<Text<PathBuf>>>,
+    generic: File,
     #[serde(default, deserialize_with = "days")]
     warn_days: Option<u32>,
 }
@@ -54,6 +69,9 @@ impl FileSecret {
     fn credential(self, folder: &Path) -> Result<NamedCredential, Wrong> {
         self.check_companions()?;
         let path = |file: File| file.map(|path| folder.join(path.into_inner().0));
+        let keys = self.ticket_keys.into_iter();
+        let keys = keys.filter_map(|key| path(Some(key)));
+        let keys: Vec<_> = TICKET_KEYS.into_iter().zip(keys).collect();
         let (certificate, key) = (path(self.certificate), path(self.private_key));
         let one_file = certificate.is_some() && certificate == key;
         let pair = match one_file {
@@ -63,16 +81,21 @@ impl FileSecret {
                 key.map(|path| ("tls.key", path)),
             ],
         };
+        let generic = self.generic.as_ref();
+        let generic = generic.map_or("secret", |path| generic_name(&path.get_ref().0));
         let others = [
             ("ca.crt", self.trusted_ca),
             ("ca.crl", self.crl),
             ("tls.ocsp-staple", self.ocsp_staple),
             ("tls.key.password", self.password_file),
+            (generic, self.generic),
         ];
         let others = others.map(|(name, file)| Some((name, path(file)?)));
         Ok(NamedCredential {
             name: self.name.into_inner(),
-            files: pair.into_iter().chain(others).flatten().collect(),
+            files: (pair.into_iter().chain(others).flatten())
+                .chain(keys)
+                .collect(),
             warn_days: self.warn_days,
         })
     }
@@ -117,8 +140,15 @@ impl FileSecret {
                 return Err(Wrong::new(file.span(), message));
             }
         }
-        if self.certificate.is_none() && self.trusted_ca.is_none() {
-            let message = "no file is given; add `certificate` and `private_key`, or `trusted_ca`";
+        if let Some(key) = self.ticket_keys.get(TICKET_KEYS.len()) {
+            let most = TICKET_KEYS.len();
+            let message = format!("there are more than {most} ticket keys; remove the oldest ones");
+            return Err(Wrong::new(key.span(), message));
+        }
+        let files = [&self.certificate, &self.trusted_ca, &self.generic];
+        if self.ticket_keys.is_empty() && files.iter().all(|file| file.is_none()) {
+            let message = "no file is given; add `certificate` and `private_key`, `trusted_ca`, \
+                           `ticket_keys` or `generic`";
             return Err(Wrong::new(self.name.span(), message));
         }
         Ok(())
@@ -131,6 +161,14 @@ fn combined(path: &Path) -> &'static str {
         Some("p12") => "tls.p12",
         Some("pfx") => "tls.pfx",
         _ => "tls.pem",
+    }
+}
+
+/// The name that a file with a generic secret would have in a credential folder.
+fn generic_name(path: &Path) -> &'static str {
+    match path.extension().and_then(OsStr::to_str) {
+        Some("bin") => "secret.bin",
+        _ => "secret",
     }
 }
 

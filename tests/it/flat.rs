@@ -605,6 +605,14 @@ fn secrets_that_cant_be_are_refused_with_their_line() {
         ),
         ("[[secret]]\nname = \"a\"".to_owned(), 2, "no file is given"),
         (
+            format!(
+                "[[secret]]\nname = \"a\"\nticket_keys = [{}]",
+                "\"k\",".repeat(9)
+            ),
+            3,
+            "more than 8 ticket keys",
+        ),
+        (
             "[[secret]]\nname = \"a\"\ncert = \"c\"".to_owned(),
             3,
             "did you mean `certificate`",

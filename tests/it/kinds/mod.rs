@@ -352,6 +352,57 @@ fn a_generic_secret_is_served_without_its_line_end() {
 }
 
 #[test]
+fn the_files_of_these_kinds_can_be_anywhere() {
+    let bed = Bed::new();
+    let folder = bed.root.beside("pki");
+    std::fs::create_dir(&folder).unwrap();
+    for (name, content) in [
+        ("new", &[1; 80][..]),
+        ("old", &[2; 80]),
+        ("token", b"t0ken\n"),
+    ] {
+        std::fs::write(folder.join(name), content).unwrap();
+    }
+    let config = bed.scratch("sds-agent.toml");
+    let text = format!(
+        "credentials = [{:?}]\n\
+         [[secret]]\nname = \"tickets\"\nticket_keys = [{:?}, {:?}]\n\
+         [[secret]]\nname = \"token\"\ngeneric = {:?}\n",
+        bed.root.beside("live"),
+        folder.join("new"),
+        folder.join("old"),
+        folder.join("token"),
+    );
+    std::fs::write(&config, text).unwrap();
+    let _agent = bed.ready(Agent::builder(&bed.socket()).arg("--config").arg(config));
+    let subscribe = |name| {
+        let mut stream = bed.client().delta();
+        stream.subscribe(&[name]);
+        stream
+    };
+    let (mut tickets, mut token) = (subscribe("tickets"), subscribe("token"));
+    let keys = |stream: &mut Delta| match next(stream) {
+        Kind::SessionTicketKeys(keys) => {
+            keys.keys.into_iter().map(|key| bytes(Some(key))).collect()
+        }
+        other => panic!("ticket keys were due: {other:?}"),
+    };
+    let value = |stream: &mut Delta| match next(stream) {
+        Kind::GenericSecret(secret) => bytes(secret.secret),
+        other => panic!("a generic secret was due: {other:?}"),
+    };
+    let sent: Vec<Vec<u8>> = keys(&mut tickets);
+    assert_eq!(sent, [vec![1; 80], vec![2; 80]], "the first one encrypts");
+    assert_eq!(value(&mut token), b"t0ken");
+
+    std::fs::write(folder.join("token"), "an0ther").unwrap();
+    assert_eq!(value(&mut token), b"an0ther");
+    std::fs::write(folder.join("next"), [3; 80]).unwrap();
+    std::fs::rename(folder.join("next"), folder.join("old")).unwrap();
+    assert_eq!(keys(&mut tickets), [vec![1; 80], vec![3; 80]]);
+}
+
+#[test]
 fn encrypted_keys_and_keystores_are_opened_with_the_password_beside_them() {
     let bed = Bed::new();
     let identity = bed.ca.intermediate("Between").server(&["site.test"]);
