@@ -82,14 +82,17 @@ impl Clients {
         Self(admitted.collect())
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Who of them can read which of these files.
-    pub fn exposures<'a>(&self, keys: impl IntoIterator<Item = &'a Path>) -> Vec<Exposure> {
-        if self.0.is_empty() {
-            return Vec::new();
-        }
+    pub fn exposures<P: AsRef<Path>>(&self, keys: impl IntoIterator<Item = P>) -> Vec<Exposure> {
         let mut found: Vec<Option<Exposure>> = self.0.iter().map(|_| None).collect();
         let mut folders = BTreeMap::new();
         for key in keys {
+            let key = key.as_ref();
             // Where links lead is where it can be read.
             let Ok(real) = key.canonicalize() else {
                 continue;

@@ -2,7 +2,6 @@
 //! besides asking for them.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 
 use sds_agent::config::Config;
 use sds_agent::exposure::{Clients, Exposure};
@@ -54,13 +53,15 @@ impl<'a> Guard<'a> {
 
     async fn warn_of_exposures(&mut self) {
         let published = self.shared.hub.current();
-        let credentials = published.snapshot.credentials();
-        let keys = credentials.iter().filter_map(|one| one.key_file());
-        let keys: Vec<PathBuf> = keys.collect();
         let config = self.config.clone();
         let found = self.pool.run(move || {
             let agent = rustix::process::geteuid().as_raw();
-            Clients::of(&config, agent).exposures(keys.iter().map(PathBuf::as_path))
+            let clients = Clients::of(&config, agent);
+            if clients.is_empty() {
+                return Vec::new();
+            }
+            let credentials = published.snapshot.credentials();
+            clients.exposures(credentials.iter().filter_map(|one| one.key_file()))
         });
         for exposure in found.await.unwrap_or_default() {
             self.warn_once(&exposure);
