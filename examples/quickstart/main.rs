@@ -1,6 +1,6 @@
 //! A tour in a minute: an Envoy that takes its certificates from folders, through the agent.
 //!
-//!     cargo run --release --example quickstart
+//!     cargo run --example quickstart
 //!
 //! It needs a Rust toolchain and Python 3 with pip. All that it writes is in a temporary folder and below
 //! target/. It runs until Ctrl-C; with `--once` it ends after the tour.
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         None => false,
         Some("--once") => true,
         Some(_) => {
-            eprintln!("usage: cargo run --release --example quickstart [-- --once]");
+            eprintln!("usage: cargo run --example quickstart [-- --once]");
             return ExitCode::from(2);
         }
     };

@@ -54,11 +54,11 @@ fn build_agent() -> Result<PathBuf, Failure> {
     });
     built.next().ok_or_else(|| {
         let what = "cargo did not say where it built sds-agent";
-        Failure::new(what, "no executable", "run: cargo build --release")
+        Failure::new(what, "no executable", "run: cargo build")
     })
 }
 
-/// The folder of build products: this program is `TARGET/release/examples/quickstart`.
+/// The folder of build products: this program is `TARGET/debug/examples/quickstart`.
 pub(crate) fn target_dir(stage: &Stage) -> PathBuf {
     let program = std::env::current_exe().ok();
     let target = program.as_deref().and_then(|path| path.ancestors().nth(3));
