@@ -24,7 +24,7 @@ pub(crate) struct Item {
     pub(crate) unreadable: Option<Problem>,
     /// What was changed in it, and what to do about it.
     pub(crate) tidied: Option<(String, &'static str)>,
-    /// Its PEM blocks, or why they can't be told apart.
+    /// Its PEM blocks, or why they can't be separated.
     pub(crate) blocks: Result<Vec<Block>, (Reason, Flaw)>,
     /// Whether it seems to hold a certificate, and a private key.
     pub(crate) has: Holdings,

@@ -29,7 +29,7 @@ const SCRYPT: &[u8] = b"\x2b\x06\x01\x04\x01\xda\x47\x04\x0b";
 /// Why a private key or a keystore can't be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// It is not this password, or the content is damaged: the two can't be told apart.
+    /// It is not this password, or the content is damaged: the two look the same.
     WrongPassword,
     /// The encryption is of a kind that is not supported.
     Unsupported,

@@ -49,7 +49,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Whether nobody but Envoy may see it: a private key of any kind.
+    /// Whether only Envoy may see it: a private key of any kind.
     pub fn is_secret(&self) -> bool {
         matches!(
             self,

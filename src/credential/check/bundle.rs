@@ -100,7 +100,7 @@ fn cas<'a, 'b>(
     Some(useful)
 }
 
-/// Why nobody is trusted by virtue of `certificate`.
+/// Why `certificate` makes no client trusted.
 fn uselessness(
     certificate: &X509<'_>,
     options: &TrustOptions,
@@ -135,7 +135,7 @@ fn warn_of_pin(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) 
             Reason::PinnedPeer,
             file,
             format!(
-                "{} is not a CA's certificate: it lets in the one peer that has it, and nobody else",
+                "{} is not a CA's certificate: it lets in the one peer that has it, and no other",
                 called(certificate)
             ),
             "put the certificate of the CA there that issued it, if all of that CA's clients are meant",

@@ -72,7 +72,7 @@ fn check_names(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) 
                 "not all names in the certificate {} can be read: Envoy takes it, clients may not",
                 called(certificate)
             ),
-            "have it issued anew if a client refuses it",
+            "have it issued again if a client refuses it",
         );
     }
 }

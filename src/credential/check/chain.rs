@@ -174,7 +174,7 @@ fn loaded<'a>(
                 Reason::UnsupportedKey,
                 &file.name,
                 "the private key does not name its curve, and Envoy does not guess it",
-                "export it anew as PKCS#8, which names the curve, from the program that made it",
+                "export it again as PKCS#8, which names the curve, from the program that made it",
             ),
             Some(kind) if !kind.is_taken() => findings.error(
                 Reason::UnsupportedKey,
@@ -217,8 +217,8 @@ fn place(
         return None;
     }
     if answer(first).is_none() {
-        let what = format!("it could not be told whether it is the key of {name}");
-        let remedy = "compare the two: openssl pkey -pubout, openssl x509 -pubkey";
+        let what = format!("it is not known whether it is the key of {name}");
+        let remedy = "check that the two belong together; openssl pkey -in FILE -pubout prints its public key";
         findings.warn(Reason::KeyMismatch, &key.name, what, remedy);
         return Some(0);
     }

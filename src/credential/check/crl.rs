@@ -172,7 +172,7 @@ impl List<'_> {
     }
 }
 
-/// Why the clients of `ca` would be refused for want of a list, and what to do.
+/// Why the clients of `ca` would be refused because a list is missing, and what to do.
 fn uncovered(
     ca: &X509<'_>,
     cas: &[&X509<'_>],

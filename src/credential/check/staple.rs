@@ -1,4 +1,4 @@
-//! An OCSP staple: it is sent with the pair when it is good for the pair's leaf.
+//! An OCSP staple: sent with the pair if it is valid for the pair's leaf.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ fn unusable_flaw(unusable: Unusable, file: &Item) -> Flaw {
     match unusable {
         Unusable::Broken if is_pem => Flaw::new(
             "it is PEM, and an OCSP staple has to be DER",
-            "fetch it with openssl ocsp -respout FILE, which writes DER",
+            "fetch it from the CA's OCSP responder again, as DER",
         ),
         Unusable::Broken if file.bytes.is_empty() => Flaw::new("it is empty", RENEW),
         Unusable::Broken => Flaw::new("it is no valid OCSP response", RENEW),

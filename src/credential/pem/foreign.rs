@@ -59,7 +59,7 @@ fn is_pkcs12(bytes: &[u8]) -> bool {
 }
 
 /// The advice to put a file through `command`, which reads its standard input. The file keeps its
-/// owner and mode, and nobody else can read what is made on the way, which may be a key.
+/// owner and mode, and no other user can read what is made on the way, which may be a key.
 pub fn rewrite(command: &str) -> String {
     replace(&format!("{command} < FILE"))
 }

@@ -138,7 +138,7 @@ impl Tidy {
         let (what, remedy) = match self.changes.first()? {
             (TRUST_SETTINGS, line) => (
                 format!("{TRUST_SETTINGS} stand behind the certificate that ends in line {line}: they are left out"),
-                "leave it as it is, or export the certificates anew without trust settings",
+                "leave it as it is, or export the certificates again without trust settings",
             ),
             (LONE_RETURN, _) => (
                 "its lines end in carriage returns, so that Envoy would not see all of its PEM blocks: they are replaced by line feeds".to_owned(),

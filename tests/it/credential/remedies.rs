@@ -297,16 +297,15 @@ const PROGRAMS: [&str; 8] = [
     "ssh-keygen",
 ];
 
-/// What they are run with. Not run here are those that only show something (`getfacl`, `openssl crl`), and
-/// `keytool`, which needs Java.
-const COMMANDS: [&str; 14] = [
+/// The commands of all remedies. Not run here are those that only show something (`getfacl`, `openssl crl`),
+/// `setfacl`, and `keytool`, which needs Java.
+const COMMANDS: [&str; 13] = [
     "chmod o=",
     "getfacl FILE",
     "iconv -f",
     "keytool -importkeystore",
     "mv FILE",
     "openssl crl",
-    "openssl ocsp",
     "openssl pkcs8",
     "openssl pkey",
     "openssl rand",
