@@ -37,6 +37,8 @@ pub(crate) struct Host {
     server_name: String,
     secret: String,
     client_ca: Option<String>,
+    /// Options of a `CertificateValidationContext` of Envoy's own configuration.
+    validation: Value,
 }
 
 impl Host {
@@ -46,12 +48,19 @@ impl Host {
             server_name: server_name.into(),
             secret: secret.into(),
             client_ca: None,
+            validation: Value::Null,
         }
     }
 
     /// And its clients must have a certificate of the bundle that is secret `secret`.
     pub(crate) fn client_ca(mut self, secret: &str) -> Self {
         self.client_ca = Some(secret.into());
+        self
+    }
+
+    /// And Envoy's own configuration has these options for that bundle.
+    pub(crate) fn validation(mut self, options: Value) -> Self {
+        self.validation = options;
         self
     }
 }
@@ -374,8 +383,17 @@ fn on_demand_chain(default: &str, client_ca: Option<&str>) -> Value {
 fn filter_chain(source: &Value, host: &Host) -> Value {
     let secret = |name: &String| json!({"name": name, "sds_config": source});
     let mut context = json!({"tls_certificate_sds_secret_configs": [secret(&host.secret)]});
-    if let Some(ca) = &host.client_ca {
-        context["validation_context_sds_secret_config"] = secret(ca);
+    match &host.client_ca {
+        Some(ca) if host.validation.is_null() => {
+            context["validation_context_sds_secret_config"] = secret(ca);
+        }
+        Some(ca) => {
+            context["combined_validation_context"] = json!({
+                "default_validation_context": host.validation,
+                "validation_context_sds_secret_config": secret(ca),
+            });
+        }
+        None => {}
     }
     json!({
         "name": host.server_name,
