@@ -33,7 +33,7 @@ fn the_example_has_the_defaults() {
         ..with_settings
     };
     assert_eq!(like_others, config.roots[0]);
-    assert!(matches!(&named.layout, Layout::Named(named) if named[0].files.len() == 6));
+    assert!(matches!(&named.layout, Layout::Named(named) if named[0].files.len() == 9));
     let trust = std::mem::take(&mut config.roots[0].trust);
     assert_eq!(trust.keys().collect::<Vec<_>>(), ["site.example.com"]);
     assert_eq!(
