@@ -224,10 +224,10 @@ pub(crate) struct Stream<Q, R> {
 }
 
 impl<Q, R: std::fmt::Debug> Stream<Q, R> {
-    /// Sends a request as it is.
+    /// Sends a request as it is. If the stream has ended, whoever waits for the next response learns
+    /// why.
     pub(crate) fn send(&self, request: Q) {
-        let sent = RUNTIME.block_on(self.requests.send(request));
-        assert!(sent.is_ok(), "the stream has ended");
+        self.try_send(request);
     }
 
     /// Sends a request if the stream is still open, and tells whether it was.
@@ -336,9 +336,8 @@ impl Sotw {
     pub(crate) fn ack(&mut self, response: &DiscoveryResponse) {
         self.version.clone_from(&response.version_info);
         self.nonce.clone_from(&response.nonce);
-        // Whoever waits for the next response hears of an end.
         let request = self.next_request(None);
-        let _ = self.stream.try_send(request);
+        self.stream.send(request);
     }
 
     /// Rejects `response` with Envoy's words.
@@ -398,8 +397,7 @@ impl Delta {
     pub(crate) fn ack(&mut self, response: &DeltaDiscoveryResponse) {
         let mut request = self.request();
         request.response_nonce = response.nonce.clone();
-        // Whoever waits for the next response hears of an end.
-        let _ = self.0.try_send(request);
+        self.0.send(request);
     }
 
     /// Rejects `response` with Envoy's words.
