@@ -1,7 +1,7 @@
 //! The lines of a file, cut and trimmed as BoringSSL does it.
 
 /// BoringSSL reads lines in pieces of at most this many bytes: a longer one counts as several.
-const LINE_MAX: usize = 253;
+pub(super) const LINE_MAX: usize = 253;
 
 pub(super) const BEGIN: &[u8] = b"-----BEGIN ";
 pub(super) const END: &[u8] = b"-----END ";

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use super::foreign::beginnings;
+use super::tidy::is_comment;
 use super::{Block, Content, blocks, foreign, join, tidy};
 
 /// 48 bytes that are no certificate: what a block holds is not looked at here.
@@ -176,6 +178,19 @@ fn some_text() -> impl Strategy<Value = String> {
     proptest::string::string_regex("([ -,.-~]{0,300}(\n|\r\n))?").unwrap()
 }
 
+#[test]
+fn a_begin_line_that_is_too_long_to_be_seen_is_an_error() {
+    for (label, is_seen) in [("A".repeat(237), true), ("A".repeat(238), false)] {
+        let text = format!("-----BEGIN {label}-----\n{BODY}\n-----END {label}-----\n");
+        let tidied = tidy(text.as_bytes());
+        assert_eq!(tidied.is_ok(), is_seen, "{}", label.len());
+        assert_eq!(
+            blocks(text.as_bytes()).map_or(0, |blocks| blocks.len()),
+            usize::from(is_seen)
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn every_block_is_cut_out_of_the_text_around_it(
@@ -215,10 +230,8 @@ proptest! {
         let bytes = tidied.map_or(bytes, |tidied| tidied.bytes.to_vec());
         if let Ok(blocks) = blocks(&bytes) {
             // No block is lost unseen.
-            let comments = ["#", ";", "//"];
-            let text = String::from_utf8_lossy(&bytes);
-            let begins = text.lines().filter(|line| !comments.iter().any(|mark| line.starts_with(mark)));
-            let begins = begins.map(|line| line.matches("-----BEGIN ").count()).sum::<usize>();
+            let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !is_comment(line));
+            let begins = lines.map(beginnings).sum::<usize>();
             let is_utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
             prop_assert!(blocks.len() >= begins || is_utf16);
         }

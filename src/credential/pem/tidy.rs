@@ -4,7 +4,7 @@
 use zeroize::Zeroizing;
 
 use super::foreign::{beginnings, find, rewrite};
-use super::lines::{BEGIN, DASHES, END, Lines};
+use super::lines::{BEGIN, DASHES, END, LINE_MAX, Lines};
 use super::{Flaw, base64_text, decoded};
 use crate::credential::der::Der;
 
@@ -85,13 +85,16 @@ struct Tidy {
 impl Tidy {
     fn line(&mut self, raw: &[u8], number: usize) -> Result<(), Flaw> {
         let line = trimmed(raw);
-        let begins = line.starts_with(BEGIN) && line.ends_with(DASHES) && beginnings(line) == 1;
+        let begins = line.starts_with(BEGIN)
+            && line.ends_with(DASHES)
+            && line.len() <= LINE_MAX
+            && beginnings(line) == 1;
         let label = line
             .strip_prefix(BEGIN)
             .and_then(|rest| rest.strip_suffix(DASHES));
         match label {
             Some(label) if begins && !find(label, DASHES) => self.begin(raw, label, number),
-            _ if is_comment(line) && !self.inside => {}
+            _ if is_comment(raw) && !self.inside => {}
             _ if beginnings(raw) > 0 => return Err(within_a_line(line, number)),
             _ if self.inside => self.push(line),
             _ => {}
@@ -192,10 +195,10 @@ fn trimmed(mut line: &[u8]) -> &[u8] {
 }
 
 /// Whether someone has made a comment of the line.
-fn is_comment(line: &[u8]) -> bool {
+pub(super) fn is_comment(line: &[u8]) -> bool {
     [&b"#"[..], b";", b"//"]
         .iter()
-        .any(|mark| line.starts_with(mark))
+        .any(|mark| trimmed(line).starts_with(mark))
 }
 
 /// Why a line in which a block begins is no BEGIN line, and what to do about it.
