@@ -1,7 +1,7 @@
 //! Everything that the watch knows: the owners, when each is to be read, and the folders that they
 //! depend on. It is behind one lock, which is never held while anything blocks.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -50,9 +50,8 @@ pub(super) struct Table<K> {
     pub(super) limited: bool,
     /// When refused watches are tried again.
     pub(super) retry_at: Option<Instant>,
-    /// What was renamed into place, and when; the same in the order of time.
+    /// What was renamed into place, and when.
     arrived: HashMap<PathBuf, Instant>,
-    arrivals: VecDeque<(PathBuf, Instant)>,
     last_anew: Option<Instant>,
     /// Counts the reads of all owners.
     reads: u64,
@@ -133,7 +132,6 @@ impl<K: Clone + Eq + Hash> Table<K> {
             limited: false,
             retry_at: None,
             arrived: HashMap::new(),
-            arrivals: VecDeque::new(),
             last_anew: None,
             reads: 0,
             counters: Counters::default(),
@@ -398,25 +396,19 @@ impl<K: Clone + Eq + Hash> Table<K> {
 
     /// `path` was renamed into place.
     pub(super) fn note_arrival(&mut self, path: PathBuf, now: Instant) {
-        while let Some((_, at)) = self.arrivals.front()
-            && (*at + ARRIVED <= now || self.arrivals.len() >= MAX_ARRIVED)
-            && let Some((path, at)) = self.arrivals.pop_front()
-        {
-            // It may have arrived again.
-            if self.arrived.get(&path) == Some(&at) {
-                self.arrived.remove(&path);
+        if self.arrived.len() >= MAX_ARRIVED {
+            let oldest = self.arrived.iter().min_by_key(|(_, at)| **at);
+            if let Some(oldest) = oldest.map(|(path, _)| path.clone()) {
+                self.arrived.remove(&oldest);
             }
         }
-        self.arrived.insert(path.clone(), now);
-        self.arrivals.push_back((path, now));
+        self.arrived.insert(path, now);
     }
 
     /// Whether the folder at `path` was renamed into place lately, with all that is in it.
     pub(super) fn has_arrived(&self, path: &Path, now: Instant) -> bool {
         let is_lately = |at: &Instant| *at + ARRIVED > now;
-        !self.arrived.is_empty()
-            && path
-                .ancestors()
-                .any(|folder| self.arrived.get(folder).is_some_and(is_lately))
+        let mut folders = path.ancestors();
+        folders.any(|folder| self.arrived.get(folder).is_some_and(is_lately))
     }
 }
