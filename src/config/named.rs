@@ -68,11 +68,9 @@ pub(super) fn root(
 impl FileSecret {
     fn credential(self, folder: &Path) -> Result<NamedCredential, Wrong> {
         self.check_companions()?;
-        let path = |file: File| file.map(|path| folder.join(path.into_inner().0));
-        let keys = self.ticket_keys.into_iter();
-        let keys = keys.filter_map(|key| path(Some(key)));
-        let keys: Vec<_> = TICKET_KEYS.into_iter().zip(keys).collect();
-        let (certificate, key) = (path(self.certificate), path(self.private_key));
+        let path = |file: Spanned<Text<PathBuf>>| folder.join(file.into_inner().0);
+        let ticket_keys = TICKET_KEYS.into_iter().zip(self.ticket_keys);
+        let (certificate, key) = (self.certificate.map(path), self.private_key.map(path));
         let one_file = certificate.is_some() && certificate == key;
         let pair = match one_file {
             true => [certificate.map(|path| (combined(&path), path)), None],
@@ -90,11 +88,11 @@ impl FileSecret {
             ("tls.key.password", self.password_file),
             (generic, self.generic),
         ];
-        let others = others.map(|(name, file)| Some((name, path(file)?)));
+        let others = others.map(|(name, file)| Some((name, path(file?))));
         Ok(NamedCredential {
             name: self.name.into_inner(),
             files: (pair.into_iter().chain(others).flatten())
-                .chain(keys)
+                .chain(ticket_keys.map(|(name, file)| (name, path(file))))
                 .collect(),
             warn_days: self.warn_days,
         })

@@ -94,7 +94,7 @@ impl Tidy {
             .and_then(|rest| rest.strip_suffix(DASHES));
         match label {
             Some(label) if begins && !find(label, DASHES) => self.begin(raw, label, number),
-            _ if is_comment(raw) && !self.inside => {}
+            _ if is_comment(line) && !self.inside => {}
             _ if beginnings(raw) > 0 => return Err(within_a_line(line, number)),
             _ if self.inside => self.push(line),
             _ => {}
@@ -170,7 +170,7 @@ fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     })
 }
 
-fn trimmed(mut line: &[u8]) -> &[u8] {
+pub(super) fn trimmed(mut line: &[u8]) -> &[u8] {
     let plain = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
     loop {
         let before = line.len();
@@ -198,7 +198,7 @@ fn trimmed(mut line: &[u8]) -> &[u8] {
 pub(super) fn is_comment(line: &[u8]) -> bool {
     [&b"#"[..], b";", b"//"]
         .iter()
-        .any(|mark| trimmed(line).starts_with(mark))
+        .any(|mark| line.starts_with(mark))
 }
 
 /// Why a line in which a block begins is no BEGIN line, and what to do about it.
