@@ -265,20 +265,22 @@ fn an_upstream_gets_the_client_certificate_and_is_checked() {
     write_with_ca(&downstream, "c.test", &clients.client("me"), &servers);
     let _agents: [Agent; 2] = [upstream.agent(), downstream.agent()];
     let server = start(&program, &upstream, &["b.test", "--mutual"]);
-    let address = format!("127.0.0.1:{}", server.port());
-    let arguments = [
-        "b.test",
-        "c.test",
-        "--upstream",
-        "--upstream-address",
-        &address,
-    ];
-    let client = start(&program, &downstream, &arguments);
-    eventually_true("an answer of the upstream", || {
-        plain_status(client.port(), "b.test") == Some(200)
-    });
-    // The upstream's certificate is for b.test alone.
-    assert_eq!(plain_status(client.port(), "c.test:80"), Some(503));
+    for host in ["127.0.0.1", "localhost"] {
+        let address = format!("{host}:{}", server.port());
+        let arguments = [
+            "b.test",
+            "c.test",
+            "--upstream",
+            "--upstream-address",
+            &address,
+        ];
+        let client = start(&program, &downstream, &arguments);
+        eventually_true("an answer of the upstream", || {
+            plain_status(client.port(), "b.test") == Some(200)
+        });
+        // The upstream's certificate is for b.test alone.
+        assert_eq!(plain_status(client.port(), "c.test:80"), Some(503));
+    }
 }
 
 /// The status of `GET /` without TLS.
@@ -384,25 +386,6 @@ fn an_upstream_may_have_a_host_name() {
             assert_envoy_takes(&envoy, &arguments);
         }
     }
-}
-
-#[test]
-fn an_upstream_with_a_host_name_is_reached() {
-    let Some(program) = require(&ENVOY) else {
-        return;
-    };
-    let (servers, clients) = (Ca::new("The servers' CA"), Ca::new("The clients' CA"));
-    let (upstream, downstream) = (Bed::new(), Bed::new());
-    write_with_ca(&upstream, "b.test", &servers.server(&["b.test"]), &clients);
-    write_with_ca(&downstream, "b.test", &clients.client("me"), &servers);
-    let _agents: [Agent; 2] = [upstream.agent(), downstream.agent()];
-    let server = start(&program, &upstream, &["b.test", "--mutual"]);
-    let address = format!("localhost:{}", server.port());
-    let arguments = ["b.test", "--upstream", "--upstream-address", &address];
-    let client = start(&program, &downstream, &arguments);
-    eventually_true("an answer of the upstream", || {
-        plain_status(client.port(), "b.test") == Some(200)
-    });
 }
 
 #[test]
