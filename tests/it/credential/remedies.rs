@@ -14,6 +14,7 @@ use sds_agent::problem::{Problem, Reason};
 
 use super::cases::{ca, leaf};
 use super::odd;
+use crate::util::agent::PROGRAM;
 use crate::util::require;
 use crate::util::tools::program;
 
@@ -221,6 +222,75 @@ fn a_keystore_under_another_name_is_renamed_and_opened() {
 }
 
 #[test]
+fn a_java_keystore_is_converted_and_opened() {
+    let Some(keytool) = require(&program("keytool", "apt-get install default-jre-headless")) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tls.key");
+    let what = "-genkeypair -alias a -keyalg EC -dname CN=a.example -ext san=dns:a.example";
+    let made = Command::new(keytool)
+        .args(what.split(' '))
+        .args("-storetype JKS -storepass secret -keypass secret -keystore".split(' '))
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let credential = check(folder.path());
+    let problem = credential.problems().next().unwrap();
+    // A terminal would ask for the passwords: options give them here.
+    let remedy = problem.remedy().replace(
+        "keytool -importkeystore",
+        "keytool -importkeystore -srcstorepass secret -deststorepass secret",
+    );
+    let problem = Problem::new(problem.reason(), &file, "", remedy);
+    run(&problem, "PKCS#12: ", "; and");
+    fs::write(folder.path().join("password"), "secret\n").unwrap();
+    let healed = check(folder.path());
+    assert!(healed.pair.part.is_some(), "{:?}", healed.pair);
+}
+
+#[test]
+fn an_access_control_list_is_removed() {
+    let Some(setfacl) = require(&program("setfacl", "apt-get install acl")) else {
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("site");
+    fs::create_dir(&folder).unwrap();
+    let (cert, key) = leaf(&ca("root"), "a.example");
+    fs::write(folder.join("tls.crt"), cert).unwrap();
+    let file = folder.join("tls.key");
+    fs::write(&file, key).unwrap();
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let given = Command::new(setfacl)
+        .args(["-m", "u:4000000:r"])
+        .arg(&file)
+        .status();
+    assert!(given.unwrap().success());
+    let checked = || {
+        let output = Command::new(PROGRAM)
+            .arg("check")
+            .arg(root.path())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = checked();
+    let (_, command) = text
+        .split_once("remove it with `")
+        .unwrap_or_else(|| panic!("{text}"));
+    let (command, _) = command.split_once('`').unwrap();
+    let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+    let text = checked();
+    assert!(
+        text.contains("1 credential: 1 ok") && !text.contains("warning"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_key_of_openssh_is_converted() {
     let Some(ssh_keygen) = require(&program("ssh-keygen", "apt-get install openssh-client")) else {
         return;
@@ -297,8 +367,7 @@ const PROGRAMS: [&str; 8] = [
     "ssh-keygen",
 ];
 
-/// The commands of all remedies. Not run here are those that only show something (`getfacl`, `openssl crl`),
-/// `setfacl`, and `keytool`, which needs Java.
+/// The commands of all remedies. Not run here are those that only show something (`getfacl`, `openssl crl`).
 const COMMANDS: [&str; 13] = [
     "chmod o=",
     "getfacl FILE",
