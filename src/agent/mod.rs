@@ -34,6 +34,10 @@ const LOADING: Duration = Duration::from_secs(30);
 /// How many reads are published together at most, so that the first of many does not wait too long.
 const AT_ONCE: usize = 32;
 
+/// How long the results of many first reads are gathered: before clients are served, only the last result
+/// matters, and it comes sooner when fewer states are published.
+const GATHERING: Duration = Duration::from_millis(10);
+
 /// Updates what streams see when files change.
 pub struct Agent {
     config: Config,
@@ -157,7 +161,7 @@ impl Agent {
         loop {
             tokio::select! {
                 owners = watch.changed() => self.read_all(owners),
-                Some(done) = self.reads.next() => self.done(done),
+                Some(done) = self.reads.next() => self.done(done, AT_ONCE),
                 () = sleep(self.inventory.wait(Now::read())) => self.tick(),
                 () = pulse.beat() => {}
                 command = commands.recv() => match command {
@@ -177,7 +181,10 @@ impl Agent {
         let watch = self.watch.clone();
         loop {
             if let Some(done) = self.reads.next().await {
-                self.done(done);
+                self.done(done, reads::RESULTS);
+                if self.reads.in_progress() > AT_ONCE {
+                    tokio::time::sleep(GATHERING).await;
+                }
                 continue;
             }
             if self.reads.has_deferred() {
@@ -284,11 +291,11 @@ impl Agent {
         Some(reader)
     }
 
-    /// Handles the result of a read, together with others that have finished meanwhile, and publishes all
-    /// of them at once.
-    fn done(&mut self, done: Done) {
+    /// Handles the result of a read, together with others that have finished meanwhile, and publishes them,
+    /// `at_once` at most, together.
+    fn done(&mut self, done: Done, at_once: usize) {
         let mut due = self.take_in(done);
-        for _ in 1..AT_ONCE {
+        for _ in 1..at_once {
             let Some(done) = self.reads.try_next() else {
                 break;
             };

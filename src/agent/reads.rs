@@ -17,7 +17,7 @@ use crate::metrics::{Metrics, Read};
 const READS_PER_ROOT: usize = 4;
 
 /// Finished reads that wait to be taken in. When there are more, the threads that read wait.
-const RESULTS: usize = 256;
+pub(super) const RESULTS: usize = 256;
 
 /// The reads in progress.
 pub(super) struct Reads {
@@ -117,6 +117,11 @@ impl Reads {
         }
         let done = self.done.recv().await?;
         Some(self.took(done))
+    }
+
+    /// How many reads have not finished.
+    pub(super) fn in_progress(&self) -> usize {
+        self.owners.len()
     }
 
     /// Like [`Self::next`], if one has already finished.
