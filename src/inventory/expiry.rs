@@ -4,7 +4,6 @@
 //! [`Validity::lead`]), once when a third of that time is left, once when it has expired, and then every day.
 //! Lines are only repeated if the clock is set back by more than an hour.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use super::{Credential, Key};
@@ -14,8 +13,6 @@ use crate::validity::Validity;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A clock that is set back by less is only being adjusted: no line is repeated.
 const ADJUSTMENT: Duration = Duration::from_secs(3600);
-/// How long a change of the clock, or suspension of the machine, may go unnoticed.
-const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// An expiry to log.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,14 +28,35 @@ pub struct Reminder {
 /// The kinds of secrets that expire.
 const KINDS: [Kind; 3] = [Kind::Certificate, Kind::OcspStaple, Kind::TrustBundle];
 
-/// All expiry times.
+/// What of a credential expires, and how near each end was when it was logged.
+#[derive(Debug, Default)]
+pub(super) struct Expiry(Box<[Tracked]>);
+
+/// The expiry of one certificate. Those of a kind are sorted by time.
+#[derive(Clone, Copy, Debug)]
+struct Tracked {
+    kind: Kind,
+    end: End,
+    logged: Stage,
+}
+
+/// Notices that the clock was set back.
 #[derive(Default)]
-pub(super) struct Expiry {
-    /// What was logged for each certificate of a part.
-    ends: HashMap<(Key, Kind), BTreeMap<End, Stage>>,
-    /// When each will be logged next.
-    due: BTreeSet<(SystemTime, (Key, Kind), End)>,
-    last_check: Option<SystemTime>,
+pub(super) struct Clock(Option<SystemTime>);
+
+impl Clock {
+    /// Whether the clock was set back since the last check.
+    pub(super) fn was_set_back(&self, now: SystemTime) -> bool {
+        let back = self.0.and_then(|last| last.duration_since(now).ok());
+        back.is_some_and(|back| back > ADJUSTMENT)
+    }
+
+    /// Checks it, and returns whether it was set back.
+    pub(super) fn check(&mut self, now: SystemTime) -> bool {
+        let was_set_back = self.was_set_back(now);
+        self.0 = Some(now);
+        was_set_back
+    }
 }
 
 /// The expiry of a certificate. Sorted by time.
@@ -95,129 +113,78 @@ impl Stage {
 
 impl Expiry {
     /// Tracks what `credential` serves. `warned`: its log line already reports that it expires soon.
-    pub(super) fn set(
-        &mut self,
-        key: &Key,
-        credential: &Credential,
-        warned: bool,
-        now: SystemTime,
-    ) {
+    pub(super) fn set(&mut self, credential: &Credential, warned: bool, now: SystemTime) {
         for kind in KINDS {
             let ends = credential.validities(kind).into_iter();
             let ends = ends.map(|validity| End::of(validity, credential.warn_days));
             let warned = warned && kind != Kind::TrustBundle;
-            self.set_part((key.clone(), kind), ends.collect(), warned, now);
+            self.set_part(kind, ends.collect(), warned, now);
         }
     }
 
-    /// Forgets a folder.
-    pub(super) fn forget(&mut self, key: &Key, now: SystemTime) {
-        for kind in KINDS {
-            self.set_part((key.clone(), kind), Vec::new(), false, now);
-        }
+    /// When [`Self::remind`] has something to return next.
+    pub(super) fn next(&self) -> Option<SystemTime> {
+        let all = self.0.iter();
+        all.map(|tracked| tracked.logged.next(tracked.end)).min()
     }
 
-    /// Forgets folders.
-    pub(super) fn retain(&mut self, keeps: impl Fn(&Key) -> bool) {
-        self.ends.retain(|(key, _), _| keeps(key));
-        self.due.retain(|(_, (key, _), _)| keeps(key));
-    }
-
-    /// How long until [`Self::remind`] may return something.
-    pub(super) fn wait(&self, now: SystemTime) -> Option<Duration> {
-        let (due, ..) = self.due.first()?;
-        if self.was_set_back(now) {
-            return Some(Duration::ZERO);
-        }
-        Some(
-            due.duration_since(now)
-                .unwrap_or_default()
-                .min(CHECK_INTERVAL),
-        )
-    }
-
-    /// The reminders that are due.
-    pub(super) fn remind(&mut self, now: SystemTime) -> Vec<Reminder> {
-        if self.was_set_back(now) {
-            self.set_back(now);
-        }
-        self.last_check = Some(now);
-        let mut reminders = Vec::new();
-        while let Some((due, id, end)) = self.due.first().cloned()
-            && due <= now
-        {
-            self.due.pop_first();
-            let Some(ends) = self.ends.get_mut(&id) else {
-                continue;
-            };
-            let is_last = ends.keys().next_back() == Some(&end);
-            let Some(logged) = ends.get_mut(&end) else {
-                continue;
-            };
-            let stage = Stage::of(end, now);
-            let is_due = stage > *logged;
-            *logged = stage.max(*logged);
-            let next = logged.next(end);
-            if is_due {
-                let (key, kind) = id.clone();
-                reminders.push(Reminder {
-                    key,
-                    kind,
-                    end: end.at,
-                });
+    /// The ends to log now.
+    pub(super) fn remind(&mut self, now: SystemTime) -> Vec<(Kind, SystemTime)> {
+        let mut due = Vec::new();
+        for tracked in &mut self.0 {
+            let stage = Stage::of(tracked.end, now);
+            if stage > tracked.logged {
+                tracked.logged = stage;
+                due.push((tracked.kind, tracked.end.at));
             }
+        }
+        if self.0.len() > 1 && !due.is_empty() {
+            let all = self
+                .0
+                .iter()
+                .zip(self.0.iter().skip(1).map(Some).chain([None]));
             // An expired CA next to valid ones needs no action.
-            if end.at <= now && !is_last {
-                ends.remove(&end);
-            } else {
-                self.due.insert((next, id, end));
-            }
+            let over = |one: &Tracked, next: Option<&Tracked>| {
+                one.end.at <= now && next.is_some_and(|next| next.kind == one.kind)
+            };
+            let left = all.filter(|(one, next)| !over(one, *next));
+            self.0 = left.map(|(one, _)| *one).collect();
         }
-        reminders
+        due
     }
 
-    fn set_part(&mut self, id: (Key, Kind), all: Vec<End>, warned: bool, now: SystemTime) {
-        let mut all = BTreeSet::from_iter(all);
-        while all.len() > 1 && all.first().is_some_and(|end| end.at < now) {
-            all.pop_first();
+    /// The clock was set back: what is in the future again will be logged again.
+    pub(super) fn set_back(&mut self, now: SystemTime) {
+        for tracked in &mut self.0 {
+            let stage = Stage::of(tracked.end, now + ADJUSTMENT);
+            tracked.logged = stage.min(tracked.logged);
         }
-        let old = self.ends.remove(&id).unwrap_or_default();
-        for (end, logged) in &old {
-            self.due.remove(&(logged.next(*end), id.clone(), *end));
-        }
+    }
+
+    fn set_part(&mut self, kind: Kind, mut ends: Vec<End>, warned: bool, now: SystemTime) {
+        ends.sort_unstable();
+        ends.dedup();
+        let last = ends.last().copied();
+        ends.retain(|end| end.at >= now || Some(*end) == last);
+        let (old, mut all): (Vec<Tracked>, Vec<Tracked>) =
+            self.0.iter().partition(|tracked| tracked.kind == kind);
         let logged = |end: End| {
+            let same = old.iter().find(|one| one.end == end);
             // It may be the same certificate with another `warn_days`.
-            let same = old.iter().find(|(one, _)| one.at == end.at);
-            match (old.get(&end), same) {
-                (Some(logged), _) => *logged,
+            let similar = old.iter().find(|one| one.end.at == end.at);
+            match (same, similar) {
+                (Some(same), _) => same.logged,
                 _ if warned => Stage::of(end, now),
-                (None, Some((_, logged))) => Stage::of(end, now).min(*logged),
+                (None, Some(similar)) => Stage::of(end, now).min(similar.logged),
                 (None, None) => Stage::FAR,
             }
         };
-        let ends: BTreeMap<_, _> = all.into_iter().map(|end| (end, logged(end))).collect();
-        for (end, logged) in &ends {
-            self.due.insert((logged.next(*end), id.clone(), *end));
-        }
-        if !ends.is_empty() {
-            self.ends.insert(id, ends);
-        }
-    }
-
-    fn was_set_back(&self, now: SystemTime) -> bool {
-        let last = self.last_check;
-        last.is_some_and(|last| last.duration_since(now).is_ok_and(|back| back > ADJUSTMENT))
-    }
-
-    /// The clock was set back: reminders that are in the future again will be repeated.
-    fn set_back(&mut self, now: SystemTime) {
-        self.due.clear();
-        for (id, ends) in &mut self.ends {
-            for (end, logged) in ends {
-                *logged = Stage::of(*end, now + ADJUSTMENT).min(*logged);
-                self.due.insert((logged.next(*end), id.clone(), *end));
-            }
-        }
+        all.extend(ends.into_iter().map(|end| Tracked {
+            kind,
+            end,
+            logged: logged(end),
+        }));
+        self.0 = all.into();
     }
 }
 
@@ -236,14 +203,6 @@ mod tests {
         }
     }
 
-    fn id() -> (Key, Kind) {
-        let key = Key {
-            root: std::path::Path::new("/c").into(),
-            name: "site".into(),
-        };
-        (key, Kind::Certificate)
-    }
-
     /// The expiry at `days` of a certificate that becomes expiring `lead` days before.
     fn end(days: f64, lead: f64) -> End {
         End {
@@ -256,59 +215,81 @@ mod tests {
         ends.iter().map(|days| end(*days, 30.0)).collect()
     }
 
-    fn expiry(all: &[f64], now: f64) -> Expiry {
-        let mut expiry = Expiry::default();
-        expiry.set_part(id(), ends(all), false, at(now));
-        expiry
+    /// The expiry of one part of a credential.
+    #[derive(Default)]
+    struct Part {
+        clock: Clock,
+        expiry: Expiry,
+    }
+
+    impl Part {
+        fn new(all: &[f64], now: f64) -> Self {
+            let mut part = Self::default();
+            part.set(ends(all), false, now);
+            part
+        }
+
+        fn set(&mut self, ends: Vec<End>, warned: bool, now: f64) {
+            self.expiry
+                .set_part(Kind::Certificate, ends, warned, at(now));
+        }
+
+        fn remind(&mut self, now: SystemTime) -> Vec<SystemTime> {
+            if self.clock.check(now) {
+                self.expiry.set_back(now);
+            }
+            let due = self.expiry.remind(now);
+            due.into_iter().map(|(_, end)| end).collect()
+        }
     }
 
     /// The days, counted from the end, at which there is a log line while the clock goes from `from` to
     /// `to` in steps of a quarter of a day.
-    fn logged(expiry: &mut Expiry, from: f64, to: f64) -> Vec<f64> {
+    fn logged(part: &mut Part, from: f64, to: f64) -> Vec<f64> {
         let steps = ((to - from) * 4.0) as usize;
         (0..=steps)
             .map(|step| from + step as f64 / 4.0)
-            .filter(|now| !expiry.remind(at(*now)).is_empty())
+            .filter(|now| !part.remind(at(*now)).is_empty())
             .collect()
     }
 
     #[test]
     fn an_end_is_logged_when_it_is_near_at_a_third_of_that_when_it_comes_and_each_day_after() {
-        let mut expiry = expiry(&[0.0], -40.0);
+        let mut expiry = Part::new(&[0.0], -40.0);
         assert_eq!(
             logged(&mut expiry, -40.0, 3.5),
             [-30.0, -10.0, 0.0, 1.0, 2.0, 3.0]
         );
         for (lifetime, expected) in [(12.0, [-3.0, -1.0, 0.0]), (3.0, [-0.75, -0.25, 0.0])] {
-            let mut expiry = Expiry::default();
+            let mut expiry = Part::default();
             let validity = Validity {
                 not_before: at(-lifetime),
                 not_after: at(0.0),
             };
-            expiry.set_part(id(), vec![End::of(validity, 30)], false, at(-lifetime));
+            expiry.set(vec![End::of(validity, 30)], false, -lifetime);
             assert_eq!(logged(&mut expiry, -lifetime, 0.5), expected);
         }
     }
 
     #[test]
     fn of_several_stages_that_have_passed_only_the_last_is_logged() {
-        let mut late = expiry(&[0.0], -5.0);
+        let mut late = Part::new(&[0.0], -5.0);
         assert_eq!(logged(&mut late, -5.0, 0.0), [-5.0, 0.0]);
-        let mut asleep = expiry(&[0.0], -40.0);
+        let mut asleep = Part::new(&[0.0], -40.0);
         assert_eq!(logged(&mut asleep, -40.0, -35.0), [0.0; 0]);
         assert_eq!(logged(&mut asleep, 10.0, 11.0), [10.0, 11.0]);
     }
 
     #[test]
     fn what_its_own_log_line_reported_is_not_logged_again() {
-        let mut expiry = Expiry::default();
-        expiry.set_part(id(), ends(&[0.0]), true, at(-15.0));
+        let mut expiry = Part::default();
+        expiry.set(ends(&[0.0]), true, -15.0);
         assert_eq!(logged(&mut expiry, -15.0, 0.0), [-10.0, 0.0]);
     }
 
     #[test]
     fn an_adjustment_of_the_clock_logs_nothing_twice_and_a_real_change_does() {
-        let mut expiry = expiry(&[0.0], -40.0);
+        let mut expiry = Part::new(&[0.0], -40.0);
         assert_eq!(logged(&mut expiry, -31.0, -29.0), [-30.0]);
         assert!(
             expiry
@@ -323,56 +304,43 @@ mod tests {
 
     #[test]
     fn the_same_certificate_again_logs_nothing_and_another_one_begins_anew() {
-        let mut expiry = expiry(&[0.0], -40.0);
+        let mut expiry = Part::new(&[0.0], -40.0);
         assert_eq!(logged(&mut expiry, -31.0, -29.0), [-30.0]);
-        expiry.set_part(id(), ends(&[0.0]), false, at(-29.0));
+        expiry.set(ends(&[0.0]), false, -29.0);
         assert_eq!(logged(&mut expiry, -29.0, -28.0), [0.0; 0]);
-        expiry.set_part(id(), ends(&[60.0]), false, at(-28.0));
+        expiry.set(ends(&[60.0]), false, -28.0);
         assert_eq!(logged(&mut expiry, -28.0, 31.0), [30.0]);
-        expiry.set_part(id(), Vec::new(), false, at(31.0));
-        assert_eq!(expiry.wait(at(31.0)), None);
+        expiry.set(Vec::new(), false, 31.0);
+        assert_eq!(expiry.expiry.next(), None);
         assert_eq!(logged(&mut expiry, 31.0, 70.0), [0.0; 0]);
     }
 
     #[test]
     fn another_threshold_logs_what_is_near_by_it_and_nothing_twice() {
-        let mut expiry = expiry(&[0.0], -40.0);
+        let mut expiry = Part::new(&[0.0], -40.0);
         assert_eq!(logged(&mut expiry, -31.0, -29.0), [-30.0]);
-        expiry.set_part(id(), vec![end(0.0, 6.0)], false, at(-29.0));
+        expiry.set(vec![end(0.0, 6.0)], false, -29.0);
         assert_eq!(logged(&mut expiry, -29.0, -5.0), [-6.0]);
-        expiry.set_part(id(), vec![end(0.0, 9.0)], false, at(-5.0));
+        expiry.set(vec![end(0.0, 9.0)], false, -5.0);
         assert_eq!(logged(&mut expiry, -5.0, 0.0), [-3.0, 0.0]);
     }
 
     #[test]
     fn an_authority_that_has_ended_gives_way_to_the_next_one() {
-        let mut expiry = expiry(&[-100.0, 0.0, 50.0], -40.0);
+        let mut expiry = Part::new(&[-100.0, 0.0, 50.0], -40.0);
         let days = logged(&mut expiry, -40.0, 52.0);
         assert_eq!(days, [-30.0, -10.0, 0.0, 20.0, 40.0, 50.0, 51.0, 52.0]);
     }
 
     #[test]
     fn authorities_that_end_soon_after_each_other_are_each_logged_in_time() {
-        let mut awake = expiry(&[0.0, 5.0], -40.0);
+        let mut awake = Part::new(&[0.0, 5.0], -40.0);
         let days = logged(&mut awake, -40.0, 6.0);
         assert_eq!(days, [-30.0, -25.0, -10.0, -5.0, 0.0, 5.0, 6.0]);
         // Both have ended while the machine was asleep.
-        let mut asleep = expiry(&[0.0, 5.0], -40.0);
-        let ends: Vec<_> = asleep.remind(at(6.0)).iter().map(|one| one.end).collect();
+        let mut asleep = Part::new(&[0.0, 5.0], -40.0);
+        let ends: Vec<_> = asleep.remind(at(6.0));
         assert_eq!(ends, [at(0.0), at(5.0)]);
         assert_eq!(logged(&mut asleep, 6.0, 7.0), [7.0]);
-    }
-
-    #[test]
-    fn it_looks_at_the_clock_each_minute_at_least_and_when_something_is_due() {
-        let expiry = expiry(&[0.0], -40.0);
-        assert_eq!(expiry.wait(at(-40.0)), Some(CHECK_INTERVAL));
-        let soon = at(-30.0) - Duration::from_secs(5);
-        assert_eq!(expiry.wait(soon), Some(Duration::from_secs(5)));
-        assert_eq!(expiry.wait(at(-20.0)), Some(Duration::ZERO));
-        let mut expiry = expiry;
-        expiry.remind(at(-20.0));
-        assert_eq!(expiry.wait(at(-20.0)), Some(CHECK_INTERVAL));
-        assert_eq!(expiry.wait(at(-21.0)), Some(Duration::ZERO));
     }
 }

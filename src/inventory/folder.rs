@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::expiry::Expiry;
 use super::part::{Missing, Now, PartState, Parts, Trouble};
 use super::snapshot::{Credential as View, Rejection};
 use crate::credential::{Credential, StapleFacts, Verdict};
@@ -144,6 +145,8 @@ pub(super) struct Folder {
     alone_since: Option<Instant>,
     alone: bool,
     gone_since: Option<Instant>,
+    /// What of it expires.
+    pub(super) expiry: Expiry,
     /// The deadline and the date that the inventory has stored for it.
     pub(super) timers: (Option<Instant>, Option<SystemTime>),
 }
@@ -169,6 +172,7 @@ impl Folder {
             alone_since: None,
             alone: false,
             gone_since: None,
+            expiry: Expiry::default(),
             timers: (None, None),
         }
     }
@@ -230,11 +234,12 @@ impl Folder {
         .min()
     }
 
-    /// The next date after `now` at which it may change what is served, or which certificate is the best
-    /// for a host.
+    /// The next date at which it may change what is served or which certificate is the best for a host,
+    /// or at which an expiry is to be logged.
     pub(super) fn next_date(&self, now: SystemTime) -> Option<SystemTime> {
         let dates = self.parts.iter().flat_map(PartState::dates);
-        dates.filter(|date| *date > now).min()
+        let dates = dates.filter(|date| *date > now);
+        dates.chain(self.expiry.next()).min()
     }
 
     /// When the wait ends for a pair to follow its bundle, or for a preferred chain to follow another one.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use self::expiry::Expiry;
+use self::expiry::Clock;
 pub use self::expiry::Reminder;
 pub use self::folder::{Event, Found as Read, Judged};
 use self::folder::{Folder, WhenGone};
@@ -36,12 +36,14 @@ const DEPARTED: usize = 20_000;
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
 /// Identifies a credential folder.
+///
+/// The name is compared first: most keys differ in it, and it costs less to compare than a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
-    /// The path of its root.
-    pub root: Arc<Path>,
     /// Its name.
     pub name: Name,
+    /// The path of its root.
+    pub root: Arc<Path>,
 }
 
 impl Key {
@@ -69,7 +71,7 @@ pub struct Inventory {
     deadlines: BTreeSet<(Instant, Key)>,
     /// The same, by the clock that dates certificates.
     dates: BTreeSet<(SystemTime, Key)>,
-    expiry: Expiry,
+    clock: Clock,
     /// The previous versions that are in service, by kind and version.
     kept: HashMap<Key, Vec<Arc<Part>>>,
     /// Whether folders were left out because of the limit on credentials.
@@ -128,7 +130,7 @@ impl Inventory {
             snapshot: Snapshot::default(),
             deadlines: BTreeSet::new(),
             dates: BTreeSet::new(),
-            expiry: Expiry::default(),
+            clock: Clock::default(),
             kept: HashMap::new(),
             crowded: false,
             changes: Changes::default(),
@@ -276,6 +278,15 @@ impl Inventory {
     pub fn tick(&mut self, now: Now) {
         let delay = self.removal_delay;
         let mut due = BTreeSet::new();
+        if self.clock.check(now.system) {
+            // Dates that had passed are ahead again.
+            let folders = self
+                .roots
+                .iter_mut()
+                .flat_map(|root| root.folders.values_mut());
+            folders.for_each(|folder| folder.expiry.set_back(now.system));
+            due.extend(self.roots.iter().flat_map(State::keys));
+        }
         while let Some((at, key)) = self.deadlines.first().cloned()
             && at <= now.instant
         {
@@ -297,27 +308,38 @@ impl Inventory {
         }
         for key in due {
             if let Some(folder) = self.folder_mut(&key) {
+                let ends = folder.expiry.remind(now.system);
                 let events = folder.tick(delay, now);
                 self.take_in(&key, events, now);
+                self.remind(key, ends);
             }
         }
-        for reminder in self.expiry.remind(now.system) {
-            let winner = self.snapshot.winner(&reminder.key.name);
-            if winner.is_some_and(|winner| winner.root == reminder.key.root) {
-                self.changes.reminders.push(reminder);
-            }
+    }
+
+    /// Logs the ends of the credential that is served under its name.
+    fn remind(&mut self, key: Key, ends: Vec<(Kind, SystemTime)>) {
+        let winner = self.snapshot.winner(&key.name);
+        if winner.is_some_and(|winner| winner.root == key.root) {
+            let reminders = ends.into_iter().map(|(kind, end)| Reminder {
+                key: key.clone(),
+                kind,
+                end,
+            });
+            self.changes.reminders.extend(reminders);
         }
     }
 
     /// How long until [`Self::tick`] may have something to do.
     pub fn wait(&self, now: Now) -> Option<Duration> {
+        if self.clock.was_set_back(now.system) {
+            return Some(Duration::ZERO);
+        }
         let deadline = self.deadlines.first().map(|(at, _)| *at - now.instant);
         let date = self.dates.first().map(|(at, _)| {
             let left = at.duration_since(now.system).unwrap_or_default();
             left.min(CLOCK_CHECK)
         });
-        let reminder = self.expiry.wait(now.system);
-        [deadline, date, reminder].into_iter().flatten().min()
+        [deadline, date].into_iter().flatten().min()
     }
 
     /// When the name of a bundle without a pair is decided, if that is pending.
@@ -329,7 +351,8 @@ impl Inventory {
     /// Reports every problem now: at the start, a problem is not caused by a rotation in progress.
     pub fn report_all(&mut self, now: Now) {
         let delay = self.removal_delay;
-        let keys: Vec<_> = self.roots.iter().flat_map(State::keys).collect();
+        // A folder whose problems are not reported yet has a deadline for that.
+        let keys: Vec<_> = self.deadlines.iter().map(|(_, key)| key.clone()).collect();
         for key in keys {
             if let Some(folder) = self.folder_mut(&key) {
                 folder.expedite_reports();
@@ -363,29 +386,25 @@ impl Inventory {
             .events
             .extend(events.into_iter().map(|event| (key.clone(), event)));
         self.publish(key, now);
-        if changed && let Some(credential) = self.snapshot.credential(key) {
-            self.expiry.set(key, credential, warned, now.system);
+        if changed {
+            self.track(key, warned, now);
         }
         let over = self.folder_mut(key).is_some_and(|folder| folder.is_over());
         if over {
-            self.forget(key, now);
+            self.forget(key);
         }
     }
 
-    /// Publishes the state of a folder, and sets its deadlines.
+    /// Publishes the state of a folder, and sets its timers.
     fn publish(&mut self, key: &Key, now: Now) {
+        self.set_timers(key, now);
         let Some(at) = self.position(&key.root) else {
             return;
         };
-        let delay = self.removal_delay;
         let state = &mut self.roots[at];
         let Some(folder) = state.folders.get_mut(&key.name) else {
             return;
         };
-        let timers = (folder.deadline(delay), folder.next_date(now.system));
-        let old_timers = std::mem::replace(&mut folder.timers, timers);
-        set_timer(&mut self.deadlines, old_timers.0, timers.0, key);
-        set_timer(&mut self.dates, old_timers.1, timers.1, key);
         let warn_days = state.settings.warn_days_of(&key.name);
         let view = Arc::new(folder.view(&state.path, warn_days));
         let kept: Vec<_> = folder.previous().cloned().collect();
@@ -402,8 +421,31 @@ impl Inventory {
         self.replace(at, &key.name, Some(view));
     }
 
+    /// Tracks when the certificates of a folder expire, as published. `warned`: the log line of a change
+    /// already reports that.
+    fn track(&mut self, key: &Key, warned: bool, now: Now) {
+        let credential = self.snapshot.credential(key).cloned();
+        if let Some(credential) = credential
+            && let Some(folder) = self.folder_mut(key)
+        {
+            folder.expiry.set(&credential, warned, now.system);
+            self.set_timers(key, now);
+        }
+    }
+
+    fn set_timers(&mut self, key: &Key, now: Now) {
+        let delay = self.removal_delay;
+        let Some(folder) = self.folder_mut(key) else {
+            return;
+        };
+        let timers = (folder.deadline(delay), folder.next_date(now.system));
+        let old = std::mem::replace(&mut folder.timers, timers);
+        set_timer(&mut self.deadlines, old.0, timers.0, key);
+        set_timer(&mut self.dates, old.1, timers.1, key);
+    }
+
     /// Drops a folder that no longer exists.
-    fn forget(&mut self, key: &Key, now: Now) {
+    fn forget(&mut self, key: &Key) {
         let Some(at) = self.position(&key.root) else {
             return;
         };
@@ -412,7 +454,6 @@ impl Inventory {
             set_timer(&mut self.deadlines, folder.timers.0, None, key);
             set_timer(&mut self.dates, folder.timers.1, None, key);
         }
-        self.expiry.forget(key, now.system);
         self.keep(key, Vec::new());
         self.replace(at, &key.name, None);
         self.changes.forgotten.push(key.clone());
@@ -493,7 +534,6 @@ impl Inventory {
         let keys: HashSet<_> = self.roots.iter().flat_map(State::keys).collect();
         self.deadlines.retain(|(_, key)| keys.contains(key));
         self.dates.retain(|(_, key)| keys.contains(key));
-        self.expiry.retain(|key| keys.contains(key));
         self.kept.retain(|key, _| {
             let stays = keys.contains(key);
             if !stays {
@@ -516,9 +556,7 @@ impl Inventory {
         }
         for key in &keys {
             self.publish(key, now);
-            if let Some(credential) = self.snapshot.credential(key) {
-                self.expiry.set(key, credential, false, now.system);
-            }
+            self.track(key, false, now);
         }
         self.changes.everything = true;
         self.changes.published = true;

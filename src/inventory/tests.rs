@@ -403,3 +403,25 @@ fn a_previous_version_in_service_is_to_be_kept_and_given_back_as_it_was() {
     bench.read("/a/site", good("2"));
     assert!(bench.inventory.take_changes().kept[0].1.is_empty());
 }
+
+#[test]
+fn an_expiry_is_logged_at_its_time_and_again_when_the_clock_was_set_back() {
+    let day = 86_400;
+    let mut bench = with_folders(config(), vec![("site", covering("1", &["site.test"], 100))]);
+    let reminders = |bench: &mut Bench| bench.inventory.take_changes().reminders.len();
+    bench.wait(day);
+    assert_eq!(reminders(&mut bench), 0);
+    assert_eq!(bench.inventory.wait(bench.now), Some(CLOCK_CHECK));
+    bench.wait(98 * day);
+    assert_eq!(reminders(&mut bench), 1);
+    bench.wait(60);
+    assert_eq!(reminders(&mut bench), 0);
+
+    bench.now.system -= Duration::from_secs(98 * day);
+    assert_eq!(bench.inventory.wait(bench.now), Some(Duration::ZERO));
+    bench.wait(0);
+    assert_eq!(reminders(&mut bench), 0);
+    assert_eq!(bench.inventory.wait(bench.now), Some(CLOCK_CHECK));
+    bench.wait(98 * day);
+    assert_eq!(reminders(&mut bench), 1);
+}
