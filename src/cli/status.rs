@@ -76,7 +76,9 @@ struct Request {
 pub(crate) fn run(args: Args) -> ExitCode {
     let form = args.output;
     if args.socket.is_some() {
-        output::say("`--socket` is called `--admin-socket` now; write that");
+        output::say(
+            "warning: `--socket` is now `--admin-socket`; the next release will not accept the old name",
+        );
     }
     let request = match args.socket.map_or_else(|| args.admin_socket.path(), Ok) {
         Ok(socket) => Request {

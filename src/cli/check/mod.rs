@@ -73,6 +73,9 @@ pub(crate) fn run(args: Args) -> ExitCode {
         Ok(config) => config,
         Err(error) => return report::fail(error, args.output),
     };
+    for warning in &config.warnings {
+        output::say(format_args!("warning: {warning}"));
+    }
     let report = checked(&args.folders, config);
     let subject = Subject::Files(&report);
     let text = match args.output {
