@@ -8,16 +8,16 @@ use crate::systemd::{assert_served, write_pair};
 use crate::util::machine::{Machine, machine};
 use crate::util::tools::{CARGO_DEB, ENVOY, program};
 use crate::util::wait::eventually_true;
-use crate::util::{Ca, Envoy, Host, Protocol, require};
+use crate::util::{Ca, Envoy, Host, Identity, Protocol, require};
 
 /// What makes the packages, where it can be had.
-fn cargo_deb() -> Option<PathBuf> {
+pub(crate) fn cargo_deb() -> Option<PathBuf> {
     require(&program("dpkg-shlibdeps", "apt-get install dpkg-dev"))?;
     require(&CARGO_DEB)
 }
 
 /// Makes the package of one of the programs under test, with a Debian version.
-fn build(cargo_deb: &Path, folder: &Path, program: &str, version: &str) -> PathBuf {
+pub(crate) fn build(cargo_deb: &Path, folder: &Path, program: &str, version: &str) -> PathBuf {
     let package = folder.join(format!("{program}_{version}.deb"));
     let path = std::env::var_os("PATH").unwrap();
     let path = [cargo_deb.parent().unwrap().to_owned()]
@@ -41,7 +41,7 @@ fn build(cargo_deb: &Path, folder: &Path, program: &str, version: &str) -> PathB
 }
 
 /// What dpkg has to know of this computer's packages, for the new one's dependencies.
-fn prepare_dpkg(machine: &Machine) {
+pub(crate) fn prepare_dpkg(machine: &Machine) {
     machine.run(
         "mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers
          # A container's image has this, so that packages start nothing.
@@ -50,9 +50,45 @@ fn prepare_dpkg(machine: &Machine) {
     std::fs::copy("/var/lib/dpkg/status", machine.path("var/lib/dpkg/status")).unwrap();
 }
 
-fn install(machine: &Machine, package: &Path) {
+pub(crate) fn install(machine: &Machine, package: &Path) {
     std::fs::copy(package, machine.path("root/package.deb")).unwrap();
     machine.run("DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i /root/package.deb 2>&1");
+}
+
+/// Upgrades the agent while an Envoy accepts handshakes: none may fail, and the new version's process must
+/// serve what is written after it. Returns that: the pair that `www` has now.
+pub(crate) fn upgrade_under_load(
+    machine: &Machine,
+    envoy: &Path,
+    ca: &Ca,
+    upgrade: impl FnOnce(),
+) -> Identity {
+    let process = machine.property("MainPID");
+    let hosts = [Host::new("www.test", "www")];
+    let envoy = Envoy::start(envoy, &machine.socket(), Protocol::Delta, &hosts);
+    let https = envoy.https("www.test").ca(ca.pem());
+    eventually_true("the first handshake", || https.get().is_ok());
+    let over = AtomicBool::new(false);
+    let latest = ca.server(&["www.test"]);
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                https.get().unwrap();
+            }
+        });
+        upgrade();
+        eventually_true("the new version's process", || {
+            machine.property("ActiveState") == "active" && machine.property("MainPID") != process
+        });
+        write_pair(machine, "www", &latest);
+        eventually_true("a certificate of the new version's", || {
+            https.leaf().is_ok_and(|leaf| leaf == latest.der)
+        });
+        over.store(true, Ordering::Relaxed);
+        load.join().unwrap();
+    });
+    envoy.assert_no_rejection();
+    latest
 }
 
 #[test]
@@ -94,35 +130,10 @@ fn the_package_is_installed_used_upgraded_and_removed() {
     write_pair(&machine, "www", &renewed);
     assert_served(&machine, "www", &renewed);
 
-    let process = machine.property("MainPID");
     machine.run("echo 'warn_days = 7' >>/etc/sds-agent/sds-agent.toml");
-    let hosts = [Host::new("www.test", "www")];
-    let envoy = Envoy::start(&envoy, &machine.socket(), Protocol::Delta, &hosts);
-    let https = envoy.https("www.test").ca(ca.pem());
-    eventually_true("the first handshake", || https.get().is_ok());
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                https.get().unwrap();
-            }
-        });
-        install(&machine, &second);
-        eventually_true("the new version's process", || {
-            machine.property("ActiveState") == "active" && machine.property("MainPID") != process
-        });
-        let latest = ca.server(&["www.test"]);
-        write_pair(&machine, "www", &latest);
-        eventually_true("a certificate of the new version's", || {
-            https.leaf().is_ok_and(|leaf| leaf == latest.der)
-        });
-        write_pair(&machine, "www", &renewed);
-        over.store(true, Ordering::Relaxed);
-        load.join().unwrap();
-    });
-    envoy.assert_no_rejection();
+    let latest = upgrade_under_load(&machine, &envoy, &ca, || install(&machine, &second));
     machine.run("grep -qx 'warn_days = 7' /etc/sds-agent/sds-agent.toml");
-    assert_served(&machine, "www", &renewed);
+    assert_served(&machine, "www", &latest);
 
     machine.run("dpkg --remove sds-agent 2>&1");
     machine.run(

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::package::{build, cargo_deb, install, prepare_dpkg, upgrade_under_load};
 use crate::systemd::{assert_served, write_pair};
 use crate::util::machine::{Machine, machine};
 use crate::util::process::Process;
@@ -197,6 +198,26 @@ fn unpack(layout: &Path, root: &Path) -> Value {
     json(blob(&manifest["config"]))["config"].clone()
 }
 
+#[test]
+#[ignore = "tests/release runs it"]
+fn the_deb_replaces_an_earlier_version() {
+    let Some(cargo_deb) = cargo_deb() else { return };
+    let Some(envoy) = require(&ENVOY) else { return };
+    let Some(machine) = machine() else { return };
+    machine.clean();
+    prepare_dpkg(&machine);
+    let folder = tempfile::tempdir().unwrap();
+    let earlier = build(&cargo_deb, folder.path(), "sds-agent", "0.1.0-1");
+    install(&machine, &earlier);
+    let ca = Ca::new("deb");
+    write_pair(&machine, "www", &ca.server(&["www.test"]));
+    let released = product("sds-agent", ".deb");
+    let latest = upgrade_under_load(&machine, &envoy, &ca, || install(&machine, &released));
+    assert_served(&machine, "www", &latest);
+    let version = machine.run("dpkg-query --show --showformat '${Version}' sds-agent");
+    assert_eq!(version, format!("{VERSION}-1"));
+}
+
 /// Makes the RPM of the agent again, as a later release of the same version.
 fn later_rpm(folder: &Path) -> PathBuf {
     let output = folder.join("later.rpm");
@@ -219,6 +240,7 @@ fn the_rpms_are_installed_upgraded_and_removed() {
     if require(&program("rpm", "apt-get install rpm")).is_none() {
         return;
     }
+    let Some(envoy) = require(&ENVOY) else { return };
     let Some(machine) = machine() else { return };
     machine.clean();
     let folder = tempfile::tempdir().unwrap();
@@ -232,18 +254,16 @@ fn the_rpms_are_installed_upgraded_and_removed() {
          test \"$(stat -c '%a %U %G' /etc/sds-agent/credentials)\" = '2750 root sds-agent'
          systemctl start sds-agent",
     );
-    let www = Ca::new("rpm").server(&["www.test"]);
+    let ca = Ca::new("rpm");
+    let www = ca.server(&["www.test"]);
     write_pair(&machine, "www", &www);
     assert_served(&machine, "www", &www);
 
     machine.run("echo 'warn_days = 7' >>/etc/sds-agent/sds-agent.toml");
-    let process = machine.property("MainPID");
-    rpm(&machine, "-U", &later_rpm(folder.path()));
-    eventually_true("the new version's process", || {
-        machine.property("ActiveState") == "active" && machine.property("MainPID") != process
-    });
+    let later = later_rpm(folder.path());
+    let latest = upgrade_under_load(&machine, &envoy, &ca, || rpm(&machine, "-U", &later));
     machine.run("grep -qx 'warn_days = 7' /etc/sds-agent/sds-agent.toml");
-    assert_served(&machine, "www", &www);
+    assert_served(&machine, "www", &latest);
     machine.run(
         "rpm -e sds-agent 2>&1
          ! systemctl is-active sds-agent.service
