@@ -326,6 +326,8 @@ fn the_role_for_ansible_installs_configures_and_checks() {
     // Again, and nothing is changed; with another setting, that is in force.
     let again = play("");
     assert!(again.contains("changed=0"), "{again}");
+    let dry = play("--check");
+    assert!(dry.contains("changed=0"), "{dry}");
     let changed = play("--extra-vars '{\"sds_agent_config\": {\"warn_days\": 7}}'");
     assert!(changed.contains("changed=2"), "{changed}");
     machine.run("grep -qx 'warn_days = 7' /etc/sds-agent/sds-agent.toml");
