@@ -145,7 +145,7 @@ fn the_package_is_installed_used_upgraded_and_removed() {
     install(&machine, &second);
     assert_served(&machine, "www", &latest);
     machine.run(
-        "test \"$(systemctl is-enabled sds-agent.socket)\" = disabled
+        "test \"$(systemctl is-enabled sds-agent.socket)\" = disabled &&
          grep -qx 'warn_days = 7' /etc/sds-agent/sds-agent.toml",
     );
     machine.run("dpkg --purge sds-agent 2>&1");
