@@ -2,7 +2,7 @@
 //! `tests/release` runs these.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -162,6 +162,9 @@ fn the_images_serve_an_envoy_beside_them() {
         let config = unpack(&layout, &root);
         assert_eq!(config["User"], "65532:65532");
         assert_eq!(config["Entrypoint"][0], format!("/usr/bin/{name}"));
+        // A volume that is mounted there takes over the owner.
+        let sockets = root.join("run").join(name).metadata().unwrap();
+        assert_eq!((sockets.uid(), sockets.gid()), (65532, 65532));
         for file in [
             "share/man/man1/NAME.1.gz",
             "share/bash-completion/completions/NAME",
