@@ -403,8 +403,8 @@ impl fmt::Debug for Secret {
 
 /// The fields of a `CertificateValidationContext` for what is configured, with Envoy's numbers.
 fn trust_options(options: &TrustOptions) -> Vec<Field<'_>> {
-    let hashes = options.certificate_hash.iter().map(|hash| (2, hash));
-    let keys = options.certificate_spki.iter().map(|key| (3, key));
+    let hashes = options.certificate_hash.iter().map(|hash| (2, &hash.0));
+    let keys = options.certificate_spki.iter().map(|key| (3, &key.0));
     let mut fields: Vec<Field<'_>> = Vec::new();
     for (number, pin) in hashes.chain(keys) {
         fields.push(Field(number, Value::Bytes(pin.as_bytes())));

@@ -76,7 +76,12 @@ impl ConfigFile {
     /// The file is bad, or one that was named can't be read.
     pub(crate) fn of_agent(&self) -> Result<Config, ConfigError> {
         match Config::load(self.config.as_deref(), &Options::default()) {
-            Err(error) if self.config.is_none() && error.is_denied() => Ok(Config::default()),
+            Err(error)
+                if self.config.is_none()
+                    && error.is_unreadable(io::ErrorKind::PermissionDenied) =>
+            {
+                Ok(Config::default())
+            }
             config => config,
         }
     }

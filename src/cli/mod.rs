@@ -51,7 +51,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Watch credential folders and serve them to Envoy
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Check credential folders, and report what is wrong with them
     Check(check::Args),
     /// Show what the running agent serves, to whom, until when
@@ -79,7 +79,7 @@ pub(crate) fn run() -> ExitCode {
         Err(error) => return help::end(&error),
     };
     match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(args),
         Command::Get(args) => get::run(args),

@@ -21,8 +21,10 @@ macro_rules! compare {
     ($changes:ident, $struct:ident, $prefix:literal, $old:expr, $new:expr;
      takes $($takes:ident)*; keeps $($keeps:ident)*; apart $($apart:ident)*) => {
         let $struct { $($takes,)* $($keeps,)* $($apart,)* } = $old;
-        $($changes.takes(concat!($prefix, stringify!($takes)), $takes, &$new.$takes);)*
-        $($changes.keeps(concat!($prefix, stringify!($keeps)), $keeps, &mut $new.$keeps);)*
+        $(if *$takes != $new.$takes {
+            $changes.keys.push(concat!($prefix, stringify!($takes)));
+        })*
+        $($changes.keep(concat!($prefix, stringify!($keeps)), $keeps, &mut $new.$keeps);)*
     };
 }
 
@@ -36,89 +38,75 @@ impl Config {
             keeps lock_memory; apart roots listen admin log limits warnings);
         compare!(changes, Listen, "listen.", listen, new.listen;
             takes allow_users allow_groups; keeps mode group; apart socket);
-        changes.keeps("socket", socket, &mut new.listen.socket);
+        changes.keep("socket", socket, &mut new.listen.socket);
         compare!(changes, Admin, "admin.", admin, new.admin;
             takes allow_users allow_groups; keeps mode group tcp_details; apart socket tcp);
-        changes.keeps("admin_socket", socket, &mut new.admin.socket);
-        changes.keeps("admin_tcp", tcp, &mut new.admin.tcp);
+        changes.keep("admin_socket", socket, &mut new.admin.socket);
+        changes.keep("admin_tcp", tcp, &mut new.admin.tcp);
         compare!(changes, Log, "log_", log, new.log; takes level; keeps format; apart);
         compare!(changes, Limits, "limits.", limits, new.limits;
             takes file_bytes files credentials;
             keeps connections streams streams_per_connection names_per_stream request_bytes client_bytes;
             apart);
         let trust = |roots: &[Root]| roots.first().map(|root| root.trust.clone());
-        changes.takes("trust", &trust(roots), &trust(&new.roots));
-        changes.roots(self, &new);
-        // The reload logs those of the file anyway.
+        if trust(roots) != trust(&new.roots) {
+            changes.keys.push("trust");
+        }
+        changes.roots = root_changes(self, &new);
+        // A reload logs all warnings of the file anyway.
         let _ = warnings;
         (new, changes)
     }
 }
 
 impl Changes {
-    /// Whether nothing differs.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    fn takes<T: PartialEq>(&mut self, key: &'static str, old: &T, new: &T) {
-        if old != new {
-            self.keys.push(key);
-        }
-    }
-
-    fn keeps<T: PartialEq + Clone>(&mut self, key: &'static str, old: &T, new: &mut T) {
+    fn keep<T: PartialEq + Clone>(&mut self, key: &'static str, old: &T, new: &mut T) {
         if old != new {
             self.needs_restart.push(key);
             new.clone_from(old);
         }
     }
-
-    fn roots(&mut self, old: &Config, new: &Config) {
-        let with_path =
-            |roots: &'_ [Root], root: &Root| roots.iter().position(|one| one.path == root.path);
-        for root in &new.roots {
-            match with_path(&old.roots, root).map(|at| &old.roots[at]) {
-                None => self.roots.push(format!("{} added", shown(root))),
-                Some(before) if is_changed(before, root, old, new) => {
-                    self.roots.push(format!("{} changed", shown(root)));
-                }
-                Some(_) => {}
-            }
-        }
-        let removed = old
-            .roots
-            .iter()
-            .filter(|root| with_path(&new.roots, root).is_none());
-        self.roots
-            .extend(removed.map(|root| format!("{} removed", shown(root))));
-        let places = new
-            .roots
-            .iter()
-            .filter_map(|root| with_path(&old.roots, root));
-        if !places.is_sorted() {
-            self.roots.push("roots reordered".to_owned());
-        }
-    }
 }
 
-/// Whether a setting of the root itself differs. One that it takes from the top of the file is listed
+/// Which roots differ, and how.
+fn root_changes(old: &Config, new: &Config) -> Vec<String> {
+    let place = |roots: &[Root], root: &Root| roots.iter().position(|one| one.path == root.path);
+    let mut changes = Vec::new();
+    let mut places = Vec::new();
+    for root in &new.roots {
+        let Some(at) = place(&old.roots, root) else {
+            changes.push(format!("{} added", shown(root)));
+            continue;
+        };
+        places.push(at);
+        if is_changed(&old.roots[at], root, old, new) {
+            changes.push(format!("{} changed", shown(root)));
+        }
+    }
+    let removed = old.roots.iter();
+    let removed = removed.filter(|root| place(&new.roots, root).is_none());
+    changes.extend(removed.map(|root| format!("{} removed", shown(root))));
+    if !places.is_sorted() {
+        changes.push("roots reordered".to_owned());
+    }
+    changes
+}
+
+/// Whether a setting of the root itself differs. One that it inherits from the top of the file is listed
 /// there alone.
 fn is_changed(before: &Root, now: &Root, old: &Config, new: &Config) -> bool {
-    let mut expected = before.clone();
+    let same = Root {
+        trust: now.trust.clone(),
+        ..before.clone()
+    };
+    let mut inherited = same.clone();
     if before.absent == old.absent {
-        expected.absent = new.absent;
+        inherited.absent = new.absent;
     }
     if before.warn_days == old.warn_days {
-        expected.warn_days = new.warn_days;
+        inherited.warn_days = new.warn_days;
     }
-    let same = |a: &Root| {
-        Root {
-            trust: now.trust.clone(),
-            ..a.clone()
-        } == *now
-    };
-    !same(before) && !same(&expected)
+    *now != same && *now != inherited
 }
 
 fn shown(root: &Root) -> String {

@@ -34,14 +34,9 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// Whether this user is not allowed to read the file.
-    pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::PermissionDenied)
-    }
-
-    /// Whether the file does not exist.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Unreadable { error, .. } if error.kind() == io::ErrorKind::NotFound)
+    /// Whether the file can't be read for this reason.
+    pub fn is_unreadable(&self, kind: io::ErrorKind) -> bool {
+        matches!(self, Self::Unreadable { error, .. } if error.kind() == kind)
     }
 }
 

@@ -1,247 +1,117 @@
 //! How values are written in the file. Each error states the expected form.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 
-use super::values::{Account, CredentialName, parse_duration, parse_mode, parse_tcp};
+use super::OrOff;
+use super::trust::{CertificateHash, KeyHash, SubjectAltName};
+use super::values::{Account, LogFilter, Pattern, or, parse_duration, parse_interval};
+use super::values::{parse_mode, parse_name, parse_path, parse_tcp};
 
 /// A value that is written as a string or as a whole number.
-pub trait FromToml: Sized {
-    /// The expected form.
-    fn expected() -> String;
+struct Form<T> {
+    expected: String,
+    text: fn(&str) -> Result<T, String>,
+    number: fn(i64) -> Option<T>,
+}
 
-    /// Parses a string.
-    ///
-    /// # Errors
-    /// What is wrong with it, and what to write.
-    fn from_text(text: &str) -> Result<Self, String>;
+impl<T> Visitor<'_> for Form<T> {
+    type Value = T;
 
-    /// The value of a number, where numbers are a form of it.
-    fn from_number(_: i64) -> Option<Self> {
-        None
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.expected)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.text)(text).map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        (self.number)(number).ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
     }
 }
 
-/// Implements [`FromToml`] for what a function parses from a string.
-macro_rules! from_text {
-    ($($type:ty: $expected:literal, $parse:expr;)*) => {$(
-        impl FromToml for $type {
-            fn expected() -> String {
-                $expected.to_owned()
-            }
-            fn from_text(text: &str) -> Result<Self, String> {
-                $parse(text)
+/// Defines functions for `deserialize_with`: what is expected, and how a string and a number are parsed.
+/// What they return can also be an `Option` of the type, for a key that may be left out.
+macro_rules! forms {
+    ($($name:ident -> $type:ty: $expected:literal, $text:expr, $number:expr;)*) => {$(
+        pub(super) fn $name<'de, D: Deserializer<'de>, T: From<$type>>(deserializer: D) -> Result<T, D::Error> {
+            let form = Form { expected: $expected.to_owned(), text: $text, number: $number };
+            deserializer.deserialize_any(form).map(T::from)
+        }
+    )*};
+}
+
+forms! {
+    account -> Account: "a name, or a number from 0 to 4294967295", str::parse, account_id;
+    account_or_auto -> Option<Account>: "a name, a number from 0 to 4294967295, or \"auto\"",
+        |text| or("auto", text, str::parse), |number| account_id(number).map(Some);
+    name -> String: "the name of a credential", parse_name, no_number;
+    certificate_hash -> CertificateHash: "a SHA-256 hash", str::parse, no_number;
+    duration -> Duration: "a duration such as \"500ms\" or \"1s\"", parse_duration, no_number;
+    interval_or_auto -> Option<Duration>: "a duration such as \"5s\", or \"auto\"",
+        |text| or("auto", text, parse_interval), no_number;
+    key_hash -> KeyHash: "a SHA-256 hash", str::parse, no_number;
+    log_filter -> LogFilter: "a log level", str::parse, no_number;
+    mode -> u32: "a mode such as \"0660\", with its quotes", parse_mode, no_number;
+    name_or_off -> OrOff<String>: "the name of a credential, or \"off\"", |text| or("off", text, parse_name), no_number;
+    path -> PathBuf: "a path", parse_path, no_number;
+    path_or_off -> OrOff<PathBuf>: "a path, or \"off\"", |text| or("off", text, parse_path), no_number;
+    pattern -> Pattern: "a name, with `*` for any characters", str::parse, no_number;
+    subject_alt_name -> SubjectAltName: "a name such as \"dns:a.example.com\"", str::parse, no_number;
+    tcp_or_off -> OrOff<SocketAddr>: "an address such as \"127.0.0.1:9901\", or \"off\"",
+        |text| or("off", text, parse_tcp), no_number;
+}
+
+/// Implements `Deserialize` with one of these functions, for types that occur in lists.
+macro_rules! deserialize {
+    ($($type:ty: $form:ident;)*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $form(deserializer)
             }
         }
     )*};
 }
 
-from_text! {
-    Duration: "a duration such as \"500ms\" or \"1s\"", parse_duration;
-    Interval: "a duration such as \"5s\"", parse_interval;
-    PathBuf: "a path", parse_path;
-    CredentialName: "the name of a credential", str::parse;
-    SocketAddr: "an address such as \"127.0.0.1:9901\"", parse_tcp;
-    Mode: "a mode such as \"0660\", with its quotes", |text| parse_mode(text).map(Mode);
+deserialize! {
+    Account: account;
+    CertificateHash: certificate_hash;
+    KeyHash: key_hash;
+    LogFilter: log_filter;
+    Pattern: pattern;
+    SubjectAltName: subject_alt_name;
 }
 
-/// The time between two checks of a root.
-pub(super) struct Interval(pub(super) Duration);
-
-fn parse_interval(text: &str) -> Result<Interval, String> {
-    match parse_duration(text)? {
-        time if time < Duration::from_millis(100) => {
-            Err(format!("{text:?} is too short; the minimum is 100ms"))
-        }
-        time => Ok(Interval(time)),
-    }
-}
-
-fn parse_path(text: &str) -> Result<PathBuf, String> {
-    match text {
-        "" => Err("the path is empty; name a file or folder".to_owned()),
-        _ if text.contains('\0') => Err(format!("{text:?} can't be a path")),
-        _ => Ok(text.into()),
-    }
-}
-
-struct Mode(u32);
-
-impl FromToml for Account {
-    fn expected() -> String {
-        "a name, or a number from 0 to 4294967295".to_owned()
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-
-    fn from_number(number: i64) -> Option<Self> {
-        u32::try_from(number).ok().map(Self::Id)
-    }
-}
-
-/// A whole number from `MIN` to `MAX`.
-struct Number<const MIN: u32, const MAX: u32>(u32);
-
-impl<const MIN: u32, const MAX: u32> FromToml for Number<MIN, MAX> {
-    fn expected() -> String {
-        format!("a whole number from {MIN} to {MAX}")
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        let expected = Self::expected();
-        Err(format!(
-            "{text:?} is not a number; write {expected}, without quotes"
-        ))
-    }
-
-    fn from_number(number: i64) -> Option<Self> {
-        let number = u32::try_from(number).ok()?;
-        (MIN..=MAX).contains(&number).then_some(Self(number))
-    }
-}
-
-/// A value, or `off` for none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OrOff<T> {
-    /// None.
-    Off,
-    /// The value.
-    On(T),
-}
-
-impl<T> OrOff<T> {
-    /// The value, if there is one.
-    pub fn on(self) -> Option<T> {
-        match self {
-            Self::Off => None,
-            Self::On(value) => Some(value),
-        }
-    }
-
-    /// Applies `change` to the value.
-    pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> OrOff<U> {
-        self.on()
-            .map_or(OrOff::Off, |value| OrOff::On(change(value)))
-    }
-}
-
-impl<T: FromToml> FromStr for OrOff<T> {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        or_word(text, "off").map(|value| value.map_or(Self::Off, Self::On))
-    }
-}
-
-impl<T: FromToml> FromToml for OrOff<T> {
-    fn expected() -> String {
-        format!("{}, or \"off\"", T::expected())
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl<'de, T: FromToml> Deserialize<'de> for OrOff<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Text::deserialize(deserializer).map(|text| text.0)
-    }
-}
-
-/// A value, or `auto` for none.
-struct OrAuto<T>(Option<T>);
-
-impl<T: FromToml> FromToml for OrAuto<T> {
-    fn expected() -> String {
-        format!("{}, or \"auto\"", T::expected())
-    }
-
-    fn from_text(text: &str) -> Result<Self, String> {
-        or_word(text, "auto").map(Self)
-    }
-
-    fn from_number(number: i64) -> Option<Self> {
-        T::from_number(number).map(|value| Self(Some(value)))
-    }
-}
-
-/// A value, or none for `word`.
-fn or_word<T: FromToml>(text: &str, word: &str) -> Result<Option<T>, String> {
-    match text == word {
-        true => Ok(None),
-        false => T::from_text(text)
-            .map(Some)
-            .map_err(|error| format!("{error}, or \"{word}\"")),
-    }
-}
-
-/// A value as `serde` reads it.
-pub(super) struct Text<T>(pub(super) T);
-
-impl<'de, T: FromToml> Deserialize<'de> for Text<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form<T>(PhantomData<T>);
-        impl<T: FromToml> Visitor<'_> for Form<T> {
-            type Value = T;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&T::expected())
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-                T::from_text(text).map_err(E::custom)
-            }
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
-                T::from_number(number)
-                    .ok_or_else(|| E::invalid_value(Unexpected::Signed(number), &self))
-            }
-        }
-        deserializer.deserialize_any(Form(PhantomData)).map(Self)
-    }
-}
-
-/// Reads a value that may be left out.
-pub(super) fn text<'de, D: Deserializer<'de>, T: FromToml>(
+/// Reads a whole number from `MIN` to `MAX`.
+pub(super) fn number<'de, D, T, const MIN: u32, const MAX: u32>(
     deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    Text::deserialize(deserializer).map(|text| Some(text.0))
+) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: TryFrom<u32>,
+{
+    deserializer.deserialize_any(Form {
+        expected: format!("a whole number from {MIN} to {MAX}"),
+        text: |text| {
+            let expected = format!("a whole number from {MIN} to {MAX}, without quotes");
+            Err(format!("{text:?} is not a number; write {expected}"))
+        },
+        number: |number| {
+            let number = u32::try_from(number).ok()?;
+            T::try_from((MIN..=MAX).contains(&number).then_some(number)?).ok()
+        },
+    })
 }
 
-/// Reads a value, or `auto` for none.
-pub(super) fn or_auto<'de, D: Deserializer<'de>, T: FromToml>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    Text::<OrAuto<T>>::deserialize(deserializer).map(|text| text.0.0)
+fn no_number<T>(_: i64) -> Option<T> {
+    None
 }
 
-/// Reads the mode of a file.
-pub(super) fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    Text::<Mode>::deserialize(deserializer).map(|mode| mode.0.0)
-}
-
-/// Reads a list of paths that may be left out.
-pub(super) fn paths<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Vec<PathBuf>>, D::Error> {
-    let paths: Vec<Text<_>> = Vec::deserialize(deserializer)?;
-    Ok(Some(paths.into_iter().map(|path| path.0).collect()))
-}
-
-/// Reads a number of days that may be left out.
-pub(super) fn days<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    Text::<Number<0, 36_500>>::deserialize(deserializer).map(|days| Some(days.0.0))
-}
-
-/// Reads a limit from `MIN` to `MAX`.
-pub(super) fn limit<'de, D: Deserializer<'de>, const MIN: u32, const MAX: u32>(
-    deserializer: D,
-) -> Result<usize, D::Error> {
-    Text::<Number<MIN, MAX>>::deserialize(deserializer).map(|number| number.0.0 as usize)
+fn account_id(number: i64) -> Option<Account> {
+    u32::try_from(number).ok().map(Account::Id)
 }

@@ -1,37 +1,70 @@
 //! The keys that a configuration file may have, and the nearest one to a key that is unknown.
 
+use std::fmt::Display;
 use std::path::Path;
 
-use serde::de::{self, DeserializeOwned, Deserializer, Visitor, value};
+use serde::de::value::MapDeserializer;
+use serde::de::{self, DeserializeOwned};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::{ConfigError, Wrong};
-use super::file::{File, FileRoot};
-use super::named::FileSecret;
-use super::trust::FileTrust;
-use super::{AccessRule, Admin, Limits, Listen, Options};
+use super::named::NamedFiles;
+use super::{AccessRule, Admin, Limits, Listen, Options, Root, TrustOptions};
 
-/// The sections that may be there several times, as `[[root]]`.
-const REPEATED: [&str; 4] = ["root", "secret", "access", "trust"];
+/// A section and its keys.
+pub(super) struct Section {
+    /// The name, which is empty for the top of the file.
+    pub(super) name: &'static str,
+    pub(super) keys: &'static [&'static str],
+    is_repeated: bool,
+}
 
-/// A key with its section, which is empty at the top of the file.
-type Key = (&'static str, &'static str);
+impl Section {
+    /// The keys, each with the name of the section.
+    pub(super) fn placed_keys(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        let name = self.name;
+        self.keys.iter().map(move |key| (name, *key))
+    }
 
-/// Every key of `sds-agent.toml`.
-pub(super) fn all() -> Vec<Key> {
+    /// Every table of the section.
+    fn tables<'a>(&self, top: &'a DeTable<'a>) -> Result<Vec<&'a DeTable<'a>>, Wrong> {
+        let name = self.name;
+        if name.is_empty() {
+            return Ok(vec![top]);
+        }
+        let Some((place, value)) = top.get_key_value(name) else {
+            return Ok(Vec::new());
+        };
+        let items = match value.get_ref() {
+            DeValue::Array(items) => items,
+            _ => std::slice::from_ref(value),
+        };
+        let tables = items.iter().filter_map(|item| item.get_ref().as_table());
+        let tables: Vec<_> = tables.collect();
+        if value.get_ref().is_array() == self.is_repeated || tables.is_empty() {
+            return Ok(tables);
+        }
+        let expected = match self.is_repeated {
+            true => format!("`[[{name}]]`, with two brackets: there may be several of them"),
+            false => format!("`[{name}]`, with one bracket: there is only one"),
+        };
+        Err(Wrong::new(place.span(), format!("expected {expected}")))
+    }
+}
+
+/// The sections of `sds-agent.toml`.
+pub(super) fn sections() -> [Section; 8] {
     [
-        of::<Options>(""),
-        of::<File>(""),
-        of::<FileRoot>("root"),
-        of::<FileSecret>("secret"),
-        of::<Listen>("listen"),
-        of::<AccessRule>("access"),
-        of::<FileTrust>("trust"),
-        of::<Admin>("admin"),
-        of::<Limits>("limits"),
+        section::<Options>("", false),
+        section::<Root>("root", true),
+        section::<NamedFiles>("secret", true),
+        section::<Listen>("listen", false),
+        section::<AccessRule>("access", true),
+        section::<TrustOptions>("trust", true),
+        section::<Admin>("admin", false),
+        section::<Limits>("limits", false),
     ]
-    .concat()
 }
 
 /// Reads a file without sections. An unknown key is an error that names the nearest one.
@@ -39,104 +72,73 @@ pub(super) fn all() -> Vec<Key> {
 /// # Errors
 /// The place in the file, what is wrong there, and what to write.
 pub fn parse_flat<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
-    let wrong = |wrong: Wrong| wrong.in_file(path, text);
-    let document = DeTable::parse(text).map_err(|error| wrong(error.into()))?;
-    check_section(&of::<T>(""), "", document.get_ref()).map_err(wrong)?;
-    T::deserialize(toml::Deserializer::from(document)).map_err(|error| wrong(error.into()))
+    let parse = || {
+        let document = DeTable::parse(text)?;
+        check(&[section::<T>("", false)], document.get_ref())?;
+        Ok(T::deserialize(toml::Deserializer::from(document))?)
+    };
+    parse().map_err(|wrong: Wrong| wrong.in_file(path, text))
 }
 
-/// Refuses the first unknown key of `sds-agent.toml`, and a section with the wrong number of brackets.
-pub(super) fn check(top: &DeTable<'_>) -> Result<(), Wrong> {
-    let known = all();
-    check_section(&known, "", top)?;
-    for (name, value) in top {
-        let section: &str = name.get_ref();
-        let tables: Vec<_> = match value.get_ref() {
-            DeValue::Table(table) => vec![table],
-            DeValue::Array(items) => items
-                .iter()
-                .filter_map(|item| item.get_ref().as_table())
-                .collect(),
-            _ => continue,
-        };
-        let is_repeated = value.get_ref().is_array();
-        if is_repeated != REPEATED.contains(&section) && !tables.is_empty() {
-            let expected = match is_repeated {
-                true => format!("`[{section}]`, with one bracket: there is only one"),
-                false => {
-                    format!("`[[{section}]]`, with two brackets: there may be several of them")
-                }
-            };
-            return Err(Wrong::new(name.span(), format!("expected {expected}")));
-        }
-        for table in tables {
-            check_section(&known, section, table)?;
+/// Refuses the first unknown key, and a section with the wrong number of brackets.
+pub(super) fn check(all: &[Section], top: &DeTable<'_>) -> Result<(), Wrong> {
+    for section in all {
+        for table in section.tables(top)? {
+            let mut keys = table.keys();
+            if let Some(key) = keys.find(|key| !section.keys.contains(&&**key.get_ref())) {
+                return Err(unknown(all, section, key));
+            }
         }
     }
     Ok(())
 }
 
-fn check_section(known: &[Key], section: &str, table: &DeTable<'_>) -> Result<(), Wrong> {
-    let mut keys = table.keys();
-    match keys.find(|key| !known.contains(&(section, key.get_ref()))) {
-        Some(key) => Err(unknown(known, section, key)),
-        None => Ok(()),
-    }
-}
-
-fn unknown(known: &[Key], section: &str, key: &Spanned<toml::de::DeString<'_>>) -> Wrong {
-    let written = key.get_ref();
-    let likeness = |(place, known): &Key| {
-        let bonus = if *place == section { 0.1 } else { 0.0 };
-        strsim::jaro_winkler(written, known) + bonus
+fn unknown(all: &[Section], section: &Section, key: &Spanned<DeString<'_>>) -> Wrong {
+    let likeness = |(place, known): &(&str, &str)| {
+        let bonus = if *place == section.name { 0.1 } else { 0.0 };
+        strsim::jaro_winkler(key.get_ref(), known) + bonus
     };
     // Of equally near keys, `min_by` takes the first.
-    let nearest = known
-        .iter()
-        .min_by(|a, b| likeness(b).total_cmp(&likeness(a)));
-    let place = match section {
+    let nearest = all.iter().flat_map(Section::placed_keys);
+    let nearest = nearest.min_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    let place = match section.name {
         "" => String::new(),
-        _ => format!(" in [{section}]"),
+        name => format!(" in [{name}]"),
     };
-    let hint = nearest.map_or_else(String::new, |(other, known)| {
-        let elsewhere = match *other {
-            other if other == section => String::new(),
-            "" => " at the top of the file".to_owned(),
-            other => format!(" in [{other}]"),
-        };
-        format!("; did you mean `{known}`{elsewhere}?")
+    let hint = nearest.map_or_else(String::new, |(other, known)| match other {
+        other if other == section.name => format!("; did you mean `{known}`?"),
+        "" => format!("; did you mean `{known}` at the top of the file?"),
+        other => format!("; did you mean `{known}` in [{other}]?"),
     });
-    let message = format!("there is no key `{}`{place}{hint}", written.escape_debug());
-    Wrong::new(key.span(), message)
+    let key_text = key.get_ref().escape_debug();
+    Wrong::new(
+        key.span(),
+        format!("there is no key `{key_text}`{place}{hint}"),
+    )
 }
 
-/// The fields of a struct, as `serde` reads it, as keys of `section`.
-fn of<T: DeserializeOwned>(section: &'static str) -> Vec<Key> {
-    struct Fields<'a>(&'a mut &'static [&'static str]);
-    impl<'de> Deserializer<'de> for Fields<'_> {
-        type Error = value::Error;
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, value::Error> {
-            Err(de::Error::custom("not a struct"))
-        }
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            visitor: V,
-        ) -> Result<V::Value, value::Error> {
-            *self.0 = fields;
-            self.deserialize_any(visitor)
-        }
-
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
-            unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
+/// The section that `T` is read from. `T` has to deny unknown fields.
+fn section<T: DeserializeOwned>(name: &'static str, is_repeated: bool) -> Section {
+    let unknown = MapDeserializer::new([("", ())].into_iter());
+    let keys = T::deserialize(unknown).map_or_else(|Expected(keys)| keys, |_| &[]);
+    Section {
+        name,
+        keys,
+        is_repeated,
     }
-    let mut names: &[&str] = &[];
-    // It always fails, after it has been given the names.
-    let _ = T::deserialize(Fields(&mut names));
-    names.iter().map(|name| (section, *name)).collect()
+}
+
+/// The fields of a struct, which are part of `serde`'s error about an unknown field.
+#[derive(Debug, thiserror::Error)]
+#[error("expected one of {0:?}")]
+struct Expected(&'static [&'static str]);
+
+impl de::Error for Expected {
+    fn custom<T: Display>(_: T) -> Self {
+        Self(&[])
+    }
+
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        Self(expected)
+    }
 }

@@ -1,23 +1,25 @@
 //! `sds-agent.toml` and the command line → [`Config`].
 
-use std::fs::File as OpenFile;
+use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Deserialize;
 use toml::Spanned;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Wrong};
-use super::file::{Common, File, FileRoot};
-use super::{Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS, Options, OrOff};
-use super::{Listen, Log, Root, beside, keys, named, renamed};
+use super::options::nowhere;
+use super::{Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS, Layout, Listen, Log};
+use super::{NAMED_CREDENTIALS, Options, Root, beside, keys, named, renamed, trust};
 
 /// More than any configuration needs. A device, for example, has no end.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The keys at the top of the file that apply to every root without a value of its own.
+const INHERITED: [&str; 2] = ["absent", "warn_days"];
 
 impl Config {
     /// Reads the configuration file at `path`, or the default one, which need not exist.
@@ -27,7 +29,9 @@ impl Config {
     pub fn load(path: Option<&Path>, options: &Options) -> Result<Self, ConfigError> {
         let file = path.unwrap_or(Path::new(DEFAULT_CONFIG));
         let text = match read(file) {
-            Err(error) if path.is_none() && error.is_not_found() => String::new(),
+            Err(error) if path.is_none() && error.is_unreadable(io::ErrorKind::NotFound) => {
+                String::new()
+            }
             text => text?,
         };
         Self::parse(file, &text, options)
@@ -38,24 +42,21 @@ impl Config {
     ///
     /// # Errors
     /// The text is not valid.
-    pub fn parse(path: &Path, text: &str, options: &Options) -> Result<Self, ConfigError> {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let wrong = |wrong: Wrong| wrong.in_file(path, text);
-        let mut document = DeTable::parse(text).map_err(|error| wrong(error.into()))?;
-        let renamed = renamed::apply(document.get_mut(), text).map_err(wrong)?;
-        keys::check(document.get_ref()).map_err(wrong)?;
-        let spans = Spans::of(document.get_ref());
-        let of_file = Options::deserialize(toml::Deserializer::from(document.clone()))
-            .map_err(|error| wrong(error.into()))?;
-        let file = File::deserialize(toml::Deserializer::from(document))
-            .map_err(|error| wrong(error.into()))?;
-        let mut config = file
-            .config(of_file, folder, options, &spans)
-            .map_err(wrong)?;
-        config.warnings = renamed
-            .into_iter()
-            .map(|(line, warning)| format!("{}:{line}: {warning}", path.display()))
-            .collect();
+    pub fn parse(path: &Path, text: &str, given: &Options) -> Result<Self, ConfigError> {
+        let parse = || {
+            let mut document = DeTable::parse(text)?;
+            let renamed = renamed::apply(document.get_mut(), text)?;
+            keys::check(&keys::sections(), document.get_ref())?;
+            inherit(document.get_mut())?;
+            let list = document.get_ref().get("credentials");
+            let list = list.map(Spanned::span).unwrap_or_default();
+            let file = Options::deserialize(toml::Deserializer::from(document))?;
+            let folder = path.parent().unwrap_or(Path::new(""));
+            Ok((file.config(given, folder, list)?, renamed))
+        };
+        let (mut config, renamed) = parse().map_err(|wrong: Wrong| wrong.in_file(path, text))?;
+        let warning = |(line, text)| format!("{}:{line}: {text}", path.display());
+        config.warnings = renamed.into_iter().map(warning).collect();
         Ok(config)
     }
 }
@@ -65,151 +66,145 @@ impl Config {
 /// # Errors
 /// It is not a regular file of text, is too large, or can't be read.
 pub fn read(path: &Path) -> Result<String, ConfigError> {
-    text(path).map_err(|error| ConfigError::Unreadable {
+    let read = || {
+        // Opening a pipe must not wait for a writer.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(openat(CWD, path, flags, Mode::empty())?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let mut text = String::new();
+        let mut file = file.take(MAX_FILE_BYTES + 1);
+        if file.read_to_string(&mut text)? as u64 > MAX_FILE_BYTES {
+            return Err(io::Error::other("it has more than 4 MiB"));
+        }
+        Ok(text)
+    };
+    read().map_err(|error| ConfigError::Unreadable {
         path: path.to_owned(),
         error,
     })
 }
 
-fn text(path: &Path) -> io::Result<String> {
-    // Opening a pipe must not wait for a writer.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = OpenFile::from(openat(CWD, path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut text = String::new();
-    let mut file = file.take(MAX_FILE_BYTES + 1);
-    if file.read_to_string(&mut text)? as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other("it has more than 4 MiB"));
-    }
-    Ok(text)
-}
-
-/// Where `credentials` and its items are in the file.
-struct Spans {
-    list: Range<usize>,
-    items: Vec<Range<usize>>,
-}
-
-impl Spans {
-    fn of(top: &DeTable<'_>) -> Self {
-        let list = top.get("credentials");
-        let items = list.and_then(|list| list.get_ref().as_array());
-        Self {
-            list: list.map(Spanned::span).unwrap_or_default(),
-            items: items.into_iter().flatten().map(Spanned::span).collect(),
+/// Gives each `[[root]]` the settings that it inherits.
+fn inherit(top: &mut DeTable<'_>) -> Result<(), Wrong> {
+    let inherited = INHERITED.iter().filter_map(|key| top.get_key_value(*key));
+    let inherited: Vec<_> = inherited.map(|(k, v)| (k.clone(), v.clone())).collect();
+    let Some(DeValue::Array(roots)) = top.get_mut("root").map(Spanned::get_mut) else {
+        return Ok(());
+    };
+    for root in roots.iter_mut() {
+        let span = root.span();
+        if let DeValue::Table(root) = root.get_mut() {
+            if !root.contains_key("path") {
+                return Err(Wrong::new(span, "missing field `path`"));
+            }
+            for (key, value) in &inherited {
+                root.entry(key.clone()).or_insert_with(|| value.clone());
+            }
         }
     }
+    Ok(())
 }
 
-impl File {
-    fn config(
-        self,
-        of_file: Options,
-        folder: &Path,
-        given: &Options,
-        spans: &Spans,
-    ) -> Result<Config, Wrong> {
+impl Options {
+    /// The configuration, from the options of the file in `folder` and those that were `given` on the
+    /// command line. `list` is the place of `credentials` in the file.
+    fn config(mut self, given: &Self, folder: &Path, list: Range<usize>) -> Result<Config, Wrong> {
+        if let Some(days) = given.warn_days {
+            (self.root.iter_mut()).for_each(|root| root.get_mut().warn_days = days);
+            (self.secret.iter_mut()).for_each(|secret| secret.warn_days = None);
+        }
         let default = Config::default();
-        let short = of_file.credentials.clone();
-        let options = given.clone().or(of_file, folder);
-        let common = Common {
-            absent: self.absent,
-            warn_days: options.warn_days.unwrap_or(default.warn_days),
+        let short = self.credentials.take();
+        let options = self.overridden(given.clone(), folder);
+        let warn_days = options.warn_days.unwrap_or(default.warn_days);
+        let plain = |path: Spanned<PathBuf>| {
+            let root = Root {
+                absent: options.absent,
+                warn_days,
+                ..Root::new(path.get_ref())
+            };
+            Spanned::new(path.span(), root)
         };
-        let named = named::root(self.secret, common, folder)?;
-        let roots = roots(short, self.root, common, folder, named.is_some(), spans)?;
-        let roots = chosen(given.credentials.as_deref(), roots, common);
-        let trust = super::trust::trust(self.trust)?;
-        let with_options = |root: Root| {
-            let trust = Arc::clone(&trust);
-            let root = Root { trust, ..root };
-            match given.warn_days {
-                Some(days) => root.warned_within(days),
-                None => root,
-            }
+        let short = match short {
+            None if options.root.is_empty() => vec![nowhere(DEFAULT_CREDENTIALS.into())],
+            short => short.unwrap_or_default(),
         };
+        let listed = short.into_iter().map(plain).chain(options.root);
+        let mut roots = distinct(listed, folder)?;
+        if let Some(given) = options.credentials {
+            roots = chosen(given.into_iter().map(plain), &roots);
+        }
+        let named = named::credentials(options.secret, folder)?;
+        if !named.is_empty() {
+            let mut root = plain(nowhere(NAMED_CREDENTIALS.into())).into_inner();
+            root.layout = Layout::Named(named.into());
+            roots.insert(0, root);
+        }
+        if roots.is_empty() {
+            let message = "the list is empty; name at least one folder";
+            return Err(Wrong::new(list, message));
+        }
+        let trust = trust::trust(options.trust)?;
+        (roots.iter_mut()).for_each(|root| root.trust = trust.clone());
         let socket = options.socket.unwrap_or(default.listen.socket);
-        let admin_socket = match options.admin_socket {
-            Some(socket) => socket.on(),
-            None => Some(beside(&socket)),
-        };
-        let default_credential = options.default_credential.and_then(OrOff::on);
+        let admin_socket = options.admin_socket;
         Ok(Config {
-            roots: named.into_iter().chain(roots).map(with_options).collect(),
-            access: self.access,
+            roots,
+            access: options.access,
+            admin: Admin {
+                socket: admin_socket.unwrap_or_else(|| Some(beside(&socket))),
+                tcp: options.admin_tcp.flatten(),
+                ..options.admin
+            },
             listen: Listen {
                 socket,
-                ..self.listen
-            },
-            admin: Admin {
-                socket: admin_socket,
-                tcp: options.admin_tcp.and_then(OrOff::on),
-                ..self.admin
+                ..options.listen
             },
             log: Log {
                 level: options.log_level.unwrap_or_default(),
                 format: options.log_format.unwrap_or_default(),
             },
-            limits: self.limits,
-            absent: common.absent,
-            hosts: self.hosts.unwrap_or(default.hosts),
-            default_credential: default_credential.map(|name| name.0),
+            limits: options.limits,
+            absent: options.absent,
+            hosts: options.hosts.unwrap_or(default.hosts),
+            default_credential: options.default_credential.flatten(),
             removal_delay: options.removal_delay.unwrap_or(default.removal_delay),
-            warn_days: common.warn_days,
-            lock_memory: self.lock_memory,
-            reload: self.reload,
+            warn_days,
+            lock_memory: options.lock_memory,
+            reload: options.reload,
             warnings: Vec::new(),
         })
     }
 }
 
-/// The roots of the file, those of the short form first. `is_optional`: the short form may be an empty
-/// list.
-fn roots(
-    short: Option<Vec<PathBuf>>,
-    long: Vec<FileRoot>,
-    common: Common,
+/// The roots of the file, which must have different paths. Relative ones start from `folder`.
+fn distinct(
+    listed: impl Iterator<Item = Spanned<Root>>,
     folder: &Path,
-    is_optional: bool,
-    spans: &Spans,
 ) -> Result<Vec<Root>, Wrong> {
-    let is_given = short.is_some();
-    let short = short.unwrap_or_default().into_iter();
-    let short = spans.items.iter().cloned().zip(short);
-    let short = short.map(|(span, path)| (span, common.root(folder.join(path))));
     let mut roots: Vec<Root> = Vec::new();
-    for (span, root) in short.chain(long.into_iter().map(|root| root.root(common, folder))) {
-        if roots.iter().any(|other| other.path == root.path) {
-            let message = format!(
-                "the root {} is listed twice; remove one of the two",
-                root.path.display()
-            );
-            return Err(Wrong::new(span, message));
+    for root in listed {
+        let path = folder.join(&root.get_ref().path);
+        if roots.iter().any(|other| other.path == path) {
+            let path = path.display();
+            let message = format!("the root {path} is listed twice; remove one of the two");
+            return Err(Wrong::new(root.span(), message));
         }
-        roots.push(root);
+        let root = root.into_inner();
+        roots.push(Root { path, ..root });
     }
-    match roots.is_empty() {
-        true if is_given && !is_optional => Err(Wrong::new(
-            spans.list.clone(),
-            "the list is empty; name at least one folder",
-        )),
-        true if !is_given => Ok(vec![common.root(DEFAULT_CREDENTIALS)]),
-        _ => Ok(roots),
-    }
+    Ok(roots)
 }
 
-/// The roots given on the command line, with their settings in the file; without any, those of the file.
-fn chosen(given: Option<&[PathBuf]>, roots: Vec<Root>, common: Common) -> Vec<Root> {
-    let Some(given) = given else {
-        return roots;
-    };
+/// The roots given on the command line, each with its settings in the file, if it has any there.
+fn chosen(given: impl Iterator<Item = Spanned<Root>>, listed: &[Root]) -> Vec<Root> {
     let mut chosen: Vec<Root> = Vec::new();
-    for path in given {
-        if chosen.iter().all(|root| root.path != *path) {
-            let known = roots.iter().find(|root| root.path == *path);
-            chosen.push(known.cloned().unwrap_or_else(|| common.root(path)));
+    for root in given.map(Spanned::into_inner) {
+        if chosen.iter().all(|other| other.path != root.path) {
+            let known = listed.iter().find(|other| other.path == root.path);
+            chosen.push(known.cloned().unwrap_or(root));
         }
     }
     chosen

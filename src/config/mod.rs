@@ -2,7 +2,6 @@
 
 mod changes;
 mod error;
-mod file;
 mod forms;
 mod keys;
 mod load;
@@ -19,18 +18,15 @@ use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer};
 
-use forms::{limit, mode, or_auto};
-
 pub use changes::Changes;
 pub use error::ConfigError;
-pub use forms::OrOff;
 pub use keys::parse_flat;
 pub use load::read;
-pub use options::Options;
-pub use trust::{Matcher, SanKind, Strictness, SubjectAltName, Trust, TrustOptions};
-pub use values::{
-    Account, CredentialName, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp,
+pub use options::{Options, OrOff};
+pub use trust::{
+    CertificateHash, KeyHash, Matcher, SanKind, Strictness, SubjectAltName, Trust, TrustOptions,
 };
+pub use values::{Account, LogFilter, Pattern, parse_duration, parse_mode, parse_tcp};
 
 /// The default path of the configuration file.
 pub const DEFAULT_CONFIG: &str = "/etc/sds-agent/sds-agent.toml";
@@ -96,7 +92,7 @@ pub enum Reload {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            roots: vec![Root::new(DEFAULT_CREDENTIALS)],
+            roots: vec![Root::default()],
             listen: Listen::default(),
             access: Vec::new(),
             admin: Admin::default(),
@@ -120,9 +116,11 @@ fn beside(socket: &Path) -> PathBuf {
 }
 
 /// A folder that is watched for credentials, and how it is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Root {
     /// The folder.
+    #[serde(deserialize_with = "forms::path")]
     pub path: PathBuf,
     /// How credentials are stored in it.
     pub layout: Layout,
@@ -138,19 +136,21 @@ pub struct Root {
     pub reserved_names: bool,
     /// How often its files are checked with `stat`. `None`: every 60 s where the kernel reports changes,
     /// and every 5 s where it doesn't.
+    #[serde(deserialize_with = "forms::interval_or_auto")]
     pub poll_interval: Option<Duration>,
     /// A certificate in it is `expiring` at most this many days before its end.
+    #[serde(deserialize_with = "forms::number::<_, _, 0, 36_500>")]
     pub warn_days: u32,
     /// The options of its trust bundles, by the names of their credentials.
+    #[serde(skip)]
     pub trust: Trust,
 }
 
-impl Root {
-    /// The root at `path` with default settings.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
+impl Default for Root {
+    fn default() -> Self {
         Self {
-            path: path.into(),
-            layout: Layout::Folders,
+            path: DEFAULT_CREDENTIALS.into(),
+            layout: Layout::default(),
             absent: Absent::default(),
             confine: false,
             strict_permissions: false,
@@ -161,6 +161,16 @@ impl Root {
             trust: Trust::default(),
         }
     }
+}
+
+impl Root {
+    /// The root at `path` with default settings.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            ..Self::default()
+        }
+    }
 
     /// The folder with the files of a credential. For a `[[secret]]` of the configuration there is no such
     /// folder: its files can be anywhere.
@@ -169,19 +179,6 @@ impl Root {
             Layout::Flat => self.path.clone(),
             Layout::Folders | Layout::Named(_) => self.path.join(credential),
         }
-    }
-
-    /// The same root with this `warn_days`, which also replaces that of its credentials.
-    fn warned_within(mut self, days: u32) -> Self {
-        self.warn_days = days;
-        if let Layout::Named(all) = &self.layout {
-            let of_root = |one: &NamedCredential| NamedCredential {
-                warn_days: None,
-                ..one.clone()
-            };
-            self.layout = Layout::Named(all.iter().map(of_root).collect());
-        }
-        self
     }
 
     /// The `warn_days` that applies to `credential`.
@@ -202,10 +199,11 @@ impl Layout {
 }
 
 /// How credentials are stored in a root.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// A folder for each, named after the credential.
+    #[default]
     Folders,
     /// Files in the root itself, named after the credential.
     Flat,
@@ -242,17 +240,17 @@ pub enum Absent {
 
 /// The socket for Envoy, and who may connect to it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Listen {
     /// The path of the Unix socket.
     #[serde(skip)]
     pub socket: PathBuf,
     /// Its mode.
-    #[serde(deserialize_with = "mode")]
+    #[serde(deserialize_with = "forms::mode")]
     pub mode: u32,
     /// Its group. `None`: [`CLIENTS_GROUP`] where the agent is a member of it, else the group that the
     /// agent runs as.
-    #[serde(deserialize_with = "or_auto")]
+    #[serde(deserialize_with = "forms::account_or_auto")]
     pub group: Option<Account>,
     /// The users who may connect. If `allow_groups` is empty too, only the mode decides.
     pub allow_users: Vec<Account>,
@@ -276,6 +274,7 @@ impl Default for Listen {
 /// groups (when either is given), and also by its node id (when one is given). The client chooses its own
 /// node id, so that can only restrict the rule further.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AccessRule {
     /// The names of the secrets; at least one.
     #[serde(deserialize_with = "at_least_one")]
@@ -303,16 +302,16 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Patter
 
 /// Where status, metrics and health are served.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Admin {
     /// The Unix socket, if any.
     #[serde(skip)]
     pub socket: Option<PathBuf>,
     /// Its mode.
-    #[serde(deserialize_with = "mode")]
+    #[serde(deserialize_with = "forms::mode")]
     pub mode: u32,
     /// Its group. `None`: the group that the agent runs as.
-    #[serde(deserialize_with = "or_auto")]
+    #[serde(deserialize_with = "forms::account_or_auto")]
     pub group: Option<Account>,
     /// The users who may connect to it. If `allow_groups` is empty too, only the mode decides.
     pub allow_users: Vec<Account>,
@@ -361,35 +360,35 @@ pub enum LogFormat {
 
 /// Limits on files and clients, which bound the agent's use of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Bytes of one file. The largest chain seen in practice has 200 kB.
-    #[serde(deserialize_with = "limit::<_, 1_024, 67_108_864>")]
+    #[serde(deserialize_with = "forms::number::<_, _, 1_024, 67_108_864>")]
     pub file_bytes: usize,
     /// Files in one folder.
-    #[serde(deserialize_with = "limit::<_, 1, 4_096>")]
+    #[serde(deserialize_with = "forms::number::<_, _, 1, 4_096>")]
     pub files: usize,
     /// Credential folders in all roots together.
-    #[serde(deserialize_with = "limit::<_, 1, 1_000_000>")]
+    #[serde(deserialize_with = "forms::number::<_, _, 1, 1_000_000>")]
     pub credentials: usize,
     /// Concurrent connections. Envoy opens one for each 1,024 secrets.
-    #[serde(deserialize_with = "limit::<_, 1, 1_000_000>")]
+    #[serde(deserialize_with = "forms::number::<_, _, 1, 1_000_000>")]
     pub connections: usize,
     /// Concurrent streams on all connections together.
-    #[serde(deserialize_with = "limit::<_, 1, 10_000_000>")]
+    #[serde(deserialize_with = "forms::number::<_, _, 1, 10_000_000>")]
     pub streams: usize,
     /// Concurrent streams on one connection. Envoy opens one for each secret.
-    #[serde(deserialize_with = "limit::<_, 1, 1_000_000>")]
+    #[serde(deserialize_with = "forms::number::<_, _, 1, 1_000_000>")]
     pub streams_per_connection: usize,
     /// Names that a stream may subscribe to. Envoy subscribes to one.
-    #[serde(deserialize_with = "limit::<_, 1, 1_000_000>")]
+    #[serde(deserialize_with = "forms::number::<_, _, 1, 1_000_000>")]
     pub names_per_stream: usize,
     /// Bytes of one request. Envoy's largest request is its first, with a node of 61 kB.
-    #[serde(deserialize_with = "limit::<_, 65_536, 67_108_864>")]
+    #[serde(deserialize_with = "forms::number::<_, _, 65_536, 67_108_864>")]
     pub request_bytes: usize,
     /// Bytes kept of what clients have sent: subscribed names, incoming requests, and names in queued
     /// responses.
-    #[serde(deserialize_with = "limit::<_, 1_048_576, 4_294_967_295>")]
+    #[serde(deserialize_with = "forms::number::<_, _, 1_048_576, 4_294_967_295>")]
     pub client_bytes: usize,
 }
 

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::NamedCredential;
 use super::error::Wrong;
-use super::file::Common;
-use super::forms::{Text, days};
-use super::{Layout, NAMED_CREDENTIALS, NamedCredential, Root};
+use super::forms;
 use crate::name;
 
-type File = Option<Spanned<Text<PathBuf>>>;
+type File = Option<Spanned<PathBuf>>;
 
 /// The names of session ticket keys in a folder, where the last one by name encrypts: here it is the first.
 const TICKET_KEYS: [&str; 8] = [
@@ -27,8 +26,9 @@ const TICKET_KEYS: [&str; 8] = [
 ];
 
 /// `[[secret]]` as it is written.
-#[derive(Deserialize)]
-pub(super) struct FileSecret {
+#[derive(Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NamedFiles {
     name: Spanned<String>,
     certificate: File,
     private_key: File,
@@ -37,18 +37,18 @@ pub(super) struct FileSecret {
     ocsp_staple: File,
     password_file: File,
     #[serde(default)]
-    ticket_keys: Vec<Spanned<Text<PathBuf>>>,
+    ticket_keys: Vec<Spanned<PathBuf>>,
     generic: File,
-    #[serde(default, deserialize_with = "days")]
-    warn_days: Option<u32>,
+    #[serde(default, deserialize_with = "forms::number::<_, _, 0, 36_500>")]
+    pub(super) warn_days: Option<u32>,
 }
 
-/// The root that holds the `[[secret]]` entries, if there are any. Relative paths start from `folder`.
-pub(super) fn root(
-    secrets: Vec<FileSecret>,
-    common: Common,
+/// The credentials of the `[[secret]]` entries, which must have different names. Relative paths start from
+/// `folder`.
+pub(super) fn credentials(
+    secrets: Vec<NamedFiles>,
     folder: &Path,
-) -> Result<Option<Root>, Wrong> {
+) -> Result<Vec<NamedCredential>, Wrong> {
     let mut named: Vec<NamedCredential> = Vec::new();
     for secret in secrets {
         check_name(&secret.name)?;
@@ -56,31 +56,30 @@ pub(super) fn root(
             let message = "another [[secret]] has this name; change one of the two";
             return Err(Wrong::new(secret.name.span(), message));
         }
-        named.push(secret.credential(folder)?);
+        secret.check_companions()?;
+        named.push(secret.credential(folder));
     }
     named.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok((!named.is_empty()).then(|| Root {
-        layout: Layout::Named(named.into()),
-        ..common.root(NAMED_CREDENTIALS)
-    }))
+    Ok(named)
 }
 
-impl FileSecret {
-    fn credential(self, folder: &Path) -> Result<NamedCredential, Wrong> {
-        self.check_companions()?;
-        let path = |file: Spanned<Text<PathBuf>>| folder.join(file.into_inner().0);
+impl NamedFiles {
+    fn credential(self, folder: &Path) -> NamedCredential {
+        let path = |file: Spanned<PathBuf>| folder.join(file.into_inner());
         let ticket_keys = TICKET_KEYS.into_iter().zip(self.ticket_keys);
         let (certificate, key) = (self.certificate.map(path), self.private_key.map(path));
-        let one_file = certificate.is_some() && certificate == key;
-        let pair = match one_file {
-            true => [certificate.map(|path| (combined(&path), path)), None],
+        let pair = match certificate == key {
+            true => [
+                certificate.map(|path| (name_of(&path, "tls.pem"), path)),
+                None,
+            ],
             false => [
                 certificate.map(|path| ("tls.crt", path)),
                 key.map(|path| ("tls.key", path)),
             ],
         };
         let generic = self.generic.as_ref();
-        let generic = generic.map_or("secret", |path| generic_name(&path.get_ref().0));
+        let generic = generic.map_or("secret", |path| name_of(path.get_ref(), "secret"));
         let others = [
             ("ca.crt", self.trusted_ca),
             ("ca.crl", self.crl),
@@ -89,57 +88,39 @@ impl FileSecret {
             (generic, self.generic),
         ];
         let others = others.map(|(name, file)| Some((name, path(file?))));
-        Ok(NamedCredential {
+        NamedCredential {
             name: self.name.into_inner(),
             files: (pair.into_iter().chain(others).flatten())
                 .chain(ticket_keys.map(|(name, file)| (name, path(file))))
                 .collect(),
             warn_days: self.warn_days,
-        })
+        }
     }
 
     /// Checks that each file has those that it can't be used without.
     fn check_companions(&self) -> Result<(), Wrong> {
-        for (key, file, other, needed) in [
-            (
-                "certificate",
-                &self.certificate,
-                "private_key",
-                &self.private_key,
-            ),
-            (
-                "private_key",
-                &self.private_key,
-                "certificate",
-                &self.certificate,
-            ),
-            ("crl", &self.crl, "trusted_ca", &self.trusted_ca),
-            (
-                "ocsp_staple",
-                &self.ocsp_staple,
-                "certificate",
-                &self.certificate,
-            ),
-            (
-                "password_file",
-                &self.password_file,
-                "private_key",
-                &self.private_key,
-            ),
+        let certificate = ("certificate", &self.certificate);
+        let private_key = ("private_key", &self.private_key);
+        for ((key, file), (other, needed)) in [
+            (certificate, private_key),
+            (private_key, certificate),
+            (("crl", &self.crl), ("trusted_ca", &self.trusted_ca)),
+            (("ocsp_staple", &self.ocsp_staple), certificate),
+            (("password_file", &self.password_file), private_key),
         ] {
             if let (Some(file), None) = (file, needed) {
-                let same = match (key, other) {
+                let hint = match (key, other) {
                     ("certificate", _) | (_, "certificate") => {
                         "; if one file holds both, write its path for each"
                     }
                     _ => "",
                 };
-                let message = format!("`{key}` requires `{other}`{same}");
+                let message = format!("`{key}` requires `{other}`{hint}");
                 return Err(Wrong::new(file.span(), message));
             }
         }
-        if let Some(key) = self.ticket_keys.get(TICKET_KEYS.len()) {
-            let most = TICKET_KEYS.len();
+        let most = TICKET_KEYS.len();
+        if let Some(key) = self.ticket_keys.get(most) {
             let message = format!("there are more than {most} ticket keys; remove the oldest ones");
             return Err(Wrong::new(key.span(), message));
         }
@@ -153,20 +134,14 @@ impl FileSecret {
     }
 }
 
-/// The name that a file with certificate and key would have in a credential folder.
-fn combined(path: &Path) -> &'static str {
-    match path.extension().and_then(OsStr::to_str) {
-        Some("p12") => "tls.p12",
-        Some("pfx") => "tls.pfx",
-        _ => "tls.pem",
-    }
-}
-
-/// The name that a file with a generic secret would have in a credential folder.
-fn generic_name(path: &Path) -> &'static str {
-    match path.extension().and_then(OsStr::to_str) {
-        Some("bin") => "secret.bin",
-        _ => "secret",
+/// The name that the file would have in a credential folder: `usual`, unless its extension stands for
+/// another form.
+fn name_of(path: &Path, usual: &'static str) -> &'static str {
+    match (usual, path.extension().and_then(OsStr::to_str)) {
+        ("tls.pem", Some("p12")) => "tls.p12",
+        ("tls.pem", Some("pfx")) => "tls.pfx",
+        ("secret", Some("bin")) => "secret.bin",
+        _ => usual,
     }
 }
 

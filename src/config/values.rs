@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 
-use super::forms::Text;
 use crate::name::is_requestable;
 
 /// A user or group, by name or number. A text of digits alone is a number.
@@ -48,39 +47,11 @@ impl fmt::Display for Account {
     }
 }
 
-impl<'de> Deserialize<'de> for Account {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Text::deserialize(deserializer).map(|text| text.0)
-    }
-}
-
-/// A name that a credential can have, and that clients can request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CredentialName(pub(super) String);
-
-impl FromStr for CredentialName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match is_requestable(text) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(
-                "no credential can have this name; use the name of a credential folder".to_owned(),
-            ),
-        }
-    }
-}
-
 /// A pattern for names, in which `*` stands for zero or more characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern(String);
 
 impl Pattern {
-    /// The pattern as it was written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Whether the pattern matches the whole `name`. The time is at worst proportional to the product of
     /// both lengths.
     pub fn matches(&self, name: &str) -> bool {
@@ -115,24 +86,11 @@ impl FromStr for Pattern {
     }
 }
 
-impl<'de> Deserialize<'de> for Pattern {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
-    }
-}
-
 /// What is logged: a level, or levels by module as in `info,sds_agent::sds=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
 impl LogFilter {
-    /// The filter as it was written.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// The filter for a `tracing` subscriber. Audit events do not depend on the level: only a filter that
     /// names them turns them off. The warnings of `notify` about removed watches are left out.
     pub fn to_filter(&self) -> EnvFilter {
@@ -170,14 +128,6 @@ impl FromStr for LogFilter {
     }
 }
 
-impl<'de> Deserialize<'de> for LogFilter {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
-    }
-}
-
 /// The maximum duration, far below what makes arithmetic with times overflow.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -193,6 +143,35 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         return Err(format!("{text:?} is too long; the maximum is 30 days"));
     }
     Ok(duration)
+}
+
+/// A name that a credential can have, and that clients can request.
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
+    match is_requestable(text) {
+        true => Ok(text.to_owned()),
+        false => {
+            Err("no credential can have this name; use the name of a credential folder".to_owned())
+        }
+    }
+}
+
+/// A path.
+pub(super) fn parse_path(text: &str) -> Result<PathBuf, String> {
+    match text {
+        "" => Err("the path is empty; name a file or folder".to_owned()),
+        _ if text.contains('\0') => Err(format!("{text:?} can't be a path")),
+        _ => Ok(text.into()),
+    }
+}
+
+/// The time between two checks of a root.
+pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        time if time < Duration::from_millis(100) => {
+            Err(format!("{text:?} is too short; the minimum is 100ms"))
+        }
+        time => Ok(time),
+    }
 }
 
 /// The mode of a file in octal digits, such as `0660`.
@@ -221,4 +200,18 @@ pub fn parse_tcp(text: &str) -> Result<SocketAddr, String> {
         ));
     }
     Ok(address)
+}
+
+/// A value, or `word` for none.
+pub(super) fn or<T>(
+    word: &str,
+    text: &str,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    match text == word {
+        true => Ok(None),
+        false => parse(text)
+            .map(Some)
+            .map_err(|error| format!("{error}, or \"{word}\"")),
+    }
 }

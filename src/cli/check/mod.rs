@@ -65,10 +65,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> ExitCode {
-    let options = Options {
-        warn_days: args.warn_days,
-        ..Options::default()
-    };
+    let mut options = Options::default();
+    options.warn_days = args.warn_days;
     let config = match Config::load(args.file.config.as_deref(), &options) {
         Ok(config) => config,
         Err(error) => return report::fail(error, args.output),

@@ -1,5 +1,6 @@
 //! Where the configuration comes from, at the start and at each reload.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -59,7 +60,11 @@ impl Source {
     /// `None` when it is read because the file has changed, and has the same text as the last time.
     pub(super) fn reload(&self, cause: Cause) -> Option<Result<Config, ConfigError>> {
         let text = match config::read(self.path()) {
-            Err(error) if self.file.is_none() && error.is_not_found() && self.was_absent() => {
+            Err(error)
+                if self.file.is_none()
+                    && error.is_unreadable(io::ErrorKind::NotFound)
+                    && self.was_absent() =>
+            {
                 Ok(String::new())
             }
             // One that was empty at the start is not refused for it.
