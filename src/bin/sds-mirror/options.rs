@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 /// All options, as they were given.
 #[derive(clap::Args, Deserialize, Default, Clone, Debug)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Options {
     /// How to reach the cluster, and as whom. Without this and without --server: $KUBECONFIG,
     /// ~/.kube/config, or the service account of the pod that this runs in
