@@ -121,6 +121,7 @@ fn unknown(all: &[Section], section: &Section, key: &Spanned<DeString<'_>>) -> W
 fn section<T: DeserializeOwned>(name: &'static str, is_repeated: bool) -> Section {
     let unknown = MapDeserializer::new([("", ())].into_iter());
     let keys = T::deserialize(unknown).map_or_else(|Expected(keys)| keys, |_| &[]);
+    debug_assert!(!keys.is_empty(), "[{name}] accepts unknown fields");
     Section {
         name,
         keys,

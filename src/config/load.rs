@@ -131,6 +131,7 @@ impl Options {
             None if options.root.is_empty() => vec![nowhere(DEFAULT_CREDENTIALS.into())],
             short => short.unwrap_or_default(),
         };
+        named::check_paths(&short)?;
         let listed = short.into_iter().map(plain).chain(options.root);
         let mut roots = distinct(listed, folder)?;
         if let Some(given) = options.credentials {

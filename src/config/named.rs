@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::NamedCredential;
 use super::error::Wrong;
 use super::forms;
+use super::values::parse_path;
 use crate::name;
 
 type File = Option<Spanned<PathBuf>>;
@@ -56,6 +57,7 @@ pub(super) fn credentials(
             let message = "another [[secret]] has this name; change one of the two";
             return Err(Wrong::new(secret.name.span(), message));
         }
+        check_paths(secret.paths())?;
         secret.check_companions()?;
         named.push(secret.credential(folder));
     }
@@ -95,6 +97,19 @@ impl NamedFiles {
                 .collect(),
             warn_days: self.warn_days,
         }
+    }
+
+    fn paths(&self) -> impl Iterator<Item = &Spanned<PathBuf>> {
+        let files = [
+            &self.certificate,
+            &self.private_key,
+            &self.trusted_ca,
+            &self.crl,
+            &self.ocsp_staple,
+            &self.password_file,
+            &self.generic,
+        ];
+        files.into_iter().flatten().chain(&self.ticket_keys)
     }
 
     /// Checks that each file has those that it can't be used without.
@@ -143,6 +158,17 @@ fn name_of(path: &Path, usual: &'static str) -> &'static str {
         ("secret", Some("bin")) => "secret.bin",
         _ => usual,
     }
+}
+
+/// Checks that each can be the path of a file or folder.
+pub(super) fn check_paths<'a>(
+    paths: impl IntoIterator<Item = &'a Spanned<PathBuf>>,
+) -> Result<(), Wrong> {
+    for path in paths {
+        parse_path(&path.get_ref().to_string_lossy())
+            .map_err(|message| Wrong::new(path.span(), message))?;
+    }
+    Ok(())
 }
 
 /// Checks that a credential can have this name: a folder of this name would be served, and clients can

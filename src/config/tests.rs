@@ -168,6 +168,15 @@ fn a_wrong_value_names_line_and_what_to_write() {
             "socket = ''",
             "1:10: the path is empty; name a file or folder",
         ),
+        ("credentials = ['/a', '']", "1:22: the path is empty"),
+        (
+            "[[secret]]\nname = 'a'\nticket_keys = ['/a', '']",
+            "3:22: the path is empty",
+        ),
+        (
+            "[[secret]]\nname = 'a'\ntrusted_ca = ''",
+            "3:14: the path is empty",
+        ),
         ("removal_delay = '1year'", "1:17: \"1year\" is too long"),
         (
             "[[root]]\npath = '/a'\npoll_interval = '0s'",
