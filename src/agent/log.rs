@@ -101,9 +101,14 @@ pub(super) fn remind(reminder: &Reminder, snapshot: &Snapshot, now: SystemTime) 
         Ok(past) if past < JUST_NOW => "has expired".to_owned(),
         Ok(_) => format!("expired {}", times::when(*end, now)),
     };
+    let secret = snapshot.credential(key).and_then(|one| one.secret(*kind));
+    let certificates = secret.map_or(&[][..], |secret| secret.facts().certificates());
+    let ending = certificates.iter().filter(|facts| facts.not_after == *end);
+    let subjects: Vec<_> = ending.map(|facts| facts.subject.as_str()).collect();
     warn!(
         credential = &*key.name,
         folder = %text::path(&snapshot.folder_of(key)),
+        subject = (!subjects.is_empty()).then(|| subjects.join("; ")),
         not_after = times::rfc3339(*end),
         "{what} {when}: renew it"
     );

@@ -54,7 +54,13 @@ fn each_threshold_is_logged_once_when_it_comes() {
     ] {
         let credential = format!("credential=\"{name}\"");
         agent.wait_for_line(&["WARN", words, &credential, "not_after"]);
-        let lines = agent.lines_with(&["renew it", "the certificate", &credential, "not_after"]);
+        let lines = agent.lines_with(&[
+            "renew it",
+            "the certificate",
+            &credential,
+            "subject=",
+            "not_after",
+        ]);
         assert_eq!(lines.len(), 1, "{lines:#?}");
     }
     for name in ["far", "renewed", "certbot"] {
