@@ -240,7 +240,7 @@ impl Metrics {
         }
     }
 
-    /// What counts the log lines that nobody took in time.
+    /// Counts the log lines that could not be written in time.
     pub fn log_lines_lost(&self) -> Counter {
         self.log_lines_lost.clone()
     }

@@ -246,9 +246,9 @@ impl Server {
         shutdown.run_until_cancelled(next).await
     }
 
-    /// Whether there is room for one more connection. Where there is none, the oldest one has to end that
-    /// has had its time to ask and has not asked, or else its time for the answer: nobody shuts others out by
-    /// holding connections.
+    /// Whether there is room for one more connection. If there is none, the oldest connection
+    /// is closed that exceeded the time for its request, or else the time for its answer: a client can't lock
+    /// others out by holding connections.
     fn has_room(&mut self) -> bool {
         self.open.retain(|open| !open.ended.is_cancelled());
         if self.open.len() < MAX_CONNECTIONS {
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_that_ask_for_nothing_shut_nobody_out() {
+    async fn connections_without_requests_do_not_lock_others_out() {
         let (address, _shutdown, _server) = start().await;
         let mut idle = Vec::new();
         for _ in 0..MAX_CONNECTIONS + 50 {

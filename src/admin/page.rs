@@ -1,4 +1,4 @@
-//! The page for people: one file, its styles and its script within, made anew for each request.
+//! The page for people: one file, its styles and its script within, built for each request.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use hyper::header::HeaderValue;

@@ -24,7 +24,7 @@ use crate::rights::Rights;
 /// The link that the kubelet, and whoever writes folders as it does, switches when all is in place.
 const DATA: &str = "..data";
 
-/// How often a read begins anew when the files change under it. The kubelet changes them once a
+/// How often a read starts again when the files change under it. The kubelet changes them once a
 /// minute; this many is for a writer that does nothing else.
 const ATTEMPTS: u32 = 40;
 
@@ -340,7 +340,7 @@ impl<'a> Read<'a> {
         match found {
             Ok(Found::Other(leaf)) => self.file(known_as, &path, &leaf),
             Ok(Found::Folder(_)) => self.not_a_file(&path, FileType::Directory),
-            // Gone since it was listed: certbot unlinks a link and makes it anew.
+            // Gone since it was listed: certbot unlinks a link and creates it again.
             Err(Failure::Absent) => {}
             Err(failure) => self.failed(&path, failure),
         }

@@ -59,7 +59,7 @@ pub struct State<K> {
     pub overflows: u64,
     /// Times that the kernel refused a watch.
     pub refusals: u64,
-    /// Times that all watches were placed anew: after an overflow, an error, or on request.
+    /// Times that all watches were placed again: after an overflow, an error, or on request.
     pub rebuilds: u64,
     /// Times that a check by `stat` found a change that no event had reported.
     pub missed: u64,
@@ -153,9 +153,9 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
         });
     }
 
-    /// Has all watches placed anew, and makes every owner due.
+    /// Has all watches placed again, and makes every owner due.
     pub fn mark_all(&self) {
-        self.inner.with(|table| table.begin_anew(Instant::now()));
+        self.inner.with(|table| table.rebuild(Instant::now()));
     }
 
     /// What the watch is doing.

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_certificate_again_logs_nothing_and_another_one_begins_anew() {
+    fn the_same_certificate_again_logs_nothing_and_another_one_starts_again() {
         let mut expiry = Part::new(&[0.0], -40.0);
         assert_eq!(logged(&mut expiry, -31.0, -29.0), [-30.0]);
         expiry.set(ends(&[0.0]), false, -29.0);

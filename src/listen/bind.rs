@@ -1,9 +1,9 @@
 //! Making the socket's file.
 //!
-//! Two agents started at once must not take the socket from one another, and nobody may connect
+//! Two agents started at once must not take the socket from one another, and no client may connect
 //! before the socket has its owner and mode. So all that touches the path happens under a lock, and
-//! the socket is made with mode 0600 before it gets what was asked for. The lock is a file that nobody
-//! but the agent's user can open: a lock on the folder could be held by every local user.
+//! the socket is made with mode 0600 before it gets what was asked for. The lock is a file that only
+//! the agent's user can open: a lock on the folder could be held by every local user.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -210,7 +210,7 @@ fn is_at(folder: &OwnedFd, name: &OsStr, file: &OwnedFd) -> bool {
     matches!((there, own), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
-/// Removes a socket that nobody listens on any more.
+/// Removes a socket without a listener.
 fn clear_stale(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), ListenError> {
     match rfs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(()),

@@ -460,8 +460,8 @@ impl Observer {
         )
     }
 
-    fn observe(&mut self, world: &World, anew: bool) {
-        if anew {
+    fn observe(&mut self, world: &World, restarted: bool) {
+        if restarted {
             (self.delta, self.sotw) = Self::connect(world, &self.asked);
         }
         while let Some(response) = self.delta.receive::<DeltaDiscoveryResponse>(world) {
@@ -506,8 +506,8 @@ proptest! {
         let mut observers = [Observer::new(&with, &asked), Observer::new(&without, &asked)];
         for step in &steps {
             for (world, observer) in [&mut with, &mut without].into_iter().zip(&mut observers) {
-                let anew = world.step(step);
-                observer.observe(world, anew);
+                let restarted = world.step(step);
+                observer.observe(world, restarted);
             }
         }
         let [with, without] = observers.map(|observer| observer.seen);

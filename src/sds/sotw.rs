@@ -51,7 +51,7 @@ impl Sotw {
     fn subscribe(
         &mut self,
         wanted: BTreeSet<Name>,
-        anew: Option<ClientState>,
+        restarted: Option<ClientState>,
         names: &mut Subscriptions,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -65,7 +65,7 @@ impl Sotw {
         });
         for name in wanted {
             let known = names.get_mut(&name);
-            match (&anew, known) {
+            match (&restarted, known) {
                 (None, Some(_)) => continue,
                 (Some(client_state), Some(known)) => known.renew(client_state.clone()),
                 (client_state, None) => {
@@ -89,9 +89,9 @@ impl Session for Sotw {
         names: &mut Subscriptions,
     ) -> Result<Vec<Effect>, Status> {
         check_type_url(&request.type_url)?;
-        let anew = self.starts_over(&request);
+        let restarted = self.starts_over(&request);
         let nonce = &request.response_nonce;
-        if !anew && !nonce.is_empty() && !self.in_flight.is_last(nonce) {
+        if !restarted && !nonce.is_empty() && !self.in_flight.is_last(nonce) {
             // Stale: the client had not seen the last response yet, and will answer that one too.
             return Ok(Vec::new());
         }
@@ -104,14 +104,14 @@ impl Session for Sotw {
         // The version of a response with one secret is that of the secret.
         let held =
             self.in_flight.is_empty() && wanted.len() == 1 && !request.version_info.is_empty();
-        let anew = anew.then(|| match held {
+        let restarted = restarted.then(|| match held {
             true => ClientState::Held(request.version_info.as_str().into()),
             false => ClientState::Nothing,
         });
 
         let mut effects: Vec<_> = request.node.map(Effect::Node).into_iter().collect();
         effects.extend(self.in_flight.answered(nonce, request.error_detail));
-        effects.extend(self.subscribe(wanted, anew, names));
+        effects.extend(self.subscribe(wanted, restarted, names));
         Ok(effects)
     }
 

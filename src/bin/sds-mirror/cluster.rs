@@ -114,8 +114,8 @@ mod tests {
             same(&a, &cluster(None, "https://b", &["new"])),
             "a moved server"
         );
-        let made_anew = cluster(None, "https://a", &["other"]);
-        let difference = a.difference(&made_anew).unwrap();
+        let recreated = cluster(None, "https://a", &["other"]);
+        let difference = a.difference(&recreated).unwrap();
         assert!(difference.starts_with("its CA is "), "{difference}");
         assert!(a.difference(&cluster(None, "https://a", &[])).is_some());
     }

@@ -59,7 +59,7 @@ pub(super) async fn start(
     Ok(tasks)
 }
 
-/// Lets in whom `[admin]` names, or everyone who can open the socket where it names nobody.
+/// Admits the users and groups of `[admin]`, or everyone who can open the socket if it has none.
 fn gate(shared: &Shared) -> http::Gate {
     let (accounts, hub) = (shared.accounts.clone(), shared.hub.clone());
     let sds = shared.sds.clone();

@@ -92,7 +92,7 @@ struct Running {
 }
 
 impl Running {
-    /// Starts it; the receiver is told when everything has been read once.
+    /// Starts it; the receiver completes when everything has been read once.
     fn start(mut agent: Agent, heart: Arc<Heart>, files: &Handle) -> (Self, oneshot::Receiver<()>) {
         let (commands, inbox) = mpsc::channel(1);
         let (loaded, is_loaded) = oneshot::channel();
@@ -282,7 +282,7 @@ impl Shared {
             Ok(new) => {
                 let (config, changes) = running.reload(new);
                 self.put_in_force(&config, commands).await;
-                tell(&changes);
+                log_changes(&changes);
                 config
                     .warnings
                     .iter()
@@ -293,7 +293,7 @@ impl Shared {
             }
             Err(error) => {
                 error!("the new configuration was refused; still using the previous one: {error}");
-                // A signal opens every root anew all the same.
+                // A signal opens every root again all the same.
                 if cause == Cause::Signal {
                     self.put_in_force(running, commands).await;
                 }
@@ -337,11 +337,11 @@ async fn changed(follow: Option<&Follow>) {
 }
 
 /// Logs what a reload has changed.
-fn tell(changes: &Changes) {
+fn log_changes(changes: &Changes) {
     info!("reloaded: {changes}");
     if !changes.needs_restart.is_empty() {
         let keys = changes.needs_restart.join(" ");
-        warn!("these keys stay as they were until a restart: {keys}");
+        warn!("these keys keep their old values until a restart: {keys}");
     }
 }
 
@@ -365,14 +365,14 @@ fn listen(
         warn!(
             socket = %path.display(),
             configured = %config.listen.socket.display(),
-            "systemd holds a socket that is not the one of the configuration, and nobody answers \
-             on it: make the paths the same"
+            "systemd passed a socket that is not in the configuration, and the agent does not accept \
+             connections on it: make the paths the same"
         );
     }
     Ok(listener)
 }
 
-/// Answers for the hub: nobody holds its locks for good.
+/// Sends the pulse of the hub: its locks are not held forever.
 async fn answer_for(mut pulse: Pulse, hub: Arc<Hub>) {
     loop {
         pulse.beat_after(|| drop(hub.current())).await;

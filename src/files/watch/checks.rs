@@ -1,8 +1,8 @@
 //! What is done from time to time though no event asks for it: checks by `stat` alone, and another
 //! try at watches that were refused.
 //!
-//! Each device has a thread of its own while it is checked: one that hangs (a dead NFS server) keeps
-//! nobody else waiting, and not the end of the program either.
+//! Each device has a thread of its own while it is checked: one that hangs (a dead NFS server)
+//! delays neither the others nor the end of the program.
 
 use std::hash::Hash;
 use std::os::fd::AsFd;
@@ -201,7 +201,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     /// The watches that an owner depends on can't be relied on: all who share them are due, and their
-    /// reads place the watches anew.
+    /// reads place the watches again.
     fn distrust(&mut self, id: OwnerId, now: Instant) {
         let needs = self.owner(id).map(|owner| owner.needs.clone());
         let mut owners = vec![id];

@@ -26,7 +26,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
             Err(error) => {
                 let error = std::io::Error::from(error);
                 tracing::warn!(%error, "file events can't be read; everything is read again");
-                self.begin_anew(now);
+                self.rebuild(now);
                 true
             }
         }
@@ -40,7 +40,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
                 "the kernel's queue of file events overflowed, and everything is read again; \
                  raise fs.inotify.max_queued_events (sysctl) if this happens often"
             );
-            return self.begin_anew(now);
+            return self.rebuild(now);
         }
         // Events of a watch that was removed may still be on the way.
         let Some(id) = self.folders.watched_by(event.wd()) else {
@@ -89,7 +89,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
             Change::Touched
         } else if flags.contains(ReadFlags::CREATE)
             && !of_folder
-            // Otherwise nobody would report that it is complete.
+            // Otherwise nothing would report that it is complete.
             && folder.scope == Scope::Content
             && !is_complete(&path)
         {

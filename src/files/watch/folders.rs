@@ -154,7 +154,7 @@ impl Folders {
     }
 
     /// `owner` no longer depends on `what` of the folder `id`. Returns the watch to remove when
-    /// nobody depends on that folder any more.
+    /// no owner depends on that folder any more.
     pub(super) fn drop_need(
         &mut self,
         id: FolderId,
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_nobody_needs_is_dropped_with_its_watch() {
+    fn a_folder_without_owners_is_dropped_with_its_watch() {
         let mut folders = Folders::default();
         let id = enter(&mut folders, "/a", 5);
         folders.add_need(id, What::ALL, 1);

@@ -95,7 +95,7 @@ impl Inotify {
         Ok(Arc::clone(self.readiness.insert(Arc::new(readiness))))
     }
 
-    /// Bytes of events that nobody has taken yet.
+    /// Bytes of events that have not been taken yet.
     #[cfg(test)]
     pub(super) fn queued(&self) -> u64 {
         rustix::io::ioctl_fionread(&self.fd).unwrap()

@@ -78,7 +78,7 @@ impl Pending {
         self.since.get_or_insert(when);
     }
 
-    /// `file` was seen to have changed at `when`, and nobody knows whether it is whole.
+    /// `file` had changed at `when`, and it is unknown whether it is complete.
     pub(super) fn suspect(&mut self, file: FileKey, when: Instant) {
         if !self.writing.iter().any(|(key, _)| *key == file) {
             self.write(file, when);
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(
             pending.begin(now + MS),
             Excuse::Nothing,
-            "the patience begins anew"
+            "the patience starts again"
         );
     }
 

@@ -19,7 +19,7 @@ use super::{Polled, Settings};
 use crate::files::read::Stamps;
 
 /// After an overflow everything is read again, but under a storm of them no more often than this.
-const ANEW_INTERVAL: Duration = Duration::from_millis(200);
+const REBUILD_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Refused watches are tried again this often: somebody may have raised the limit.
 const RETRY: Duration = Duration::from_secs(30);
@@ -52,7 +52,7 @@ pub(super) struct Table<K> {
     pub(super) retry_at: Option<Instant>,
     /// What was renamed into place, and when.
     arrived: HashMap<PathBuf, Instant>,
-    last_anew: Option<Instant>,
+    last_rebuild: Option<Instant>,
     /// Counts the reads of all owners.
     reads: u64,
     pub(super) counters: Counters,
@@ -132,7 +132,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
             limited: false,
             retry_at: None,
             arrived: HashMap::new(),
-            last_anew: None,
+            last_rebuild: None,
             reads: 0,
             counters: Counters::default(),
             tally: Tally::default(),
@@ -282,9 +282,9 @@ impl<K: Clone + Eq + Hash> Table<K> {
         [due, check, self.retry_at].into_iter().flatten().min()
     }
 
-    /// Nothing that was reported can be relied on: all watches are placed anew by the reads that
+    /// Nothing that was reported can be relied on: all watches are placed again by the reads that
     /// follow, and everything is read again.
-    pub(super) fn begin_anew(&mut self, now: Instant) {
+    pub(super) fn rebuild(&mut self, now: Instant) {
         self.counters.rebuilds += 1;
         self.limited = false;
         self.folders.unplace_all();
@@ -292,9 +292,9 @@ impl<K: Clone + Eq + Hash> Table<K> {
             // A failure is logged when it begins, and shown as the reason for polling.
             let _ = self.open_inotify();
         }
-        let earliest = self.last_anew.map(|last| last + ANEW_INTERVAL);
+        let earliest = self.last_rebuild.map(|last| last + REBUILD_INTERVAL);
         let when = earliest.map_or(now, |earliest| earliest.max(now));
-        self.last_anew = Some(when);
+        self.last_rebuild = Some(when);
         let owners: Vec<OwnerId> = self.ids().collect();
         self.mark(&owners, when);
     }
@@ -307,7 +307,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
                 tracing::warn!(%error, "file events can't be waited for, and everything is polled");
                 self.inotify = None;
                 self.retry_at = Some(Instant::now() + RETRY);
-                self.begin_anew(Instant::now());
+                self.rebuild(Instant::now());
                 None
             }
         }
@@ -378,7 +378,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         self.limited = false;
         if self.inotify.is_none() {
             if self.open_inotify().is_ok() {
-                self.begin_anew(now);
+                self.rebuild(now);
             }
             return Vec::new();
         }
