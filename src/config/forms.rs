@@ -12,6 +12,16 @@ use super::trust::{CertificateHash, KeyHash, SubjectAltName};
 use super::values::{Account, LogFilter, Pattern, or, parse_duration, parse_interval};
 use super::values::{parse_mode, parse_name, parse_path, parse_tcp};
 
+/// The path of a file or folder, in lists and where its place in the file matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FilePath(pub(super) PathBuf);
+
+impl From<PathBuf> for FilePath {
+    fn from(path: PathBuf) -> Self {
+        Self(path)
+    }
+}
+
 /// A value that is written as a string or as a whole number.
 struct Form<T> {
     expected: String,
@@ -80,6 +90,7 @@ macro_rules! deserialize {
 
 deserialize! {
     Account: account;
+    FilePath: path;
     CertificateHash: certificate_hash;
     KeyHash: key_hash;
     LogFilter: log_filter;

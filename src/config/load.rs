@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Wrong};
+use super::forms::FilePath;
 use super::options::nowhere;
 use super::{Admin, Config, DEFAULT_CONFIG, DEFAULT_CREDENTIALS, Layout, Listen, Log};
 use super::{NAMED_CREDENTIALS, Options, Root, beside, keys, named, renamed, trust};
@@ -119,11 +120,11 @@ impl Options {
         let short = self.credentials.take();
         let options = self.overridden(given.clone(), folder);
         let warn_days = options.warn_days.unwrap_or(default.warn_days);
-        let plain = |path: Spanned<PathBuf>| {
+        let plain = |path: Spanned<FilePath>| {
             let root = Root {
                 absent: options.absent,
                 warn_days,
-                ..Root::new(path.get_ref())
+                ..Root::new(&path.get_ref().0)
             };
             Spanned::new(path.span(), root)
         };
@@ -131,7 +132,6 @@ impl Options {
             None if options.root.is_empty() => vec![nowhere(DEFAULT_CREDENTIALS.into())],
             short => short.unwrap_or_default(),
         };
-        named::check_paths(&short)?;
         let listed = short.into_iter().map(plain).chain(options.root);
         let mut roots = distinct(listed, folder)?;
         if let Some(given) = options.credentials {

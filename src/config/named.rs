@@ -1,18 +1,17 @@
 //! `[[secret]]`: credentials whose files can be anywhere, each listed in the configuration.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::NamedCredential;
 use super::error::Wrong;
-use super::forms;
-use super::values::parse_path;
+use super::forms::{self, FilePath};
 use crate::name;
 
-type File = Option<Spanned<PathBuf>>;
+type File = Option<Spanned<FilePath>>;
 
 /// The names of session ticket keys in a folder, where the last one by name encrypts: here it is the first.
 const TICKET_KEYS: [&str; 8] = [
@@ -38,7 +37,7 @@ pub(super) struct NamedFiles {
     ocsp_staple: File,
     password_file: File,
     #[serde(default)]
-    ticket_keys: Vec<Spanned<PathBuf>>,
+    ticket_keys: Vec<Spanned<FilePath>>,
     generic: File,
     #[serde(default, deserialize_with = "forms::number::<_, _, 0, 36_500>")]
     pub(super) warn_days: Option<u32>,
@@ -57,7 +56,6 @@ pub(super) fn credentials(
             let message = "another [[secret]] has this name; change one of the two";
             return Err(Wrong::new(secret.name.span(), message));
         }
-        check_paths(secret.paths())?;
         secret.check_companions()?;
         named.push(secret.credential(folder));
     }
@@ -67,7 +65,7 @@ pub(super) fn credentials(
 
 impl NamedFiles {
     fn credential(self, folder: &Path) -> NamedCredential {
-        let path = |file: Spanned<PathBuf>| folder.join(file.into_inner());
+        let path = |file: Spanned<FilePath>| folder.join(file.into_inner().0);
         let ticket_keys = TICKET_KEYS.into_iter().zip(self.ticket_keys);
         let (certificate, key) = (self.certificate.map(path), self.private_key.map(path));
         let pair = match certificate == key {
@@ -81,7 +79,7 @@ impl NamedFiles {
             ],
         };
         let generic = self.generic.as_ref();
-        let generic = generic.map_or("secret", |path| name_of(path.get_ref(), "secret"));
+        let generic = generic.map_or("secret", |path| name_of(&path.get_ref().0, "secret"));
         let others = [
             ("ca.crt", self.trusted_ca),
             ("ca.crl", self.crl),
@@ -97,19 +95,6 @@ impl NamedFiles {
                 .collect(),
             warn_days: self.warn_days,
         }
-    }
-
-    fn paths(&self) -> impl Iterator<Item = &Spanned<PathBuf>> {
-        let files = [
-            &self.certificate,
-            &self.private_key,
-            &self.trusted_ca,
-            &self.crl,
-            &self.ocsp_staple,
-            &self.password_file,
-            &self.generic,
-        ];
-        files.into_iter().flatten().chain(&self.ticket_keys)
     }
 
     /// Checks that each file has those that it can't be used without.
@@ -158,17 +143,6 @@ fn name_of(path: &Path, usual: &'static str) -> &'static str {
         ("secret", Some("bin")) => "secret.bin",
         _ => usual,
     }
-}
-
-/// Checks that each can be the path of a file or folder.
-pub(super) fn check_paths<'a>(
-    paths: impl IntoIterator<Item = &'a Spanned<PathBuf>>,
-) -> Result<(), Wrong> {
-    for path in paths {
-        parse_path(&path.get_ref().to_string_lossy())
-            .map_err(|message| Wrong::new(path.span(), message))?;
-    }
-    Ok(())
 }
 
 /// Checks that a credential can have this name: a folder of this name would be served, and clients can

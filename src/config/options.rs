@@ -8,6 +8,7 @@ use clap::builder::{PathBufValueParser, TypedValueParser};
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::forms::FilePath;
 use super::named::NamedFiles;
 use super::values::{LogFilter, or, parse_duration, parse_name, parse_path, parse_tcp};
 use super::{
@@ -25,7 +26,7 @@ pub struct Options {
     /// A folder of credential folders to watch; may be given several times, the first one that has
     /// a name wins [default: /etc/sds-agent/credentials]
     #[arg(long, value_name = "DIR", value_parser = PathBufValueParser::new().map(nowhere))]
-    pub(super) credentials: Option<Vec<Spanned<PathBuf>>>,
+    pub(super) credentials: Option<Vec<Spanned<FilePath>>>,
 
     /// The Unix socket that Envoy connects to [default: /run/sds-agent/sds.sock]
     #[arg(
@@ -124,6 +125,6 @@ impl Options {
 }
 
 /// A path that is not in the file.
-pub(super) fn nowhere(path: PathBuf) -> Spanned<PathBuf> {
-    Spanned::new(0..0, path)
+pub(super) fn nowhere(path: PathBuf) -> Spanned<FilePath> {
+    Spanned::new(0..0, FilePath(path))
 }
