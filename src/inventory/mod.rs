@@ -189,7 +189,8 @@ impl Inventory {
         };
         let root = &mut self.roots[at];
         root.folder(&key.name, true).restore(part, now);
-        self.publish(key, now);
+        self.publish(key);
+        self.set_timers(key, now);
         true
     }
 
@@ -253,7 +254,8 @@ impl Inventory {
             self.observe(&Key::new(root, name), Read::Gone, now, noticed);
         }
         for key in &new {
-            self.publish(key, now);
+            self.publish(key);
+            self.set_timers(key, now);
         }
         new
     }
@@ -385,19 +387,19 @@ impl Inventory {
         self.changes
             .events
             .extend(events.into_iter().map(|event| (key.clone(), event)));
-        self.publish(key, now);
+        self.publish(key);
         if changed {
             self.track(key, warned, now);
         }
+        self.set_timers(key, now);
         let over = self.folder_mut(key).is_some_and(|folder| folder.is_over());
         if over {
             self.forget(key);
         }
     }
 
-    /// Publishes the state of a folder, and sets its timers.
-    fn publish(&mut self, key: &Key, now: Now) {
-        self.set_timers(key, now);
+    /// Publishes the state of a folder.
+    fn publish(&mut self, key: &Key) {
         let Some(at) = self.position(&key.root) else {
             return;
         };
@@ -429,7 +431,6 @@ impl Inventory {
             && let Some(folder) = self.folder_mut(key)
         {
             folder.expiry.set(&credential, warned, now.system);
-            self.set_timers(key, now);
         }
     }
 
@@ -555,8 +556,9 @@ impl Inventory {
             }
         }
         for key in &keys {
-            self.publish(key, now);
+            self.publish(key);
             self.track(key, false, now);
+            self.set_timers(key, now);
         }
         self.changes.everything = true;
         self.changes.published = true;
