@@ -1,5 +1,6 @@
 //! Logs and counts what happens to files: one line per event.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -108,7 +109,7 @@ pub(super) fn remind(reminder: &Reminder, snapshot: &Snapshot, now: SystemTime) 
     warn!(
         credential = &*key.name,
         folder = %text::path(&snapshot.folder_of(key)),
-        subject = (!subjects.is_empty()).then(|| subjects.join("; ")),
+        subject = (!subjects.is_empty()).then(|| some_of(&subjects, "; ")),
         not_after = times::rfc3339(*end),
         "{what} {when}: renew it"
     );
@@ -146,7 +147,7 @@ fn changed(credential: &Credential, first: bool, warnings: &[Problem]) {
         credential = &*credential.name,
         folder = %text::path(&credential.path()),
         kinds = kinds.join(" "),
-        names = leaf.map(|leaf| some_of(&leaf.names)),
+        names = leaf.map(|leaf| some_of(&leaf.names, " ")),
         serial = leaf.map(|leaf| leaf.serial.as_str()),
         not_after = leaf.map(|leaf| times::rfc3339(leaf.not_after)),
         cas = bundle.map(|bundle| bundle.certificates().len()),
@@ -162,9 +163,9 @@ fn changed(credential: &Credential, first: bool, warnings: &[Problem]) {
     }
 }
 
-/// The first names of a certificate, which may have thousands.
-fn some_of(names: &[String]) -> String {
-    let shown = names[..names.len().min(NAMES_SHOWN)].join(" ");
+/// The first names: a certificate may have thousands of them, and a bundle thousands of certificates.
+fn some_of<T: Borrow<str>>(names: &[T], separator: &str) -> String {
+    let shown = names[..names.len().min(NAMES_SHOWN)].join(separator);
     match names.len().saturating_sub(NAMES_SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
