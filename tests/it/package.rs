@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use tempfile::TempDir;
 
 use crate::systemd::{assert_served, write_pair};
 use crate::util::machine::{Machine, machine};
@@ -10,38 +13,51 @@ use crate::util::tools::{CARGO_DEB, ENVOY, program};
 use crate::util::wait::eventually_true;
 use crate::util::{Ca, Envoy, Host, Identity, Protocol, require};
 
-/// What makes the packages, where it can be had.
-pub(crate) fn cargo_deb() -> Option<PathBuf> {
-    require(&program("dpkg-shlibdeps", "apt-get install dpkg-dev"))?;
-    require(&CARGO_DEB)
+/// Makes packages of the programs under test.
+pub(crate) struct Packages {
+    cargo_deb: PathBuf,
+    folder: TempDir,
 }
 
-/// Makes the package of one of the programs under test, with a Debian version.
-pub(crate) fn build(cargo_deb: &Path, folder: &Path, program: &str, version: &str) -> PathBuf {
-    let package = folder.join(format!("{program}_{version}.deb"));
-    let path = std::env::var_os("PATH").unwrap();
-    let path = [cargo_deb.parent().unwrap().to_owned()]
-        .into_iter()
-        .chain(std::env::split_paths(&path));
-    let output = Command::new("packaging/deb")
-        .arg(program)
-        .args(["--no-strip", "--fast", "--deb-version", version, "--output"])
-        .arg(&package)
-        .env("PATH", std::env::join_paths(path).unwrap())
-        .env("PROFILE", "dev")
-        .env("BUILT", "1")
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    package
+/// A machine without the agent on which packages can be installed, and what makes them.
+pub(crate) fn packages() -> Option<(MutexGuard<'static, Machine>, Packages)> {
+    require(&program("dpkg-shlibdeps", "apt-get install dpkg-dev"))?;
+    let cargo_deb = require(&CARGO_DEB)?;
+    let machine = machine()?;
+    machine.clean();
+    prepare_dpkg(&machine);
+    let folder = tempfile::tempdir().unwrap();
+    Some((machine, Packages { cargo_deb, folder }))
+}
+
+impl Packages {
+    /// The package of a program, with a Debian version.
+    pub(crate) fn build(&self, program: &str, version: &str) -> PathBuf {
+        let package = self.folder.path().join(format!("{program}_{version}.deb"));
+        let path = std::env::var_os("PATH").unwrap();
+        let path = [self.cargo_deb.parent().unwrap().to_owned()]
+            .into_iter()
+            .chain(std::env::split_paths(&path));
+        let output = Command::new("packaging/deb")
+            .arg(program)
+            .args(["--no-strip", "--fast", "--deb-version", version, "--output"])
+            .arg(&package)
+            .env("PATH", std::env::join_paths(path).unwrap())
+            .env("PROFILE", "dev")
+            .env("BUILT", "1")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        package
+    }
 }
 
 /// What dpkg has to know of this computer's packages, for the new one's dependencies.
-pub(crate) fn prepare_dpkg(machine: &Machine) {
+fn prepare_dpkg(machine: &Machine) {
     machine.run(
         "mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers
          # A container's image has this, so that packages start nothing.
@@ -93,16 +109,11 @@ pub(crate) fn upgrade_under_load(
 
 #[test]
 fn the_package_is_installed_used_upgraded_and_removed() {
-    let Some(cargo_deb) = cargo_deb() else { return };
     let Some(envoy) = require(&ENVOY) else { return };
-    let Some(machine) = machine() else { return };
-    machine.clean();
-    prepare_dpkg(&machine);
-    let folder = tempfile::tempdir().unwrap();
-    let (first, second) = (
-        build(&cargo_deb, folder.path(), "sds-agent", "1.0-1"),
-        build(&cargo_deb, folder.path(), "sds-agent", "1.0-2"),
-    );
+    let Some((machine, packages)) = packages() else {
+        return;
+    };
+    let [first, second] = ["1.0-1", "1.0-2"].map(|version| packages.build("sds-agent", version));
 
     install(&machine, &first);
     assert_eq!(machine.property("ActiveState"), "active");
@@ -158,11 +169,10 @@ fn the_package_is_installed_used_upgraded_and_removed() {
 #[cfg(feature = "mirror")]
 #[test]
 fn the_mirrors_package_is_installed_upgraded_and_removed() {
-    let Some(cargo_deb) = cargo_deb() else { return };
-    let Some(machine) = machine() else { return };
-    prepare_dpkg(&machine);
-    let folder = tempfile::tempdir().unwrap();
-    let build = |version| build(&cargo_deb, folder.path(), "sds-mirror", version);
+    let Some((machine, packages)) = packages() else {
+        return;
+    };
+    let build = |version| packages.build("sds-mirror", version);
     let active = || {
         let state = machine.try_run("systemctl is-active sds-mirror.service");
         String::from_utf8_lossy(&state.stdout).trim() == "active"

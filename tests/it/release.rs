@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::package::{build, cargo_deb, install, prepare_dpkg, upgrade_under_load};
+use crate::package::{install, packages, upgrade_under_load};
 use crate::systemd::{assert_served, write_pair};
 use crate::util::machine::{Machine, machine};
 use crate::util::process::Process;
@@ -204,14 +204,11 @@ fn unpack(layout: &Path, root: &Path) -> Value {
 #[test]
 #[ignore = "tests/release runs it"]
 fn the_deb_replaces_an_earlier_version() {
-    let Some(cargo_deb) = cargo_deb() else { return };
     let Some(envoy) = require(&ENVOY) else { return };
-    let Some(machine) = machine() else { return };
-    machine.clean();
-    prepare_dpkg(&machine);
-    let folder = tempfile::tempdir().unwrap();
-    let earlier = build(&cargo_deb, folder.path(), "sds-agent", "0.1.0-1");
-    install(&machine, &earlier);
+    let Some((machine, packages)) = packages() else {
+        return;
+    };
+    install(&machine, &packages.build("sds-agent", "0.1.0-1"));
     let ca = Ca::new("deb");
     write_pair(&machine, "www", &ca.server(&["www.test"]));
     let released = product("sds-agent", ".deb");
