@@ -246,9 +246,9 @@ impl Server {
         shutdown.run_until_cancelled(next).await
     }
 
-    /// Whether there is room for one more connection. If there is none, the oldest connection
-    /// is closed that exceeded the time for its request, or else the time for its answer: a client can't lock
-    /// others out by holding connections.
+    /// Whether there is room for one more connection. If there is none, the oldest connection that exceeded
+    /// the time for its request is closed, or else one that exceeded the time for its answer: a client can't
+    /// lock others out by holding connections.
     fn has_room(&mut self) -> bool {
         self.open.retain(|open| !open.ended.is_cancelled());
         if self.open.len() < MAX_CONNECTIONS {

@@ -34,8 +34,8 @@ const LOADING: Duration = Duration::from_secs(30);
 /// How many reads are published together at most, so that the first of many does not wait too long.
 const AT_ONCE: usize = 32;
 
-/// How long the results of many first reads are gathered: before clients are served, only the last result
-/// matters, and it comes sooner when fewer states are published.
+/// How long to gather results while many of the first reads are in progress. Each publication has a cost, and
+/// no client needs the states before the last one.
 const GATHERING: Duration = Duration::from_millis(10);
 
 /// Updates what streams see when files change.
@@ -291,8 +291,8 @@ impl Agent {
         Some(reader)
     }
 
-    /// Handles the result of a read, together with others that have finished meanwhile, and publishes them,
-    /// `at_once` at most, together.
+    /// Handles the result of a read and of others that have finished meanwhile, up to `at_once`, and publishes
+    /// them together.
     fn done(&mut self, done: Done, at_once: usize) {
         let mut due = self.take_in(done);
         for _ in 1..at_once {

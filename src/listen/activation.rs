@@ -65,7 +65,7 @@ impl Activation {
 
 fn stored(fds: &mut ListenFd, index: usize) -> Option<File> {
     let fd = fds.take_raw_fd(index).ok()??;
-    // An own descriptor, opened by path: a number taken from the environment has no owner in the type system.
+    // A bare number from the environment has no owner: the file is opened again by its path.
     let file = File::open(format!("/proc/self/fd/{fd}"));
     let closed = nix::unistd::close(fd);
     file.inspect_err(|error| tracing::warn!("a previous version can't be restored: {error}"))

@@ -372,7 +372,7 @@ fn listen(
     Ok(listener)
 }
 
-/// Sends the pulse of the hub: its locks are not held forever.
+/// Sends a pulse each time that the locks of the hub could be taken.
 async fn answer_for(mut pulse: Pulse, hub: Arc<Hub>) {
     loop {
         pulse.beat_after(|| drop(hub.current())).await;
