@@ -21,6 +21,7 @@ use self::reading::{Found, Owner, Reader};
 use self::reads::{Done, Reads};
 use crate::config::Config;
 use crate::fdstore::{self, Keeper};
+use crate::files::read::FileId;
 use crate::files::watch::{Settings, State, Watch};
 use crate::inventory::{Changes, Inventory, Now};
 use crate::metrics::Metrics;
@@ -49,6 +50,8 @@ pub struct Agent {
     reads: Reads,
     /// How each root is read with the current configuration, for the roots that were read.
     readers: HashMap<Arc<Path>, Arc<Reader>>,
+    /// Which folder each root was when it was last listed, if there was one.
+    folders: HashMap<Arc<Path>, Option<FileId>>,
     problems: log::Once,
     /// None until the stored versions are restored.
     keeper: Option<Keeper>,
@@ -110,6 +113,7 @@ impl Agent {
             metrics,
             reads: Reads::default(),
             readers: HashMap::new(),
+            folders: HashMap::new(),
             problems: log::Once::default(),
             keeper: None,
             epoch: 0,
@@ -215,7 +219,9 @@ impl Agent {
             let new = config.roots.iter().find(|new| new.path == root.path);
             let interval = new.and_then(|new| new.poll_interval);
             if new.is_none() {
-                let owner = Owner::Root(root.path.as_path().into());
+                let path: Arc<Path> = root.path.as_path().into();
+                self.folders.remove(&path);
+                let owner = Owner::Root(path);
                 self.watch.forget(&owner);
                 self.reads.forget(&owner);
             } else if interval != root.poll_interval {
@@ -323,11 +329,24 @@ impl Agent {
             _ if epoch != self.epoch => due.push((owner.clone(), noticed)),
             (Owner::Root(path), Some(Found::Root(listing))) => {
                 self.problems.listed(path, &listing, &self.metrics);
+                let folder = listing.folder;
+                let before = self.folders.insert(path.clone(), folder);
                 let new = self.inventory.listed(path, listing, now, noticed);
-                due.extend(new.into_iter().map(|key| (Owner::Folder(key), noticed)));
+                let read = match before.is_none_or(|before| before == folder) {
+                    true => new,
+                    false => self.inventory.keys(path),
+                };
+                due.extend(read.into_iter().map(|key| (Owner::Folder(key), noticed)));
             }
-            (Owner::Folder(key), Some(Found::Folder(read))) => {
-                self.inventory.observe(key, read, now, noticed);
+            (Owner::Folder(key), Some(Found::Folder(read, root))) => {
+                let listed = self.folders.get(&key.root);
+                if listed.is_none_or(|listed| *listed == root) {
+                    self.inventory.observe(key, read, now, noticed);
+                } else {
+                    // Another folder has taken the root's place.
+                    due.push((Owner::Root(key.root.clone()), noticed));
+                    due.push((owner.clone(), noticed));
+                }
             }
             _ => {}
         }

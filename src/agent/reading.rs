@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::config::{Layout, Limits, Root};
 use crate::credential::{self, Credential};
-use crate::files::read::{self, Arm, Files, Reading, Route, Source, Stamps};
+use crate::files::read::{self, Arm, FileId, Files, Reading, Route, Source, Stamps};
 use crate::files::roots::{self, Listing};
 use crate::files::watch::Watch;
 use crate::inventory::{self, Key};
@@ -24,7 +24,8 @@ pub(crate) enum Owner {
 /// What a read found.
 pub(crate) enum Found {
     Root(Listing),
-    Folder(inventory::Read),
+    /// A credential, in this folder of its root.
+    Folder(inventory::Read, Option<FileId>),
 }
 
 /// What a read needs to know.
@@ -65,7 +66,8 @@ impl Reader {
                     let stamps = std::mem::take(&mut reading.stamps);
                     (reading, stamps)
                 })?;
-                Some(Found::Folder(self.judge(key, reading)))
+                let root = reading.root;
+                Some(Found::Folder(self.judge(key, reading), root))
             }
         }
     }
@@ -80,6 +82,7 @@ impl Reader {
                 credentials: names.collect(),
                 problems: Vec::new(),
                 stamps: Stamps::default(),
+                folder: None,
             };
         }
         let options = roots::Options {

@@ -24,8 +24,8 @@ pub(super) enum NoFolder {
     Unknown(Problem),
 }
 
-/// Opens the folder at `path`. With `confine`, the root that it is in, no link leads out of that. A
-/// `route` to the root saves the walk to it.
+/// Opens the folder at `path`. With `confine`, the root that it is in, no link leads out of that. With a
+/// `route` to the root, the walk begins there.
 pub(super) fn open_folder(
     walk: &mut Walk<'_>,
     confine: Option<&Path>,
@@ -59,12 +59,13 @@ fn find_folder(
         return walk.find(path);
     };
     let found = match route.filter(|route| route.root() == root) {
-        Some(route) => route.walk(walk),
+        Some(route) => route.walk(),
         None => walk.find(root),
     };
     let Ok(Found::Folder(folder)) = found else {
         return found;
     };
+    walk.begin_at(&folder);
     if confine.is_some() {
         walk.confine();
     }

@@ -88,7 +88,7 @@ pub struct Options<'a> {
     /// The root that the folder is in, where no link may lead out of it, and no file be read that
     /// the owner of the folder could not read himself.
     pub confine: Option<&'a Path>,
-    /// The walk to the root that the folder is in, if consecutive reads share it.
+    /// The way to the root that the folder is in, if the listing of that watches the folders on it.
     pub route: Option<&'a Route>,
     /// Which of these names, by their places, could be part of a credential. Where a folder holds
     /// more files than the limit, those alone count and are read.
@@ -118,6 +118,8 @@ pub struct Reading {
     pub problems: Vec<Problem>,
     /// The state of every file and folder that was examined: equal stamps mean that nothing changed.
     pub stamps: Stamps,
+    /// The folder of the root that it was read in, by [`Options::route`] or [`Options::confine`], if there is one.
+    pub root: Option<FileId>,
 }
 
 /// Reads the files of a credential once. Where their folder has a link `..data`, that is what leads to
@@ -180,6 +182,7 @@ impl<'a> Read<'a> {
             present,
             files: self.files,
             problems: self.problems,
+            root: self.walk.root,
             stamps: self.walk.stamps.finish(),
         }
     }

@@ -13,7 +13,6 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::arm::{Arm, Dir, FileId, Interest};
 use super::filesystem::Kind;
-use super::route::Hop;
 use super::stamps::{Collector, Depth};
 
 /// Links that a walk follows: as many as Linux does, see path_resolution(7).
@@ -50,6 +49,10 @@ pub(super) struct Folder {
 }
 
 impl Folder {
+    pub(super) fn id(&self) -> FileId {
+        self.id
+    }
+
     pub(super) fn as_dir(&self) -> Dir<'_> {
         Dir {
             fd: self.fd.as_fd(),
@@ -95,12 +98,12 @@ pub(super) struct Walk<'a> {
     confined: bool,
     /// The owner of the last link that a confined walk followed, root's links left out.
     pub(super) linked_by: Option<u32>,
+    /// The folder of the root that it went through.
+    pub(super) root: Option<FileId>,
     /// Device → the kind of its file system, for the devices met so far.
     devices: Vec<(u64, Kind)>,
     /// A folder whose files were complete before it could be reached.
     complete: Option<FileId>,
-    /// The lookups so far, if they are recorded.
-    hops: Option<Vec<Hop>>,
 }
 
 impl<'a> Walk<'a> {
@@ -110,9 +113,9 @@ impl<'a> Walk<'a> {
             stamps: Collector::default(),
             confined: false,
             linked_by: None,
+            root: None,
             devices: Vec::new(),
             complete: None,
-            hops: None,
         }
     }
 
@@ -124,16 +127,10 @@ impl<'a> Walk<'a> {
         self.follow(top, path.strip_prefix("/").unwrap_or(&path), 0)
     }
 
-    /// Like [`Self::find`], and also returns the lookups on the way.
-    pub(super) fn find_with_hops(&mut self, path: &Path) -> (Result<Found, Failure>, Vec<Hop>) {
-        self.hops = Some(Vec::new());
-        let found = self.find(path);
-        (found, self.hops.take().unwrap_or_default())
-    }
-
-    /// Prepares to continue from `folder`, which an earlier walk found.
-    pub(super) fn resume(&mut self, folder: &Folder) {
-        self.devices.push((folder.id.device, folder.kind));
+    /// The walk goes on from `root`, the folder of a root.
+    pub(super) fn begin_at(&mut self, root: &Folder) {
+        self.root = Some(root.id);
+        self.devices.push((root.id.device, root.kind));
     }
 
     /// The files of `folder` were complete before it could be reached.
@@ -242,9 +239,6 @@ impl<'a> Walk<'a> {
             _ => Depth::Content,
         };
         self.stamps.add(depth, &path, Ok(&stat));
-        if let Some(hops) = &mut self.hops {
-            hops.push(Hop::new((folder, name), &path, depth, &stat));
-        }
         if kind == FileType::Directory {
             let above = self.confined.then(|| Rc::clone(folder));
             return Ok(Entry::Folder(self.enter(fd, path, above, &stat)?));

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::flat::{self, Member};
 use super::folder::{NoFolder, list as entries, open_folder, problem};
-use super::read::{Arm, Interest, Stamps};
+use super::read::{Arm, FileId, Interest, Stamps};
 use super::resolve::{Entry, Failure, Folder, Found, Walk};
 use crate::name::{is_foreign, servable};
 use crate::problem::{Problem, Reason};
@@ -39,6 +39,8 @@ pub struct Listing {
     pub problems: Vec<Problem>,
     /// What the results of later calls of `stat` are compared with.
     pub stamps: Stamps,
+    /// The folder that was listed, if there is one.
+    pub folder: Option<FileId>,
 }
 
 /// How a root is listed.
@@ -67,9 +69,11 @@ pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
         problems: Vec::new(),
         complete: true,
     };
+    let mut folder = None;
     let present = match open_folder(&mut list.walk, bound, None, root) {
-        Ok(folder) => {
-            if let Err(error) = list.entries(&folder) {
+        Ok(opened) => {
+            folder = Some(opened.id());
+            if let Err(error) = list.entries(&opened) {
                 list.complete = false;
                 list.failed(root, Failure::System(error));
             }
@@ -99,6 +103,7 @@ pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
         complete: list.complete,
         credentials: list.credentials.into_iter().collect(),
         problems: list.problems,
+        folder,
         stamps: list.walk.stamps.finish(),
     }
 }

@@ -1,64 +1,33 @@
-//! The walk to a root, shared by consecutive reads: a later read only checks that no folder or link on
-//! the way has changed.
+//! The folder of a root, found once for consecutive reads.
 
-use std::cell::Cell;
-use std::ffi::{OsStr, OsString};
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{Stat, lstat};
+use rustix::fs::stat;
 
-use super::arm::{Arm, Interest};
+use super::arm::{FileId, Unwatched};
 use super::resolve::{Failure, Folder, Found, Walk};
-use super::stamps::{Collector, Depth, fingerprint};
 
-/// The walk to a root, shared by the consecutive reads of one thread.
+/// The way to a root, for the consecutive reads of one thread.
 ///
-/// It keeps the folders on the way open, and a file system with an open folder can't be unmounted: drop it
-/// unless another read follows at once.
+/// The folders on the way are not watched for these reads, but for the listing of the root. Each read tells
+/// [which folder](super::read::Reading::root) the root was, so that it can be repeated when the listing found
+/// another one.
+///
+/// It keeps the root open, and a file system with an open folder can't be unmounted: drop it unless another
+/// read follows at once.
 pub struct Route {
     root: PathBuf,
-    walked: Cell<Option<Walked>>,
-}
-
-/// A walk that led to the root.
-struct Walked {
-    hops: Vec<Hop>,
-    root: Rc<Folder>,
-}
-
-/// A lookup on the way, and what it found.
-pub(super) struct Hop {
-    folder: Rc<Folder>,
-    name: OsString,
-    path: PathBuf,
-    depth: Depth,
-    print: u64,
-}
-
-impl Hop {
-    pub(super) fn new(
-        (folder, name): (&Rc<Folder>, &OsStr),
-        path: &Path,
-        depth: Depth,
-        stat: &Stat,
-    ) -> Self {
-        Self {
-            folder: Rc::clone(folder),
-            name: name.to_owned(),
-            path: path.to_owned(),
-            depth,
-            print: fingerprint(depth, Ok(stat)),
-        }
-    }
+    found: RefCell<Option<Rc<Folder>>>,
 }
 
 impl Route {
-    /// The walk to the root at `root`. Its first use walks.
+    /// The way to the root at `root`. Its first use walks.
     pub fn to(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            walked: Cell::default(),
+            found: RefCell::default(),
         }
     }
 
@@ -68,39 +37,18 @@ impl Route {
     }
 
     /// Finds the root.
-    pub(super) fn walk(&self, walk: &mut Walk<'_>) -> Result<Found, Failure> {
-        if let Some(walked) = self.walked.take()
-            && walked.still_leads_there(walk.arm, &mut walk.stamps)
+    pub(super) fn walk(&self) -> Result<Found, Failure> {
+        let mut known = self.found.borrow_mut();
+        if let Some(root) = &*known
+            && stat(&self.root).is_ok_and(|stat| FileId::of(&stat) == root.id())
         {
-            let root = Rc::clone(&walked.root);
-            walk.resume(&root);
-            self.walked.set(Some(walked));
-            return Ok(Found::Folder(root));
+            return Ok(Found::Folder(Rc::clone(root)));
         }
-        let (found, hops) = walk.find_with_hops(&self.root);
-        if let Ok(Found::Folder(root)) = &found {
-            let root = Rc::clone(root);
-            self.walked.set(Some(Walked { hops, root }));
-        }
+        let found = Walk::new(&mut Unwatched).find(&self.root);
+        *known = match &found {
+            Ok(Found::Folder(root)) => Some(Rc::clone(root)),
+            _ => None,
+        };
         found
-    }
-}
-
-impl Walked {
-    /// Whether nothing on the way has changed. As in a walk, each folder is watched before a name is looked
-    /// up in it.
-    fn still_leads_there(&self, arm: &mut dyn Arm, stamps: &mut Collector) -> bool {
-        let mut stats = Vec::with_capacity(self.hops.len());
-        for hop in &self.hops {
-            arm.arm(hop.folder.as_dir(), Interest::Name(&hop.name));
-            match lstat(&hop.path) {
-                Ok(stat) if fingerprint(hop.depth, Ok(&stat)) == hop.print => stats.push(stat),
-                _ => return false,
-            }
-        }
-        for (hop, stat) in self.hops.iter().zip(&stats) {
-            stamps.add(hop.depth, &hop.path, Ok(stat));
-        }
-        true
     }
 }

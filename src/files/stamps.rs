@@ -1,10 +1,8 @@
 //! The state of files and folders that a read depended on, so that `stat` alone can tell later whether they
 //! changed.
 
-use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
-use std::hash::{Hash, Hasher};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +13,9 @@ use rustix::io::Errno;
 /// be thousands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
-    /// For each look: its [`Depth`], how many bytes its path has in common with that of the look
-    /// before, in two bytes, and the rest of the path, which a NUL ends.
-    paths: Box<[u8]>,
-    /// For each path, the fingerprint of what was found.
-    prints: Box<[u64]>,
+    /// For each path that was examined: the fingerprint of what was found, in 8 bytes, its [`Depth`], how many
+    /// bytes the path has in common with the one before, in 2 bytes, and the rest of it, which a NUL ends.
+    looks: Box<[u8]>,
     /// Whether something could not be examined, for a reason that passes without a trace.
     unsure: bool,
     /// Whether something could not be examined because permission was denied.
@@ -27,7 +23,7 @@ pub struct Stamps {
 }
 
 /// How much of what is found matters.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Depth {
     /// Which file or folder it is: enough for a folder that is only walked through.
     Identity = b'i' as isize,
@@ -36,20 +32,15 @@ pub(super) enum Depth {
 }
 
 impl Stamps {
-    /// Recent again at everything, by `lstat` alone: true when something is not as it was.
+    /// Examines everything again, by `lstat` alone: true when something is not as it was.
     pub fn changed(&self) -> bool {
-        self.changed_since(&mut Recent::default())
-    }
-
-    /// As [`Stamps::changed`], with what was seen a moment ago for other stamps.
-    pub(super) fn changed_since(&self, recent: &mut Recent) -> bool {
-        let mut rest = &*self.paths;
         let mut path = Vec::new();
-        let mut is_other = |print: &u64| {
-            let depth = next_look(&mut rest, &mut path);
-            recent.at(depth, Path::new(OsStr::from_bytes(&path))) != *print
-        };
-        self.unsure || self.prints.iter().any(&mut is_other)
+        let mut looks = &*self.looks;
+        let mut changed = self.unsure;
+        while let Some((print, depth)) = next_look(&mut looks, &mut path).filter(|_| !changed) {
+            changed = fingerprint(depth, lstat(&*path).as_ref().map_err(|e| *e)) != print;
+        }
+        changed
     }
 
     /// Whether something could not be examined because permission was denied.
@@ -64,52 +55,25 @@ impl Stamps {
     }
 }
 
-/// Takes the next look off `rest`, and makes `path`, the one before, its path.
-fn next_look(rest: &mut &[u8], path: &mut Vec<u8>) -> Depth {
-    let Some(([depth, low, high], looks)) = rest.split_first_chunk() else {
-        return Depth::Identity;
-    };
-    let end = looks.iter().position(|byte| *byte == 0);
-    let (own, looks) = looks.split_at(end.unwrap_or(looks.len()));
+/// Takes the next look off `looks`, and makes `path`, the one before, its path.
+fn next_look(looks: &mut &[u8], path: &mut Vec<u8>) -> Option<(u64, Depth)> {
+    let (print, rest) = looks.split_first_chunk()?;
+    let ([depth, low, high], rest) = rest.split_first_chunk()?;
+    let end = rest.iter().position(|byte| *byte == 0)?;
     path.truncate(u16::from_le_bytes([*low, *high]).into());
-    path.extend_from_slice(own);
-    *rest = looks.get(1..).unwrap_or_default();
-    match depth {
+    path.extend_from_slice(&rest[..end]);
+    *looks = &rest[end + 1..];
+    let depth = match depth {
         b'i' => Depth::Identity,
         _ => Depth::Content,
-    }
-}
-
-/// Folders that many stamps have in common, as they were a moment ago: most paths are those of the
-/// folders above the roots.
-#[derive(Default)]
-pub(super) struct Recent(HashMap<PathBuf, u64>);
-
-impl Recent {
-    fn at(&mut self, depth: Depth, path: &Path) -> u64 {
-        let stat = || fingerprint(depth, lstat(path).as_ref().map_err(|e| *e));
-        if depth == Depth::Content {
-            return stat();
-        }
-        match self.0.get(path) {
-            Some(print) => *print,
-            None => {
-                let print = stat();
-                self.0.insert(path.to_owned(), print);
-                print
-            }
-        }
-    }
+    };
+    Some((u64::from_le_bytes(*print), depth))
 }
 
 /// Gathers [`Stamps`] during a read.
 #[derive(Default)]
 pub(super) struct Collector {
-    paths: Vec<u8>,
-    /// The path of the last look.
-    last: Vec<u8>,
-    prints: Vec<u64>,
-    seen: HashSet<u64>,
+    prints: BTreeMap<(PathBuf, Depth), u64>,
     unsure: bool,
     denied: bool,
 }
@@ -121,23 +85,8 @@ impl Collector {
         if let Err(error) = found {
             self.failed(error);
         }
-        let mut hasher = DefaultHasher::new();
-        (depth, path.as_os_str().as_bytes()).hash(&mut hasher);
-        if self.seen.insert(hasher.finish()) {
-            self.add_look(depth, path.as_os_str().as_bytes());
-            self.prints.push(fingerprint(depth, found));
-        }
-    }
-
-    fn add_look(&mut self, depth: Depth, path: &[u8]) {
-        let pairs = self.last.iter().zip(path);
-        let common = pairs.take_while(|(a, b)| a == b).count();
-        let common = u16::try_from(common).unwrap_or(u16::MAX);
-        self.paths.push(depth as u8);
-        self.paths.extend(common.to_le_bytes());
-        self.paths.extend(&path[common.into()..]);
-        self.paths.push(0);
-        self.last = path.to_owned();
+        let print = fingerprint(depth, found);
+        self.prints.entry((path.to_owned(), depth)).or_insert(print);
     }
 
     /// Something could not be examined.
@@ -152,9 +101,28 @@ impl Collector {
     }
 
     pub(super) fn finish(self) -> Stamps {
+        let mut looks = Vec::new();
+        let mut last = PathBuf::new();
+        let mut prints = self.prints.into_iter().peekable();
+        while let Some(((path, depth), print)) = prints.next() {
+            // Another folder in its place has other things in it, which are examined.
+            let below = prints.peek().map(|((path, _), _)| path);
+            if depth == Depth::Identity && below.is_some_and(|below| below.starts_with(&path)) {
+                continue;
+            }
+            let [bytes, before] = [&path, &last].map(|path| path.as_os_str().as_bytes());
+            let pairs = before.iter().zip(bytes);
+            let common = pairs.take_while(|(a, b)| a == b).count();
+            let common = u16::try_from(common).unwrap_or(u16::MAX);
+            looks.extend(print.to_le_bytes());
+            looks.push(depth as u8);
+            looks.extend(common.to_le_bytes());
+            looks.extend(&bytes[common.into()..]);
+            looks.push(0);
+            last = path;
+        }
         Stamps {
-            paths: self.paths.into(),
-            prints: self.prints.into(),
+            looks: looks.into(),
             unsure: self.unsure,
             denied: self.denied,
         }
@@ -181,7 +149,7 @@ fn passes(error: Errno) -> bool {
 /// The bits of a mode that tell the type of a file (inode(7)).
 const FILE_TYPE: u32 = 0o170_000;
 
-pub(super) fn fingerprint(depth: Depth, found: Result<&Stat, Errno>) -> u64 {
+fn fingerprint(depth: Depth, found: Result<&Stat, Errno>) -> u64 {
     let mut hasher = DefaultHasher::new();
     match found {
         Ok(stat) => {

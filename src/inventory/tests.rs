@@ -30,6 +30,7 @@ impl Bench {
             credentials: folders.iter().map(|name| (*name).to_owned()).collect(),
             problems: Vec::new(),
             stamps: Default::default(),
+            folder: None,
         };
         let new = self
             .inventory

@@ -17,13 +17,9 @@ use super::folders::{FolderId, OwnerId, Placement};
 use super::table::Table;
 use super::{Inner, Settings};
 use crate::files::read::{FileId, Stamps};
-use crate::files::stamps::Recent;
 
 /// Devices that are checked at a time. All but hanging ones are done in milliseconds.
 const MAX_CHECKING: usize = 32;
-
-/// Owners that share one examination of the folders above them: as many as take some milliseconds.
-const AT_ONCE: usize = 256;
 
 /// An owner to check: its stamps, and the number of the read that they are of.
 struct Check {
@@ -84,18 +80,15 @@ fn retry<K: Clone + Eq + Hash>(inner: &Inner<K>, refused: Vec<(FolderId, Arc<Pat
 }
 
 fn check<K: Clone + Eq + Hash>(inner: &Inner<K>, device: Option<u64>, checks: Vec<Check>) {
-    for checks in checks.chunks(AT_ONCE) {
-        let mut recent = Recent::default();
-        for check in checks {
-            let changed = check.stamps.changed_since(&mut recent);
-            inner.with(|table| {
-                if changed {
-                    // The kernel may have reported it already.
-                    table.drain();
-                }
-                table.checked(check, changed);
-            });
-        }
+    for check in &checks {
+        let changed = check.stamps.changed();
+        inner.with(|table| {
+            if changed {
+                // The kernel may have reported it already.
+                table.drain();
+            }
+            table.checked(check, changed);
+        });
     }
     inner.lock().checking.remove(&device);
     inner.wake.notify_one();
