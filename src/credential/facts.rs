@@ -1,5 +1,6 @@
 //! What is shown of a certificate.
 
+use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use x509_parser::prelude::{FromDer, GeneralName, SubjectAlternativeName, X509Name};
@@ -105,7 +106,9 @@ fn names(certificate: &X509<'_>) -> Option<Vec<String>> {
         return Some(Vec::new());
     };
     let (_, san) = SubjectAlternativeName::from_der(value).ok()?;
-    Some(san.general_names.iter().filter_map(name).collect())
+    let mut names = Vec::with_capacity(san.general_names.len());
+    names.extend(san.general_names.iter().filter_map(name));
+    Some(names)
 }
 
 fn name(name: &GeneralName<'_>) -> Option<String> {
@@ -125,5 +128,10 @@ fn printable(text: &str) -> String {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut hex = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a String does not fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
 }

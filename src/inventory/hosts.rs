@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::time::SystemTime;
 
-use rpds::{HashTrieMapSync, RedBlackTreeSetSync};
+use rpds::RedBlackTreeSetSync;
 
 use crate::credential::PairFacts;
 use crate::name::{Coverage, Host};
@@ -13,7 +13,8 @@ use crate::secret::Name;
 /// proportional to the number of names in the certificate.
 #[derive(Clone, Default)]
 pub(super) struct Hosts {
-    by_coverage: HashTrieMapSync<Coverage, RedBlackTreeSetSync<Candidate>>,
+    /// `None`, which is never inserted, comes before all candidates of a coverage.
+    candidates: RedBlackTreeSetSync<(Coverage, Option<Candidate>)>,
 }
 
 /// A credential that covers a host. The order is that of preference among those that are valid now:
@@ -43,31 +44,24 @@ impl Hosts {
     /// Adds the certificate of the credential `name`.
     pub(super) fn insert(&mut self, name: &Name, facts: &PairFacts) {
         for coverage in coverages(facts) {
-            let mut candidates = self.by_coverage.get(&coverage).cloned().unwrap_or_default();
-            candidates.insert_mut(Candidate::new(name, facts));
-            self.by_coverage.insert_mut(coverage, candidates);
+            let candidate = Candidate::new(name, facts);
+            self.candidates.insert_mut((coverage, Some(candidate)));
         }
     }
 
     /// Removes what [`Self::insert`] added.
     pub(super) fn remove(&mut self, name: &Name, facts: &PairFacts) {
         for coverage in coverages(facts) {
-            let Some(mut candidates) = self.by_coverage.get(&coverage).cloned() else {
-                continue;
-            };
-            candidates.remove_mut(&Candidate::new(name, facts));
-            if candidates.is_empty() {
-                self.by_coverage.remove_mut(&coverage);
-            } else {
-                self.by_coverage.insert_mut(coverage, candidates);
-            }
+            let candidate = Candidate::new(name, facts);
+            self.candidates.remove_mut(&(coverage, Some(candidate)));
         }
     }
 
     /// All that is covered, sorted.
     pub(super) fn covered(&self) -> Vec<Coverage> {
-        let mut covered: Vec<_> = self.by_coverage.keys().cloned().collect();
-        covered.sort_unstable();
+        let candidates = self.candidates.iter();
+        let mut covered: Vec<_> = candidates.map(|(coverage, _)| coverage.clone()).collect();
+        covered.dedup();
         covered
     }
 
@@ -82,14 +76,27 @@ impl Hosts {
         let wildcard = host
             .parent()
             .map(|parent| Coverage::Wildcard(parent.to_owned()));
-        let sets = [Some(exact), wildcard].into_iter().flatten();
-        sets.filter_map(|coverage| self.by_coverage.get(&coverage))
-            .flat_map(move |set| {
-                let valid = set.iter().filter(move |one| one.is_valid(now));
-                let others = set.iter().filter(move |one| !one.is_valid(now));
+        [Some(exact), wildcard]
+            .into_iter()
+            .flatten()
+            .flat_map(move |coverage| {
+                let valid = self
+                    .candidates(&coverage)
+                    .filter(move |one| one.is_valid(now));
+                let others = self
+                    .candidates(&coverage)
+                    .filter(move |one| !one.is_valid(now));
                 valid.chain(others)
             })
             .map(|candidate| &candidate.name)
+    }
+
+    /// Those with that coverage, in the order of preference.
+    fn candidates(&self, coverage: &Coverage) -> impl Iterator<Item = &Candidate> + use<'_> {
+        let coverage = coverage.clone();
+        let from = self.candidates.range((coverage.clone(), None)..);
+        from.take_while(move |(other, _)| *other == coverage)
+            .filter_map(|(_, candidate)| candidate.as_ref())
     }
 }
 

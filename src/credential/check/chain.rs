@@ -89,7 +89,7 @@ pub(crate) fn pair(
 }
 
 fn names(chain: &[&Item], key: &Item) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
+    let mut names: Vec<String> = Vec::with_capacity(chain.len() + 1);
     for file in chain.iter().chain([&key]) {
         if !names.contains(&file.name) {
             names.push(file.name.clone());
