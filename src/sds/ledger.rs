@@ -18,6 +18,8 @@ use crate::secret::Name;
 pub struct Ledger {
     next_id: AtomicU64,
     streams: Mutex<HashMap<u64, Arc<Account>>>,
+    /// The node that a client sent last. Nearly all streams are those of one client, and share it.
+    node: Mutex<Arc<Node>>,
     metrics: Arc<Metrics>,
 }
 
@@ -26,9 +28,9 @@ pub struct Account {
     protocol: Protocol,
     peer: Arc<Peer>,
     since: SystemTime,
-    node: OnceLock<Node>,
+    node: OnceLock<Arc<Node>>,
     subscriptions: Mutex<Subscriptions>,
-    metrics: Arc<Metrics>,
+    ledger: Arc<Ledger>,
 }
 
 /// The protocol of a stream.
@@ -56,7 +58,6 @@ pub struct Delivery {
 /// Keeps a stream in the ledger while it is open.
 pub(crate) struct Entry {
     id: u64,
-    ledger: Arc<Ledger>,
     account: Arc<Account>,
 }
 
@@ -94,14 +95,10 @@ impl Ledger {
             since: SystemTime::now(),
             node: OnceLock::new(),
             subscriptions: Mutex::default(),
-            metrics: self.metrics.clone(),
+            ledger: self.clone(),
         });
         lock(&self.streams).insert(id, account.clone());
-        Entry {
-            id,
-            ledger: self.clone(),
-            account,
-        }
+        Entry { id, account }
     }
 }
 
@@ -156,18 +153,23 @@ impl Account {
 
     /// Records the client's node; only the first one counts.
     pub(crate) fn introduce(&self, node: Node) {
-        let _ = self.node.set(node);
+        let mut last = lock(&self.ledger.node);
+        if **last != node {
+            *last = Arc::new(node);
+        }
+        let _ = self.node.set(last.clone());
     }
 
     /// Records that a secret is sent on the stream.
     pub(crate) fn sent(&self, Named { name, found }: &Named) {
         let secret = &found.secret;
-        self.metrics
+        self.ledger
+            .metrics
             .delivered(self.protocol.as_str(), secret.kind().as_str());
         self.note(name, |known| {
             // A secret that existed before the request was not waited for.
             if known.since < secret.noticed() {
-                self.metrics.delayed(secret.noticed().elapsed());
+                self.ledger.metrics.delayed(secret.noticed().elapsed());
             }
             known.sent = Some(SystemTime::now());
             known.answer = Answer::None;
@@ -186,8 +188,8 @@ impl Account {
     pub(crate) fn answered(&self, name: &Name, answer: Answer) {
         match answer {
             Answer::None => {}
-            Answer::Ack(_) => self.metrics.acked(self.protocol.as_str()),
-            Answer::Nack(..) => self.metrics.nacked(self.protocol.as_str()),
+            Answer::Ack(_) => self.ledger.metrics.acked(self.protocol.as_str()),
+            Answer::Nack(..) => self.ledger.metrics.nacked(self.protocol.as_str()),
         }
         self.note(name, |known| known.answer = answer);
     }
@@ -220,7 +222,7 @@ impl std::ops::Deref for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        lock(&self.ledger.streams).remove(&self.id);
+        lock(&self.account.ledger.streams).remove(&self.id);
     }
 }
 
