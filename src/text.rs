@@ -64,6 +64,11 @@ pub struct Escaped<'a> {
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nearly all text is of this kind, and this is the shortest way to tell.
+        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~');
+        if !self.quoted && self.text.as_bytes().iter().all(is_plain) {
+            return f.write_str(self.text);
+        }
         if self.quoted {
             f.write_char('"')?;
         }

@@ -35,9 +35,12 @@ const LOADING: Duration = Duration::from_secs(30);
 /// How many reads are published together at most, so that the first of many does not wait too long.
 const AT_ONCE: usize = 32;
 
-/// How long to gather results while many of the first reads are in progress. Each publication has a cost, and
-/// no client needs the states before the last one.
+/// How long to gather results while many of the first reads are in progress: waking up for each has a cost.
 const GATHERING: Duration = Duration::from_millis(10);
+
+/// How often what the first reads have found is published. Each publication has a cost, and only `status`
+/// shows the states before the last one.
+const LOADING_SHOWN: Duration = Duration::from_secs(1);
 
 /// Updates what streams see when files change.
 pub struct Agent {
@@ -156,7 +159,9 @@ impl Agent {
         }
         // A problem at the start is not a rotation in progress.
         self.inventory.report_all(Now::read());
-        self.publish();
+        let changes = self.inventory.take_changes();
+        self.hub.publish(self.published(), &changes);
+        self.follow_up(changes);
     }
 
     /// Runs until the sender of `commands` is dropped.
@@ -165,7 +170,10 @@ impl Agent {
         loop {
             tokio::select! {
                 owners = watch.changed() => self.read_all(owners),
-                Some(done) = self.reads.next() => self.done(done, AT_ONCE),
+                Some(done) = self.reads.next() => {
+                    self.take_in_all(done, AT_ONCE);
+                    self.publish();
+                }
                 () = sleep(self.inventory.wait(Now::read())) => self.tick(),
                 () = pulse.beat() => {}
                 command = commands.recv() => match command {
@@ -183,9 +191,17 @@ impl Agent {
     /// pair will follow its bundle.
     async fn settle(&mut self) {
         let watch = self.watch.clone();
+        let mut shown = Instant::now();
         loop {
             if let Some(done) = self.reads.next().await {
-                self.done(done, reads::RESULTS);
+                self.take_in_all(done, reads::RESULTS);
+                if shown.elapsed() < LOADING_SHOWN {
+                    let changes = self.inventory.take_changes();
+                    self.follow_up(changes);
+                } else {
+                    self.publish();
+                    shown = Instant::now();
+                }
                 if self.reads.in_progress() > AT_ONCE {
                     tokio::time::sleep(GATHERING).await;
                 }
@@ -297,9 +313,8 @@ impl Agent {
         Some(reader)
     }
 
-    /// Handles the result of a read and of others that have finished meanwhile, up to `at_once`, and publishes
-    /// them together.
-    fn done(&mut self, done: Done, at_once: usize) {
+    /// Handles the result of a read and of others that have finished meanwhile, up to `at_once`.
+    fn take_in_all(&mut self, done: Done, at_once: usize) {
         let mut due = self.take_in(done);
         for _ in 1..at_once {
             let Some(done) = self.reads.try_next() else {
@@ -307,7 +322,6 @@ impl Agent {
             };
             due.extend(self.take_in(done));
         }
-        self.publish();
         for (owner, noticed) in due {
             self.read(owner, noticed);
         }
@@ -363,12 +377,20 @@ impl Agent {
     fn publish(&mut self) {
         let changes = self.inventory.take_changes();
         if !changes.is_empty() {
-            let published = Published {
-                snapshot: self.inventory.snapshot().clone(),
-                rules: self.rules.clone(),
-            };
-            self.hub.publish(published, &changes);
+            self.hub.publish(self.published(), &changes);
         }
+        self.follow_up(changes);
+    }
+
+    fn published(&self) -> Published {
+        Published {
+            snapshot: self.inventory.snapshot().clone(),
+            rules: self.rules.clone(),
+        }
+    }
+
+    /// Updates all but the streams.
+    fn follow_up(&mut self, changes: Changes) {
         let Changes {
             events,
             forgotten,
