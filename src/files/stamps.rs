@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Stat, lstat};
 use rustix::io::Errno;
 
-/// What the results of later calls of `stat` are compared with. A few hundred bytes for a folder: there may
-/// be thousands.
+/// What the results of later calls of `stat` are compared with. A few hundred bytes for a folder, which clones
+/// share: there may be thousands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
     /// For each path that was examined: the fingerprint of what was found, in 8 bytes, its [`Depth`], how many
     /// bytes the path has in common with the one before, in 2 bytes, and the rest of it, which a NUL ends.
-    looks: Box<[u8]>,
+    looks: Arc<[u8]>,
     /// Whether something could not be examined, for a reason that passes without a trace.
     unsure: bool,
     /// Whether something could not be examined because permission was denied.
@@ -41,6 +42,11 @@ impl Stamps {
             changed = fingerprint(depth, lstat(&*path).as_ref().map_err(|e| *e)) != print;
         }
         changed
+    }
+
+    /// Whether these are the stamps of the same read.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.looks, &other.looks)
     }
 
     /// Whether something could not be examined because permission was denied.

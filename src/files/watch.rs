@@ -140,7 +140,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
             tokio::select! {
                 () = self.inner.wake.notified() => {}
                 () = self.inner.events() => {}
-                () = sleep_until(next) => {}
+                () = tokio::time::sleep_until(next.into()) => {}
             }
         }
     }
@@ -195,7 +195,7 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         let result = change(&mut table);
         let after = table.next_deadline();
         drop(table);
-        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
+        if after < before {
             self.wake.notify_one();
         }
         result
@@ -214,12 +214,5 @@ impl<K: Clone + Eq + Hash> Inner<K> {
         if self.lock().drain() {
             guard.clear_ready();
         }
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => never().await,
     }
 }

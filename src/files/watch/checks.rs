@@ -13,19 +13,18 @@ use std::time::Instant;
 
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 
+use super::Inner;
 use super::folders::{FolderId, OwnerId, Placement};
-use super::table::Table;
-use super::{Inner, Settings};
+use super::table::{Owner, Table};
 use crate::files::read::{FileId, Stamps};
 
 /// Devices that are checked at a time. All but hanging ones are done in milliseconds.
 const MAX_CHECKING: usize = 32;
 
-/// An owner to check: its stamps, and the number of the read that they are of.
+/// An owner to check, and the stamps of its last read.
 struct Check {
     owner: OwnerId,
-    serial: u64,
-    stamps: Arc<Stamps>,
+    stamps: Stamps,
 }
 
 /// Starts what is due.
@@ -95,37 +94,43 @@ fn check<K: Clone + Eq + Hash>(inner: &Inner<K>, device: Option<u64>, checks: Ve
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
-    /// Plans the next check of `id`.
+    /// Plans the next check of `id`, if it is polled: the others are checked all at once.
     pub(super) fn plan_check(&mut self, id: OwnerId, now: Instant) {
-        let Settings {
-            check_interval,
-            poll_interval,
-        } = self.settings;
+        let usual_poll = self.settings.poll_interval;
         let Some(owner) = self.owner_mut(id) else {
             return;
         };
-        let usual = match owner.polled {
-            Some(_) => poll_interval,
-            None => check_interval,
-        };
-        let at = now + owner.interval.unwrap_or(usual);
-        let before = owner.check_at.replace(at);
+        let at = owner.poll_interval(usual_poll).map(|every| now + every);
+        let before = std::mem::replace(&mut owner.check_at, at);
         if let Some(before) = before {
             self.schedule.remove(&(before, id));
         }
-        self.schedule.insert((at, id));
+        if let Some(at) = at {
+            self.schedule.insert((at, id));
+        }
     }
 
     /// The owners whose time has come and whose device is not being checked.
     fn take_checks(&mut self, now: Instant) -> Vec<(Option<u64>, Vec<Check>)> {
+        let mut due = Vec::new();
+        if self.check_all_at <= now {
+            self.check_all_at = now + self.settings.check_interval;
+            let usual_poll = self.settings.poll_interval;
+            let is_polled = |owner: &Owner<K>| owner.poll_interval(usual_poll).is_some();
+            let ids = self.ids();
+            due.extend(ids.filter(|id| !self.owner(*id).is_some_and(is_polled)));
+        }
         while let Some((at, id)) = self.schedule.first().copied()
             && at <= now
         {
             self.schedule.pop_first();
+            due.push(id);
+        }
+        for id in due {
             if let Some(owner) = self.owner_mut(id) {
-                owner.check_at = None;
+                owner.check_at.take_if(|at| *at <= now);
                 let device = owner.device;
-                self.to_check.entry(device).or_default().push(id);
+                self.to_check.entry(device).or_default().insert(id);
             }
         }
         let room = MAX_CHECKING.saturating_sub(self.checking.len());
@@ -148,8 +153,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
     fn check_of(&self, id: OwnerId) -> Option<Check> {
         self.owner(id).map(|owner| Check {
             owner: id,
-            serial: owner.serial,
-            stamps: Arc::clone(&owner.stamps),
+            stamps: owner.stamps.clone(),
         })
     }
 
@@ -159,7 +163,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
             return;
         };
         // One that is read meanwhile plans its own next check.
-        if owner.reading || owner.serial != check.serial {
+        if owner.reading || !owner.stamps.is_same_as(&check.stamps) {
             return;
         }
         let reported = owner.pending.deadline().is_some();
@@ -178,19 +182,14 @@ impl<K: Clone + Eq + Hash> Table<K> {
     /// `device` can't be checked now.
     fn abandon(&mut self, device: Option<u64>, now: Instant) {
         self.checking.remove(&device);
-        let owners: Vec<OwnerId> = self.unplanned(device);
+        let owners: Vec<OwnerId> = self.ids().collect();
         for id in owners {
-            self.plan_check(id, now);
+            let is_unplanned =
+                |owner: &Owner<K>| owner.device == device && owner.check_at.is_none();
+            if self.owner(id).is_some_and(is_unplanned) {
+                self.plan_check(id, now);
+            }
         }
-    }
-
-    /// The owners on `device` that no check is planned for.
-    fn unplanned(&self, device: Option<u64>) -> Vec<OwnerId> {
-        let unplanned = self.ids().filter(|id| {
-            let owner = self.owner(*id);
-            owner.is_some_and(|owner| owner.device == device && owner.check_at.is_none())
-        });
-        unplanned.collect()
     }
 
     /// The watches that an owner depends on can't be relied on: all who share them are due, and their

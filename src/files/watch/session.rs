@@ -168,7 +168,6 @@ impl<K: Clone + Eq + Hash> Table<K> {
     /// the same owner is under way; then the owner is due again after that.
     fn begin_read(&mut self, key: &K, now: Instant) -> Option<(OwnerId, Excuse)> {
         let id = self.enter(key);
-        let serial = self.next_read();
         let owner = self.owner_mut(id)?;
         if owner.reading {
             owner.pending.mark(now);
@@ -176,7 +175,6 @@ impl<K: Clone + Eq + Hash> Table<K> {
         }
         owner.reading = true;
         owner.forgotten = false;
-        owner.serial = serial;
         let excuse = owner.pending.begin(now);
         self.plan_read(id);
         Some((id, excuse))
@@ -224,7 +222,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         }
         let polled_before = std::mem::replace(&mut owner.polled, polled);
         owner.device = read.device;
-        owner.stamps = stamps.into();
+        owner.stamps = stamps;
         owner.reading = false;
         let forgotten = owner.forgotten;
         let before = std::mem::replace(&mut owner.needs, needs.clone().into());

@@ -39,10 +39,12 @@ pub(super) struct Table<K> {
     pub(super) folders: Folders,
     /// When which owner is due.
     due: BTreeSet<(Instant, OwnerId)>,
-    /// When which owner is checked by `stat` alone.
+    /// When all owners that are not polled are next checked by `stat` alone.
+    pub(super) check_all_at: Instant,
+    /// When which polled owner is checked.
     pub(super) schedule: BTreeSet<(Instant, OwnerId)>,
     /// Owners whose time for a check has come, by the device that may keep it waiting.
-    pub(super) to_check: HashMap<Option<u64>, Vec<OwnerId>>,
+    pub(super) to_check: HashMap<Option<u64>, BTreeSet<OwnerId>>,
     /// Devices that a check is under way on.
     pub(super) checking: HashSet<Option<u64>>,
     pub(super) inotify: Option<Inotify>,
@@ -53,8 +55,6 @@ pub(super) struct Table<K> {
     /// What was renamed into place, and when.
     arrived: HashMap<PathBuf, Instant>,
     last_rebuild: Option<Instant>,
-    /// Counts the reads of all owners.
-    reads: u64,
     pub(super) counters: Counters,
     pub(super) tally: Tally,
 }
@@ -73,16 +73,14 @@ pub(super) struct Owner<K> {
     key: K,
     /// In order.
     pub(super) needs: Box<[(FolderId, What)]>,
-    pub(super) stamps: Arc<Stamps>,
+    pub(super) stamps: Stamps,
     pub(super) pending: Pending,
     /// When it is due, as [`Table::due`] has it.
     due_at: Option<Instant>,
     pub(super) reading: bool,
     /// Forgotten while it was being read.
     pub(super) forgotten: bool,
-    /// The number of its last read, among all reads.
-    pub(super) serial: u64,
-    /// When it is checked by `stat` alone, if that is planned.
+    /// When it is checked, if it is polled.
     pub(super) check_at: Option<Instant>,
     /// How often it is checked, when not as usual.
     pub(super) interval: Option<Duration>,
@@ -98,12 +96,11 @@ impl<K> Owner<K> {
         Self {
             key,
             needs: Box::default(),
-            stamps: Arc::default(),
+            stamps: Stamps::default(),
             pending: Pending::default(),
             due_at: None,
             reading: false,
             forgotten: false,
-            serial: 0,
             check_at: None,
             interval: None,
             polled: None,
@@ -115,11 +112,17 @@ impl<K> Owner<K> {
     pub(super) fn key(&self) -> &K {
         &self.key
     }
+
+    /// How often it is checked by itself, if it is. `usual`: the interval where it has none of its own.
+    pub(super) fn poll_interval(&self, usual: Duration) -> Option<Duration> {
+        self.interval.or(self.polled.map(|_| usual))
+    }
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
     pub(super) fn new(settings: Settings) -> Self {
         let mut table = Self {
+            check_all_at: Instant::now() + settings.check_interval,
             settings,
             keys: HashMap::new(),
             owners: Slab::new(),
@@ -133,7 +136,6 @@ impl<K: Clone + Eq + Hash> Table<K> {
             retry_at: None,
             arrived: HashMap::new(),
             last_rebuild: None,
-            reads: 0,
             counters: Counters::default(),
             tally: Tally::default(),
         };
@@ -210,12 +212,6 @@ impl<K: Clone + Eq + Hash> Table<K> {
         }
     }
 
-    /// The number of a read that begins now.
-    pub(super) fn next_read(&mut self) -> u64 {
-        self.reads += 1;
-        self.reads
-    }
-
     /// Makes owners due, but not before `when`.
     pub(super) fn mark(&mut self, owners: &[OwnerId], when: Instant) {
         for id in owners {
@@ -276,10 +272,11 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     /// When there is something to do next, if nothing changes.
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Instant {
         let due = self.due.first().map(|(at, _)| *at);
         let check = self.schedule.first().map(|(at, _)| *at);
-        [due, check, self.retry_at].into_iter().flatten().min()
+        let next = [due, check, self.retry_at].into_iter().flatten();
+        next.fold(self.check_all_at, Instant::min)
     }
 
     /// Nothing that was reported can be relied on: all watches are placed again by the reads that
