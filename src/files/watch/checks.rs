@@ -1,22 +1,17 @@
-//! What is done from time to time though no event asks for it: checks by `stat` alone, and another
-//! try at watches that were refused.
+//! Checks by `stat` alone, from time to time though no event asks for them.
 //!
 //! Each device has a thread of its own while it is checked: one that hangs (a dead NFS server)
 //! delays neither the others nor the end of the program.
 
 use std::hash::Hash;
-use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
-
 use super::Inner;
-use super::folders::{FolderId, OwnerId, Placement};
+use super::folders::{OwnerId, Placement};
 use super::table::{Owner, Table};
-use crate::files::read::{FileId, Stamps};
+use crate::files::read::Stamps;
 
 /// Devices that are checked at a time. All but hanging ones are done in milliseconds.
 const MAX_CHECKING: usize = 32;
@@ -31,50 +26,12 @@ struct Check {
 pub(super) fn start<K: Clone + Eq + Hash + Send + 'static>(inner: &Arc<Inner<K>>, now: Instant) {
     let batches = inner.lock().take_checks(now);
     for (device, checks) in batches {
-        if !spawn(inner, move |inner| check(inner, device, checks)) {
+        let shared = Arc::clone(inner);
+        let thread = thread::Builder::new().name("files-check".into());
+        if let Err(error) = thread.spawn(move || check(&shared, device, checks)) {
+            tracing::warn!(%error, "files could not be checked; raise the limit on threads");
             inner.lock().abandon(device, now);
         }
-    }
-    let refused = inner.lock().begin_retry(now);
-    if !refused.is_empty() && !spawn(inner, |inner| retry(inner, refused)) {
-        inner.lock().retry_later(now);
-    }
-}
-
-/// Runs `work` on a thread of its own, if there can be one.
-fn spawn<K: Clone + Eq + Hash + Send + 'static>(
-    inner: &Arc<Inner<K>>,
-    work: impl FnOnce(&Inner<K>) + Send + 'static,
-) -> bool {
-    let inner = Arc::clone(inner);
-    let thread = thread::Builder::new().name("files-check".into());
-    let spawned = thread.spawn(move || work(&inner));
-    if let Err(error) = &spawned {
-        tracing::warn!(%error, "files could not be checked; raise the limit on threads");
-    }
-    spawned.is_ok()
-}
-
-/// Tries again to watch the folders at these paths.
-fn retry<K: Clone + Eq + Hash>(inner: &Inner<K>, refused: Vec<(FolderId, Arc<Path>)>) {
-    for (id, path) in refused {
-        // The lock is not held here: a file system may have been mounted meanwhile that hangs.
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let found = openat(CWD, &*path, flags, Mode::empty());
-        let found = found.and_then(|dir| Ok((FileId::of(&fstat(&dir)?), dir)));
-        inner.with(|table| {
-            let now = Instant::now();
-            let scope = table
-                .folders
-                .get(id)
-                .map(|folder| (folder.file, folder.scope));
-            match (found, scope) {
-                (Ok((found, dir)), Some((file, scope))) if found == file => {
-                    table.place(id, dir.as_fd(), scope, now);
-                }
-                _ => table.retry_later(now),
-            }
-        });
     }
 }
 
@@ -115,6 +72,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         let mut due = Vec::new();
         if self.check_all_at <= now {
             self.check_all_at = now + self.settings.check_interval;
+            self.retry(now);
             let usual_poll = self.settings.poll_interval;
             let is_polled = |owner: &Owner<K>| owner.poll_interval(usual_poll).is_some();
             let ids = self.ids();

@@ -82,14 +82,6 @@ impl Folder {
     pub(super) fn is_live(&self) -> bool {
         matches!(self.placement, Placement::Live(_))
     }
-
-    /// Whether its watch was refused, but may be had later.
-    pub(super) fn is_refused_for_now(&self) -> bool {
-        match self.placement {
-            Placement::Refused(why) => why != Polled::RemoteFileSystem,
-            Placement::Unplaced | Placement::Live(_) => false,
-        }
-    }
 }
 
 /// The folders that owners depend on.
@@ -109,11 +101,6 @@ impl Folders {
 
     pub(super) fn get_mut(&mut self, id: FolderId) -> Option<&mut Folder> {
         self.folders.get_mut(id as usize)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (FolderId, &Folder)> {
-        let folders = self.folders.iter();
-        folders.map(|(id, folder)| (id as FolderId, folder))
     }
 
     /// How many have a live watch.

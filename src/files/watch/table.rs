@@ -21,9 +21,6 @@ use crate::files::read::Stamps;
 /// After an overflow everything is read again, but under a storm of them no more often than this.
 const REBUILD_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Refused watches are tried again this often: somebody may have raised the limit.
-const RETRY: Duration = Duration::from_secs(30);
-
 /// Paths remembered as renamed into place lately: enough for what one read of a root may find.
 const MAX_ARRIVED: usize = 256;
 
@@ -48,10 +45,8 @@ pub(super) struct Table<K> {
     /// Devices that a check is under way on.
     pub(super) checking: HashSet<Option<u64>>,
     pub(super) inotify: Option<Inotify>,
-    /// Whether the limit on watches is reached; no other is tried until `retry_at`.
+    /// Whether the limit on watches is reached; no other is tried until the next check of all owners.
     pub(super) limited: bool,
-    /// When refused watches are tried again.
-    pub(super) retry_at: Option<Instant>,
     /// What was renamed into place, and when.
     arrived: HashMap<PathBuf, Instant>,
     last_rebuild: Option<Instant>,
@@ -133,7 +128,6 @@ impl<K: Clone + Eq + Hash> Table<K> {
             checking: HashSet::new(),
             inotify: None,
             limited: false,
-            retry_at: None,
             arrived: HashMap::new(),
             last_rebuild: None,
             counters: Counters::default(),
@@ -275,7 +269,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
     pub(super) fn next_deadline(&self) -> Instant {
         let due = self.due.first().map(|(at, _)| *at);
         let check = self.schedule.first().map(|(at, _)| *at);
-        let next = [due, check, self.retry_at].into_iter().flatten();
+        let next = [due, check].into_iter().flatten();
         next.fold(self.check_all_at, Instant::min)
     }
 
@@ -303,7 +297,6 @@ impl<K: Clone + Eq + Hash> Table<K> {
             Err(error) => {
                 tracing::warn!(%error, "file events can't be waited for, and everything is polled");
                 self.inotify = None;
-                self.retry_at = Some(Instant::now() + RETRY);
                 self.rebuild(Instant::now());
                 None
             }
@@ -311,16 +304,8 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     fn open_inotify(&mut self) -> std::io::Result<()> {
-        match Inotify::open() {
-            Ok(inotify) => {
-                self.inotify = Some(inotify);
-                Ok(())
-            }
-            Err(error) => {
-                self.retry_at = Some(Instant::now() + RETRY);
-                Err(error.into())
-            }
-        }
+        self.inotify = Some(Inotify::open()?);
+        Ok(())
     }
 
     /// Has the folder `id`, which `dir` holds open, watched for what `scope` asks for.
@@ -331,7 +316,6 @@ impl<K: Clone + Eq + Hash> Table<K> {
         if folder.is_live() && folder.scope >= scope {
             return;
         }
-        let was_refused = folder.is_refused_for_now();
         let scope = scope.max(folder.scope);
         let placed = match &self.inotify {
             None => Err(Polled::NoInotify),
@@ -340,20 +324,15 @@ impl<K: Clone + Eq + Hash> Table<K> {
         };
         match placed {
             Ok(watch) => {
-                let mut owners = Vec::new();
                 if let Some(stale) = self.folders.set_live(id, watch, scope, now) {
+                    let mut owners = Vec::new();
                     self.folders.everyone(stale, &mut owners);
+                    self.mark(&owners, now);
                 }
-                // What happened until now was not reported.
-                if was_refused {
-                    self.folders.everyone(id, &mut owners);
-                }
-                self.mark(&owners, now);
             }
             Err(why) => {
                 self.limited |= why == Polled::WatchLimit;
                 self.counters.refusals += 1;
-                self.retry_at.get_or_insert(now + RETRY);
                 self.refuse(id, why);
             }
         }
@@ -366,29 +345,20 @@ impl<K: Clone + Eq + Hash> Table<K> {
         }
     }
 
-    /// Begins to try again what was refused, and returns the folders to try.
-    pub(super) fn begin_retry(&mut self, now: Instant) -> Vec<(FolderId, Arc<Path>)> {
-        if self.retry_at.is_none_or(|at| at > now) {
-            return Vec::new();
-        }
-        self.retry_at = None;
+    /// Tries again what was refused, by reads of the owners concerned: somebody may have raised a limit.
+    pub(super) fn retry(&mut self, now: Instant) {
         self.limited = false;
-        if self.inotify.is_none() {
-            if self.open_inotify().is_ok() {
-                self.rebuild(now);
-            }
-            return Vec::new();
+        if self.inotify.is_none() && self.open_inotify().is_ok() {
+            return self.rebuild(now);
         }
-        let folders = self.folders.iter();
-        let refused = folders.filter(|(_, folder)| folder.is_refused_for_now());
-        refused
-            .map(|(id, folder)| (id, Arc::clone(&folder.path)))
-            .collect()
-    }
-
-    /// Refused watches that could not be tried again are tried later.
-    pub(super) fn retry_later(&mut self, now: Instant) {
-        self.retry_at.get_or_insert(now + RETRY);
+        let is_refused = |why| matches!(why, Polled::Refused | Polled::WatchLimit);
+        let ids = self.ids();
+        let refused = ids.filter(|id| {
+            let owner = self.owner(*id);
+            owner.is_some_and(|owner| owner.polled.is_some_and(is_refused))
+        });
+        let refused: Vec<OwnerId> = refused.collect();
+        self.mark(&refused, now);
     }
 
     /// `path` was renamed into place.
