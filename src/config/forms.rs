@@ -16,12 +16,6 @@ use super::values::{parse_mode, parse_name, parse_path, parse_tcp};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FilePath(pub(super) PathBuf);
 
-impl From<PathBuf> for FilePath {
-    fn from(path: PathBuf) -> Self {
-        Self(path)
-    }
-}
-
 /// A value that is written as a string or as a whole number.
 struct Form<T> {
     expected: String,
@@ -45,67 +39,55 @@ impl<T> Visitor<'_> for Form<T> {
     }
 }
 
-/// Defines functions for `deserialize_with`: what is expected, and how a string and a number are parsed.
-/// What they return can also be an `Option` of the type, for a key that may be left out.
+/// Implements `Deserialize` for the types that occur in lists, and defines functions for
+/// `deserialize_with`: what is expected, and how a string and a number are parsed. A function can also
+/// return an `Option` of the type, for a key that may be left out.
 macro_rules! forms {
-    ($($name:ident -> $type:ty: $expected:literal, $text:expr, $number:expr;)*) => {$(
+    ($(fn $name:ident -> $type:ty: $expected:literal, $text:expr, $number:expr;)*) => {$(
         pub(super) fn $name<'de, D: Deserializer<'de>, T: From<$type>>(deserializer: D) -> Result<T, D::Error> {
             let form = Form { expected: $expected.to_owned(), text: $text, number: $number };
             deserializer.deserialize_any(form).map(T::from)
         }
     )*};
-}
-
-forms! {
-    account -> Account: "a name, or a number from 0 to 4294967295", str::parse, account_id;
-    account_or_auto -> Option<Account>: "a name, a number from 0 to 4294967295, or \"auto\"",
-        |text| or("auto", text, str::parse), |number| account_id(number).map(Some);
-    name -> String: "the name of a credential", parse_name, no_number;
-    certificate_hash -> CertificateHash: "a SHA-256 hash", str::parse, no_number;
-    duration -> Duration: "a duration such as \"500ms\" or \"1s\"", parse_duration, no_number;
-    interval_or_auto -> Option<Duration>: "a duration such as \"5s\", or \"auto\"",
-        |text| or("auto", text, parse_interval), no_number;
-    key_hash -> KeyHash: "a SHA-256 hash", str::parse, no_number;
-    log_filter -> LogFilter: "a log level", str::parse, no_number;
-    mode -> u32: "a mode such as \"0660\", with its quotes", parse_mode, no_number;
-    name_or_off -> OrOff<String>: "the name of a credential, or \"off\"", |text| or("off", text, parse_name), no_number;
-    path -> PathBuf: "a path", parse_path, no_number;
-    path_or_off -> OrOff<PathBuf>: "a path, or \"off\"", |text| or("off", text, parse_path), no_number;
-    pattern -> Pattern: "a name, with `*` for any characters", str::parse, no_number;
-    subject_alt_name -> SubjectAltName: "a name such as \"dns:a.example.com\"", str::parse, no_number;
-    tcp_or_off -> OrOff<SocketAddr>: "an address such as \"127.0.0.1:9901\", or \"off\"",
-        |text| or("off", text, parse_tcp), no_number;
-}
-
-/// Implements `Deserialize` with one of these functions, for types that occur in lists.
-macro_rules! deserialize {
-    ($($type:ty: $form:ident;)*) => {$(
+    ($($type:ty: $expected:literal, $text:expr, $number:expr;)*) => {$(
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                $form(deserializer)
+                let form = Form { expected: $expected.to_owned(), text: $text, number: $number };
+                deserializer.deserialize_any(form)
             }
         }
     )*};
 }
 
-deserialize! {
-    Account: account;
-    FilePath: path;
-    CertificateHash: certificate_hash;
-    KeyHash: key_hash;
-    LogFilter: log_filter;
-    Pattern: pattern;
-    SubjectAltName: subject_alt_name;
+forms! {
+    Account: "a name, or a number from 0 to 4294967295", str::parse, account_id;
+    CertificateHash: "a SHA-256 hash", str::parse, |_| None;
+    FilePath: "a path", |text| parse_path(text).map(FilePath), |_| None;
+    KeyHash: "a SHA-256 hash", str::parse, |_| None;
+    LogFilter: "a log level", str::parse, |_| None;
+    Pattern: "a name, with `*` for any characters", str::parse, |_| None;
+    SubjectAltName: "a name such as \"dns:a.example.com\"", str::parse, |_| None;
+}
+
+forms! {
+    fn account_or_auto -> Option<Account>: "a name, a number from 0 to 4294967295, or \"auto\"",
+        |text| or("auto", text, str::parse), account_id;
+    fn duration -> Duration: "a duration such as \"500ms\" or \"1s\"", parse_duration, |_| None;
+    fn interval_or_auto -> Option<Duration>: "a duration such as \"5s\", or \"auto\"",
+        |text| or("auto", text, parse_interval), |_| None;
+    fn mode -> u32: "a mode such as \"0660\", with its quotes", parse_mode, |_| None;
+    fn name -> String: "the name of a credential", parse_name, |_| None;
+    fn name_or_off -> OrOff<String>: "the name of a credential, or \"off\"", |text| or("off", text, parse_name), |_| None;
+    fn path -> PathBuf: "a path", parse_path, |_| None;
+    fn path_or_off -> OrOff<PathBuf>: "a path, or \"off\"", |text| or("off", text, parse_path), |_| None;
+    fn tcp_or_off -> OrOff<SocketAddr>: "an address such as \"127.0.0.1:9901\", or \"off\"",
+        |text| or("off", text, parse_tcp), |_| None;
 }
 
 /// Reads a whole number from `MIN` to `MAX`.
-pub(super) fn number<'de, D, T, const MIN: u32, const MAX: u32>(
+pub(super) fn number<'de, D: Deserializer<'de>, T: TryFrom<u32>, const MIN: u32, const MAX: u32>(
     deserializer: D,
-) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: TryFrom<u32>,
-{
+) -> Result<T, D::Error> {
     deserializer.deserialize_any(Form {
         expected: format!("a whole number from {MIN} to {MAX}"),
         text: |text| {
@@ -119,10 +101,6 @@ where
     })
 }
 
-fn no_number<T>(_: i64) -> Option<T> {
-    None
-}
-
-fn account_id(number: i64) -> Option<Account> {
-    u32::try_from(number).ok().map(Account::Id)
+fn account_id<T: From<Account>>(number: i64) -> Option<T> {
+    u32::try_from(number).ok().map(|id| Account::Id(id).into())
 }

@@ -1,12 +1,9 @@
 //! The keys that a configuration file may have, and the nearest one to a key that is unknown.
 
-use std::fmt::Display;
 use std::path::Path;
 
-use serde::de::value::MapDeserializer;
-use serde::de::{self, DeserializeOwned};
-use toml::Spanned;
-use toml::de::{DeString, DeTable, DeValue};
+use serde::de::{DeserializeOwned, value};
+use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Wrong};
 use super::named::NamedFiles;
@@ -16,41 +13,8 @@ use super::{AccessRule, Admin, Limits, Listen, Options, Root, TrustOptions};
 pub(super) struct Section {
     /// The name, which is empty for the top of the file.
     pub(super) name: &'static str,
-    pub(super) keys: &'static [&'static str],
+    pub(super) keys: Vec<String>,
     is_repeated: bool,
-}
-
-impl Section {
-    /// The keys, each with the name of the section.
-    pub(super) fn placed_keys(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
-        let name = self.name;
-        self.keys.iter().map(move |key| (name, *key))
-    }
-
-    /// Every table of the section.
-    fn tables<'a>(&self, top: &'a DeTable<'a>) -> Result<Vec<&'a DeTable<'a>>, Wrong> {
-        let name = self.name;
-        if name.is_empty() {
-            return Ok(vec![top]);
-        }
-        let Some((place, value)) = top.get_key_value(name) else {
-            return Ok(Vec::new());
-        };
-        let items = match value.get_ref() {
-            DeValue::Array(items) => items,
-            _ => std::slice::from_ref(value),
-        };
-        let tables = items.iter().filter_map(|item| item.get_ref().as_table());
-        let tables: Vec<_> = tables.collect();
-        if value.get_ref().is_array() == self.is_repeated || tables.is_empty() {
-            return Ok(tables);
-        }
-        let expected = match self.is_repeated {
-            true => format!("`[[{name}]]`, with two brackets: there may be several of them"),
-            false => format!("`[{name}]`, with one bracket: there is only one"),
-        };
-        Err(Wrong::new(place.span(), format!("expected {expected}")))
-    }
 }
 
 /// The sections of `sds-agent.toml`.
@@ -80,66 +44,72 @@ pub fn parse_flat<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Con
     parse().map_err(|wrong: Wrong| wrong.in_file(path, text))
 }
 
-/// Refuses the first unknown key, and a section with the wrong number of brackets.
+/// Refuses the first unknown key, and a section with the wrong number of brackets. The first one of `all`
+/// is the top of the file.
 pub(super) fn check(all: &[Section], top: &DeTable<'_>) -> Result<(), Wrong> {
-    for section in all {
-        for table in section.tables(top)? {
-            let mut keys = table.keys();
-            if let Some(key) = keys.find(|key| !section.keys.contains(&&**key.get_ref())) {
-                return Err(unknown(all, section, key));
+    check_keys(all, &all[0], top)?;
+    for section in &all[1..] {
+        let name = section.name;
+        let Some((place, value)) = top.get_key_value(name) else {
+            continue;
+        };
+        let items = match value.get_ref() {
+            DeValue::Array(items) => items,
+            _ => std::slice::from_ref(value),
+        };
+        for table in items.iter().filter_map(|item| item.get_ref().as_table()) {
+            if value.get_ref().is_array() != section.is_repeated {
+                let expected = match section.is_repeated {
+                    true => format!("`[[{name}]]`, with two brackets: there may be several"),
+                    false => format!("`[{name}]`, with one bracket: there is only one"),
+                };
+                return Err(Wrong::new(place.span(), format!("expected {expected}")));
             }
+            check_keys(all, section, table)?;
         }
     }
     Ok(())
 }
 
-fn unknown(all: &[Section], section: &Section, key: &Spanned<DeString<'_>>) -> Wrong {
-    let likeness = |(place, known): &(&str, &str)| {
+fn check_keys(all: &[Section], section: &Section, table: &DeTable<'_>) -> Result<(), Wrong> {
+    let is_known = |key: &str| section.keys.iter().any(|known| known == key);
+    let Some(key) = table.keys().find(|key| !is_known(key.get_ref())) else {
+        return Ok(());
+    };
+    let likeness = |(place, known): &(&str, &String)| {
         let bonus = if *place == section.name { 0.1 } else { 0.0 };
         strsim::jaro_winkler(key.get_ref(), known) + bonus
     };
     // Of equally near keys, `min_by` takes the first.
-    let nearest = all.iter().flat_map(Section::placed_keys);
+    let nearest = (all.iter()).flat_map(|one| one.keys.iter().map(|key| (one.name, key)));
     let nearest = nearest.min_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    let hint = nearest.map_or_else(String::new, |(place, known)| match place {
+        place if place == section.name => format!("; did you mean `{known}`?"),
+        "" => format!("; did you mean `{known}` at the top of the file?"),
+        place => format!("; did you mean `{known}` in [{place}]?"),
+    });
     let place = match section.name {
         "" => String::new(),
         name => format!(" in [{name}]"),
     };
-    let hint = nearest.map_or_else(String::new, |(other, known)| match other {
-        other if other == section.name => format!("; did you mean `{known}`?"),
-        "" => format!("; did you mean `{known}` at the top of the file?"),
-        other => format!("; did you mean `{known}` in [{other}]?"),
-    });
-    let key_text = key.get_ref().escape_debug();
-    Wrong::new(
+    let name = key.get_ref().escape_debug();
+    Err(Wrong::new(
         key.span(),
-        format!("there is no key `{key_text}`{place}{hint}"),
-    )
+        format!("there is no key `{name}`{place}{hint}"),
+    ))
 }
 
-/// The section that `T` is read from. `T` has to deny unknown fields.
+/// The section that `T` is read from. `T` has to deny unknown fields: serde's error about such a field
+/// lists those that `T` has.
 fn section<T: DeserializeOwned>(name: &'static str, is_repeated: bool) -> Section {
-    let unknown = MapDeserializer::new([("", ())].into_iter());
-    let keys = T::deserialize(unknown).map_or_else(|Expected(keys)| keys, |_| &[]);
+    let unknown = value::MapDeserializer::<_, value::Error>::new([("", ())].into_iter());
+    let text = T::deserialize(unknown).map_or_else(|error| error.to_string(), |_| String::new());
+    let quoted = text.split('`').skip(3).step_by(2);
+    let keys: Vec<_> = quoted.map(str::to_owned).collect();
     debug_assert!(!keys.is_empty(), "[{name}] accepts unknown fields");
     Section {
         name,
         keys,
         is_repeated,
-    }
-}
-
-/// The fields of a struct, which are part of `serde`'s error about an unknown field.
-#[derive(Debug, thiserror::Error)]
-#[error("expected one of {0:?}")]
-struct Expected(&'static [&'static str]);
-
-impl de::Error for Expected {
-    fn custom<T: Display>(_: T) -> Self {
-        Self(&[])
-    }
-
-    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
-        Self(expected)
     }
 }
