@@ -119,7 +119,7 @@ fn only_allowed_users_and_groups_may_connect() {
 }
 
 #[test]
-fn names_of_users_are_those_of_this_machine() {
+fn user_names_are_resolved_on_this_machine() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -132,7 +132,7 @@ fn names_of_users_are_those_of_this_machine() {
 }
 
 #[test]
-fn what_a_peer_may_not_have_does_not_exist() {
+fn a_secret_that_a_peer_may_not_read_is_reported_as_nonexistent() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -174,7 +174,7 @@ fn what_a_peer_may_not_have_does_not_exist() {
 }
 
 #[test]
-fn reloaded_rules_hold_for_open_streams() {
+fn reloaded_rules_apply_to_open_streams() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -200,7 +200,7 @@ fn reloaded_rules_hold_for_open_streams() {
 }
 
 #[test]
-fn the_audit_tells_who_got_which_key_and_who_was_refused() {
+fn the_audit_log_records_deliveries_of_keys_and_refusals() {
     if require(&ROOT).is_none() {
         return;
     }

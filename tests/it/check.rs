@@ -54,7 +54,7 @@ fn write(root: &Root, name: &str, ca: &Ca, identity: &Identity) {
 }
 
 #[test]
-fn a_good_folder_is_described_and_the_code_is_0() {
+fn a_valid_folder_is_described_and_the_exit_code_is_0() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     write(&root, "site", &ca, &identity(&ca, 365));
     fs::write(root.credential("site").join("README"), "").unwrap();
@@ -81,7 +81,7 @@ fn a_good_folder_is_described_and_the_code_is_0() {
 }
 
 #[test]
-fn a_rejected_one_says_where_and_what_to_do_and_the_code_is_2() {
+fn a_rejected_folder_is_reported_with_file_and_remedy_and_the_exit_code_is_2() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     let (one, other) = (identity(&ca, 365), identity(&ca, 365));
     write(&root, "good", &ca, &one);
@@ -104,7 +104,7 @@ fn a_rejected_one_says_where_and_what_to_do_and_the_code_is_2() {
 }
 
 #[test]
-fn what_expires_within_the_days_asked_for_makes_the_code_1() {
+fn a_certificate_that_expires_within_warn_days_gives_exit_code_1() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     write(&root, "site", &ca, &identity(&ca, 20));
     for (days, code) in [("10", 0), ("19", 0), ("20", 1), ("400", 1)] {
@@ -119,7 +119,7 @@ fn what_expires_within_the_days_asked_for_makes_the_code_1() {
 }
 
 #[test]
-fn an_expired_ca_beside_a_good_one_is_a_warning() {
+fn an_expired_ca_next_to_a_valid_one_is_a_warning() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     let old = rcgen::KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
@@ -136,7 +136,7 @@ fn an_expired_ca_beside_a_good_one_is_a_warning() {
 }
 
 #[test]
-fn what_cant_be_looked_at_makes_the_code_2() {
+fn an_unreadable_folder_gives_exit_code_2() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     write(&root, "site", &ca, &identity(&ca, 365));
     let missing = root.beside("missing");
@@ -153,7 +153,7 @@ fn what_cant_be_looked_at_makes_the_code_2() {
 }
 
 #[test]
-fn an_empty_root_is_worth_a_warning_and_the_code_is_0() {
+fn an_empty_root_is_a_warning_and_the_exit_code_is_0() {
     let root = Root::new();
     let output = check(&[&root.path()]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -169,7 +169,7 @@ fn an_empty_root_is_worth_a_warning_and_the_code_is_0() {
 }
 
 #[test]
-fn the_configured_roots_are_the_default_with_their_settings() {
+fn without_arguments_the_configured_roots_are_checked_with_their_settings() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     write(&root, "site", &ca, &identity(&ca, 20));
     let key = root.credential("site").join("tls.key");
@@ -211,7 +211,7 @@ fn the_first_root_that_has_a_name_wins() {
 }
 
 #[test]
-fn folders_that_are_not_served_on_purpose_are_no_failure() {
+fn intentionally_skipped_folders_are_not_a_failure() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     write(&root, "istio-ca", &ca, &identity(&ca, 365));
     write(&root, "account", &ca, &identity(&ca, 365));
@@ -225,7 +225,7 @@ fn folders_that_are_not_served_on_purpose_are_no_failure() {
 }
 
 #[test]
-fn every_state_is_told_by_its_name_and_check_and_status_describe_a_credential_alike() {
+fn check_and_status_use_the_same_states_and_describe_a_credential_alike() {
     let bed = Bed::new();
     let (root, ca) = (&bed.root, &bed.ca);
     write(root, "fine", ca, &identity(ca, 365));
@@ -288,7 +288,7 @@ fn status(bed: &Bed, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_probe_gets_one_line_and_the_code_of_the_worst_state() {
+fn line_output_is_one_line_with_the_exit_code_of_the_worst_state() {
     let bed = Bed::new();
     let (root, ca) = (&bed.root, &bed.ca);
     let _agent = bed.ready_agent();
@@ -325,7 +325,7 @@ fn a_probe_gets_one_line_and_the_code_of_the_worst_state() {
 }
 
 #[test]
-fn files_beside_the_folders_of_a_root_are_reported_and_the_folders_checked() {
+fn files_next_to_the_folders_of_a_root_are_reported_and_the_folders_checked() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     let identity = identity(&ca, 365);
     write(&root, "a", &ca, &identity);
@@ -349,7 +349,7 @@ fn files_beside_the_folders_of_a_root_are_reported_and_the_folders_checked() {
 }
 
 #[test]
-fn tables_fit_the_terminal_and_split_no_name() {
+fn tables_fit_the_terminal_without_splitting_names() {
     let bed = Bed::new();
     let long = "a-rather-long-name-of-a-host.example.com";
     for name in [long, "www.example.com"] {
@@ -374,7 +374,7 @@ fn tables_fit_the_terminal_and_split_no_name() {
 }
 
 #[test]
-fn what_another_user_may_not_read_is_told_once() {
+fn missing_read_permission_is_reported_once() {
     let how = "apt-get install util-linux";
     let (Some(_), Some(setpriv)) = (
         require(&users::ROOT),
@@ -452,7 +452,7 @@ fn what_another_user_may_not_read_is_told_once() {
 }
 
 #[test]
-fn json_has_what_its_description_says() {
+fn json_matches_its_documentation() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     write(&root, "site", &ca, &identity(&ca, 365));
     root.write("half", &[("tls.crt", ca.pem())]);
@@ -476,7 +476,7 @@ fn json_has_what_its_description_says() {
 }
 
 #[test]
-fn no_report_holds_a_key() {
+fn no_report_contains_a_key() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     let (one, other) = (identity(&ca, 365), identity(&ca, 365));
     write(&root, "good", &ca, &one);
@@ -498,7 +498,7 @@ fn no_report_holds_a_key() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_a_quiet_end() {
+fn a_closed_pipe_ends_check_quietly() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     for number in 0..200 {
         root.write(&format!("half-{number}"), &[("tls.crt", ca.pem())]);
@@ -523,7 +523,7 @@ fn a_reader_that_goes_away_is_a_quiet_end() {
 }
 
 #[test]
-fn there_is_colour_on_a_terminal_alone() {
+fn output_is_coloured_only_on_a_terminal() {
     let (root, ca) = (Root::new(), Ca::new("the ca"));
     write(&root, "site", &ca, &identity(&ca, 365));
     let on_a_terminal = |no_color: &str| {

@@ -268,7 +268,7 @@ fn every_command_has_a_manual_page() {
 }
 
 #[test]
-fn without_proc_the_agent_names_it_and_what_to_do() {
+fn without_proc_the_agent_reports_it_with_a_remedy() {
     let unshare = tools::program("unshare", "apt-get install util-linux");
     let (Some(_), Some(unshare)) = (require(&users::ROOT), require(&unshare)) else {
         return;
@@ -293,7 +293,7 @@ fn without_proc_the_agent_names_it_and_what_to_do() {
 }
 
 #[test]
-fn a_reader_that_has_gone_is_a_quiet_end() {
+fn a_closed_pipe_ends_the_command_quietly() {
     let line = format!("{PROGRAM} completions bash | true; echo \"${{PIPESTATUS[0]}}\"");
     let output = Command::new("bash").args(["-c", &line]).output().unwrap();
     assert_eq!(

@@ -71,7 +71,7 @@ fn serve(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn a_good_configuration_is_said_to_be_good() {
+fn a_valid_configuration_is_reported_as_valid() {
     let output = serve(&["--check-config", "--config", EXAMPLE]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let said = String::from_utf8_lossy(&output.stdout);
@@ -93,7 +93,7 @@ fn the_example_can_be_uncommented_as_a_whole() {
 }
 
 #[test]
-fn a_bad_configuration_is_refused_with_file_line_and_remedy() {
+fn an_invalid_configuration_is_refused_with_file_line_and_remedy() {
     for (text, line, words) in [
         (
             "warn_days = 3\n\nwarm_days = 4\n",
@@ -120,7 +120,7 @@ fn a_bad_configuration_is_refused_with_file_line_and_remedy() {
 }
 
 #[test]
-fn all_that_serve_would_fail_at_is_found_at_once() {
+fn everything_that_serve_would_fail_at_is_reported_together() {
     let text = "[listen]\ngroup = \"no-such-group-1\"\nallow_users = [\"no-such-user-1\"]\n\
                 [admin]\ngroup = \"no-such-group-2\"\n\
                 [[access]]\nsecrets = [\"*\"]\nusers = [\"no-such-user-2\"]\n";
@@ -145,7 +145,7 @@ fn all_that_serve_would_fail_at_is_found_at_once() {
 }
 
 #[test]
-fn a_socket_for_everyone_is_warned_of_unless_somebody_is_named() {
+fn a_socket_open_to_everyone_is_warned_of_unless_users_are_listed() {
     let named = "allow_users = [0]\n";
     let rule = "[[access]]\nsecrets = [\"*\"]\nusers = [0]\n";
     for (text, warnings) in [
@@ -190,7 +190,7 @@ fn an_old_name_is_warned_of_when_it_is_checked_and_when_it_is_used() {
 }
 
 #[test]
-fn every_command_uses_what_the_configuration_says() {
+fn every_command_uses_the_configuration() {
     let bed = Bed::new();
     bed.pair("site");
     let file = bed.scratch("sds-agent.toml");
@@ -251,7 +251,7 @@ fn every_command_uses_what_the_configuration_says() {
 }
 
 #[test]
-fn what_is_no_configuration_file_is_refused() {
+fn a_path_that_is_not_a_configuration_file_is_refused() {
     for path in ["/nonexistent/a.toml", "/dev/zero", "/", PROGRAM] {
         let output = serve(&["--check-config", "--config", path]);
         assert_eq!(output.status.code(), Some(1), "{path}: {output:?}");
@@ -304,7 +304,7 @@ fn the_command_line_wins_over_the_file() {
 }
 
 #[test]
-fn roots_come_and_go_without_a_stream_noticing() {
+fn adding_and_removing_roots_does_not_disturb_streams() {
     let configured = Configured::new();
     let (first, second) = (&configured.bed.root, Root::new());
     let identity = configured.bed.pair("stays");
@@ -341,7 +341,7 @@ fn roots_come_and_go_without_a_stream_noticing() {
 }
 
 #[test]
-fn the_order_of_the_roots_decides_who_has_a_name() {
+fn the_order_of_the_roots_decides_which_one_serves_a_name() {
     let configured = Configured::new();
     let (first, second) = (&configured.bed.root, Root::new());
     let mine = configured.bed.pair("site");
@@ -359,7 +359,7 @@ fn the_order_of_the_roots_decides_who_has_a_name() {
 }
 
 #[test]
-fn a_bad_file_is_refused_and_the_old_one_stays() {
+fn an_invalid_file_is_refused_and_the_old_configuration_stays_in_effect() {
     let configured = Configured::new();
     let (first, second) = (&configured.bed.root, Root::new());
     configured.bed.pair("stays");
@@ -432,7 +432,7 @@ fn keys_that_need_a_restart_are_named() {
 const IS_GOOD: &str = "sds_agent_config_last_reload_successful";
 
 #[test]
-fn a_saved_change_is_taken_over_without_a_signal() {
+fn a_saved_change_is_applied_without_a_signal() {
     let configured = Configured::new();
     let (first, second) = (&configured.bed.root, Root::new());
     let late = configured.bed.ca.server(&["late.test"]);
@@ -458,7 +458,7 @@ fn a_saved_change_is_taken_over_without_a_signal() {
 }
 
 #[test]
-fn a_saved_file_that_is_bad_empty_or_missing_is_refused_and_counted() {
+fn a_saved_file_that_is_invalid_empty_or_missing_is_refused_and_counted() {
     let configured = Configured::new();
     let root = &configured.bed.root;
     configured.bed.pair("stays");
@@ -528,7 +528,7 @@ fn with_reload_signal_a_saved_change_waits_for_the_signal() {
 }
 
 #[test]
-fn a_configuration_that_is_no_file_blocks_nothing() {
+fn a_configuration_that_is_not_a_regular_file_blocks_nothing() {
     let configured = Configured::new();
     configured.write_roots(&[&configured.bed.root], "");
     let mut agent = configured.start();

@@ -125,7 +125,7 @@ const BOB: u32 = 12_346;
 const DAEMON: u32 = 1;
 
 #[test]
-fn a_user_gets_no_key_by_way_of_a_confined_root_that_he_could_not_read() {
+fn a_confined_root_gives_its_owner_no_key_that_the_owner_cannot_read() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -217,7 +217,7 @@ fn a_user_gets_no_key_by_way_of_a_confined_root_that_he_could_not_read() {
 }
 
 #[test]
-fn access_control_lists_decide_what_the_owner_of_a_folder_could_read() {
+fn access_control_lists_count_when_deciding_what_a_folders_owner_can_read() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -281,7 +281,7 @@ fn access_control_lists_decide_what_the_owner_of_a_folder_could_read() {
 }
 
 #[test]
-fn a_key_that_a_list_lets_others_read_is_warned_of_or_refused() {
+fn a_key_that_an_access_control_list_exposes_is_warned_of_or_rejected() {
     for (settings, refused) in [("", false), ("strict_permissions = true", true)] {
         let bed = Bed::new();
         let (open, closed) = (bed.pair("open"), bed.pair("closed"));
@@ -326,7 +326,7 @@ fn a_root_that_is_a_link_itself_can_be_confined() {
 }
 
 #[test]
-fn a_key_that_others_can_read_is_warned_of_or_refused() {
+fn a_key_that_other_users_can_read_is_warned_of_or_rejected() {
     for (settings, refused) in [("", false), ("strict_permissions = true", true)] {
         let bed = Bed::new();
         let (open, closed) = (bed.pair("open"), bed.pair("closed"));

@@ -17,7 +17,7 @@ fn pages() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_link_to_a_file_leads_somewhere() {
+fn every_link_to_a_file_resolves() {
     let mut links = 0;
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
@@ -35,7 +35,7 @@ fn every_link_to_a_file_leads_somewhere() {
 }
 
 #[test]
-fn every_source_that_is_named_for_developers_exists() {
+fn every_source_file_named_for_contributors_exists() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let places = ["", "src", "tests/it", "src/bin"].map(|place| top.join(place));
     let mut sources = 0;

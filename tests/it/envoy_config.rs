@@ -47,7 +47,7 @@ fn assert_envoy_takes(envoy: &Path, arguments: &[&str]) {
 }
 
 #[test]
-fn envoy_takes_every_combination() {
+fn envoy_accepts_every_combination_of_options() {
     if let Some(envoy) = require(&ENVOY) {
         takes_every_combination(&envoy, true);
     }
@@ -89,7 +89,7 @@ pub(crate) fn takes_every_combination(envoy: &Path, on_demand: bool) {
 }
 
 #[test]
-fn envoy_takes_every_name_that_a_credential_can_have() {
+fn envoy_accepts_every_possible_credential_name() {
     let Some(envoy) = require(&ENVOY) else { return };
     let longest = "n".repeat(253);
     for name in [
@@ -199,7 +199,7 @@ fn a_full_configuration_serves_each_host_its_certificate() {
 }
 
 #[test]
-fn mutual_tls_refuses_and_serves() {
+fn mutual_tls_serves_only_clients_with_a_valid_certificate() {
     let Some(envoy) = require(&ENVOY) else { return };
     let (bed, clients) = (Bed::new(), Ca::new("The clients' CA"));
     let identity = bed.ca.server(&["a.test"]);
@@ -222,7 +222,7 @@ fn mutual_tls_refuses_and_serves() {
 }
 
 #[test]
-fn on_demand_serves_whatever_host_the_agent_has() {
+fn on_demand_serves_every_host_that_the_agent_has() {
     if let Some(envoy) = require(&ENVOY) {
         serves_on_demand(&envoy);
     }
@@ -254,7 +254,7 @@ pub(crate) fn serves_on_demand(envoy: &Path) {
 }
 
 #[test]
-fn an_upstream_gets_the_client_certificate_and_is_checked() {
+fn an_upstream_receives_the_client_certificate_and_is_verified() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -389,7 +389,7 @@ fn an_upstream_may_have_a_host_name() {
 }
 
 #[test]
-fn an_upstream_without_client_certificates_is_checked_and_sent_a_token() {
+fn an_upstream_without_client_certificates_is_verified_and_sent_a_token() {
     let Some(program) = require(&ENVOY) else {
         return;
     };

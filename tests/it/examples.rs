@@ -28,7 +28,7 @@ fn settings(config: &str) -> Vec<&str> {
 
 /// Envoy takes this program's output in the tests of `envoy-config`.
 #[test]
-fn their_envoy_configurations_are_what_the_agent_writes() {
+fn envoy_configurations_of_the_examples_are_what_the_agent_writes() {
     let output = Command::new(PROGRAM)
         .args(["envoy-config", "site.example.com", "--full"])
         .args(["--listen", "0.0.0.0:8443"])
@@ -44,7 +44,7 @@ fn their_envoy_configurations_are_what_the_agent_writes() {
 }
 
 #[test]
-fn the_hook_of_the_compose_file_hands_certbots_files_to_the_agent() {
+fn the_compose_files_hook_gives_certbots_files_to_the_agent() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -75,7 +75,7 @@ fn the_hook_of_the_compose_file_hands_certbots_files_to_the_agent() {
 
 #[cfg(feature = "mirror")]
 #[test]
-fn an_api_server_takes_the_sidecar_and_refuses_one_with_a_mistake() {
+fn an_api_server_accepts_the_sidecar_and_refuses_an_invalid_one() {
     use crate::util::kube;
 
     let Some(cluster) = kube::shared() else {

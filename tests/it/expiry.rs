@@ -25,7 +25,7 @@ fn lasting(bed: &Bed, name: &str, lifetime: Duration, end: OffsetDateTime) -> Id
 }
 
 #[test]
-fn each_threshold_is_logged_once_when_it_comes() {
+fn each_threshold_is_logged_once_when_it_is_reached() {
     let bed = Bed::new();
     let now = OffsetDateTime::now_utc();
     let soon = Duration::seconds(10);
@@ -71,7 +71,7 @@ fn each_threshold_is_logged_once_when_it_comes() {
 }
 
 #[test]
-fn one_that_is_renewed_is_logged_no_more() {
+fn a_renewed_certificate_is_no_longer_logged() {
     let bed = Bed::new();
     let now = OffsetDateTime::now_utc();
     ending(&bed, "site", now + Duration::seconds(6));
@@ -85,7 +85,7 @@ fn one_that_is_renewed_is_logged_no_more() {
 }
 
 #[test]
-fn each_root_and_secret_can_have_its_own_days() {
+fn each_root_and_secret_can_have_its_own_warn_days() {
     let bed = Bed::new();
     let now = OffsetDateTime::now_utc();
     ending(&bed, "late", now + DAY * 40);
@@ -147,7 +147,7 @@ fn each_root_and_secret_can_have_its_own_days() {
 }
 
 #[test]
-fn a_root_that_cant_be_read_is_an_error_and_not_skipped() {
+fn an_unreadable_root_is_an_error_and_not_skipped() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.ready_agent();
@@ -197,7 +197,7 @@ fn a_root_that_cant_be_read_is_an_error_and_not_skipped() {
 }
 
 #[test]
-fn across_clocks_that_are_set_each_stage_is_logged_once() {
+fn each_threshold_is_logged_once_when_the_clock_is_set() {
     let Some(library) = require(&LIBFAKETIME) else {
         return;
     };

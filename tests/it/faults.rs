@@ -122,7 +122,7 @@ fn an_overflow_of_the_event_queue_loses_nothing() {
 }
 
 #[test]
-fn out_of_file_descriptors_the_previous_version_stays_and_the_next_one_is_served() {
+fn without_file_descriptors_the_previous_version_stays_and_the_next_is_served_later() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.builder().wrapped_in(shell("ulimit -n 48")).start();
@@ -143,7 +143,7 @@ fn out_of_file_descriptors_the_previous_version_stays_and_the_next_one_is_served
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_no_delivery_and_no_audit_line_is_lost() {
+fn a_blocked_log_stops_no_delivery_and_loses_no_audit_line() {
     const STREAMS: usize = 20;
     let bed = Bed::new();
     let pairs = ["a.test", "b.test"].map(|host| bed.ca.server(&[host]));
@@ -234,7 +234,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_disk_that_is_full_while_others_write_costs_no_good_credential() {
+fn a_full_disk_removes_no_valid_credential() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -268,7 +268,7 @@ fn a_disk_that_is_full_while_others_write_costs_no_good_credential() {
 }
 
 #[test]
-fn reads_that_fail_with_eio_or_estale_are_tried_again() {
+fn reads_that_fail_with_eio_or_estale_are_retried() {
     let Some(strace) = require(&program("strace", "apt-get install strace")) else {
         return;
     };
@@ -309,7 +309,7 @@ fn reads_that_fail_with_eio_or_estale_are_tried_again() {
 }
 
 #[test]
-fn a_clock_set_back_and_forth_stops_nothing() {
+fn setting_the_clock_back_and_forth_stops_nothing() {
     let Some(library) = require(&LIBFAKETIME) else {
         return;
     };
@@ -347,7 +347,7 @@ fn a_clock_set_back_and_forth_stops_nothing() {
 }
 
 #[test]
-fn a_tree_that_is_replaced_a_thousand_times_a_second_ends_as_it_is() {
+fn a_rapidly_replaced_tree_is_served_in_its_final_state() {
     let bed = Bed::new();
     let quiet = Root::new();
     quiet.write_pair("quiet", &bed.ca.server(&["quiet.test"]));
@@ -393,7 +393,7 @@ fn a_tree_that_is_replaced_a_thousand_times_a_second_ends_as_it_is() {
 }
 
 #[test]
-fn an_agent_stopped_for_ten_seconds_goes_on_where_it_was() {
+fn an_agent_paused_for_ten_seconds_catches_up() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();
@@ -410,7 +410,7 @@ fn an_agent_stopped_for_ten_seconds_goes_on_where_it_was() {
 }
 
 #[test]
-fn two_thousand_connections_at_once_are_served_and_forgotten() {
+fn two_thousand_simultaneous_connections_are_served_and_cleaned_up() {
     const CONNECTIONS: usize = 2_000;
     // This process needs as many.
     let limit = getrlimit(Resource::Nofile);
@@ -465,7 +465,7 @@ fn subscribed_without_look(bed: &Bed) -> Delta {
 }
 
 #[test]
-fn a_hammered_admin_socket_delays_nothing() {
+fn a_flood_of_admin_requests_delays_nothing() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();

@@ -118,7 +118,7 @@ fn credentials(report: &Value) -> Vec<[&str; 2]> {
 }
 
 #[test]
-fn the_certificates_folder_of_lego_is_served_as_it_is() {
+fn legos_certificates_folder_is_served_as_a_flat_root() {
     let place = Place::flat();
     let (site, wild) = (
         place.identity("site.example.com"),
@@ -174,7 +174,7 @@ fn the_certificates_folder_of_lego_is_served_as_it_is() {
 }
 
 #[test]
-fn the_files_of_haproxy_and_mkcert_are_credentials_by_their_names() {
+fn files_of_haproxy_and_mkcert_are_grouped_by_name() {
     let place = Place::flat();
     let ids = ["one", "two", "three"].map(|host| place.identity(&format!("{host}.test")));
     place.put(&[
@@ -201,7 +201,7 @@ fn the_files_of_haproxy_and_mkcert_are_credentials_by_their_names() {
 }
 
 #[test]
-fn a_change_of_one_credential_is_sent_for_that_one_alone() {
+fn a_change_of_one_credential_is_sent_only_for_that_credential() {
     let place = Place::flat();
     let [a, b] = ["a", "b"].map(|name| place.identity(&format!("{name}.test")));
     place.put(&[("a.crt", &a.chain), ("a.key", &a.key)]);
@@ -227,7 +227,7 @@ fn a_change_of_one_credential_is_sent_for_that_one_alone() {
 }
 
 #[test]
-fn a_pair_that_loses_a_file_stays_and_one_that_loses_all_goes() {
+fn a_pair_that_loses_one_file_stays_in_service_and_one_that_loses_both_is_removed() {
     let place = Place::flat();
     let identity = place.identity("site.test");
     place.put(&[("site.crt", &identity.chain), ("site.key", &identity.key)]);
@@ -262,7 +262,7 @@ fn a_pair_that_loses_a_file_stays_and_one_that_loses_all_goes() {
 }
 
 #[test]
-fn what_is_no_regular_file_in_a_flat_root_harms_its_credential_alone() {
+fn an_entry_that_is_not_a_regular_file_affects_only_its_credential() {
     let place = Place::flat();
     let identity = place.identity("good.test");
     place.put(&[("good.crt", &identity.chain), ("good.key", &identity.key)]);
@@ -282,7 +282,7 @@ fn what_is_no_regular_file_in_a_flat_root_harms_its_credential_alone() {
 }
 
 #[test]
-fn a_flat_root_written_as_kubelet_does_is_read_as_one_generation() {
+fn a_flat_root_with_kubelets_data_link_is_read_as_one_generation() {
     let place = Place::flat();
     let root = place.bed.root.path();
     let write = |generation, identity: &Identity| {
@@ -303,7 +303,7 @@ fn a_flat_root_written_as_kubelet_does_is_read_as_one_generation() {
 }
 
 #[test]
-fn a_root_with_files_directly_in_it_names_the_setting_that_helps() {
+fn files_directly_in_a_root_of_folders_are_reported_with_the_setting_for_them() {
     let place = Place::new();
     let root = place.bed.root.path();
     place.write(&format!("credentials = [{root:?}]"));
@@ -354,7 +354,7 @@ fn a_root_with_files_directly_in_it_names_the_setting_that_helps() {
 }
 
 #[test]
-fn a_credential_folder_a_file_or_nothing_as_a_root_is_named_for_what_it_is() {
+fn a_root_that_is_a_credential_folder_a_file_or_missing_is_reported_as_such() {
     let place = Place::new();
     let root = place.bed.root.path();
     let identity = place.bed.pair("site");
@@ -409,7 +409,7 @@ fn a_credential_folder_a_file_or_nothing_as_a_root_is_named_for_what_it_is() {
 }
 
 #[test]
-fn what_file_systems_make_and_empty_folders_are_skipped() {
+fn empty_folders_and_folders_made_by_file_systems_are_skipped() {
     let place = Place::new();
     let root = place.bed.root.path();
     place.write(&format!("credentials = [{root:?}]"));
@@ -457,7 +457,7 @@ fn secret(name: &str, files: &[(&str, &Path)]) -> String {
 }
 
 #[test]
-fn files_anywhere_are_served_watched_and_named_by_their_paths() {
+fn files_anywhere_are_served_watched_and_reported_by_path() {
     let place = Place::new();
     let elsewhere = place.bed.root.beside("pki");
     let [chain, key] = ["chain/site.txt", "keys/site"].map(|name| elsewhere.join(name));
@@ -554,7 +554,7 @@ fn a_reload_adds_changes_and_removes_secrets() {
 }
 
 #[test]
-fn secrets_that_cant_be_are_refused_with_their_line() {
+fn invalid_secret_entries_are_refused_with_their_line() {
     let place = Place::new();
     let pair = "certificate = \"c\"\nprivate_key = \"k\"\n";
     for (text, line, message) in [

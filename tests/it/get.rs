@@ -34,7 +34,7 @@ fn assert_no_private_part_in(text: &str, identity: &Identity) {
 }
 
 #[test]
-fn a_pair_is_shown_without_its_key_unless_that_is_asked_for() {
+fn a_pair_is_shown_without_its_key_unless_it_is_requested() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     let _agent = bed.ready_agent();
@@ -49,7 +49,7 @@ fn a_pair_is_shown_without_its_key_unless_that_is_asked_for() {
 }
 
 #[test]
-fn json_has_the_same() {
+fn get_prints_the_same_as_json() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     let _agent = bed.ready_agent();
@@ -66,7 +66,7 @@ fn json_has_the_same() {
 }
 
 #[test]
-fn a_bundle_goes_by_its_own_name() {
+fn a_bundle_is_printed_under_its_own_name() {
     let bed = Bed::new();
     bed.pair("site");
     bed.root.write("site", &[("cacert", bed.ca.pem())]);
@@ -77,7 +77,7 @@ fn a_bundle_goes_by_its_own_name() {
 }
 
 #[test]
-fn an_unknown_name_is_code_1_and_no_agent_code_2() {
+fn an_unknown_name_exits_with_1_and_a_missing_agent_with_2() {
     let bed = Bed::new();
     let output = get(&bed, &["site"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -90,7 +90,7 @@ fn an_unknown_name_is_code_1_and_no_agent_code_2() {
 }
 
 #[test]
-fn what_is_no_sds_socket_is_told() {
+fn a_socket_that_does_not_speak_sds_is_reported() {
     let bed = Bed::new();
     let _agent = bed.ready_agent();
     let output = Command::new(PROGRAM)

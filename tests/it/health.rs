@@ -20,7 +20,7 @@ use crate::util::{Bed, admin, eventually_true};
 const SDS: &str = "envoy.service.secret.v3.SecretDiscoveryService";
 
 #[test]
-fn it_is_ready_when_every_root_was_read_and_names_those_that_were_not() {
+fn the_agent_is_ready_when_every_root_was_read_and_names_those_that_were_not() {
     let bed = Bed::new();
     bed.pair("site");
     // A file that is being written keeps its folder from being read whole.
@@ -54,7 +54,7 @@ fn it_is_ready_when_every_root_was_read_and_names_those_that_were_not() {
 }
 
 #[test]
-fn it_is_alive_while_its_parts_move() {
+fn livez_answers_while_the_agent_is_alive() {
     let bed = Bed::new();
     let _agent = bed.agent();
     let answer = admin::get(&bed.admin(), "/livez");
@@ -62,7 +62,7 @@ fn it_is_alive_while_its_parts_move() {
 }
 
 #[test]
-fn grpc_health_knows_the_server_and_its_service() {
+fn grpc_health_answers_for_the_server_and_its_service() {
     let bed = Bed::new();
     let agent = bed.agent();
     let mut client = HealthClient::new(bed.client().channel());

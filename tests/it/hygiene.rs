@@ -76,7 +76,7 @@ fn assert_redacted(what: &str, value: &impl Debug, identity: &Identity) {
 }
 
 #[test]
-fn the_pieces_that_are_looked_for_would_be_found() {
+fn the_search_for_pieces_of_a_key_finds_them() {
     let identity = Ca::new("ca").server(&["site.test"]);
     let der = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
     for leak in [
@@ -162,7 +162,7 @@ fn admin(socket: &Path, page: &str) -> String {
 }
 
 #[test]
-fn no_output_of_a_whole_life_has_a_piece_of_a_key() {
+fn no_output_of_an_agents_life_contains_part_of_a_key() {
     let bed = Bed::new();
     let first = bed.pair("site");
     let broken = bed.ca.server(&["broken.test"]);
@@ -236,7 +236,7 @@ fn there_is_no_core_dump() {
 }
 
 #[test]
-fn memory_is_locked_where_that_is_asked_for_and_an_error_where_it_cannot_be() {
+fn memory_is_locked_if_configured_and_failing_to_lock_is_an_error() {
     let bed = Bed::new();
     bed.pair("site");
     let config = bed.scratch("sds-agent.toml");

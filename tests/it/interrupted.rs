@@ -27,7 +27,7 @@ fn runs() -> impl Strategy<Value = Vec<Interrupted>> {
 }
 
 #[test]
-fn whatever_is_served_is_one_whole_generation() {
+fn every_served_version_is_one_complete_generation() {
     let bed = Bed::new();
     let authority = bed.ca.intermediate("intermediate");
     let _agent = bed.agent();

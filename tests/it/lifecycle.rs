@@ -60,7 +60,7 @@ fn a_stale_socket_is_replaced() {
 }
 
 #[test]
-fn the_socket_of_a_living_agent_is_an_error_and_stays_its_own() {
+fn the_socket_of_a_running_agent_is_an_error_and_is_not_replaced() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();
@@ -76,7 +76,7 @@ fn the_socket_of_a_living_agent_is_an_error_and_stays_its_own() {
 }
 
 #[test]
-fn a_living_socket_of_another_program_is_an_error() {
+fn a_socket_in_use_by_another_program_is_an_error() {
     let bed = Bed::new();
     let other = UnixListener::bind(bed.socket()).unwrap();
     let mut agent = bed.builder().start_without_waiting();
@@ -86,7 +86,7 @@ fn a_living_socket_of_another_program_is_an_error() {
 }
 
 #[test]
-fn what_is_no_socket_is_not_removed() {
+fn a_path_that_is_not_a_socket_is_not_removed() {
     let bed = Bed::new();
     fs::write(bed.socket(), "somebody's work").unwrap();
     let mut agent = bed.builder().start_without_waiting();
@@ -133,7 +133,7 @@ fn ends_with_code_0(signal: Signal) {
 }
 
 #[test]
-fn a_root_that_cannot_be_is_no_reason_to_end() {
+fn a_root_that_is_a_file_does_not_stop_the_agent() {
     let bed = Bed::new();
     let file = bed.scratch("a-file");
     fs::write(&file, "").unwrap();
@@ -146,7 +146,7 @@ fn a_root_that_cannot_be_is_no_reason_to_end() {
 }
 
 #[test]
-fn a_wrong_command_line_is_told_and_ends_with_code_2() {
+fn a_wrong_command_line_is_reported_with_exit_code_2() {
     for arguments in [&["serve", "--credential", "/x"][..], &["sevre"], &[]] {
         let output = Command::new(PROGRAM).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -156,7 +156,7 @@ fn a_wrong_command_line_is_told_and_ends_with_code_2() {
 }
 
 #[test]
-fn a_socket_where_none_can_be_is_told_with_its_path() {
+fn a_socket_that_cannot_be_created_is_reported_with_its_path() {
     let bed = Bed::new();
     // The last folder would be made.
     let missing = bed.scratch("missing/folder");
@@ -175,7 +175,7 @@ fn a_socket_where_none_can_be_is_told_with_its_path() {
 }
 
 #[test]
-fn the_life_of_a_credential_can_be_followed_in_the_log() {
+fn the_log_shows_the_lifecycle_of_a_credential() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();
@@ -215,7 +215,7 @@ fn a_problem_is_logged_once_however_often_the_folder_is_read() {
 }
 
 #[test]
-fn the_json_log_is_one_object_a_line() {
+fn the_json_log_has_one_object_per_line() {
     let bed = Bed::new();
     let first = bed.pair("site");
     let agent = bed.builder().arg("--log-format=json").start();
@@ -311,7 +311,7 @@ fn a_name_cannot_forge_a_log_line() {
 }
 
 #[test]
-fn a_root_and_the_agent_can_let_names_wait_that_do_not_exist() {
+fn absent_wait_applies_to_a_root_and_to_the_agent() {
     let bed = Bed::new();
     let config = bed.scratch("sds-agent.toml");
     let other = Root::new();

@@ -22,7 +22,7 @@ fn examples(path: &str) -> PathBuf {
 }
 
 #[test]
-fn the_life_of_a_credential_is_counted() {
+fn the_lifecycle_of_a_credential_is_counted() {
     let bed = Bed::new();
     let first = bed.pair("site");
     let _agent = bed.ready_agent();
@@ -95,7 +95,7 @@ fn the_life_of_a_credential_is_counted() {
 }
 
 #[test]
-fn neither_names_of_nobody_nor_node_ids_make_series() {
+fn names_and_node_ids_chosen_by_clients_create_no_series() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.ready_agent();
@@ -135,7 +135,7 @@ fn a_limit_that_is_reached_is_counted() {
 }
 
 #[test]
-fn the_process_is_measured() {
+fn process_metrics_are_exported() {
     let bed = Bed::new();
     let agent = bed.ready_agent();
     let value = |series: &str| metric(&bed.admin(), series).unwrap();
@@ -149,7 +149,7 @@ fn the_process_is_measured() {
 }
 
 #[test]
-fn promtool_finds_nothing() {
+fn promtool_finds_no_problem() {
     let Some(promtool) = require(&PROMTOOL) else {
         return;
     };
@@ -183,7 +183,7 @@ fn promtool_finds_nothing() {
 }
 
 #[test]
-fn the_alert_rules_do_what_their_tests_say() {
+fn the_alert_rules_pass_their_tests() {
     let Some(promtool) = require(&PROMTOOL) else {
         return;
     };
@@ -201,7 +201,7 @@ fn the_alert_rules_do_what_their_tests_say() {
 }
 
 #[test]
-fn rules_and_dashboard_ask_for_metrics_that_there_are() {
+fn rules_and_dashboard_use_existing_metrics() {
     let bed = Bed::new();
     write_stapled(&bed);
     bed.root

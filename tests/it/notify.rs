@@ -55,7 +55,7 @@ fn monotonic_usec() -> i128 {
 }
 
 #[test]
-fn ready_reload_and_stop_are_told_in_their_order() {
+fn readiness_reload_and_stop_are_notified_in_order() {
     let bed = Bed::new();
     bed.pair("site");
     let manager = Manager::bind(&bed);
@@ -80,7 +80,7 @@ fn ready_reload_and_stop_are_told_in_their_order() {
 }
 
 #[test]
-fn the_watchdog_is_fed_while_the_agent_moves_and_not_while_it_is_stopped() {
+fn the_watchdog_is_notified_only_while_the_agent_makes_progress() {
     let bed = Bed::new();
     bed.pair("site");
     let manager = Manager::bind(&bed);
@@ -110,7 +110,7 @@ fn the_watchdog_is_fed_while_the_agent_moves_and_not_while_it_is_stopped() {
 }
 
 #[test]
-fn a_socket_that_is_handed_over_is_taken_and_left_where_it_is() {
+fn a_socket_passed_by_systemd_is_used_and_not_removed() {
     let activate = tools::program("systemd-socket-activate", "apt-get install systemd");
     let Some(activate) = require(&activate) else {
         return;

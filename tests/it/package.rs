@@ -108,7 +108,7 @@ pub(crate) fn upgrade_under_load(
 }
 
 #[test]
-fn the_package_is_installed_used_upgraded_and_removed() {
+fn the_agents_package_can_be_installed_used_upgraded_and_removed() {
     let Some(envoy) = require(&ENVOY) else { return };
     let Some((machine, packages)) = packages() else {
         return;
@@ -168,7 +168,7 @@ fn the_package_is_installed_used_upgraded_and_removed() {
 
 #[cfg(feature = "mirror")]
 #[test]
-fn the_mirrors_package_is_installed_upgraded_and_removed() {
+fn the_mirrors_package_can_be_installed_upgraded_and_removed() {
     let Some((machine, packages)) = packages() else {
         return;
     };

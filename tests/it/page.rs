@@ -84,7 +84,7 @@ fn without_a_port_there_is_no_page() {
 }
 
 #[test]
-fn the_page_loads_nothing_and_holds_no_key() {
+fn the_page_loads_nothing_from_elsewhere_and_contains_no_key() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     let (agent, address) = start(&bed);
@@ -116,7 +116,7 @@ fn another_host_and_another_method_are_refused() {
 }
 
 #[test]
-fn by_default_everyone_sees_metrics_and_health_and_no_more() {
+fn by_default_the_port_serves_only_metrics_and_health() {
     let bed = Bed::new();
     bed.pair("site");
     let (_agent, address) = start_with(&bed, "");
@@ -134,7 +134,7 @@ fn by_default_everyone_sees_metrics_and_health_and_no_more() {
 }
 
 #[test]
-fn a_port_of_another_interface_and_one_that_is_taken_are_errors() {
+fn a_non_loopback_address_and_a_port_in_use_are_errors() {
     let bed = Bed::new();
     let mut agent = bed
         .builder()
@@ -153,7 +153,7 @@ fn a_port_of_another_interface_and_one_that_is_taken_are_errors() {
 }
 
 #[test]
-fn a_browser_shows_the_state_with_trouble_on_top() {
+fn a_browser_shows_the_state_with_problems_first() {
     let Some(chromium) = require(&CHROMIUM) else {
         return;
     };
@@ -312,7 +312,7 @@ fn a_probe_is_shown_with_its_credential() {
 }
 
 #[test]
-fn why_a_reload_was_refused_is_no_business_of_everyone() {
+fn the_port_does_not_show_why_a_reload_was_refused() {
     let bed = Bed::new();
     let (agent, address) = start_with(&bed, "");
     fs::write(bed.scratch("sds-agent.toml"), "[hidden-word]\n").unwrap();
@@ -331,7 +331,7 @@ fn why_a_reload_was_refused_is_no_business_of_everyone() {
 }
 
 #[test]
-fn five_thousand_credentials_are_searched() {
+fn the_page_filters_five_thousand_credentials() {
     let Some(chromium) = require(&CHROMIUM) else {
         return;
     };

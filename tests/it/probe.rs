@@ -96,7 +96,7 @@ fn fingerprint(der: &[u8]) -> String {
 }
 
 #[test]
-fn what_envoy_presents_is_compared_with_what_is_served() {
+fn the_certificate_that_envoy_presents_is_compared_with_the_served_one() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -254,7 +254,7 @@ fn what_envoy_presents_is_compared_with_what_is_served() {
 }
 
 #[test]
-fn a_staple_that_is_missing_or_old_is_not_live() {
+fn a_missing_or_old_staple_is_not_live() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -279,7 +279,7 @@ fn a_staple_that_is_missing_or_old_is_not_live() {
 }
 
 #[test]
-fn a_client_certificate_is_presented_where_one_is_asked_for() {
+fn a_client_certificate_is_presented_on_request() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -439,7 +439,7 @@ fn a_server_of_tls_1_2_on_ipv6_is_probed_with_and_without_a_name() {
 }
 
 #[test]
-fn what_keeps_a_handshake_from_ending_is_named() {
+fn the_reason_of_a_failed_handshake_is_reported() {
     let bed = Bed::new();
     bed.pair("www");
     let _agent = bed.ready_agent();
@@ -471,7 +471,7 @@ fn what_keeps_a_handshake_from_ending_is_named() {
 }
 
 #[test]
-fn what_can_not_be_probed_is_an_error_with_a_remedy() {
+fn impossible_targets_are_errors_with_a_remedy() {
     let bed = Bed::new();
     for (arguments, said) in [
         (&["localhost"][..], "HOST:PORT"),

@@ -72,7 +72,7 @@ fn assert_gone(lines: &[String]) {
 }
 
 #[test]
-fn the_tour_ends_by_itself_with_once() {
+fn with_once_the_tour_ends_by_itself() {
     let Some(envoy) = require(&tools::ENVOY) else {
         return;
     };
@@ -87,7 +87,7 @@ fn the_tour_ends_by_itself_with_once() {
 }
 
 #[test]
-fn what_the_tour_says_to_try_works_when_pasted() {
+fn the_commands_that_the_tour_suggests_work_when_pasted() {
     let Some(envoy) = require(&tools::ENVOY) else {
         return;
     };
@@ -129,7 +129,7 @@ fn what_the_tour_says_to_try_works_when_pasted() {
 }
 
 #[test]
-fn all_that_is_missing_is_named_before_anything_is_got() {
+fn missing_requirements_are_listed_before_anything_is_downloaded() {
     let mut command = Command::new(quickstart());
     command.env("PATH", "/nowhere");
     command
@@ -144,7 +144,7 @@ fn all_that_is_missing_is_named_before_anything_is_got() {
 }
 
 #[test]
-fn a_failure_of_the_tour_says_what_failed_and_how_to_go_on() {
+fn a_failed_tour_reports_what_failed_and_what_to_do() {
     let mut tour = Process::spawn("quickstart", &mut command(Path::new("/nowhere/envoy")));
     assert_eq!(tour.wait().code(), Some(1));
     tour.wait_for_line(&["SDS_AGENT_ENVOY", "/nowhere/envoy"]);

@@ -153,7 +153,7 @@ fn the_archives_programs_run_on_an_old_c_library() {
 
 #[test]
 #[ignore = "tests/release runs it"]
-fn the_images_serve_an_envoy_beside_them() {
+fn the_images_serve_an_envoy_next_to_them() {
     let Some(envoy) = require(&ENVOY) else { return };
     for name in PROGRAMS {
         let folder = tempfile::tempdir().unwrap();
@@ -345,7 +345,7 @@ fn the_role_for_ansible_installs_configures_and_checks() {
 
 #[test]
 #[ignore = "tests/release runs it"]
-fn the_crate_alone_gives_the_program() {
+fn the_crate_builds_the_program_by_itself() {
     let folder = tempfile::tempdir().unwrap();
     tar(&product("sds-agent", ".crate"), folder.path(), &["--gzip"]);
     let sources = folder.path().join(format!("sds-agent-{VERSION}"));

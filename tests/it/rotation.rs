@@ -107,7 +107,7 @@ fn assert_generation(generation: usize, due: &Identity, served: &Served) {
 
 /// dehydrated keeps every file that it has ever written, and switches links.
 #[test]
-fn files_that_a_tool_leaves_behind_do_not_end_a_renewal() {
+fn leftover_files_of_a_tool_do_not_prevent_a_renewal() {
     const OLD: usize = 1000;
     let bed = Bed::new();
     let folder = bed.root.credential("site");

@@ -294,7 +294,7 @@ fn follow(
 }
 
 #[test]
-fn in_the_end_every_subscriber_has_what_is_on_disk() {
+fn every_subscriber_ends_up_with_what_is_on_disk() {
     let seconds = std::env::var("SDS_AGENT_SOAK").ok();
     let seconds = seconds.map_or(SECONDS, |text| text.parse().unwrap());
     let mut soak = Soak {

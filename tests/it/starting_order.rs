@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::util::{Bed, Envoy, Host, Protocol, eventually_true, require, tools};
 
 #[test]
-fn an_envoy_that_is_there_first_is_served_when_the_agent_comes() {
+fn an_envoy_that_starts_first_is_served_once_the_agent_starts() {
     let Some(program) = require(&tools::ENVOY) else {
         return;
     };
@@ -31,7 +31,7 @@ fn an_envoy_that_is_there_first_is_served_when_the_agent_comes() {
 }
 
 #[test]
-fn an_agent_that_is_there_first_serves_the_envoy_that_comes() {
+fn an_agent_that_starts_first_serves_an_envoy_that_starts_later() {
     let Some(program) = require(&tools::ENVOY) else {
         return;
     };

@@ -40,7 +40,7 @@ fn row(table: &str, name: &str) -> usize {
 }
 
 #[test]
-fn a_secret_is_reported_with_all_that_is_known_of_it() {
+fn a_secret_is_reported_with_all_its_details() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     bed.root.write("site", &[("cacert", bed.ca.pem())]);
@@ -85,7 +85,7 @@ fn a_secret_is_reported_with_all_that_is_known_of_it() {
 }
 
 #[test]
-fn a_refusal_is_shown_in_the_clients_words_and_on_top() {
+fn a_rejection_is_shown_first_with_the_clients_message() {
     let bed = Bed::new();
     for name in ["a", "b", "z"] {
         bed.pair(name);
@@ -112,7 +112,7 @@ fn a_refusal_is_shown_in_the_clients_words_and_on_top() {
 }
 
 #[test]
-fn a_refusal_on_a_delta_stream_is_shown_with_the_version_that_was_refused() {
+fn a_rejection_on_a_delta_stream_is_shown_with_the_rejected_version() {
     let bed = Bed::new();
     bed.pair("a");
     let _agent = bed.ready_agent();
@@ -138,7 +138,7 @@ fn a_refusal_on_a_delta_stream_is_shown_with_the_version_that_was_refused() {
 }
 
 #[test]
-fn a_problem_is_shown_with_the_previous_version_and_goes_when_it_is_over() {
+fn a_problem_is_shown_with_the_previous_version_until_it_is_fixed() {
     let bed = Bed::new();
     for name in ["a", "site"] {
         bed.pair(name);
@@ -174,7 +174,7 @@ fn a_problem_is_shown_with_the_previous_version_and_goes_when_it_is_over() {
 }
 
 #[test]
-fn a_name_shows_one_credential_in_full_and_filters_choose_some() {
+fn a_name_shows_one_credential_in_full_and_filters_select_credentials() {
     let bed = Bed::new();
     for name in ["a", "site"] {
         bed.pair(name);
@@ -306,7 +306,7 @@ fn a_root_that_does_not_exist_is_an_error() {
 }
 
 #[test]
-fn json_is_the_state_and_a_hidden_folder_is_told_apart() {
+fn json_has_the_full_state_and_distinguishes_a_shadowed_folder() {
     let bed = Bed::new();
     let second = crate::util::Root::new();
     bed.pair("site");
@@ -334,7 +334,7 @@ fn json_is_the_state_and_a_hidden_folder_is_told_apart() {
 }
 
 #[test]
-fn an_agent_that_is_not_there_is_told_with_code_2() {
+fn a_missing_agent_is_reported_with_exit_code_2() {
     let bed = Bed::new();
     let output = run(&bed.admin(), &[]);
     assert_eq!(output.status.code(), Some(2));
@@ -358,7 +358,7 @@ fn an_agent_that_is_not_there_is_told_with_code_2() {
 }
 
 #[test]
-fn watch_goes_on_through_a_restart_and_ends_quietly() {
+fn watch_continues_through_a_restart_and_ends_quietly() {
     use std::io::{BufRead, BufReader};
     let bed = Bed::new();
     bed.pair("site");
@@ -391,7 +391,7 @@ fn watch_goes_on_through_a_restart_and_ends_quietly() {
 }
 
 #[test]
-fn watch_on_a_terminal_draws_anew_and_leaves_it_as_it_was() {
+fn watch_redraws_a_terminal_and_restores_it_at_the_end() {
     let Some(script) = crate::util::require(&crate::util::tools::program(
         "script",
         "Debian: apt-get install bsdutils",
@@ -432,7 +432,7 @@ fn watch_on_a_terminal_draws_anew_and_leaves_it_as_it_was() {
 }
 
 #[test]
-fn the_admin_socket_is_the_agents_alone_and_goes_with_it() {
+fn the_admin_socket_is_private_and_removed_at_the_end() {
     use std::os::unix::fs::PermissionsExt;
     let bed = Bed::new();
     let agent = bed.ready_agent();
@@ -443,7 +443,7 @@ fn the_admin_socket_is_the_agents_alone_and_goes_with_it() {
 }
 
 #[test]
-fn the_admin_socket_answers_get_alone_and_many_at_once() {
+fn the_admin_socket_answers_only_get_and_many_requests_at_once() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.ready_agent();
@@ -464,7 +464,7 @@ fn the_admin_socket_answers_get_alone_and_many_at_once() {
 }
 
 #[test]
-fn a_second_agent_with_a_socket_beside_serves_without_an_admin_socket() {
+fn a_second_agent_in_the_same_folder_serves_without_an_admin_socket() {
     let bed = Bed::new();
     bed.pair("site");
     let _first = bed.ready_agent();
@@ -520,7 +520,7 @@ fn collect(value: &Value, keys: &mut std::collections::BTreeSet<String>) {
 }
 
 #[test]
-fn a_real_envoy_is_shown_as_itself() {
+fn a_real_envoy_is_shown_with_its_node() {
     use crate::util::{Envoy, Host, Protocol, tools};
     let Some(program) = crate::util::require(&tools::ENVOY) else {
         return;
@@ -546,7 +546,7 @@ fn a_real_envoy_is_shown_as_itself() {
 }
 
 #[test]
-fn the_hardened_unit_answers_too_and_on_a_port_with_its_drop_in() {
+fn the_sandboxed_unit_answers_on_its_socket_and_on_a_port_with_the_drop_in() {
     use crate::systemd::{pair, write_pair};
     use crate::util::{require, tools};
     let Some(_) = require(&tools::program("curl", "Debian: apt-get install curl")) else {

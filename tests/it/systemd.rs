@@ -47,7 +47,7 @@ pub(crate) fn pair(name: &str) -> Identity {
 }
 
 #[test]
-fn the_units_have_no_mistakes_and_little_exposure() {
+fn the_units_are_valid_and_have_low_exposure() {
     let Some(machine) = machine() else { return };
     let complaints = machine.run(
         "systemd-analyze verify /etc/systemd/system/sds-agent.service \
@@ -64,7 +64,7 @@ fn the_units_have_no_mistakes_and_little_exposure() {
 }
 
 #[test]
-fn started_it_is_ready_only_when_it_serves() {
+fn the_unit_becomes_ready_only_when_the_agent_serves() {
     let Some(machine) = machine() else { return };
     let www = pair("www");
     write_pair(&machine, "www", &www);
@@ -89,7 +89,7 @@ fn started_it_is_ready_only_when_it_serves() {
 }
 
 #[test]
-fn a_reload_takes_the_new_configuration_and_refuses_a_bad_one() {
+fn a_reload_applies_a_valid_configuration_and_refuses_an_invalid_one() {
     let Some(machine) = machine() else { return };
     let (www, more) = (pair("www"), pair("more"));
     write_pair(&machine, "www", &www);
@@ -119,7 +119,7 @@ fn a_reload_takes_the_new_configuration_and_refuses_a_bad_one() {
 }
 
 #[test]
-fn an_agent_that_does_not_move_is_restarted_by_the_watchdog() {
+fn the_watchdog_restarts_a_hanging_agent() {
     let Some(machine) = machine() else { return };
     let www = pair("www");
     write_pair(&machine, "www", &www);
@@ -144,7 +144,7 @@ fn an_agent_that_does_not_move_is_restarted_by_the_watchdog() {
 }
 
 #[test]
-fn after_a_crash_it_is_back_with_what_changed_meanwhile() {
+fn after_a_crash_the_agent_restarts_and_serves_what_changed_meanwhile() {
     let Some(machine) = machine() else { return };
     write_pair(&machine, "www", &pair("www"));
     machine.run("systemctl start sds-agent");
@@ -160,7 +160,7 @@ fn after_a_crash_it_is_back_with_what_changed_meanwhile() {
 }
 
 #[test]
-fn with_the_socket_unit_clients_wait_while_the_agent_is_away() {
+fn with_the_socket_unit_clients_wait_while_the_agent_is_stopped() {
     let Some(machine) = machine() else { return };
     let www = pair("www");
     write_pair(&machine, "www", &www);
@@ -188,7 +188,7 @@ fn with_the_socket_unit_clients_wait_while_the_agent_is_away() {
 }
 
 #[test]
-fn the_sandbox_leaves_nothing_to_write_and_nowhere_to_go() {
+fn the_sandbox_has_no_writable_path_and_no_network() {
     let Some(machine) = machine() else { return };
     write_pair(&machine, "www", &pair("www"));
     machine.run("systemctl start sds-agent");
@@ -273,7 +273,7 @@ fn a_configuration_that_is_refused_is_not_tried_again() {
 }
 
 #[test]
-fn an_envoy_that_is_there_first_starts_the_agent_by_its_socket() {
+fn an_envoy_that_starts_first_activates_the_agent_through_the_socket() {
     let Some(envoy) = require(&ENVOY) else { return };
     let Some(machine) = machine() else { return };
     let ca = Ca::new("systemd");
@@ -291,7 +291,7 @@ fn an_envoy_that_is_there_first_starts_the_agent_by_its_socket() {
 }
 
 #[test]
-fn members_of_the_clients_group_may_connect_and_rules_know_their_groups() {
+fn members_of_the_clients_group_may_connect_and_access_rules_see_their_groups() {
     let Some(machine) = machine() else { return };
     write_pair(&machine, "www", &pair("www"));
     machine.write(
@@ -361,7 +361,7 @@ pub(crate) fn readable_by(machine: &Machine, user: &str, folders: &str) -> Vec<S
 }
 
 #[test]
-fn installed_word_for_word_envoys_user_gets_secrets_by_the_socket_and_reads_no_file() {
+fn after_the_documented_installation_envoys_user_can_use_the_socket_but_read_no_file() {
     let Some(machine) = machine() else { return };
     machine.clean();
     let service = include_str!("../../docs/service.md");
@@ -509,7 +509,7 @@ fn a_user_who_leaves_a_group_loses_its_secrets_on_an_open_stream() {
 }
 
 #[test]
-fn certbots_folders_can_be_read_with_the_drop_in() {
+fn the_certbot_drop_in_lets_the_agent_read_certbots_folders() {
     let Some(machine) = machine() else { return };
     let www = pair("www");
     let live = "etc/letsencrypt/live/www";
@@ -530,7 +530,7 @@ fn certbots_folders_can_be_read_with_the_drop_in() {
 }
 
 #[test]
-fn credentials_of_the_service_manager_are_served_through_links() {
+fn credentials_from_systemd_are_served_through_links() {
     let Some(machine) = machine() else { return };
     let www = pair("www");
     machine.write("root/www.crt", &www.chain);

@@ -214,7 +214,7 @@ impl Certbot<'_> {
 }
 
 #[test]
-fn certbot_copies_by_its_deploy_hook() {
+fn certbots_deploy_hook_installs_credentials() {
     let (Some(pebble), Some(program)) = (require(&PEBBLE), require(&CERTBOT)) else {
         return;
     };
@@ -242,7 +242,7 @@ fn certbot_copies_by_its_deploy_hook() {
 }
 
 #[test]
-fn certbots_own_folder_is_watched() {
+fn certbots_live_folder_can_be_watched_directly() {
     let (Some(pebble), Some(program)) = (require(&PEBBLE), require(&CERTBOT)) else {
         return;
     };
@@ -271,7 +271,7 @@ fn certbots_own_folder_is_watched() {
 }
 
 #[test]
-fn the_folder_of_lego_is_served_as_it_is() {
+fn legos_folder_is_served_without_changes() {
     let (Some(pebble), Some(lego)) = (require(&PEBBLE), require(&LEGO)) else {
         return;
     };
@@ -349,7 +349,7 @@ fn step_writes_into_the_credential_folder() {
 
 /// acme.sh is in no package here: what is run in its place writes the files as it does.
 #[test]
-fn acme_sh_writes_over_the_files() {
+fn acme_sh_overwrites_the_files_in_place() {
     let bed = Bed::new();
     let recipe = localized(&recipes("acme.sh")[0], &bed, Path::new("/nonexistent"));
     let (chain, key) = (bed.scratch("chain"), bed.scratch("key"));
@@ -384,7 +384,7 @@ fn acme_sh_writes_over_the_files() {
 }
 
 #[test]
-fn files_are_installed_by_hand() {
+fn files_can_be_installed_by_hand() {
     let bed = Bed::new();
     let agent = bed.agent();
     let mut stream = subscribe(&agent);

@@ -99,7 +99,7 @@ fn files(case: &Case) -> Vec<(&'static str, &[u8])> {
 }
 
 #[test]
-fn no_bundle_that_harms_takes_the_place_of_a_good_one() {
+fn a_harmful_bundle_never_replaces_a_valid_one() {
     let bed = Bed::new();
     let good = Ca::new("Good");
     let cases = rejected_bundles();
@@ -128,7 +128,7 @@ fn no_bundle_that_harms_takes_the_place_of_a_good_one() {
 }
 
 #[test]
-fn no_bundle_that_harms_is_served_at_first() {
+fn a_harmful_bundle_is_never_served_initially() {
     let bed = Bed::new();
     let cases = rejected_bundles();
     for case in &cases {
@@ -147,7 +147,7 @@ fn no_bundle_that_harms_is_served_at_first() {
 }
 
 #[test]
-fn a_bad_bundle_takes_its_good_pair_along_and_both_previous_versions_stay() {
+fn a_bad_bundle_leaves_the_previous_pair_and_bundle_in_service() {
     let bed = Bed::new();
     let first = bed.pair("site");
     let clients = Ca::new("Clients");
@@ -170,7 +170,7 @@ fn a_bad_bundle_takes_its_good_pair_along_and_both_previous_versions_stay() {
 }
 
 #[test]
-fn a_byte_order_mark_before_two_cas_loses_neither() {
+fn a_byte_order_mark_before_two_cas_drops_neither() {
     let Some(program) = require(&tools::ENVOY) else {
         return;
     };

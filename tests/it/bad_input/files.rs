@@ -24,7 +24,7 @@ const IN_THE_PLACE_OF_KEY: [&str; 9] = [
 ];
 
 #[test]
-fn nothing_but_a_file_of_sane_size_is_read() {
+fn only_regular_files_within_the_size_limit_are_read() {
     let mut spoiled = Spoiled::new(&IN_THE_PLACE_OF_KEY);
     for name in IN_THE_PLACE_OF_KEY {
         let key = spoiled.bed.root.credential(name).join("key");
@@ -64,7 +64,7 @@ fn put(what: &str, key: &std::path::Path) {
 }
 
 #[test]
-fn more_files_than_any_folder_of_a_credential_has_are_too_many() {
+fn a_folder_with_too_many_files_is_rejected() {
     let mut spoiled = Spoiled::new(&["crowded"]);
     let folder = spoiled.bed.root.credential("crowded");
     for number in 0..16_384 {
@@ -74,7 +74,7 @@ fn more_files_than_any_folder_of_a_credential_has_are_too_many() {
 }
 
 #[test]
-fn more_parts_than_a_credential_has_are_too_many() {
+fn a_folder_with_too_many_parts_is_rejected() {
     let mut spoiled = Spoiled::new(&["crowded"]);
     let folder = spoiled.bed.root.credential("crowded");
     for number in 0..65 {
@@ -122,7 +122,7 @@ fn an_unreadable_file_is_reported_and_the_previous_version_stays() {
 }
 
 #[test]
-fn files_that_vanish_while_they_are_read_do_no_harm() {
+fn files_that_vanish_during_a_read_are_harmless() {
     let bed = Bed::new();
     let stable = bed.pair("stable");
     let agent = bed.agent();
@@ -156,7 +156,7 @@ fn files_that_vanish_while_they_are_read_do_no_harm() {
 }
 
 #[test]
-fn an_empty_folder_and_one_with_half_a_pair_hold_nothing() {
+fn an_empty_folder_and_half_a_pair_serve_nothing() {
     let bed = Bed::new();
     let identity = bed.ca.server(&["x.test"]);
     fs::create_dir(bed.root.credential("empty")).unwrap();

@@ -32,7 +32,7 @@ fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_name_that_no_host_has_covers_no_host() {
+fn a_san_that_is_not_a_host_name_covers_no_host() {
     let bed = Bed::new();
     let long = "l".repeat(254);
     let label = format!("{}.test", "l".repeat(64));
@@ -127,7 +127,7 @@ fn of_1000_folders_for_one_host_the_one_that_expires_last_is_served() {
 }
 
 #[test]
-fn names_that_differ_by_case_are_two_credentials_and_hosts_have_no_case() {
+fn credential_names_are_case_sensitive_and_host_names_are_not() {
     let bed = Bed::new();
     let (upper, lower) = (bed.ca.server(&["one.test"]), bed.ca.server(&["two.test"]));
     bed.root.write_pair("Site", &upper);

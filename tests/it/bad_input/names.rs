@@ -78,7 +78,7 @@ fn names_of_other_scripts_and_with_spaces_are_served() {
 }
 
 #[test]
-fn files_beside_the_folders_are_skipped() {
+fn files_next_to_the_folders_are_skipped() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     std::fs::write(bed.root.path().join("README"), "certbot writes this").unwrap();
@@ -111,7 +111,7 @@ fn a_bundle_alone_is_served_under_both_names_after_its_delay() {
 }
 
 #[test]
-fn a_pair_whose_ca_was_copied_first_is_not_announced_as_a_bundle() {
+fn a_folder_whose_ca_is_copied_first_is_not_served_as_a_bundle() {
     let bed = Bed::new();
     let _agent = bed.agent();
     let mut stream = bed.client().delta();
@@ -126,7 +126,7 @@ fn a_pair_whose_ca_was_copied_first_is_not_announced_as_a_bundle() {
 }
 
 #[test]
-fn a_folder_of_its_own_wins_over_the_bundle_inside() {
+fn a_folder_named_like_a_bundle_takes_precedence_over_that_bundle() {
     let bed = Bed::new();
     let own = crate::util::Ca::new("Of its own");
     bed.pair("site");

@@ -95,7 +95,7 @@ fn broken(pem: &str) -> String {
 }
 
 #[test]
-fn no_pair_that_envoy_rejects_takes_the_place_of_a_good_one() {
+fn a_pair_that_envoy_rejects_never_replaces_a_valid_one() {
     let cases = rejected_pairs(&Ca::new("Test CA"));
     let names: Vec<&str> = cases.iter().map(|(name, ..)| *name).collect();
     let mut spoiled = Spoiled::new(&names);
@@ -107,7 +107,7 @@ fn no_pair_that_envoy_rejects_takes_the_place_of_a_good_one() {
 }
 
 #[test]
-fn no_pair_that_envoy_rejects_is_served_at_first() {
+fn a_pair_that_envoy_rejects_is_never_served_initially() {
     let bed = Bed::new();
     let cases = rejected_pairs(&bed.ca);
     for (name, cert, key) in &cases {
@@ -124,7 +124,7 @@ fn no_pair_that_envoy_rejects_is_served_at_first() {
 }
 
 #[test]
-fn a_pair_that_was_bad_is_served_once_it_is_good() {
+fn an_invalid_pair_is_served_once_it_becomes_valid() {
     let bed = Bed::new();
     bed.root.write("site", &[("cert", "bad"), ("key", "bad")]);
     let agent = bed.agent();
@@ -208,7 +208,7 @@ fn accepted_pairs(ca: &Ca) -> Vec<Case> {
 }
 
 #[test]
-fn envoy_takes_every_pair_that_the_agent_takes() {
+fn envoy_accepts_every_pair_that_the_agent_serves() {
     let Some(program) = require(&tools::ENVOY) else {
         return;
     };

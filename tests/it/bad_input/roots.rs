@@ -24,7 +24,7 @@ fn assert_serves(stream: &mut Delta, identity: &Identity) {
 }
 
 #[test]
-fn a_root_that_does_not_exist_yet_is_logged_and_taken_when_it_comes() {
+fn a_missing_root_is_logged_and_served_once_it_is_created() {
     let bed = Bed::new();
     // Its parents don't exist either.
     let root = bed.root.beside("later/deep/down");
@@ -112,7 +112,7 @@ fn a_parent_of_the_root_renamed_away_and_replaced_is_followed() {
 }
 
 #[test]
-fn a_removed_root_takes_its_secrets_along_and_brings_them_back() {
+fn removing_a_root_removes_its_secrets_and_restoring_it_restores_them() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.agent();
@@ -126,7 +126,7 @@ fn a_removed_root_takes_its_secrets_along_and_brings_them_back() {
 }
 
 #[test]
-fn the_first_root_that_has_a_name_wins_and_the_loser_is_logged() {
+fn of_two_roots_with_a_name_the_first_is_served_and_the_other_logged() {
     let bed = Bed::new();
     let winner = bed.pair("site");
     let second = bed.root.beside("second");

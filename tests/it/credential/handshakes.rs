@@ -37,7 +37,7 @@ fn situation(
 
 /// What the check takes is served as it would be; what it does not, as it stands there.
 #[test]
-fn envoy_lets_in_whom_the_check_says() {
+fn envoy_admits_exactly_the_clients_that_the_check_predicts() {
     let Some(program) = require(&tools::ENVOY) else {
         return;
     };

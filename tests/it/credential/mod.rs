@@ -50,7 +50,7 @@ fn reasons<'a>(problems: impl IntoIterator<Item = &'a Problem>) -> Vec<Reason> {
 }
 
 #[test]
-fn every_case_gets_its_verdict() {
+fn every_case_gets_the_expected_verdict() {
     let mut wrong = Vec::new();
     for Case {
         name,
@@ -77,7 +77,7 @@ fn every_case_gets_its_verdict() {
 }
 
 #[test]
-fn no_message_holds_a_line_of_a_file() {
+fn no_message_contains_a_line_of_a_file() {
     for Case { name, files, .. } in cases::all() {
         let problems = match check(&files) {
             Ok(credential) => credential.warnings().cloned().collect(),

@@ -16,7 +16,7 @@ use crate::util::{require, tools};
 const BATCH: usize = 500;
 
 #[test]
-fn envoy_takes_what_the_check_takes() {
+fn envoy_accepts_what_the_check_accepts() {
     let Some(envoy) = require(&tools::ENVOY) else {
         return;
     };
@@ -29,7 +29,7 @@ fn envoy_takes_what_the_check_takes() {
 }
 
 #[test]
-fn envoy_rejects_what_it_is_said_to_reject() {
+fn envoy_rejects_what_the_check_assumes_it_rejects() {
     let Some(envoy) = require(&tools::ENVOY) else {
         return;
     };

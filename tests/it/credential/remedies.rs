@@ -66,7 +66,7 @@ fn heal(name: &str, folder: &Path) -> Credential {
 }
 
 #[test]
-fn every_command_heals_the_file_that_caused_it() {
+fn every_suggested_command_fixes_the_file_that_caused_it() {
     let (root, other) = (ca("root"), ca("other"));
     let (cert, key) = leaf(&root, "a.example");
     let chain = format!("{cert}{}", root.pem);
@@ -153,7 +153,7 @@ fn every_command_heals_the_file_that_caused_it() {
 }
 
 #[test]
-fn an_encrypted_key_of_old_keeps_the_chain_that_is_in_its_file() {
+fn converting_a_traditional_encrypted_key_keeps_the_chain_in_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let read = |name: &str| fs::read_to_string(odd().join(name)).unwrap();
     let both = format!(
@@ -198,7 +198,7 @@ fn run(problem: &Problem, before: &str, after: &str) {
 }
 
 #[test]
-fn a_keystore_under_another_name_is_renamed_and_opened() {
+fn a_misnamed_keystore_is_renamed_and_decrypted() {
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = leaf(&ca("root"), "a.example");
     let both = folder.path().join("both.pem");
@@ -222,7 +222,7 @@ fn a_keystore_under_another_name_is_renamed_and_opened() {
 }
 
 #[test]
-fn a_java_keystore_is_converted_and_opened() {
+fn a_java_keystore_is_converted_and_decrypted() {
     let Some(keytool) = require(&program("keytool", "apt-get install default-jre-headless")) else {
         return;
     };
@@ -291,7 +291,7 @@ fn an_access_control_list_is_removed() {
 }
 
 #[test]
-fn a_key_of_openssh_is_converted() {
+fn an_openssh_key_is_converted() {
     let Some(ssh_keygen) = require(&program("ssh-keygen", "apt-get install openssh-client")) else {
         return;
     };
@@ -385,7 +385,7 @@ const COMMANDS: [&str; 13] = [
 ];
 
 #[test]
-fn no_other_command_is_printed() {
+fn no_untested_command_is_printed() {
     let mut found = BTreeSet::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/credential")];
     while let Some(folder) = folders.pop() {

@@ -46,7 +46,7 @@ fn thousands_of_abandoned_requests_and_idle_connections_stop_neither_probes_nor_
 }
 
 #[test]
-fn an_answer_is_never_older_than_its_request() {
+fn a_response_is_never_older_than_its_request() {
     let (bed, _agent, _) = start("");
     let version = || {
         let state = admin::status(&bed.admin());
@@ -64,7 +64,7 @@ fn an_answer_is_never_older_than_its_request() {
 }
 
 #[test]
-fn only_its_owner_may_open_it_unless_the_configuration_says_otherwise() {
+fn only_the_agents_user_may_open_the_admin_socket_by_default() {
     if require(&ROOT).is_none() {
         return;
     }

@@ -29,7 +29,7 @@ fn is_closed(stream: &mut UnixStream) -> bool {
 }
 
 #[test]
-fn connections_that_ask_for_nothing_are_closed() {
+fn connections_without_a_request_are_closed() {
     let (bed, _agent, _) = start("");
     let mut silent = UnixStream::connect(bed.socket()).unwrap();
     let mut greeting = UnixStream::connect(bed.socket()).unwrap();
@@ -51,7 +51,7 @@ fn connections_that_ask_for_nothing_are_closed() {
 }
 
 #[test]
-fn one_user_alone_shuts_nobody_out() {
+fn one_user_can_not_exhaust_the_connections_of_others() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -70,7 +70,7 @@ fn one_user_alone_shuts_nobody_out() {
 }
 
 #[test]
-fn users_who_are_named_have_a_reserve() {
+fn users_named_in_the_configuration_have_a_reserve() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -102,7 +102,7 @@ fn users_who_are_named_have_a_reserve() {
 }
 
 #[test]
-fn streams_of_one_user_are_bounded_on_all_its_connections() {
+fn the_streams_of_one_user_are_bounded_across_connections() {
     let (bed, agent, _) = start("[limits]\nstreams = 8\n");
     let clients = [bed.client(), bed.client(), bed.client()];
     let mut open = Vec::new();
@@ -129,7 +129,7 @@ fn streams_of_one_user_are_bounded_on_all_its_connections() {
 }
 
 #[test]
-fn a_lock_on_the_folder_neither_keeps_an_agent_from_starting_nor_from_stopping() {
+fn a_lock_on_the_folder_prevents_neither_start_nor_stop() {
     if require(&ROOT).is_none() {
         return;
     }

@@ -16,7 +16,7 @@ fn make_pipe(path: &std::path::Path) {
 }
 
 #[test]
-fn a_pipe_as_configuration_is_refused_at_once() {
+fn a_pipe_as_configuration_is_refused_immediately() {
     let (bed, agent, _) = start("");
     let client = bed.client();
     let file = bed.scratch("sds-agent.toml");
@@ -65,7 +65,7 @@ fn can_unshare() -> bool {
 }
 
 #[test]
-fn a_user_database_that_hangs_keeps_nobody_waiting_for_good() {
+fn a_hanging_user_database_delays_clients_only_for_a_limited_time() {
     if !can_unshare() {
         return;
     }
@@ -80,7 +80,7 @@ fn a_user_database_that_hangs_keeps_nobody_waiting_for_good() {
 }
 
 #[test]
-fn sigterm_is_heard_while_the_user_database_hangs() {
+fn sigterm_is_handled_while_the_user_database_hangs() {
     if !can_unshare() {
         return;
     }

@@ -14,7 +14,7 @@ use crate::util::{admin, eventually_true};
 const BOUNDED_KIB: u64 = 64 * 1024;
 
 #[test]
-fn four_mebibytes_of_empty_names_end_their_stream_and_cost_no_memory() {
+fn four_mebibytes_of_empty_names_end_only_their_stream_and_cost_no_memory() {
     let (bed, agent, _) = start("");
     let client = bed.client();
     let before = agent.resident_kib();
@@ -39,7 +39,7 @@ fn four_mebibytes_of_empty_names_end_their_stream_and_cost_no_memory() {
 }
 
 #[test]
-fn a_name_repeated_on_many_streams_delays_nobody() {
+fn a_name_repeated_on_many_streams_delays_no_other_client() {
     let (bed, agent, _) = start("");
     let client = bed.client();
     let before = agent.resident_kib();
@@ -65,7 +65,7 @@ fn a_name_repeated_on_many_streams_delays_nobody() {
 }
 
 #[test]
-fn requests_cut_short_keep_nothing_and_end() {
+fn truncated_requests_time_out_and_leave_nothing_behind() {
     let (bed, agent, _) = start("[limits]\nclient_bytes = 16777216\n");
     let client = bed.client();
     let before = agent.resident_kib();
@@ -105,7 +105,7 @@ fn requests_cut_short_keep_nothing_and_end() {
 }
 
 #[test]
-fn a_stream_without_a_request_is_given_up() {
+fn a_stream_without_a_request_is_closed() {
     let (bed, _agent, _) = start("");
     let mut connection = Raw::connect(&bed.socket());
     let silent = connection.open("StreamSecrets");
@@ -113,7 +113,7 @@ fn a_stream_without_a_request_is_given_up() {
 }
 
 #[test]
-fn subscriptions_of_one_user_are_bounded_in_all() {
+fn the_subscriptions_of_one_user_are_bounded_in_total() {
     let (bed, agent, _) = start("[limits]\nclient_bytes = 1048576\n");
     let mut connection = Raw::connect(&bed.socket());
     let streams: Vec<Stream> = (0..40)
@@ -141,7 +141,7 @@ fn subscriptions_of_one_user_are_bounded_in_all() {
 }
 
 #[test]
-fn texts_of_a_client_are_cut_and_its_lines_are_counted() {
+fn texts_from_a_client_are_truncated_and_its_suppressed_lines_are_counted() {
     let (bed, agent, _) = start("");
     let client = bed.client();
     let before = logged(&agent);

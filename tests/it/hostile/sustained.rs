@@ -202,7 +202,7 @@ impl Drop for End<'_> {
 }
 
 #[test]
-fn the_good_are_served_while_the_bad_do_their_worst() {
+fn well_behaved_clients_are_served_during_all_attacks_at_once() {
     let Some(envoy) = require(&ENVOY) else { return };
     let bed = Bed::new();
     bed.pair("site");

@@ -189,7 +189,7 @@ fn assert_facts_first(line: &str) {
 }
 
 #[test]
-fn no_text_from_outside_forges_a_line_or_controls_a_terminal() {
+fn text_from_outside_cannot_forge_log_lines_or_control_a_terminal() {
     let (bed, agent, _) = start(
         "log_level = \"debug,sds_agent=debug\"\n[[access]]\nsecrets = [\"site\", \"subject\"]\n",
     );
@@ -222,7 +222,7 @@ fn no_text_from_outside_forges_a_line_or_controls_a_terminal() {
 }
 
 #[test]
-fn a_log_of_json_is_one_object_a_line_with_the_texts_as_they_are() {
+fn a_json_log_has_one_object_per_line_with_unchanged_text() {
     let (bed, agent, _) = start("log_format = \"json\"\n[[access]]\nsecrets = [\"site\"]\n");
     write_hostile_files(&bed);
     agent.wait_for_line(&["loaded", "subject"]);

@@ -60,7 +60,7 @@ impl OnDemand {
 }
 
 #[test]
-fn five_hundred_hosts_come_while_it_runs() {
+fn five_hundred_hosts_are_added_while_envoy_runs() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -107,7 +107,7 @@ fn five_hundred_hosts_come_while_it_runs() {
 }
 
 #[test]
-fn a_better_certificate_takes_over_and_hands_back() {
+fn a_better_certificate_takes_over_until_it_is_removed() {
     if let Some(program) = require(&ENVOY) {
         hosts_change_hands(&program);
     }
@@ -150,7 +150,7 @@ pub(crate) fn hosts_change_hands(program: &Path) {
 }
 
 #[test]
-fn every_name_that_a_client_sends_is_answered_at_once() {
+fn every_host_name_that_a_client_sends_is_answered_immediately() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -201,7 +201,7 @@ fn every_name_that_a_client_sends_is_answered_at_once() {
 /// No answer can have such a name, so that these handshakes wait for the timeout that `envoy-config` sets.
 /// That is all: the requests are not repeated, and other hosts are answered at once, new ones included.
 #[test]
-fn names_that_are_not_utf_8_hold_up_no_other_host() {
+fn host_names_that_are_not_utf_8_delay_no_other_host() {
     const NAMES: usize = 300;
     let Some(program) = require(&ENVOY) else {
         return;
@@ -241,7 +241,7 @@ fn names_that_are_not_utf_8_hold_up_no_other_host() {
 }
 
 #[test]
-fn five_thousand_unknown_hosts_leave_memory_and_good_hosts_alone() {
+fn five_thousand_unknown_hosts_cost_little_memory_and_affect_no_known_host() {
     const UNKNOWN: usize = 5_000;
     const THREADS: usize = 4;
     let Some(program) = require(&ENVOY) else {
@@ -283,7 +283,7 @@ fn five_thousand_unknown_hosts_leave_memory_and_good_hosts_alone() {
 }
 
 #[test]
-fn clients_must_have_a_certificate_where_the_listener_asks_for_one() {
+fn clients_need_a_certificate_if_the_listener_requires_one() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -309,7 +309,7 @@ fn clients_must_have_a_certificate_where_the_listener_asks_for_one() {
 }
 
 #[test]
-fn the_default_credential_is_for_hosts_that_none_covers() {
+fn the_default_credential_is_served_for_hosts_that_no_certificate_covers() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -334,7 +334,7 @@ fn the_default_credential_is_for_hosts_that_none_covers() {
 }
 
 #[test]
-fn without_hosts_only_folders_have_names() {
+fn with_hosts_off_only_folder_names_are_served() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -347,7 +347,7 @@ fn without_hosts_only_folders_have_names() {
 }
 
 #[test]
-fn an_unknown_host_is_refused_within_the_second() {
+fn an_unknown_host_is_refused_within_a_second() {
     let Some(program) = require(&ENVOY) else {
         return;
     };

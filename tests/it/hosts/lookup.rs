@@ -90,7 +90,7 @@ fn each_spelling_of_a_host_finds_its_certificate() {
 }
 
 #[test]
-fn the_best_certificate_wins_and_only_those_whose_best_changed_are_answered() {
+fn the_best_certificate_is_served_and_a_change_of_it_is_sent_only_to_its_hosts() {
     let bed = Bed::new();
     let wildcard = ending(&bed, &["*.example.test"], 300);
     bed.root.write_pair("wildcard", &wildcard);
@@ -156,7 +156,7 @@ fn the_best_certificate_wins_and_only_those_whose_best_changed_are_answered() {
 }
 
 #[test]
-fn the_common_name_counts_only_where_there_is_no_alternative_name() {
+fn the_common_name_counts_only_without_alternative_names() {
     let bed = Bed::new();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params
@@ -181,7 +181,7 @@ fn the_common_name_counts_only_where_there_is_no_alternative_name() {
 }
 
 #[test]
-fn rights_are_those_to_the_credential_that_answers() {
+fn access_to_a_host_is_that_to_the_credential_that_covers_it() {
     if require(&ROOT).is_none() {
         return;
     }

@@ -72,7 +72,7 @@ fn fifty_thousand_hosts_of_one_certificate_take_less_than_60_mb() {
 }
 
 #[test]
-fn a_rotation_wakes_only_those_whom_it_concerns() {
+fn a_rotation_wakes_only_the_streams_that_it_affects() {
     const CREDENTIALS: usize = 2_000;
     const HOSTS: usize = 10_000;
     let bed = Bed::new();

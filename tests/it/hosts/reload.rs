@@ -105,7 +105,7 @@ impl Two {
 }
 
 #[test]
-fn nobody_ever_gets_what_neither_configuration_allows() {
+fn during_a_reload_no_client_gets_what_neither_configuration_allows() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -158,7 +158,7 @@ fn nobody_ever_gets_what_neither_configuration_allows() {
 }
 
 #[test]
-fn a_reload_that_is_not_done_does_not_hold_up_the_end() {
+fn an_unfinished_reload_does_not_delay_shutdown() {
     if require(&ROOT).is_none() {
         return;
     }

@@ -127,7 +127,7 @@ fn a_restart_over_bad_files_withdraws_nothing_from_envoy() {
 }
 
 #[test]
-fn what_is_deleted_while_the_agent_is_away_is_withdrawn() {
+fn what_is_deleted_while_the_agent_is_stopped_is_withdrawn() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -152,7 +152,7 @@ fn what_is_deleted_while_the_agent_is_away_is_withdrawn() {
 }
 
 #[test]
-fn a_root_that_is_away_at_the_start_is_told_and_withdraws_nothing() {
+fn a_root_that_is_missing_at_the_start_is_reported_and_withdraws_nothing() {
     let Some(program) = require(&ENVOY) else {
         return;
     };

@@ -19,7 +19,7 @@ fn get(bed: &Bed, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn the_log_names_the_credential_that_answered_a_host() {
+fn the_log_names_the_credential_that_was_served_for_a_host() {
     let bed = Bed::new();
     write(&bed, "site", &["*.example.test"]);
     let agent = bed.ready_agent();
@@ -32,7 +32,7 @@ fn the_log_names_the_credential_that_answered_a_host() {
 }
 
 #[test]
-fn status_shows_hosts_with_the_credential_that_answers_them() {
+fn status_shows_hosts_with_the_credential_served_for_them() {
     let bed = Bed::new();
     write(&bed, "site", &["*.example.test"]);
     let _agent = bed.ready_agent();
@@ -48,7 +48,7 @@ fn status_shows_hosts_with_the_credential_that_answers_them() {
 }
 
 #[test]
-fn get_prints_the_credential_that_answers_a_host() {
+fn get_prints_the_credential_that_is_served_for_a_host() {
     let bed = Bed::new();
     let site = write(&bed, "site", &["*.example.test"]);
     let _agent = bed.ready_agent();

@@ -93,7 +93,7 @@ fn a_renewal_that_has_expired_does_not_replace_one_that_is_valid() {
 }
 
 #[test]
-fn the_best_certificate_for_a_host_changes_when_one_becomes_valid_or_ends() {
+fn the_best_certificate_for_a_host_changes_when_one_becomes_valid_or_expires() {
     let Some(clock) = Clock::new() else { return };
     let bed = &clock.bed;
     let host = "www.example.test";

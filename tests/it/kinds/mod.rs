@@ -58,7 +58,7 @@ fn subscribed(bed: &Bed, names: &[&str]) -> (Agent, Delta) {
 }
 
 #[test]
-fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_bad() {
+fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_invalid() {
     let bed = Bed::new();
     let identity = bed.ca.server(&["site.test"]);
     let good = staple(&bed.ca, &identity, Status::Good, 7);
@@ -109,7 +109,7 @@ fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_bad() {
 }
 
 #[test]
-fn what_is_wrong_with_a_staple_is_said_and_envoy_takes_the_good_one() {
+fn problems_of_a_staple_are_reported_and_envoy_accepts_a_valid_one() {
     let bed = Bed::new();
     let identity = bed.ca.server(&["site.test"]);
     let other = bed.ca.server(&["other.test"]);
@@ -225,7 +225,7 @@ fn openssl_pem(der: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_must_staple_certificate_needs_a_good_staple_and_the_reason_is_named() {
+fn a_must_staple_certificate_is_rejected_with_the_reason_unless_it_has_a_valid_staple() {
     let bed = Bed::new();
     let identity = bed.ca.server_with(&["site.test"], |params| {
         params.custom_extensions = vec![must_staple_feature()];
@@ -312,7 +312,7 @@ fn ticket_keys_are_rotated_and_the_last_by_name_comes_first() {
 }
 
 #[test]
-fn the_clock_set_back_costs_no_ticket_key() {
+fn setting_the_clock_back_loses_no_ticket_key() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("zz.ticketkey"), [1; 80]).unwrap();
     let output = rotate(folder.path(), "1");
@@ -403,7 +403,7 @@ fn the_files_of_these_kinds_can_be_anywhere() {
 }
 
 #[test]
-fn encrypted_keys_and_keystores_are_opened_with_the_password_beside_them() {
+fn encrypted_keys_and_keystores_are_decrypted_with_their_password_file() {
     let bed = Bed::new();
     let identity = bed.ca.intermediate("Between").server(&["site.test"]);
     let work = bed.scratch("work");

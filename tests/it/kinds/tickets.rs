@@ -10,7 +10,7 @@ use crate::util::{Bed, Envoy, eventually_true, require, tools};
 const HOST: &str = "site.test";
 
 #[test]
-fn two_envoys_resume_each_others_sessions_until_the_key_is_gone() {
+fn two_envoys_resume_each_others_sessions_until_the_key_is_removed() {
     let Some(program) = require(&tools::ENVOY) else {
         return;
     };

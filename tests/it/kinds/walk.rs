@@ -34,7 +34,7 @@ type Files = Vec<(&'static str, Vec<u8>)>;
 const PASSWORD: &str = "s3cret word";
 
 #[test]
-fn each_kind_is_served_kept_healed_and_removed() {
+fn each_kind_is_served_survives_bad_files_recovers_and_is_removed() {
     let Some(program) = require(&tools::ENVOY) else {
         return;
     };

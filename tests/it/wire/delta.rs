@@ -7,7 +7,7 @@ use crate::util::Bed;
 use crate::util::wait::QUIET;
 
 #[test]
-fn a_subscription_is_answered_and_an_ack_is_not() {
+fn a_subscription_is_answered_but_an_ack_is_not() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     let _agent = bed.agent();
@@ -39,7 +39,7 @@ fn only_what_changed_is_sent() {
 }
 
 #[test]
-fn an_unknown_name_is_said_to_be_removed_once_and_sent_when_it_appears() {
+fn an_unknown_name_is_reported_as_removed_once_and_sent_when_it_appears() {
     let bed = Bed::new();
     let _agent = bed.agent();
     let mut stream = bed.client().delta();
@@ -52,7 +52,7 @@ fn an_unknown_name_is_said_to_be_removed_once_and_sent_when_it_appears() {
 }
 
 #[test]
-fn a_removed_secret_is_said_to_be_removed_once() {
+fn a_removed_secret_is_reported_as_removed_once() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.agent();
@@ -105,7 +105,7 @@ fn a_name_subscribed_again_is_answered_again_known_or_not() {
 }
 
 #[test]
-fn nothing_is_sent_of_a_name_that_was_unsubscribed() {
+fn nothing_is_sent_for_an_unsubscribed_name() {
     let bed = Bed::new();
     bed.pair("one");
     bed.pair("two");
@@ -124,7 +124,7 @@ fn nothing_is_sent_of_a_name_that_was_unsubscribed() {
 }
 
 #[test]
-fn a_stream_that_comes_back_gets_what_changed_meanwhile_alone() {
+fn a_reconnecting_stream_gets_only_what_changed_meanwhile() {
     let bed = Bed::new();
     for name in ["same", "changed", "gone"] {
         bed.pair(name);
@@ -160,7 +160,7 @@ fn a_stream_that_comes_back_gets_what_changed_meanwhile_alone() {
 }
 
 #[test]
-fn a_nack_is_logged_and_answered_with_silence_until_the_content_changes() {
+fn after_a_nack_nothing_is_sent_until_the_content_changes() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();
@@ -230,7 +230,7 @@ fn requested_names_are_never_used_as_paths() {
 }
 
 #[test]
-fn another_type_url_ends_that_stream_alone() {
+fn another_type_url_ends_only_that_stream() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.agent();

@@ -16,7 +16,7 @@ fn request(names: &[&str]) -> DiscoveryRequest {
 }
 
 #[test]
-fn known_names_are_answered_and_unknown_ones_are_left_out() {
+fn known_names_are_returned_and_unknown_ones_left_out() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     let _agent = bed.agent();
@@ -27,7 +27,7 @@ fn known_names_are_answered_and_unknown_ones_are_left_out() {
 }
 
 #[test]
-fn nothing_but_unknown_names_is_not_found() {
+fn only_unknown_names_is_not_found() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.agent();
@@ -36,7 +36,7 @@ fn nothing_but_unknown_names_is_not_found() {
 }
 
 #[test]
-fn no_names_and_the_wildcard_get_no_secret() {
+fn an_empty_request_and_a_wildcard_get_no_secret() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.agent();

@@ -54,7 +54,7 @@ impl Bystander {
 }
 
 #[test]
-fn a_request_with_100_000_names_ends_its_stream_alone() {
+fn a_request_with_100_000_names_ends_only_its_stream() {
     let mut bystander = Bystander::new();
     let names: Vec<String> = (0..100_000).map(|n| format!("name-{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -70,7 +70,7 @@ fn a_request_with_100_000_names_ends_its_stream_alone() {
 }
 
 #[test]
-fn names_added_without_end_end_their_stream_alone() {
+fn adding_names_without_limit_ends_only_that_stream() {
     let mut bystander = Bystander::new();
     let mut stream = bystander.client.delta();
     let mut ended = false;
@@ -97,7 +97,7 @@ fn names_added_without_end_end_their_stream_alone() {
 }
 
 #[test]
-fn a_name_of_a_mebibyte_does_not_exist_and_fills_no_log() {
+fn a_name_of_a_mebibyte_does_not_exist_and_does_not_flood_the_log() {
     let mut bystander = Bystander::new();
     let name = "n".repeat(1024 * 1024);
     for _ in 0..5 {
@@ -115,7 +115,7 @@ fn a_name_of_a_mebibyte_does_not_exist_and_fills_no_log() {
 }
 
 #[test]
-fn a_message_of_20_mebibytes_ends_its_stream_alone() {
+fn a_message_of_20_mebibytes_ends_only_its_stream() {
     let mut bystander = Bystander::new();
     for _ in 0..3 {
         let mut stream = bystander.client.sotw();
@@ -137,7 +137,7 @@ fn a_message_of_20_mebibytes_ends_its_stream_alone() {
 }
 
 #[test]
-fn garbage_in_the_place_of_http_ends_that_connection_alone() {
+fn garbage_instead_of_http_ends_only_that_connection() {
     let mut bystander = Bystander::new();
     let garbage: Vec<u8> = (0..200_000_u32).map(|n| (n * 31 % 251) as u8).collect();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -165,7 +165,7 @@ fn garbage_in_the_place_of_http_ends_that_connection_alone() {
 }
 
 #[test]
-fn garbage_in_the_place_of_a_message_ends_that_stream_alone() {
+fn garbage_instead_of_a_message_ends_only_that_stream() {
     let mut bystander = Bystander::new();
     let right = [Code::Internal, Code::InvalidArgument];
     for _ in 0..5 {
@@ -176,7 +176,7 @@ fn garbage_in_the_place_of_a_message_ends_that_stream_alone() {
 }
 
 #[test]
-fn connections_that_say_nothing_cost_nothing() {
+fn silent_connections_cost_nothing() {
     let mut bystander = Bystander::new();
     let silent: Vec<UnixStream> = (0..200)
         .map(|_| UnixStream::connect(bystander.bed.socket()).unwrap())
@@ -186,7 +186,7 @@ fn connections_that_say_nothing_cost_nothing() {
 }
 
 #[test]
-fn streams_that_come_and_go_leave_nothing_behind() {
+fn closed_streams_leave_nothing_behind() {
     let mut bystander = Bystander::new();
     let files = bystander.agent.open_files();
     for _ in 0..200 {
@@ -252,7 +252,7 @@ fn a_client_that_does_not_read_delays_no_other_and_gets_the_latest_state() {
 }
 
 #[test]
-fn a_stopped_client_process_is_not_waited_for_at_the_end() {
+fn shutdown_does_not_wait_for_a_stopped_client_process() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();

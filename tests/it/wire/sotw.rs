@@ -8,7 +8,7 @@ use crate::util::Bed;
 use crate::util::sds::secrets_of;
 
 #[test]
-fn a_subscription_is_answered_and_an_ack_is_not() {
+fn a_subscription_is_answered_but_an_ack_is_not() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     let _agent = bed.agent();
@@ -65,7 +65,7 @@ fn the_same_content_written_again_is_no_change() {
 }
 
 #[test]
-fn a_nack_is_logged_and_answered_with_silence_until_the_content_changes() {
+fn after_a_nack_nothing_is_sent_until_the_content_changes() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();
@@ -110,7 +110,7 @@ fn an_unknown_name_waits_in_silence_and_is_answered_when_it_appears() {
 }
 
 #[test]
-fn an_unknown_name_holds_up_no_other() {
+fn an_unknown_name_delays_no_other() {
     let bed = Bed::new();
     bed.pair("known");
     let _agent = bed.agent();
@@ -156,7 +156,7 @@ fn a_name_dropped_and_subscribed_again_is_answered_again() {
 }
 
 #[test]
-fn a_stream_that_comes_back_with_the_version_it_has_is_answered() {
+fn a_reconnecting_stream_that_has_the_version_is_answered() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.agent();
@@ -171,7 +171,7 @@ fn a_stream_that_comes_back_with_the_version_it_has_is_answered() {
 }
 
 #[test]
-fn a_change_made_while_a_stream_was_away_is_sent_when_it_comes_back() {
+fn a_change_made_while_disconnected_is_sent_on_reconnect() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();
@@ -188,7 +188,7 @@ fn a_change_made_while_a_stream_was_away_is_sent_when_it_comes_back() {
 }
 
 #[test]
-fn a_removed_secret_is_silence_and_its_return_is_answered() {
+fn removal_of_a_secret_sends_nothing_and_its_return_is_answered() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();
@@ -220,7 +220,7 @@ fn neither_an_empty_subscription_nor_a_wildcard_gets_a_secret() {
 }
 
 #[test]
-fn an_empty_type_url_means_secret_and_another_one_ends_that_stream_alone() {
+fn an_empty_type_url_means_secret_and_another_one_ends_only_that_stream() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.agent();
@@ -269,7 +269,7 @@ fn a_rotation_goes_only_to_the_streams_that_subscribed_to_it() {
 }
 
 #[test]
-fn each_subscription_delivery_and_rejection_is_logged_with_who_it_was() {
+fn subscriptions_deliveries_and_rejections_are_logged_with_the_client() {
     let bed = Bed::new();
     bed.pair("site");
     let agent = bed.agent();
