@@ -16,22 +16,22 @@ use zeroize::Zeroizing;
 use crate::cluster::Cluster;
 use crate::exec::{Credentials, Plugins};
 
-/// Seconds after which the API server ends a watch, and it is resumed where it ended. The API
-/// server is heard of at least this often, and a dead connection is found soon after.
+/// Seconds after which the API server ends a watch, which is then resumed where it ended. So the API server
+/// answers at least this often, and a dead connection is detected soon after.
 pub(crate) const WATCH_TIMEOUT: u32 = 60;
-/// How long a connection may be silent beyond a watch's own end before it counts as dead.
+/// How long after the end of a watch a silent connection counts as dead.
 const READ_MARGIN: Duration = Duration::from_secs(30);
-/// Bytes of a token file: far more than any token has.
+/// The maximum size of a token file in bytes, far more than any token has.
 const MAX_TOKEN: usize = 64 * 1024;
-/// Where a pod finds its service account.
+/// The folder of a pod's service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The environment's variables for proxies, in the order in which they count.
+/// The environment variables for proxies; the first that is set applies.
 const HTTPS_PROXY: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 /// The same for an API server without TLS.
 const HTTP_PROXY: [&str; 4] = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
 const NO_PROXY: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// Where to learn how the cluster is reached.
+/// The sources of the cluster's address and credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// A kubeconfig, and which of its contexts.
@@ -53,12 +53,12 @@ pub(crate) enum Access {
     },
 }
 
-/// How the cluster is reached at this moment.
+/// The address and credentials as they were read.
 pub(crate) struct Loaded {
     pub(crate) config: kube::Config,
     pub(crate) token: Option<TokenFile>,
     pub(crate) cluster: Cluster,
-    /// The proxy, and where its URL comes from; without credentials.
+    /// The proxy and the source of its URL, for messages; without credentials.
     pub(crate) proxy: Option<String>,
     /// When the credentials must be renewed.
     pub(crate) renew_at: Option<SystemTime>,
@@ -77,7 +77,7 @@ impl Access {
     /// Reads the files, and runs a credential plugin if there is one.
     ///
     /// # Errors
-    /// Files that are missing or that are not what they should be.
+    /// A file is missing or invalid, or the plugin failed.
     pub(crate) async fn load(&self, plugins: &Plugins) -> Result<Loaded, String> {
         let Read {
             mut config,
@@ -85,9 +85,9 @@ impl Access {
             mut files,
         } = self.read().await?;
         config.read_timeout = Some(Duration::from_secs(WATCH_TIMEOUT.into()) + READ_MARGIN);
-        // The time that a connection was idle in the pool must not count.
+        // The time that a connection is idle in the pool must not count.
         config.reset_reader_on_write = true;
-        // The mirror waits by itself, so that it can say so, and be ended meanwhile.
+        // The mirror does its own pauses, so that it can log them and be stopped during them.
         config.default_retry = false;
         let proxy = proxy(&mut config, proxy_url)?;
         let auth = &mut config.auth_info;
@@ -148,7 +148,7 @@ impl Access {
     }
 }
 
-/// As kubectl does it: of the files that `$KUBECONFIG` names, those that are missing are skipped.
+/// Does the same as kubectl: missing files of `$KUBECONFIG` are skipped.
 async fn infer(context: &Option<String>) -> Result<Read, String> {
     let named: Vec<PathBuf> = match std::env::var_os("KUBECONFIG") {
         Some(paths) if !paths.is_empty() => std::env::split_paths(&paths)
@@ -169,7 +169,7 @@ async fn infer(context: &Option<String>) -> Result<Read, String> {
             .map(|path| path.display().to_string())
             .collect();
         format!(
-            "there is no way to the cluster: no kubeconfig ({}), and no service account of a pod \
+            "no cluster is configured: no kubeconfig was found ({}), and no service account of a pod \
              ({}); give --kubeconfig, or --server with --ca-file and --token-file",
             match named.is_empty() {
                 true => "neither $KUBECONFIG nor $HOME is set".to_owned(),
@@ -186,7 +186,7 @@ async fn infer(context: &Option<String>) -> Result<Read, String> {
     })
 }
 
-/// The configuration that these kubeconfigs amount to together; what an earlier one sets counts.
+/// The configuration of these kubeconfigs, merged; the first one that sets a value wins.
 async fn from_kubeconfigs(paths: &[PathBuf], context: &Option<String>) -> Result<Read, String> {
     let failed = |path: &Path, error: &KubeconfigError| {
         format!(
@@ -216,7 +216,7 @@ async fn from_kubeconfigs(paths: &[PathBuf], context: &Option<String>) -> Result
     })
 }
 
-/// The files that a kubeconfig names.
+/// The files that a kubeconfig refers to.
 fn files_of(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
     let clusters = kubeconfig
         .clusters
@@ -241,8 +241,8 @@ fn files_of(kubeconfig: &Kubeconfig) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The `proxy-url` of the context's cluster, which is taken out: kube would compare it with
-/// `NO_PROXY`, and kubectl does not.
+/// Removes the `proxy-url` of the context's cluster and returns it: kube would apply `NO_PROXY` to it, which
+/// kubectl does not.
 fn take_proxy_url(kubeconfig: &mut Kubeconfig, context: &Option<String>) -> Option<String> {
     let name = context.as_ref().or(kubeconfig.current_context.as_ref())?;
     let contexts = &mut kubeconfig.contexts.iter();
@@ -256,7 +256,7 @@ fn take_proxy_url(kubeconfig: &mut Kubeconfig, context: &Option<String>) -> Opti
     (!url.is_empty()).then_some(url)
 }
 
-/// Sets the proxy of the kubeconfig, or else the environment's. Returns what to call it.
+/// Sets the proxy of the kubeconfig, or else that of the environment. Returns its description.
 fn proxy(
     config: &mut kube::Config,
     from_kubeconfig: Option<String>,
@@ -300,10 +300,10 @@ fn proxy_of_environment(server: &http::Uri) -> Option<(&'static str, String)> {
         Some("https") => set(&HTTPS_PROXY),
         _ => set(&HTTP_PROXY),
     }?;
-    // The rules of NO_PROXY are the library's; which proxy it is does not matter to them.
+    // The library evaluates NO_PROXY; the proxy's address does not matter for that.
     let mut rules = Matcher::builder().all("http://proxy.invalid");
     if let Some((_, hosts)) = set(&NO_PROXY) {
-        // To the library, this is for names of hosts alone.
+        // The library applies `*` only to host names, not to addresses.
         if hosts.split(',').any(|host| host.trim() == "*") {
             return None;
         }
@@ -312,7 +312,7 @@ fn proxy_of_environment(server: &http::Uri) -> Option<(&'static str, String)> {
     rules.build().intercept(server).map(|_| (source, url))
 }
 
-/// Uses the output of a plugin instead of the plugin, which kube would run for each client.
+/// Sets the credentials from a plugin. kube would run the plugin for each client.
 fn apply(credentials: &Credentials, auth: &mut kube::config::AuthInfo) {
     if let Some(token) = &credentials.token {
         auth.token = Some(token.as_str().to_owned().into());
@@ -341,16 +341,16 @@ fn read_cas(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     Ok(cas)
 }
 
-/// A file with a bearer token, which another program renews.
+/// A file with a bearer token, which another program replaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenFile(PathBuf);
 
 impl TokenFile {
-    /// Adds the token, as it is now, to a request. It is read for each one: a watch is one request
-    /// a minute, and a token that was replaced is never used a minute longer.
+    /// Adds the current token to a request. It is read for each request: a watch is one request a minute,
+    /// and a replaced token is never used again.
     ///
     /// # Errors
-    /// A file that can't be read, or that holds no token.
+    /// The file can't be read, or does not contain a token.
     pub(crate) async fn authorize<B>(&self, request: &mut http::Request<B>) -> Result<(), String> {
         let failed = |why: String| format!("the token file {}: {why}", self.0.display());
         let text = tokio::fs::read(&self.0)
@@ -359,18 +359,18 @@ impl TokenFile {
         let text = Zeroizing::new(text);
         let token = text.trim_ascii();
         if token.is_empty() || token.len() > MAX_TOKEN {
-            return Err(failed("it holds no token".into()));
+            return Err(failed("it does not contain a token".into()));
         }
         let header = Zeroizing::new([b"Bearer ", token].concat());
         let mut header = HeaderValue::from_bytes(&header)
-            .map_err(|_| failed("it holds more than a token".into()))?;
+            .map_err(|_| failed("it contains more than a token".into()))?;
         header.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, header);
         Ok(())
     }
 }
 
-/// What is wrong with a kubeconfig, without any of its lines: they hold keys and tokens.
+/// The text of an error, without any line of the kubeconfig, which may contain keys and tokens.
 fn kubeconfig_error(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::Parse(error) => {
@@ -389,8 +389,8 @@ fn kubeconfig_error(error: &KubeconfigError) -> String {
     }
 }
 
-/// What went wrong with a request, without anything of an answer or of a plugin's output: both may
-/// hold keys.
+/// The text of a failed request's error, without any part of a response or of a plugin's output, which may
+/// contain keys.
 pub(crate) fn client_error(error: &kube::Error) -> String {
     match error {
         kube::Error::SerdeError(error) => parse_error(error),
@@ -405,14 +405,14 @@ pub(crate) fn client_error(error: &kube::Error) -> String {
     }
 }
 
-/// A message of serde_json quotes the text that it could not take.
+/// The message of serde_json itself quotes the text that could not be parsed.
 fn parse_error(error: &serde_json::Error) -> String {
     let what = match error.is_eof() {
         true => "ends too early",
         false => "is not what Kubernetes sends",
     };
     let (line, column) = (error.line(), error.column());
-    format!("the answer {what} (line {line}, column {column}); is there a proxy in between?")
+    format!("the response {what} (line {line}, column {column}); is there a proxy in between?")
 }
 
 /// An error with its causes, on one line.
@@ -447,14 +447,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_is_taken_without_the_newline_that_editors_leave() {
+    async fn a_trailing_newline_of_a_token_is_ignored() {
         assert_eq!(header_for(b"abc\n").await.unwrap(), "Bearer abc");
         assert!(header_for(b" \n").await.is_err());
         assert!(header_for(b"a\nb").await.is_err());
     }
 
     #[tokio::test]
-    async fn a_token_file_takes_the_place_of_the_kubeconfigs_token() {
+    async fn a_token_file_replaces_the_kubeconfigs_token() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kubeconfig");
         let kubeconfig = "\
@@ -480,7 +480,7 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
     }
 
     #[tokio::test]
-    async fn a_broken_kubeconfig_is_not_shown() {
+    async fn an_error_shows_nothing_of_a_broken_kubeconfig() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kubeconfig");
         for text in [
@@ -501,7 +501,7 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
     }
 
     #[test]
-    fn a_parse_error_shows_nothing_of_the_answer() {
+    fn a_parse_error_shows_nothing_of_the_response() {
         let error = serde_json::from_str::<Vec<u8>>(r#""secret""#).unwrap_err();
         let text = client_error(&kube::Error::SerdeError(error));
         assert!(
@@ -511,7 +511,7 @@ contexts: [{name: c, context: {cluster: c, user: u}}]
     }
 
     #[test]
-    fn a_proxy_is_named_by_its_source_without_its_credentials() {
+    fn a_proxy_is_described_with_its_source_and_without_credentials() {
         let config = || kube::Config::new("https://10.0.0.1:6443".parse().unwrap());
         let mut good = config();
         let text = proxy(&mut good, Some("user:secret@proxy:3128".into())).unwrap();

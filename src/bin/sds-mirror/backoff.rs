@@ -1,4 +1,4 @@
-//! How long to wait before the next request to the API server.
+//! The pauses between retries.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 /// The first pause; with jitter it is up to twice as long, and doubles with each failure.
 const FIRST: Duration = Duration::from_millis(250);
-/// The longest pause before jitter: a server that is back is found within 20 s at worst.
+/// The longest pause before jitter: a server that recovers is noticed within 20 s.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Failures further apart than this are separate ones. A server that fails again right after each
-/// success goes on being spared.
+/// A failure this long after the last one starts again with the first pause. A shorter success does not reset
+/// the pauses, so that a server that keeps failing is not flooded with requests.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// Exponential back-off with jitter, so that many mirrors don't come back at the same moment.
+/// Exponential back-off with jitter, so that many mirrors don't retry at the same time.
 pub(crate) struct Backoff {
     delays: ExponentialBackoff,
     last_failure: Option<Instant>,
@@ -27,7 +27,7 @@ impl Backoff {
         }
     }
 
-    /// The pause after a failure; at least as long as the server asked for.
+    /// The pause after a failure, at least as long as the server requested.
     pub(crate) fn after_failure(&mut self, asked_for: Option<Duration>) -> Duration {
         let now = Instant::now();
         let old = self
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_short_success_in_between_does_not_start_over_a_long_one_does() {
+    async fn only_a_long_time_without_failures_resets_the_pauses() {
         let mut backoff = Backoff::new();
         for _ in 0..10 {
             let pause = backoff.after_failure(None);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_asks_for_time_gets_it_within_bounds() {
+    async fn a_pause_that_the_server_requests_is_kept_up_to_a_limit() {
         let mut backoff = Backoff::new();
         let asked = Duration::from_secs(7);
         assert!(backoff.after_failure(Some(asked)) >= asked);

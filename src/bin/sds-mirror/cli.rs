@@ -15,19 +15,19 @@ use sds_agent::text::{escape, escape_json};
 use crate::options::Options;
 use crate::status::{Release, Released, Report};
 
-/// The default configuration of the commands that query a running mirror.
+/// The default configuration file of the commands that query a running mirror.
 const CONFIG: &str = "/etc/sds-mirror/sds-mirror.toml";
-/// Its admin socket, where the configuration names none.
+/// The admin socket if the configuration has none.
 const SOCKET: &str = "/run/sds-mirror/admin.sock";
 /// How long the mirror may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Bytes of an answer; 20,000 objects make some 10 MB.
+/// The maximum size of a response in bytes; one with 20,000 objects has some 10 MB.
 const MAX_ANSWER: u64 = 256 * 1024 * 1024;
 
-/// Keeps credential folders in step with Secrets of a Kubernetes cluster
+/// Mirrors Secrets of a Kubernetes cluster to credential folders
 ///
 /// Each Secret of type kubernetes.io/tls, or Opaque with cert/key or cacert, becomes a folder below
-/// --output, from which sds-agent serves it to Envoy. What is on disk stays while the cluster is away.
+/// --output, from which sds-agent serves it to Envoy. The folders stay while the cluster is unreachable.
 #[derive(Parser)]
 #[command(
     name = "sds-mirror",
@@ -53,37 +53,37 @@ Examples:
   With a kubeconfig, one namespace:
     sds-mirror --kubeconfig /etc/sds-mirror/kubeconfig --namespace gateways \\
         --output /var/lib/sds-mirror/credentials
-  With a service account's token, several namespaces, those Secrets that carry a label:
+  With a service account's token, Secrets with a label in several namespaces:
     sds-mirror --server https://10.0.0.1:6443 --ca-file ca.crt --token-file token \\
         --namespace shop,blog --name-template '{namespace}.{name}' --selector mirror=yes \\
         --output /var/lib/sds-mirror/credentials
   Exactly what a Gateway's listeners refer to:
     sds-mirror --kubeconfig /etc/sds-mirror/kubeconfig --gateway infra/public \\
         --output /var/lib/sds-mirror/credentials
-  What would change, and nothing is changed; then one pass:
+  Show what would change, without changing it; then do one pass:
     sds-mirror --config /etc/sds-mirror/sds-mirror.toml --dry-run
     sds-mirror --config /etc/sds-mirror/sds-mirror.toml --once
 
-Exit codes: 0 all is mirrored, 1 (--once, --dry-run) something was refused, held back or could not
-be written, 2 could not run.";
+Exit codes: 0, stopped, or --once completed; 1, --once or --dry-run with something refused, held back
+or not written; 2, could not run.";
 
 /// The commands.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Show each object that a running mirror knows, its folder, version, age and problem
+    /// Show each object of a running mirror with its folder, version, age and problem
     Status(StatusArgs),
-    /// Have a running mirror remove folders that it holds back
+    /// Let a running mirror remove folders whose removal it holds back
     Release(ReleaseArgs),
-    /// Write what a shell completes
+    /// Print the completions for a shell
     Completions {
         /// The shell
         shell: Shell,
     },
-    /// Write the manual page
+    /// Print the manual page
     Man,
 }
 
-/// Where a running mirror is found.
+/// The socket of the running mirror.
 #[derive(clap::Args)]
 pub(crate) struct Socket {
     /// The configuration of the mirror, which names its admin socket
@@ -99,11 +99,11 @@ pub(crate) struct Socket {
 /// The options of `status`.
 #[derive(clap::Args)]
 pub(crate) struct StatusArgs {
-    /// Show these folders or objects alone
+    /// Show only these folders or objects
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 
-    /// The form of the answer
+    /// The output format
     #[arg(short = 'o', long, value_name = "FORMAT", default_value = "table")]
     format: Format,
 
@@ -136,7 +136,7 @@ enum Format {
     Json,
 }
 
-/// Runs a command. Exit codes: 0 good, 1 not all is well, 2 could not run.
+/// Runs a command. Exit codes: 0 success, 1 a problem was found, 2 could not run.
 pub(crate) fn run(command: Command) -> ExitCode {
     let done = match command {
         Command::Status(args) => status(args),
@@ -171,7 +171,7 @@ fn status(args: StatusArgs) -> Result<bool, String> {
         let known: Vec<&String> = args.names.iter().collect();
         if report.objects.is_empty() {
             return Err(format!(
-                "nothing is known of {known:?}; see sds-mirror status"
+                "there is no object or folder {known:?}; see sds-mirror status"
             ));
         }
     }
@@ -250,13 +250,13 @@ fn release(args: ReleaseArgs) -> Result<bool, String> {
     let mut text = String::new();
     for folder in &released.released {
         text.push_str(&format!(
-            "{}: released, it is removed now\n",
+            "{}: released; it is being removed\n",
             escape(folder)
         ));
     }
     for folder in &released.unknown {
         eprintln!(
-            "sds-mirror: {}: it is not held back; see sds-mirror status",
+            "sds-mirror: {}: its removal is not held back; see sds-mirror status",
             escape(folder)
         );
     }
@@ -267,12 +267,12 @@ fn release(args: ReleaseArgs) -> Result<bool, String> {
     Ok(released.unknown.is_empty())
 }
 
-/// Asks the running mirror; an answer that is not 200 is an error.
+/// Sends a request to the running mirror. A status other than 200 is an error.
 fn ask(socket: &Socket, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, String> {
     let socket = socket.path()?;
     let failed = |error: io::Error| {
         format!(
-            "can't ask the mirror at {}: {error}; is it running, and is this its admin socket? Name \
+            "can't query the mirror at {}: {error}; is it running, and is this its admin socket? Give \
              another one with --config or --admin-socket",
             socket.display()
         )
@@ -283,9 +283,9 @@ fn ask(socket: &Socket, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>
     let status = String::from_utf8_lossy(head);
     match status.split(' ').nth(1) {
         Some("200") => Ok(body.to_vec()),
-        Some("405") => Err("only root and the mirror's own user may do this".into()),
+        Some("405") => Err("only root and the mirror's user may do this; run it with sudo".into()),
         _ => Err(format!(
-            "{} does not answer as a mirror's admin socket does; name that one with --admin-socket",
+            "{} is not the admin socket of a mirror; give that with --admin-socket",
             socket.display()
         )),
     }
@@ -299,7 +299,7 @@ fn exchange(socket: &Path, method: &str, path: &str, body: &[u8]) -> io::Result<
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    // In one write: a mirror that refuses does not read the body.
+    // In one write, because a mirror that refuses the request does not read the body.
     stream.write_all(&[head.as_bytes(), body].concat())?;
     let mut answer = Vec::new();
     match stream.take(MAX_ANSWER).read_to_end(&mut answer) {
@@ -326,14 +326,14 @@ impl Socket {
 
 fn parse<'a, T: serde::Deserialize<'a>>(answer: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(answer).map_err(|error| {
-        format!("the mirror's answer is of another version of sds-mirror: {error}")
+        format!("the running mirror has another version of sds-mirror; restart it: {error}")
     })
 }
 
-/// The page of the program and its commands. The examples keep their lines, which clap_mangen would
-/// fill.
+/// The manual page of the program and its commands. It is assembled here, because clap_mangen would reflow the
+/// lines of the examples.
 fn man() -> Result<Vec<u8>, String> {
-    let failed = |error: io::Error| format!("the page can't be made: {error}");
+    let failed = |error: io::Error| format!("can't make the manual page: {error}");
     let command = Cli::command().disable_help_subcommand(true);
     let mut page = Vec::new();
     let man = Man::new(command.clone())
@@ -363,12 +363,12 @@ fn man() -> Result<Vec<u8>, String> {
     Ok(page)
 }
 
-/// Writes to the standard output. A reader that has gone is a quiet end.
+/// Writes to standard output. A closed pipe is not an error.
 pub(crate) fn print(bytes: &[u8]) -> Result<(), String> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(format!("can't write to the standard output: {error}"))
+            Err(format!("can't write to standard output: {error}"))
         }
         _ => Ok(()),
     }

@@ -6,11 +6,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// The identity of a cluster, as far as it can be known with access only to Secrets.
+/// The identity of a cluster, as far as an account with access only to Secrets can know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cluster {
-    /// The uid of the namespace `kube-system`, which stands for the cluster by convention; only an
-    /// account that may get that namespace knows it.
+    /// The uid of the namespace `kube-system`, which identifies the cluster by convention. It is unknown if the
+    /// account is not allowed to get that namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) uid: Option<String>,
     /// Hashes of the CA certificates that its API server is checked against.
@@ -21,7 +21,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster behind the API server at `server`, which `cas` (DER) vouch for.
+    /// The cluster of the API server at `server`, whose certificate is verified with `cas` (DER).
     pub(crate) fn new(server: impl Into<String>, cas: &[Vec<u8>]) -> Self {
         Self {
             uid: None,
@@ -30,10 +30,9 @@ impl Cluster {
         }
     }
 
-    /// How this cluster differs from `other`; `None` when they are the same one. The uid decides
-    /// where both are known. Then a CA that they have in common, so that CAs can be rotated and
-    /// servers moved; a server's URL only counts where no CA is known, because a cluster that was
-    /// recreated has the old one's URL.
+    /// How this cluster differs from `other`; `None` if they are the same. The uid decides if both are known,
+    /// otherwise a common CA, so that CAs can be rotated and servers moved. The URL only counts if no CA is
+    /// known, because a recreated cluster often has the same URL.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
         match (&self.uid, &other.uid) {
             (Some(a), Some(b)) => (a != b).then(|| differ("uid", a, b)),
@@ -100,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_uid_decides_where_both_know_it() {
+    fn the_uid_decides_if_both_are_known() {
         let a = cluster(Some("1"), "https://a", &["x"]);
         assert!(same(&a, &cluster(Some("1"), "https://b", &["y"])));
         let other = cluster(Some("2"), "https://a", &["x"]);
@@ -108,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_common_ca_decides_where_the_uid_is_unknown() {
+    fn a_common_ca_decides_if_a_uid_is_unknown() {
         let a = cluster(Some("1"), "https://a", &["old", "new"]);
         assert!(
             same(&a, &cluster(None, "https://b", &["new"])),
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_url_decides_where_no_ca_is_known() {
+    fn the_url_decides_if_no_ca_is_known() {
         let a = cluster(None, "https://a", &[]);
         assert!(same(&a, &cluster(None, "https://a", &[])));
         let difference = a.difference(&cluster(None, "https://b", &[])).unwrap();

@@ -1,4 +1,4 @@
-//! The program's settings, checked.
+//! The checked settings of the mirror.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,12 +15,12 @@ use crate::name::{NameTemplate, check_key};
 use crate::options::Options;
 use crate::select::{CONFIGMAP_KEYS, LEAVE_OUT, Rules};
 
-/// The mode of files: the mirror writes, the group reads.
+/// The default mode of files: the mirror can write, the group can read.
 const FILE_MODE: u32 = 0o640;
-/// The mode of folders, likewise.
+/// The default mode of folders.
 const DIR_MODE: u32 = 0o750;
 
-/// Settings that can't be wrong in themselves.
+/// The settings, valid and consistent.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) access: Access,
@@ -43,19 +43,19 @@ pub(crate) struct Config {
 /// Which objects are mirrored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Selection {
-    /// All of these namespaces that the selectors select.
+    /// The objects in these namespaces that match the selectors.
     Namespaces {
         namespaces: BTreeSet<String>,
         selector: Option<String>,
         field_selector: String,
-        /// The selector of ConfigMaps, where those are mirrored.
+        /// The label selector of ConfigMaps; `None` if they are not mirrored.
         configmaps: Option<String>,
     },
-    /// Those that the listeners of this Gateway refer to.
+    /// The objects that the listeners of this Gateway refer to.
     Gateway { namespace: String, name: String },
 }
 
-/// Whom folders and files belong to, and who may read them.
+/// The owner, group and modes of folders and files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rights {
     pub(crate) owner: Option<u32>,
@@ -78,11 +78,11 @@ impl Default for Rights {
 /// Which removals are held back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Guard {
-    /// More than this share of the folders.
+    /// Removals of more than this share of the folders are held back.
     pub(crate) percent: u8,
-    /// Within this time.
+    /// The time in which removals are counted together.
     pub(crate) window: Duration,
-    /// None are held back.
+    /// No removal is held back.
     pub(crate) is_off: bool,
 }
 
@@ -90,11 +90,13 @@ impl Config {
     /// Checks `options`.
     ///
     /// # Errors
-    /// What is wrong, and what to write instead.
+    /// An option is missing, is invalid, or contradicts another one.
     pub(crate) fn new(options: Options) -> Result<Self, String> {
         let percent = options.mass_removal_percent.unwrap_or(50);
         if !(1..=100).contains(&percent) {
-            return Err(format!("mass_removal_percent is {percent}; give 1 to 100"));
+            return Err(format!(
+                "mass_removal_percent is {percent}; give a number from 1 to 100"
+            ));
         }
         let check_interval = options.check_interval.unwrap_or(Duration::from_secs(60));
         if check_interval < Duration::from_millis(100) {
@@ -138,7 +140,7 @@ fn selection(options: &Options) -> Result<Selection, String> {
         || options.configmaps.is_some();
     if selects {
         return Err(
-            "--gateway selects by itself; give it without --namespace, --selector, --field-selector \
+            "--gateway selects the objects; give it without --namespace, --selector, --field-selector \
              and --configmaps"
                 .into(),
         );
@@ -237,16 +239,16 @@ fn access(options: &Options) -> Result<Access, String> {
                 .into(),
         ),
         (_, None) if options.ca_file.is_some() => {
-            Err("--ca-file goes with --server; a kubeconfig names its CA itself".into())
+            Err("--ca-file requires --server; a kubeconfig has its own CA".into())
         }
         (Some(path), None) => Ok(Access::Kubeconfig {
             path: path.clone(),
             context,
             token_file,
         }),
-        (None, Some(_)) if context.is_some() => {
-            Err("--context goes with a kubeconfig, not with --server".into())
-        }
+        (None, Some(_)) if context.is_some() => Err(
+            "--context can't be used with --server; it selects a context of a kubeconfig".into(),
+        ),
         (None, Some(url)) => Ok(Access::Server {
             url: server_url(url)?,
             ca_file: options.ca_file.clone(),
@@ -269,7 +271,7 @@ fn server_url(text: &str) -> Result<http::Uri, String> {
     }
 }
 
-/// The number of a user or group (`what`), by what the user database answered.
+/// Looks up the number of a user or group (`what`) in the user database.
 fn number(
     what: &str,
     account: &Account,
@@ -311,7 +313,7 @@ mod tests {
     const MINIMUM: [&str; 4] = ["--namespace", "a", "--output", "/o"];
 
     #[test]
-    fn what_must_be_given_is_asked_for() {
+    fn missing_required_options_are_errors() {
         assert!(config(&MINIMUM).is_ok());
         let error = config(&["--output", "/o"]).unwrap_err();
         assert!(error.contains("--namespace"), "{error}");
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_is_refused() {
+    fn invalid_and_contradicting_options_are_errors() {
         let cases: [(&[&str], &str); 15] = [
             (&["--namespace", "A_b"], "not the name of a namespace"),
             (&["--name-template", "x"], "lacks {name}"),
@@ -345,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fields_of_the_user_come_on_top_of_the_types_that_are_left_out() {
+    fn a_field_selector_is_combined_with_the_excluded_types() {
         let fields = ["--field-selector", "metadata.name=a"];
         let config = config(&[&MINIMUM[..], &fields].concat()).unwrap();
         let Selection::Namespaces { field_selector, .. } = config.selection else {
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_takes_the_place_of_namespaces() {
+    fn a_gateway_replaces_namespaces() {
         let gateway = |text: &str| config(&["--output", "/o", "--gateway", text]);
         let expected = Selection::Gateway {
             namespace: "infra".into(),

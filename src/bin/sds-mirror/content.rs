@@ -1,4 +1,4 @@
-//! The parts of an object's content that sds-agent would reject, which replace nothing on disk.
+//! Finds the parts of an object's content that sds-agent would reject. They replace nothing on disk.
 //!
 //! This is the only module that uses the agent's check.
 
@@ -40,7 +40,7 @@ impl Part {
         }
     }
 
-    /// What to call it.
+    /// The part's name in messages.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Pair => "certificate and key",
@@ -51,7 +51,7 @@ impl Part {
         }
     }
 
-    /// Why sds-agent would not serve this part; `None` when it would.
+    /// Why sds-agent would not serve this part; `None` if it would.
     fn objection(self, credential: &Credential) -> Option<String> {
         match self {
             Self::Pair => objection(&credential.pair),
@@ -70,12 +70,12 @@ fn objection<T>(verdict: &Verdict<T>) -> Option<String> {
     let reasons = verdict.problems.iter().chain(&verdict.warnings);
     let texts: Vec<String> = reasons.map(ToString::to_string).collect();
     Some(match texts.is_empty() {
-        true => "its files are no part of a credential".to_owned(),
+        true => "its files do not make up a part of a credential".to_owned(),
         false => texts.join("; "),
     })
 }
 
-/// The parts that sds-agent would reject, each with the reason. `folder` is where the files will be.
+/// The parts that sds-agent would reject, each with the reason. `folder` is the path that the files will have.
 pub(crate) fn rejected(folder: &Path, files: &Files) -> BTreeMap<Part, String> {
     let parts: BTreeSet<Part> = files.keys().map(|name| Part::of(name)).collect();
     let files = files.iter().map(|(name, bytes)| File {
@@ -88,7 +88,7 @@ pub(crate) fn rejected(folder: &Path, files: &Files) -> BTreeMap<Part, String> {
         .into_iter()
         .filter_map(|part| Some((part, part.objection(&credential)?)));
     let mut rejected: BTreeMap<Part, String> = objections.collect();
-    // A staple is of one certificate: it does not go with the previous one.
+    // A staple is for one certificate, so it can't be used with the previous one.
     if rejected.contains_key(&Part::Pair) {
         let why = || "its certificate is rejected".to_owned();
         rejected.entry(Part::Staple).or_insert_with(why);

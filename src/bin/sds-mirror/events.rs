@@ -9,10 +9,10 @@ use crate::access::client_error;
 use crate::problems::Kind;
 use crate::select::{self, Id};
 
-/// Reports that may wait. When the API server takes no more, further ones are left out: the log has
-/// them all.
+/// The maximum number of pending reports. If the API server accepts no more, further ones are dropped: the log
+/// has them all.
 const QUEUE: usize = 64;
-/// The longest note that the API server takes.
+/// The maximum size of a note in bytes.
 const MAX_NOTE: usize = 1000;
 
 /// A pending report.
@@ -23,21 +23,21 @@ pub(crate) struct Refusal {
     pub(crate) text: String,
 }
 
-/// Takes reports, and sends them when it can.
+/// Queues reports, and sends them when possible.
 pub(crate) struct Reports(mpsc::Sender<Refusal>);
 
 impl Reports {
-    /// Sends reports with this client until it is dropped.
+    /// Starts the task that sends reports. It ends when this is dropped.
     pub(crate) fn start(client: Client) -> Self {
         let (sender, refusals) = mpsc::channel(QUEUE);
         tokio::spawn(send(client, refusals));
         Self(sender)
     }
 
-    /// Reports, or leaves it out when too many wait.
+    /// Queues a report, or drops it if too many are pending.
     pub(crate) fn report(&self, refusal: Refusal) {
         if self.0.try_send(refusal).is_err() {
-            tracing::debug!("too many Events wait to be sent: one was left out");
+            tracing::debug!("too many Events are pending: one was dropped");
         }
     }
 }

@@ -14,29 +14,29 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// How long a plugin may take.
 const TIME_LIMIT: Duration = Duration::from_secs(60);
-/// Bytes of a plugin's output: far more than any credential has.
+/// The maximum size of a plugin's output in bytes, far more than any credential has.
 const MAX_OUTPUT: u64 = 1024 * 1024;
 /// A credential is renewed this long before it expires.
 const MARGIN: Duration = Duration::from_secs(10);
 
-/// What a plugin gave.
+/// The credentials from a plugin.
 pub(crate) struct Credentials {
     pub(crate) token: Option<Zeroizing<String>>,
     /// A client certificate and its key, PEM.
     pub(crate) identity: Option<(String, Zeroizing<String>)>,
-    /// When to run the plugin again; without it, when the API server refuses the credential.
+    /// When to run the plugin again; if `None`, when the API server refuses the credentials.
     pub(crate) renew_at: Option<SystemTime>,
 }
 
-/// Runs plugins, and keeps what they gave.
+/// Runs plugins, and caches their credentials.
 #[derive(Default)]
 pub(crate) struct Plugins(Mutex<Option<(ExecConfig, Arc<Credentials>)>>);
 
 impl Plugins {
-    /// The credentials of this plugin, which runs only where there are none that last.
+    /// The credentials from this plugin, which only runs if there are none that are still valid.
     ///
     /// # Errors
-    /// Why there are none, without anything of the plugin's output.
+    /// The plugin failed. The error contains nothing of its output.
     pub(crate) async fn credentials(&self, exec: &ExecConfig) -> Result<Arc<Credentials>, String> {
         let mut kept = self.0.lock().await;
         if let Some((of, credentials)) = &*kept
@@ -50,7 +50,7 @@ impl Plugins {
         Ok(credentials)
     }
 
-    /// The API server refused the credentials: the plugin runs again.
+    /// Forgets credentials that the API server refused, so that the plugin runs again.
     pub(crate) async fn forget(&self) {
         *self.0.lock().await = None;
     }
@@ -68,7 +68,7 @@ async fn run(exec: &ExecConfig) -> Result<Credentials, String> {
     if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
         return Err(failed(
             "it needs a terminal (interactiveMode: Always), and sds-mirror has none; use a plugin \
-             that does without"
+             that needs none"
                 .into(),
         ));
     }
@@ -98,7 +98,7 @@ async fn output(name: &str, exec: &ExecConfig) -> Result<Zeroizing<Vec<u8>>, Str
     }
     let mut child = command.spawn().map_err(|error| match &exec.install_hint {
         Some(hint) => format!("can't be run: {error}; {hint}"),
-        None => format!("can't be run: {error}; install it, or name it with its whole path"),
+        None => format!("can't be run: {error}; install it, or give its absolute path"),
     })?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(64 * 1024));
     if let Some(stdout) = child.stdout.take() {
@@ -110,7 +110,7 @@ async fn output(name: &str, exec: &ExecConfig) -> Result<Zeroizing<Vec<u8>>, Str
     match status.success() {
         true => Ok(bytes),
         false => Err(format!(
-            "it failed ({status}); run it by hand as this user, its output is not shown here"
+            "it failed ({status}); run it as this user to see its output, which is not logged"
         )),
     }
 }
@@ -156,7 +156,7 @@ struct ExecStatus {
     client_key_data: Option<String>,
 }
 
-/// An error names no byte of the output.
+/// An error contains nothing of the output.
 fn parse(output: &[u8]) -> Result<Credentials, String> {
     let credential: ExecCredential = serde_json::from_slice(output)
         .map_err(|_| "its output is not an ExecCredential in JSON".to_owned())?;
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_holds_nothing_of_the_output() {
+    fn an_error_contains_nothing_of_the_output() {
         for output in [
             "secret-token",
             r#"{"status": "secret-token"}"#,

@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::select::{Id, Kind, Scope};
 
 const GROUP: &str = "gateway.networking.k8s.io";
-/// Where the references stand, wherever in a Gateway's `spec` that is: the place of the CAs was
-/// changed from one release of Gateway API to the next.
+/// The fields with references. They are searched in all of a Gateway's `spec`, because releases of Gateway API
+/// have the CAs in different places.
 const REFERENCES: [&str; 2] = ["certificateRefs", "caCertificateRefs"];
 
 /// The API of Gateways.
@@ -31,7 +31,7 @@ pub(crate) fn grant_api() -> ApiResource {
 pub(crate) struct Gateway {
     pub(crate) id: Id,
     references: BTreeSet<Id>,
-    /// References to what can't be mirrored.
+    /// References to objects that can't be mirrored.
     unknown: Vec<String>,
 }
 
@@ -87,7 +87,7 @@ impl Gateway {
     }
 }
 
-/// What a ReferenceGrant allows the Gateways of some namespaces.
+/// The references that a ReferenceGrant allows to Gateways of some namespaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) id: Id,
@@ -97,7 +97,7 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    /// What this object allows.
+    /// The grant of this object.
     pub(crate) fn of(object: &DynamicObject) -> Self {
         let list = |name: &str| {
             object.data["spec"][name]
@@ -132,10 +132,10 @@ impl Grant {
     }
 }
 
-/// What is known of the Gateway that selects, and of the grants for it.
+/// The known state of the Gateway and of the grants for it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selector {
-    /// The Gateway; `Some(None)` where there is none of that name.
+    /// The Gateway; `None` while it is unknown, `Some(None)` if it does not exist.
     gateway: Option<Option<Gateway>>,
     grants: BTreeMap<Id, Grant>,
     /// The namespaces whose grants are known.
@@ -146,19 +146,19 @@ pub(crate) struct Selector {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Selected {
     pub(crate) wanted: BTreeSet<Id>,
-    /// References of which it is not known yet whether they are allowed.
+    /// References that may be allowed: the grants are not known yet.
     pub(crate) undecided: BTreeSet<Id>,
     /// What is wrong, by subject.
     pub(crate) problems: BTreeMap<String, String>,
 }
 
 impl Selector {
-    /// The Gateway is this one; `None` where it does not exist.
+    /// Sets the Gateway; `None` if it does not exist.
     pub(crate) fn set_gateway(&mut self, gateway: Option<Gateway>) {
         self.gateway = Some(gateway);
     }
 
-    /// All grants of a namespace.
+    /// Sets all grants of a namespace.
     pub(crate) fn set_grants(&mut self, namespace: &str, grants: Vec<Grant>) {
         self.grants.retain(|id, _| id.namespace != namespace);
         self.grants
@@ -166,17 +166,17 @@ impl Selector {
         self.granted.insert(namespace.to_owned());
     }
 
-    /// A grant was made or changed.
+    /// Adds or replaces a grant.
     pub(crate) fn add_grant(&mut self, grant: Grant) {
         self.grants.insert(grant.id.clone(), grant);
     }
 
-    /// A grant was deleted.
+    /// Removes a grant.
     pub(crate) fn remove_grant(&mut self, id: &Id) {
         self.grants.remove(id);
     }
 
-    /// What must be watched for the current references.
+    /// The scopes that must be watched for the current references.
     pub(crate) fn scopes(&self) -> BTreeSet<Scope> {
         let Some(Some(gateway)) = &self.gateway else {
             return BTreeSet::new();
@@ -193,7 +193,7 @@ impl Selector {
         objects.chain(grants).collect()
     }
 
-    /// What the Gateway selects; `None` as long as it is not known.
+    /// What the Gateway selects; `None` while it is unknown.
     pub(crate) fn selected(&self) -> Option<Selected> {
         let mut selected = Selected::default();
         let Some(gateway) = self.gateway.as_ref()? else {
@@ -215,7 +215,8 @@ impl Selector {
                 selected.wanted.insert(id.clone());
             } else if self.granted.contains(&id.namespace) {
                 let text = format!(
-                    "{} refers to it, and no ReferenceGrant in its namespace allows that",
+                    "{} refers to it, and no ReferenceGrant in its namespace allows that; create one, or remove the \
+                     reference",
                     gateway.id
                 );
                 selected.problems.insert(id.to_string(), text);
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn another_namespace_takes_a_grant() {
+    fn a_reference_to_another_namespace_requires_a_grant() {
         let refs =
             json!([{"name": "web", "namespace": "shop"}, {"name": "api", "namespace": "shop"}]);
         let mut selector = selector(json!({"listeners": [{"tls": {"certificateRefs": refs}}]}));
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_selected_before_the_gateway_is_known_or_when_there_is_none() {
+    fn without_a_gateway_nothing_is_selected() {
         let mut selector = Selector::default();
         assert_eq!(selector.selected(), None);
         selector.set_gateway(None);

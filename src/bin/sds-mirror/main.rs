@@ -62,14 +62,14 @@ use crate::options::Options;
 use crate::reconcile::History;
 use crate::status::Status;
 
-/// Something was refused, or could not be written.
+/// An object was refused, or a folder could not be written.
 const WITH_PROBLEMS: u8 = 1;
-/// It could not run at all.
+/// The mirror could not run.
 const COULD_NOT_RUN: u8 = 2;
-/// The admin socket's mode: its owner and group ask.
+/// The mode of the admin socket: its owner and group may connect.
 const ADMIN_MODE: u32 = 0o660;
-/// The programs whose lines are logged. Whatever the level, no library's are: those for Kubernetes and
-/// HTTP log whole answers, and private keys with them.
+/// The crates whose events are logged. Events of other libraries never are, at any level: those for
+/// Kubernetes and HTTP log whole responses, including private keys.
 const OWN: [&str; 2] = ["sds_mirror", "sds_agent"];
 
 fn main() -> ExitCode {
@@ -102,7 +102,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where the configuration comes from, to be read again.
+/// The sources of the configuration, which a reload reads again.
 struct Settings {
     file: Option<PathBuf>,
     options: Options,
@@ -134,14 +134,14 @@ fn run(config: Config, settings: Settings, logging: &Logging) -> Result<End, Str
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|error| format!("the asynchronous runtime can't start: {error}"))?;
+        .map_err(|error| format!("can't start the asynchronous runtime: {error}"))?;
     let end = runtime.block_on(mirror(config, settings, logging));
-    // A write that hangs on a dead file system must not keep the process.
+    // A write that hangs on a dead file system must not keep the process from exiting.
     runtime.shutdown_background();
     end
 }
 
-/// Mirrors until the end, by one configuration after the other.
+/// Runs mirrors, a new one for each configuration, until a signal or an error.
 async fn mirror(mut config: Config, settings: Settings, logging: &Logging) -> Result<End, String> {
     let mut signals = Signals::new()?;
     let status = Arc::new(Status::new());
@@ -181,14 +181,14 @@ async fn mirror(mut config: Config, settings: Settings, logging: &Logging) -> Re
         history = past;
         let Some(next) = next else {
             systemd::stopping();
-            info!("ended by a signal; the folders stay as they are");
+            info!("stopped by a signal; the folders stay as they are");
             return Ok(End::Good);
         };
         previous = Some(std::mem::replace(&mut config, next));
     }
 }
 
-/// Never ends, also where there is no watchdog.
+/// Never returns, even without a watchdog.
 async fn feed_watchdog(heart: &Heart) {
     systemd::feed_watchdog(heart).await;
     std::future::pending::<()>().await;
@@ -202,8 +202,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, String> {
-        let signal =
-            |kind| signal(kind).map_err(|error| format!("signals can't be handled: {error}"));
+        let signal = |kind| signal(kind).map_err(|error| format!("can't handle signals: {error}"));
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -211,8 +210,8 @@ impl Signals {
         })
     }
 
-    /// The next configuration; `None` when it is time to end. A configuration that can't be used is
-    /// logged, and the current one stays in effect.
+    /// Waits for a new configuration; `None` when the mirror must stop. An invalid configuration is logged, and
+    /// the current one stays in effect.
     async fn next(&mut self, settings: &Settings) -> Option<Config> {
         loop {
             tokio::select! {
@@ -232,7 +231,7 @@ impl Signals {
     }
 }
 
-/// What serves health, metrics and state.
+/// The servers of health, metrics and state.
 struct Admin {
     socket: Option<(ListenConfig, CancellationToken)>,
     tcp: Option<(std::net::SocketAddr, CancellationToken)>,
@@ -252,7 +251,7 @@ impl Admin {
         Ok(admin)
     }
 
-    /// Follows a new configuration, as far as that works.
+    /// Applies a new configuration. Errors are logged.
     async fn change(&mut self, config: &Config, status: &Arc<Status>) {
         let socket = self.set_socket(config, status);
         let tcp = self.set_tcp(config, status).await;
@@ -306,7 +305,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// The source of a module, its tests left out.
+    /// The source of a module, without its tests.
     fn source(module: &str) -> String {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/sds-mirror");
         let mut files = vec![folder.join(format!("{module}.rs"))];

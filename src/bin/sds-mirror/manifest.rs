@@ -8,7 +8,7 @@ use crate::select::{Id, Kind};
 
 /// The manifest's file name; sds-agent skips names that begin with `..`.
 pub(crate) const FILE_NAME: &str = "..sds-mirror.json";
-/// Bytes of a manifest that are read at most.
+/// The maximum size of a manifest in bytes.
 pub(crate) const MAX_BYTES: usize = 64 * 1024;
 
 /// Where the files of a folder came from.
@@ -28,10 +28,11 @@ pub(crate) struct Manifest {
     pub(crate) uid: String,
     /// The object's resource version.
     pub(crate) resource_version: String,
-    /// When the files were written last, in seconds since 1970.
+    /// When the files were last written, in seconds since 1970.
     #[serde(default)]
     pub(crate) written: u64,
-    /// Its object is gone, and the folder stays until that is back or the operator releases it.
+    /// Whether the removal is held back: the object is gone, and the folder stays until the object is back or the
+    /// operator releases the folder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) held: bool,
 }
@@ -57,19 +58,19 @@ impl Manifest {
         bytes
     }
 
-    /// The manifest that a file holds; `None` when it is none.
+    /// Parses a manifest; `None` if it is not one.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 }
 
-/// What stands in the output folder under some name.
+/// An entry of the output folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// A folder that the mirror made, with its manifest.
     Ours(Manifest),
-    /// Anything else. It is never touched.
+    /// Anything else. It is never changed.
     Foreign,
-    /// It can't be read, so it is unknown which of the two it is. It is never changed either.
+    /// It can't be read, so its origin is unknown. It is never changed either.
     Unreadable(String),
 }

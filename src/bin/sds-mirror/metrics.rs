@@ -15,7 +15,7 @@ use crate::problems::{Kind, Problems};
 use crate::select::Scope;
 use crate::source::FailureKind;
 
-/// How much of everything there is.
+/// The values of the gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// Objects that are on disk as they are in the cluster.
@@ -36,7 +36,7 @@ pub(crate) struct Counts {
 
 /// Labels with fixed values.
 type Fixed = [(&'static str, &'static str); 1];
-/// The labels of a scope: its namespace, which comes from the configuration, and its resource.
+/// The labels of a scope: its namespace and its resource.
 type OfScope = [(&'static str, String); 2];
 
 /// All metrics of the mirror.
@@ -89,15 +89,15 @@ impl Metrics {
             "When the API server last answered; 0 before it has",
             self.sync.clone(),
         );
-        registry.register("lists", "Whole lists", self.lists.clone());
+        registry.register("lists", "Complete lists", self.lists.clone());
         registry.register(
             "api_failures",
-            "Requests that failed and watches that broke, by kind",
+            "Failed requests and watches, by kind",
             self.failures.clone(),
         );
         registry.register(
             "secrets",
-            "Secrets and ConfigMaps in the cluster, by what became of them on disk",
+            "Secrets and ConfigMaps in the cluster, by their state on disk",
             self.objects.clone(),
         );
     }
@@ -132,7 +132,7 @@ impl Metrics {
         }
         registry.register(
             "problems",
-            "Present problems, by kind",
+            "Current problems, by kind",
             self.problems.clone(),
         );
         registry.register("writes", "Folders written, by result", self.writes.clone());
@@ -145,7 +145,7 @@ impl Metrics {
         registry.register("build", "The program", Info::new(version));
     }
 
-    /// A scope is watched from now on: it has series before anything was heard.
+    /// Creates the series of a scope that is watched from now on, before the API server has answered.
     pub(crate) fn expect(&self, scope: &Scope) {
         self.sync.get_or_create(&labels(scope)).set(0.0);
         self.lists.get_or_create(&labels(scope)).inc_by(0);
@@ -158,7 +158,7 @@ impl Metrics {
             .set(seconds.as_secs_f64());
     }
 
-    /// A scope is no longer watched.
+    /// Removes the series of a scope that is no longer watched.
     pub(crate) fn forget(&self, scope: &Scope) {
         self.sync.remove(&labels(scope));
     }
@@ -177,7 +177,7 @@ impl Metrics {
         self.ready.set(is_ready.into());
     }
 
-    /// What came of a write: an outcome, `rejected` or `error`.
+    /// Counts a write by its result: an outcome, `rejected` or `error`.
     pub(crate) fn wrote(&self, result: &'static str) {
         self.writes.get_or_create(&[("result", result)]).inc();
     }

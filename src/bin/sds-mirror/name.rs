@@ -1,13 +1,13 @@
-//! Secret → the name of its folder, and the rules for names of folders.
+//! The name of a Secret's folder, and the rules for names of folders and files.
 
 use std::fmt;
 
-/// Bytes of a folder's name: what sds-agent serves at most.
+/// The maximum size in bytes of a name that sds-agent serves.
 const MAX_NAME: usize = 253;
-/// Names that sds-agent, like Istio, skips, as folders and as Secrets.
+/// Names with these prefixes are skipped, as by Istio: of folders by sds-agent, and of Secrets by the mirror.
 const RESERVED_PREFIXES: [&str; 2] = ["istio", "prometheus"];
 
-/// The name of a folder, of `{name}` and `{namespace}`.
+/// A template for names of folders, with `{name}` and `{namespace}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NameTemplate(Vec<Piece>);
 
@@ -19,11 +19,10 @@ enum Piece {
 }
 
 impl NameTemplate {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// Placeholders that there are not, and a template without `{name}`, which gives all Secrets
-    /// the same folder.
+    /// It has an unknown placeholder, or lacks `{name}`, so that all Secrets would have the same folder.
     pub(crate) fn parse(template: &str) -> Result<Self, String> {
         let mut pieces = Vec::new();
         let mut rest = template;
@@ -37,8 +36,8 @@ impl NameTemplate {
                 "namespace" => Piece::Namespace,
                 _ => {
                     return Err(format!(
-                        "the name template {template:?} has the placeholder {{{placeholder}}}; \
-                         there are {{name}} and {{namespace}}"
+                        "the name template {template:?} has the unknown placeholder {{{placeholder}}}; \
+                         use {{name}} and {{namespace}}"
                     ));
                 }
             });
@@ -47,7 +46,7 @@ impl NameTemplate {
         pieces.push(Piece::Text(rest.to_owned()));
         if !pieces.contains(&Piece::Name) {
             return Err(format!(
-                "the name template {template:?} lacks {{name}}, so that all Secrets would share a folder"
+                "the name template {template:?} lacks {{name}}: all Secrets would have the same folder"
             ));
         }
         Ok(Self(pieces))
@@ -56,7 +55,7 @@ impl NameTemplate {
     /// The name of the folder for a Secret.
     ///
     /// # Errors
-    /// A name that no folder may have, or that sds-agent skips.
+    /// No folder can have this name, or sds-agent would skip it.
     pub(crate) fn folder(&self, namespace: &str, name: &str) -> Result<String, BadName> {
         let folder: String = self
             .0
@@ -71,10 +70,10 @@ impl NameTemplate {
     }
 }
 
-/// A folder's name, if sds-agent serves folders of this name.
+/// Checks that sds-agent serves folders of this name.
 ///
 /// # Errors
-/// Why no folder may have it.
+/// No folder can have this name, or sds-agent would skip it.
 pub(crate) fn check_folder(folder: String) -> Result<String, BadName> {
     match check(&folder) {
         None => Ok(folder),
@@ -88,7 +87,7 @@ impl Default for NameTemplate {
     }
 }
 
-/// A name that is refused.
+/// A refused name of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BadName {
     folder: String,
@@ -102,23 +101,23 @@ impl fmt::Display for BadName {
     }
 }
 
-/// Whether a Secret of this name is skipped, as Istio does it.
+/// Whether a Secret of this name is skipped, as by Istio.
 pub(crate) fn is_reserved(name: &str) -> bool {
     RESERVED_PREFIXES
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a key of a Secret can be the name of a file.
+/// Checks that a key of a Secret can be the name of a file.
 ///
 /// # Errors
-/// Why not.
+/// Why it can't.
 pub(crate) fn check_key(key: &str) -> Result<(), &'static str> {
     match key {
         "" => Err("is empty"),
         _ if key.contains('/') => Err("has a path separator"),
         _ if key.contains(char::is_control) => Err("has control characters"),
-        // `.`, `..` and all that is a link or a generation of the folder itself.
+        // Links and generations of the folder have such names.
         _ if key.starts_with("..") || key == "." => Err("begins with .."),
         _ if key.len() > MAX_NAME => Err("is longer than 253 bytes"),
         _ => Ok(()),
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_that_could_not_be_or_would_not_be_served_are_refused() {
+    fn names_of_folders_that_would_not_be_served_are_refused() {
         let refused = |template: &str, namespace: &str, name: &str| {
             NameTemplate::parse(template)
                 .unwrap()
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_no_file_names_are_refused() {
+    fn keys_that_can_not_be_file_names_are_refused() {
         for key in [
             "",
             "a/b",

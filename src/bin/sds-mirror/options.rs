@@ -8,16 +8,16 @@ use sds_agent::config::{self, Account, LogFilter, LogFormat};
 use sds_agent::config::{parse_duration, parse_mode, parse_tcp};
 use serde::{Deserialize, Deserializer};
 
-/// All options, as they were given.
+/// The options as they were given.
 #[derive(clap::Args, Deserialize, Default, Clone, Debug)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Options {
-    /// How to reach the cluster, and as whom. Without this and without --server: $KUBECONFIG,
-    /// ~/.kube/config, or the service account of the pod that this runs in
+    /// The kubeconfig with address and credentials of the cluster [default without --server: $KUBECONFIG,
+    /// ~/.kube/config, or the service account of the pod that this runs in]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
 
-    /// The context of the kubeconfig; its current one by default
+    /// The context of the kubeconfig [default: its current context]
     #[arg(long, value_name = "NAME")]
     pub(crate) context: Option<String>,
 
@@ -25,11 +25,11 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URL")]
     pub(crate) server: Option<String>,
 
-    /// The CA certificates that the API server is checked against; goes with --server
+    /// The CA certificates that verify the API server; requires --server
     #[arg(long, value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
 
-    /// A file with a bearer token, read again for every request, so that it may be rotated
+    /// A file with a bearer token; it is read for every request, so the token can be rotated
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 
@@ -38,11 +38,11 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) namespace: Vec<String>,
 
-    /// Mirror only the Secrets that this label selector selects
+    /// Mirror only the Secrets that match this label selector
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) selector: Option<String>,
 
-    /// Mirror only the Secrets that this field selector selects
+    /// Mirror only the Secrets that match this field selector
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) field_selector: Option<String>,
 
@@ -51,26 +51,26 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub(crate) gateway: Option<String>,
 
-    /// Mirror the ConfigMaps with CA bundles that this label selector selects, too; "" selects all
+    /// Also mirror the ConfigMaps with CA bundles that match this label selector; "" matches all
     #[arg(long, value_name = "SELECTOR")]
     pub(crate) configmaps: Option<String>,
 
-    /// The keys of a ConfigMap that may hold its bundle; the first that is there does
+    /// The keys of a ConfigMap that may hold its bundle; the first one that exists is used
     /// [default: ca.crt, ca-bundle.crt, trust-bundle.pem, root-certs.pem]
     #[arg(long, value_name = "KEY", num_args = 1.., value_delimiter = ',')]
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) configmap_key: Vec<String>,
 
-    /// Write this key of a Secret too, as this file
+    /// Also write this key of a Secret, as this file
     #[arg(long, value_name = "KEY=FILE")]
     #[serde(deserialize_with = "one_or_many")]
     pub(crate) key: Vec<String>,
 
-    /// The folder that gets a credential folder for each Secret; sds-agent's --credentials
+    /// The folder in which each Secret gets a credential folder; a root of sds-agent
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
 
-    /// The name of a Secret's folder, of {name} and {namespace} [default: {name}]
+    /// The name of a Secret's folder, with {name} and {namespace} [default: {name}]
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) name_template: Option<String>,
 
@@ -78,7 +78,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) configmap_name_template: Option<String>,
 
-    /// The user, by name or number, that folders and files belong to; takes root's rights
+    /// The owner of folders and files, by name or number; requires root
     #[arg(long, value_name = "USER")]
     pub(crate) owner: Option<Account>,
 
@@ -100,12 +100,12 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub(crate) mass_removal_percent: Option<u8>,
 
-    /// Within this time [default: 1m]
+    /// The time in which removals are counted together [default: 1m]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     #[serde(deserialize_with = "duration")]
     pub(crate) mass_removal_window: Option<Duration>,
 
-    /// Remove folders however many there are, those that are held back included
+    /// Hold back no removals, and remove folders that are held back
     #[arg(long)]
     pub(crate) allow_mass_removal: bool,
 
@@ -113,11 +113,11 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) allow_cluster_change: bool,
 
-    /// Do one pass and end
+    /// Do one pass and exit
     #[arg(long)]
     pub(crate) once: bool,
 
-    /// Print what would change, change nothing, and end
+    /// Print what would change, change nothing, and exit
     #[arg(long)]
     pub(crate) dry_run: bool,
 
@@ -126,7 +126,7 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "duration")]
     pub(crate) check_interval: Option<Duration>,
 
-    /// Report what is refused as a Kubernetes Event on its Secret or ConfigMap
+    /// Report each refused Secret or ConfigMap as a Kubernetes Event on it
     #[arg(long)]
     pub(crate) events: bool,
 
@@ -139,11 +139,11 @@ pub(crate) struct Options {
     #[serde(deserialize_with = "loopback")]
     pub(crate) admin_tcp: Option<SocketAddr>,
 
-    /// What is logged: a level, or levels by module; RUST_LOG where this is not given
+    /// What is logged: a level, or levels by module [default: $RUST_LOG, or info]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<LogFilter>,
 
-    /// The form of a log line [default: text]
+    /// The format of a log line [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
 }
@@ -199,7 +199,7 @@ impl Options {
 
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a text or a list of texts")]
+    #[serde(untagged, expecting = "expected a string or a list of strings")]
     enum OneOrMany {
         One(String),
         Many(Vec<String>),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_has_every_key_and_each_is_good() {
+    fn the_example_has_every_key_with_a_valid_value() {
         let example = include_str!("../../../examples/sds-mirror.toml");
         parse(example).unwrap();
         let all: String = example
@@ -294,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn the_metrics_stay_on_loopback() {
+    fn metrics_are_only_served_on_loopback() {
         assert!(parse("admin_tcp = \"0.0.0.0:1\"").is_err());
         assert!(parse("admin_tcp = \"127.0.0.1:1\"").is_ok());
         assert!(from_arguments(&["--admin-tcp", "10.0.0.1:1"]).is_err());
     }
 
     #[test]
-    fn modes_and_durations_are_written_alike_in_both_places() {
+    fn modes_and_durations_have_the_same_form_in_file_and_command_line() {
         let file = parse("file_mode = \"0600\"\nmass_removal_window = \"5m\"").unwrap();
         let cli = ["--file-mode", "0600", "--mass-removal-window", "5m"];
         let cli = from_arguments(&cli).unwrap();

@@ -29,9 +29,9 @@ impl fmt::Display for Subject {
 /// The kind of a problem: a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
-    /// An object, or a key of one, that can't be mirrored.
+    /// An object, or one of its keys, can't be mirrored.
     Refused,
-    /// sds-agent would reject the content, so that it replaces nothing.
+    /// sds-agent would reject the content, so it replaces nothing.
     Content,
     /// Several objects want one folder.
     Clash,
@@ -41,7 +41,7 @@ pub(crate) enum Kind {
     Unreadable,
     /// A removal was held back.
     HeldBack,
-    /// A folder is kept though no object is mirrored to it.
+    /// A folder is kept although no object is mirrored to it.
     Kept,
     /// The system refused to write or remove.
     Write,
@@ -73,12 +73,12 @@ impl Kind {
         }
     }
 
-    /// Whether something that should be on disk is not, or the other way round.
+    /// Whether the disk differs from what it should be.
     fn is_error(self) -> bool {
         self != Self::Kept
     }
 
-    /// Whether the mirror can't do its work because of it.
+    /// Whether it prevents the mirror from working.
     fn is_fault(self) -> bool {
         matches!(self, Self::Write | Self::Unreadable)
     }
@@ -91,12 +91,12 @@ pub(crate) struct Problem {
     pub(crate) text: String,
 }
 
-/// All that is wrong.
+/// All current problems.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Problems(BTreeMap<Subject, Problem>);
 
 impl Problems {
-    /// Adds a problem of `subject`; of two, the first one stays.
+    /// Adds a problem, unless the subject already has one.
     pub(crate) fn add(&mut self, subject: Subject, kind: Kind, text: impl Into<String>) {
         let text = text.into();
         self.0.entry(subject).or_insert(Problem { kind, text });

@@ -11,18 +11,18 @@ use crate::config::Guard;
 use crate::manifest::Found;
 use crate::select::{Id, Scope};
 
-/// After a deletion its folder stays for this long without another deletion in the same scope, so
-/// that simultaneous deletions are counted together.
+/// A deleted object's folder is removed after this time without another deletion in its scope, so that
+/// simultaneous deletions are counted together.
 const QUIET: Duration = Duration::from_secs(1);
-/// It stays no longer than this, however many deletions follow.
+/// The folder is removed at the latest after this time.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// What an object wants.
+/// The desired state of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wish {
     /// Identifies the object: one that was created again with the same name has another uid.
     pub(crate) uid: String,
-    /// Its version.
+    /// Its resource version.
     pub(crate) resource_version: String,
     /// The folder that it should have; `None` when it is not mirrored.
     pub(crate) folder: Option<String>,
@@ -31,35 +31,35 @@ pub(crate) struct Wish {
 /// Which objects are mirrored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Chosen {
-    /// All of these scopes.
+    /// All objects of these scopes.
     All(BTreeSet<Scope>),
-    /// That is not known yet.
+    /// Not known yet.
     Unknown,
-    /// Exactly these.
+    /// Exactly these objects.
     Only {
         wanted: BTreeSet<Id>,
-        /// It is not known yet whether these are.
+        /// Objects that may be chosen: that is not known yet.
         undecided: BTreeSet<Id>,
     },
 }
 
-/// What is known of the cluster.
+/// The known objects of the cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Objects {
     /// All existing objects, including those that are not mirrored.
     objects: BTreeMap<Id, Wish>,
     /// The scopes that have been listed as a whole.
     listed: BTreeSet<Scope>,
-    /// Objects that were deleted, as an event reported, and when.
+    /// Objects whose deletion an event reported, and when.
     deleted: BTreeMap<Id, Instant>,
     chosen: Chosen,
 }
 
-/// What is known of the object of a folder.
+/// The known state of a folder's object.
 enum Standing<'a> {
     Unknown,
     There(&'a Wish),
-    /// Deleted at this time, as an event reported; or else missing from a list, or not chosen.
+    /// An event reported the deletion at this time; or the object is missing from a list, or not chosen.
     Absent(Option<Instant>),
     NotMirrored,
 }
@@ -74,12 +74,12 @@ impl Objects {
         }
     }
 
-    /// Other objects are mirrored from now on.
+    /// Changes which objects are mirrored.
     pub(crate) fn choose(&mut self, chosen: Chosen) {
         self.chosen = chosen;
     }
 
-    /// A whole list of a scope's objects.
+    /// Records a complete list of a scope's objects.
     pub(crate) fn listed(&mut self, scope: &Scope, objects: BTreeMap<Id, Wish>) {
         self.objects.retain(|id, _| id.scope() != *scope);
         self.deleted.retain(|id, _| !objects.contains_key(id));
@@ -87,19 +87,19 @@ impl Objects {
         self.listed.insert(scope.clone());
     }
 
-    /// An object was made or changed.
+    /// Records that an object was created or changed.
     pub(crate) fn applied(&mut self, id: Id, wish: Wish) {
         self.deleted.remove(&id);
         self.objects.insert(id, wish);
     }
 
-    /// An object was deleted, or is no longer selected.
+    /// Records that an object was deleted, or is no longer selected.
     pub(crate) fn deleted(&mut self, id: Id, now: Instant) {
         self.objects.remove(&id);
         self.deleted.insert(id, now);
     }
 
-    /// The existing objects of the kinds that are mirrored.
+    /// The existing objects that are chosen.
     pub(crate) fn wishes(&self) -> impl Iterator<Item = (&Id, &Wish)> {
         self.objects.iter().filter(|(id, _)| self.is_chosen(id))
     }
@@ -110,12 +110,12 @@ impl Objects {
         ids.filter(|id| id.scope() == *scope).cloned().collect()
     }
 
-    /// The wish of an object that is chosen.
+    /// The desired state of an object, if it is chosen.
     pub(crate) fn wish(&self, id: &Id) -> Option<&Wish> {
         self.objects.get(id).filter(|_| self.is_chosen(id))
     }
 
-    /// Forgets deletions that no folder is left of.
+    /// Forgets deletions of objects that no longer have a folder.
     pub(crate) fn forget_deletions(&mut self, present: &BTreeMap<String, Found>) {
         if self.deleted.is_empty() {
             return;
@@ -124,7 +124,7 @@ impl Objects {
         self.deleted.retain(|id, _| owners.contains(id));
     }
 
-    /// Whether the content of an object is worth keeping: it is chosen, or that is not decided yet.
+    /// Whether an object is chosen, or may be once more is known, so that its content must be kept.
     pub(crate) fn may_be_chosen(&self, id: &Id) -> bool {
         match &self.chosen {
             Chosen::Unknown => true,
@@ -180,7 +180,7 @@ impl Objects {
 
 type Group = Option<Scope>;
 
-/// The removals of late, done and held: what the guard adds to those that are due.
+/// Recent removals, done and held, which the guard adds to those that are due.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History(BTreeMap<Group, VecDeque<Past>>);
 
@@ -206,16 +206,16 @@ impl History {
     }
 }
 
-/// What to do.
+/// The changes to make.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// The objects that have their folder, and may write it.
+    /// The objects whose folder may be written.
     pub(crate) granted: BTreeMap<Id, String>,
     /// The folders to remove, after all writes.
     pub(crate) remove: BTreeSet<String>,
-    /// The folders whose removal is held from now on.
+    /// The folders whose removal is held back from now on.
     pub(crate) hold: BTreeSet<String>,
-    /// The folders that would go, and are kept; those to hold included.
+    /// The folders without an object that are kept, including those in `hold`.
     pub(crate) keep: BTreeMap<String, Keep>,
     /// The objects that can't have their folder.
     pub(crate) conflicts: BTreeMap<Id, Conflict>,
@@ -226,9 +226,9 @@ pub(crate) struct Plan {
 /// Why a folder without an object that writes it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
-    /// Its removal was part of a mass.
+    /// Its removal is held back: there were too many at once.
     Held,
-    /// Its namespace is not mirrored, or no longer.
+    /// Its namespace is not mirrored.
     NotMirrored,
     /// Its object exists, but is no longer a credential.
     Unfit,
@@ -241,11 +241,11 @@ pub(crate) enum Conflict {
     Foreign { folder: String },
     /// The folder can't be read.
     Unreadable { folder: String, why: String },
-    /// Other objects want the same folder, or one that is gone still has it.
+    /// Other objects would have the same folder, or a deleted one still has it.
     Clash { folder: String, others: Vec<Id> },
 }
 
-/// What decides about removals.
+/// The rules for removals.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
     pub(crate) guard: Guard,
@@ -255,7 +255,7 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// What a plan did to a folder of `id` counts for later ones.
+    /// Records that the folder of `id` was removed or held, which counts for later removals.
     pub(crate) fn record(&mut self, objects: &Objects, id: &Id, is_held: bool, when: Instant) {
         let past = Past { when, is_held };
         self.history.add(objects.group(id), past, self.guard.window);
@@ -265,12 +265,12 @@ impl Policy {
 /// A folder whose object is gone.
 struct Candidate<'a> {
     folder: &'a String,
-    /// Whether that is known from a list alone.
+    /// Whether the object is only missing from a list: no event reported its deletion.
     is_by_list: bool,
     due: Option<Instant>,
 }
 
-/// Compares what is known of the cluster with what is present.
+/// Compares the objects of the cluster with the folders on disk.
 pub(crate) fn plan(
     objects: &Objects,
     present: &BTreeMap<String, Found>,
@@ -326,7 +326,7 @@ pub(crate) fn plan(
     grant(objects, present, &mut plan);
     let taken: BTreeSet<&String> = plan.granted.values().collect();
     for (folder, id) in moved {
-        // What was written elsewhere takes its place; where that can't be, it stays.
+        // The old folder stays until the new one may be written.
         if plan.granted.contains_key(&id) {
             plan.remove.insert(folder.clone());
         }
@@ -335,7 +335,7 @@ pub(crate) fn plan(
     plan
 }
 
-/// Decides about the removals of one group, which count together.
+/// Decides about the removals of one group, which are counted together.
 fn judge(
     objects: &Objects,
     present: &BTreeMap<String, Found>,
@@ -370,13 +370,13 @@ fn judge(
     }
 }
 
-/// Whether removing `going` of `owned` folders is too much: more than `percent` of them, and more
-/// than one, for deleting a lone Secret is an ordinary thing.
+/// Whether removing `going` of `owned` folders is too much: more than `percent` of them, and more than one,
+/// because deleting the only Secret is normal.
 fn is_mass(going: usize, owned: usize, percent: u8) -> bool {
     going > 1 && 100 * going > usize::from(percent) * owned
 }
 
-/// Gives each folder to the one object that wants it, or that has it.
+/// Grants each folder to the only object that claims it, or that has it.
 fn grant(objects: &Objects, present: &BTreeMap<String, Found>, plan: &mut Plan) {
     for (folder, claimants) in claims(objects) {
         let rivals = rivals(&claimants, present.get(folder), folder, objects, plan);
@@ -395,7 +395,7 @@ fn grant(objects: &Objects, present: &BTreeMap<String, Found>, plan: &mut Plan) 
             _ => None,
         };
         for id in claimants {
-            // If two objects want a name, neither gets it, unless one already has it.
+            // If several objects claim a folder, only the one that already has it gets it.
             let wins = rivals.len() == 1 || holder.as_ref() == Some(id);
             if wins && blocked.is_none() {
                 plan.granted.insert(id.clone(), folder.clone());
@@ -414,7 +414,7 @@ fn grant(objects: &Objects, present: &BTreeMap<String, Found>, plan: &mut Plan) 
     }
 }
 
-/// Those who want a folder, and who has it, unless that one is gone and its folder free.
+/// The objects that claim a folder, and the one that has it, unless that was deleted and the folder is free.
 fn rivals(
     claimants: &[&Id],
     holder: Option<&Found>,
@@ -435,7 +435,7 @@ fn rivals(
     rivals
 }
 
-/// The objects that want each folder.
+/// The objects that claim each folder.
 fn claims(objects: &Objects) -> BTreeMap<&String, Vec<&Id>> {
     let mut claims: BTreeMap<&String, Vec<&Id>> = BTreeMap::new();
     for (id, wish) in objects.wishes() {

@@ -10,7 +10,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::name::{NameTemplate, check_folder, check_key, is_reserved};
 
-/// The keys that a credential is made of. No other key is written to disk unless it is mapped.
+/// The keys of credentials. No other key is written to disk unless it is mapped.
 const KEYS: [&str; 8] = [
     "cert",
     "key",
@@ -21,26 +21,25 @@ const KEYS: [&str; 8] = [
     "ca.crl",
     "tls.ocsp-staple",
 ];
-/// Certificate and key of a pair, in Istio's convention and in Kubernetes'.
+/// The keys of certificate and private key: Istio's, and those of Kubernetes.
 const PAIRS: [[&str; 2]; 2] = [["cert", "key"], ["tls.crt", "tls.key"]];
-/// A bundle of CAs, likewise.
+/// The keys of a trust bundle, likewise.
 const BUNDLES: [&str; 2] = ["cacert", "ca.crt"];
-/// The files that a ConfigMap becomes: its bundle, and a revocation list of that name.
+/// The files of a ConfigMap: the bundle, and the revocation lists from the key of the same name.
 const CONFIGMAP_FILE: &str = "ca.crt";
 const CONFIGMAP_CRL: &str = "ca.crl";
-/// The keys of a ConfigMap that may hold the bundle, most important first: Gateway API's, then the
-/// names that trust-manager's documentation uses.
+/// The default keys for the bundle of a ConfigMap, the preferred one first: that of Gateway API, then those in
+/// the documentation of trust-manager.
 pub(crate) const CONFIGMAP_KEYS: [&str; 4] = [
     "ca.crt",
     "ca-bundle.crt",
     "trust-bundle.pem",
     "root-certs.pem",
 ];
-/// The annotation that gives an object's folder a name of one's choice.
+/// The annotation that sets the name of an object's folder.
 pub(crate) const FOLDER_ANNOTATION: &str = "sds-agent/folder";
 
-/// Types that are never mirrored and that there may be many or large ones of: the API server is
-/// asked to leave them out.
+/// Excludes types that are never mirrored, of which there may be many or large Secrets.
 pub(crate) const LEAVE_OUT: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,\
     type!=kubernetes.io/dockerconfigjson,type!=bootstrap.kubernetes.io/token";
 
@@ -68,7 +67,7 @@ impl Kind {
     }
 }
 
-/// One kind of object in one namespace: what one list and one watch cover.
+/// One kind of object in one namespace, which is one list and one watch.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Scope {
     pub(crate) kind: Kind,
@@ -86,7 +85,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// An object's place in the cluster.
+/// Identifies an object in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id {
     pub(crate) kind: Kind,
@@ -95,7 +94,7 @@ pub(crate) struct Id {
 }
 
 impl Id {
-    /// The place of an object with these metadata.
+    /// The identity of an object with this metadata.
     pub(crate) fn of(kind: Kind, metadata: &ObjectMeta) -> Self {
         Self {
             kind,
@@ -126,40 +125,40 @@ impl fmt::Display for Id {
 /// Files of a folder by name; wiped when dropped.
 pub(crate) type Files = BTreeMap<String, Zeroizing<Vec<u8>>>;
 
-/// How objects become folders.
+/// The rules by which objects become folders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rules {
-    /// The folder of a Secret.
+    /// The names of Secrets' folders.
     pub(crate) template: NameTemplate,
-    /// The folder of a ConfigMap.
+    /// The names of ConfigMaps' folders.
     pub(crate) configmap_template: NameTemplate,
-    /// Keys of Secrets that are written besides the usual ones, and as which file.
+    /// Additional keys of Secrets, each with the name of its file.
     pub(crate) keys: BTreeMap<String, String>,
-    /// The keys of a ConfigMap that may hold its bundle; the first that is there does.
+    /// The keys of a ConfigMap that may hold its bundle; the first one that exists is used.
     pub(crate) configmap_keys: Vec<String>,
 }
 
-/// An object, and what becomes of it.
+/// An object, and whether it is mirrored.
 pub(crate) struct Selected {
     pub(crate) id: Id,
     pub(crate) uid: String,
     pub(crate) resource_version: String,
     pub(crate) choice: Choice,
-    /// Keys that can't be file names, with the reason; the rest of the object is taken.
+    /// Keys that can't be file names, with the reason. The other keys are used.
     pub(crate) bad_keys: Vec<String>,
 }
 
 /// Whether an object is mirrored.
 pub(crate) enum Choice {
-    /// It is, as these files in this folder.
+    /// It is mirrored, as these files in this folder.
     Take { folder: String, files: Files },
     /// It is not a credential.
     Skip(&'static str),
-    /// It should be mirrored, and can't be.
+    /// It should be mirrored, but can't be.
     Refuse(String),
 }
 
-/// Decides about a Secret. Whatever of its content is not taken is wiped.
+/// Decides whether a Secret is mirrored. Content that is not used is wiped.
 pub(crate) fn secret(secret: Secret, rules: &Rules) -> Selected {
     let content: Files = secret
         .data
@@ -177,7 +176,7 @@ pub(crate) fn secret(secret: Secret, rules: &Rules) -> Selected {
     })
 }
 
-/// Decides about a ConfigMap.
+/// Decides whether a ConfigMap is mirrored.
 pub(crate) fn configmap(configmap: ConfigMap, rules: &Rules) -> Selected {
     let mut texts = configmap.data.unwrap_or_default();
     let mut binary = configmap.binary_data.unwrap_or_default();
@@ -194,7 +193,7 @@ pub(crate) fn configmap(configmap: ConfigMap, rules: &Rules) -> Selected {
         Vec::new(),
         |id, folder| {
             let Some(bundle) = bundle else {
-                return Choice::Skip("it has none of the keys that may hold a bundle of CAs");
+                return Choice::Skip("it has none of the keys that may hold a CA bundle");
             };
             let mut files = Files::from([(CONFIGMAP_FILE.to_owned(), bundle)]);
             files.extend(crl.map(|crl| (CONFIGMAP_CRL.to_owned(), crl)));
@@ -203,7 +202,7 @@ pub(crate) fn configmap(configmap: ConfigMap, rules: &Rules) -> Selected {
     )
 }
 
-/// Puts together what is known of an object; `choose` gets its place and its annotated folder.
+/// Builds the result. `choose` receives the identity and the folder from the annotation.
 fn selected(
     kind: Kind,
     metadata: ObjectMeta,
@@ -237,7 +236,7 @@ fn choose_secret(
     rules: &Rules,
 ) -> Choice {
     if !matches!(type_, "Opaque" | "kubernetes.io/tls") {
-        return Choice::Skip("its type");
+        return Choice::Skip("its type is not that of a credential");
     }
     if folder.is_none() && is_reserved(&id.name) {
         return Choice::Skip("its name begins with istio or prometheus");
@@ -250,20 +249,19 @@ fn choose_secret(
     let has = |key: &str| files.contains_key(key);
     let pair = PAIRS.iter().any(|pair| pair.iter().all(|key| has(key)));
     if !pair && !is_mapped && !BUNDLES.iter().any(|key| has(key)) {
-        // A lone `key` belongs to some other program; a lone certificate was meant for this one.
+        // A `key` without a certificate belongs to another program; a certificate was meant for this one.
         let lone = PAIRS.iter().find(|[certificate, _]| has(certificate));
         return match lone {
             Some([certificate, key]) => Choice::Refuse(format!(
-                "it has {certificate} and lacks {key}; add it, or cacert for a bundle of CAs"
+                "it has {certificate} and lacks {key}; add it, or cacert for a CA bundle"
             )),
-            None => Choice::Skip("it holds no credential"),
+            None => Choice::Skip("it has no credential"),
         };
     }
     take(id, folder, files, &rules.template)
 }
 
-/// The keys that are written, under the names of their files. A mapped key wins over the usual key
-/// of that name.
+/// The files to write. A mapped key takes precedence over a usual key with the name of its file.
 fn files(mut content: Files, rules: &Rules) -> Files {
     let mut files = Files::new();
     for (key, file) in &rules.keys {
@@ -324,7 +322,7 @@ mod tests {
         }
     }
 
-    /// The files taken, or the reason why none are.
+    /// The files, or the reason why there are none.
     fn chosen(name: &str, type_: &str, keys: &[&str]) -> String {
         shown(secret(object(name, type_, keys), &rules()), name)
     }
@@ -341,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_every_convention_are_taken() {
+    fn credentials_with_the_keys_of_every_convention_are_mirrored() {
         let tls = "kubernetes.io/tls";
         assert_eq!(chosen("a", "Opaque", &["cert", "key"]), "cert key");
         assert_eq!(
@@ -361,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_stay_in_the_cluster() {
+    fn other_keys_are_not_written() {
         assert_eq!(
             chosen("a", "Opaque", &["cert", "key", "password"]),
             "cert key"
@@ -369,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_credential_is_skipped() {
+    fn secrets_that_are_not_credentials_are_skipped() {
         let pair = ["cert", "key"];
         for (name, type_, keys) in [
             ("istio-ca-secret", "Opaque", &pair[..]),
@@ -400,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_no_file_names_are_refused_and_the_rest_is_taken() {
+    fn keys_that_can_not_be_file_names_are_refused_and_the_others_used() {
         let keys = ["cert", "key", "../../etc/cron.d/x"];
         let selected = secret(object("a", "Opaque", &keys), &rules());
         assert!(matches!(&selected.choice, Choice::Take { files, .. } if files.len() == 2));
@@ -409,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn mapped_keys_become_files_and_win_over_the_usual_ones() {
+    fn mapped_keys_become_files_and_take_precedence_over_usual_keys() {
         let mut rules = rules();
         rules.keys = [("combined.pem", "tls.pem"), ("server.crt", "tls.crt")]
             .map(|(key, file)| (key.to_owned(), file.to_owned()))
@@ -429,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_names_the_folder() {
+    fn an_annotation_sets_the_name_of_the_folder() {
         let annotated = |folder: &str| {
             let mut secret = object("istio-a", "Opaque", &["cert", "key"]);
             let annotations = [(FOLDER_ANNOTATION.to_owned(), folder.to_owned())];

@@ -24,12 +24,12 @@ use crate::gateway::{Gateway, Grant, gateway_api, grant_api};
 use crate::select::{Id, Kind, Rules, Scope, Selected, configmap, secret};
 use crate::transport::AnotherCluster;
 
-/// An answer that is not the API server's own has this reason: a proxy's page, for example.
+/// kube's reason for a response that is not from an API server, such as a proxy's error page.
 const NOT_A_STATUS: &str = "Failed to parse error data";
-/// What an API server written in Go answers when TLS is missing.
+/// What Go's HTTP server responds to a request without TLS.
 const EXPECTS_TLS: &str = "HTTP request to an HTTPS server";
 
-/// One object, as far as it matters here.
+/// An object that the API server reported.
 pub(crate) enum Item {
     Object(Selected),
     Gateway(Gateway),
@@ -46,19 +46,19 @@ impl Item {
     }
 }
 
-/// What the API server reported, or that it could not be asked.
+/// A report of the API server, or a failed request.
 pub(crate) enum Event {
-    /// All existing objects.
+    /// A complete list.
     Listed(BTreeMap<Id, Item>),
-    /// An object was made or changed.
+    /// An object was created or changed.
     Applied(Item),
     /// An object was deleted, or is no longer selected.
     Deleted(Id),
-    /// The next attempt follows after `pause`.
+    /// A request failed; the next one follows after this pause.
     Failed(Failure, Duration),
 }
 
-/// Why the API server could not be asked.
+/// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
@@ -68,25 +68,25 @@ pub(crate) struct Failure {
 /// The kind of a failure: a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FailureKind {
-    /// The credentials are not valid.
+    /// The credentials are invalid.
     Unauthorized,
-    /// The account has no right to this.
+    /// The account is not allowed to do this.
     Forbidden,
     /// The API server does not have this resource.
     NotFound,
     /// The watch can't be resumed; a new list follows.
     Gone,
-    /// The API server has too much to do.
+    /// The API server is overloaded.
     Throttled,
-    /// The API server failed by itself.
+    /// An internal error of the API server.
     Server,
-    /// The API server refuses the request, a bad selector for example.
+    /// The API server refuses the request, for example because of an invalid selector.
     Refused,
     /// The API server expects TLS.
     Plaintext,
-    /// The API server can't be reached, or the connection broke.
+    /// The API server can't be reached, or the connection was lost.
     Network,
-    /// The API server is another cluster's.
+    /// The API server belongs to another cluster.
     AnotherCluster,
 }
 
@@ -117,17 +117,17 @@ impl FailureKind {
                 );
             }
             Self::Unauthorized => {
-                "token or certificate may have expired: renew it, it is read again for each attempt"
+                "token or certificate may have expired; renew it: it is read again for each attempt"
             }
             Self::NotFound => "is the API of this resource installed in the cluster?",
             Self::Plaintext => "write https:// instead of http:// in the API server's URL",
             Self::AnotherCluster => {
                 "nothing is changed; give this cluster its own --output, or \
-                 --allow-cluster-change to take the folders over"
+                 --allow-cluster-change to take over the folders"
             }
             Self::Gone => "a new list follows",
             Self::Throttled | Self::Server | Self::Network => {
-                "what is on disk stays until it works"
+                "the folders stay as they are until it succeeds"
             }
             Self::Refused => "check the selectors and --namespace",
         };
@@ -135,7 +135,7 @@ impl FailureKind {
     }
 }
 
-/// A scope, and which of its objects.
+/// Lists and watches the selected objects of a scope.
 pub(crate) struct Source {
     pub(crate) scope: Scope,
     pub(crate) selector: Option<String>,
@@ -144,7 +144,7 @@ pub(crate) struct Source {
     pub(crate) wake: Arc<Wake>,
 }
 
-/// Has a source act before it would by itself.
+/// Makes a source list or retry immediately.
 #[derive(Default)]
 pub(crate) struct Wake {
     list: Notify,
@@ -152,7 +152,7 @@ pub(crate) struct Wake {
 }
 
 impl Wake {
-    /// Lists everything again, once, however often this is called meanwhile.
+    /// Lists everything again, once for any number of calls before that.
     pub(crate) fn list(&self) {
         self.list.notify_one();
     }
@@ -166,7 +166,7 @@ impl Wake {
 type Events = mpsc::Sender<(Scope, Event)>;
 
 impl Source {
-    /// Reports on the scope until the receiver is gone.
+    /// Reports events until the receiver is dropped.
     pub(crate) async fn run(self, client: Client, events: Events) {
         let namespace = self.scope.namespace.clone();
         let rules = Arc::clone(&self.rules);
@@ -207,11 +207,11 @@ impl Source {
             failures: Backoff::new(),
             lists: Backoff::new(),
         };
-        // It only returns when the watch must start again with a list.
+        // `Ok` means that the next watch must begin with a list.
         while self.watch(&api, &events, &item, &mut pauses).await.is_ok() {}
     }
 
-    /// Lists and watches until a watch can't be gone on with.
+    /// Lists and watches until a watch can't be resumed.
     async fn watch<K>(
         &self,
         api: &Api<K>,
@@ -276,7 +276,7 @@ fn take<K>(
     item: impl Fn(K) -> Item,
 ) -> Option<Event> {
     match event {
-        // What came of a list that was broken off is forgotten.
+        // A new list begins: an interrupted one is discarded.
         WatcherEvent::Init => listing.clear(),
         WatcherEvent::InitApply(object) => {
             let item = item(object);
@@ -292,11 +292,11 @@ fn take<K>(
 /// The receiver was dropped.
 struct Closed;
 
-/// The pauses before the API server is asked again.
+/// The pauses before the next request.
 struct Pauses {
     failures: Backoff,
-    /// Those before a new list. A restarted server forgets its history, so that this is no failure
-    /// on top of the ones that the restart made; but a list is not asked for again and again.
+    /// Before a new list. It has its own pauses: a restarted server has lost its history, which does not add to
+    /// the failures during the restart. Repeated lists are still slowed down.
     lists: Backoff,
 }
 
@@ -309,7 +309,7 @@ impl Pauses {
     }
 }
 
-/// Whether the watch itself was refused for being too old.
+/// Whether the request for the watch was refused because its version is too old.
 fn is_gone_at_start(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
@@ -324,7 +324,7 @@ fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
     }
 }
 
-/// The pause that the API server asked for.
+/// The pause that the API server requested.
 fn asked_for(error: &watcher::Error) -> Option<Duration> {
     let seconds = status(error)?.details.as_ref()?.retry_after_seconds;
     Some(Duration::from_secs(u64::from(seconds)))
@@ -366,10 +366,10 @@ fn failure(error: &watcher::Error) -> Failure {
     };
     let text = match (kind, status.reason.as_str()) {
         (FailureKind::Plaintext, _) => {
-            "the API server speaks TLS, and its URL begins with http://".to_owned()
+            "the API server requires TLS, but its URL begins with http://".to_owned()
         }
-        // It may be anything, an answer with keys in it included.
-        (_, NOT_A_STATUS) => format!("the answer is not one of Kubernetes ({})", status.code),
+        // The message may be anything, even a response with keys.
+        (_, NOT_A_STATUS) => format!("the response is not from Kubernetes ({})", status.code),
         _ => format!("{} ({})", status.message, status.code),
     };
     Failure { kind, text }

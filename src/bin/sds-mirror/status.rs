@@ -17,24 +17,24 @@ use crate::metrics::{Counts, Metrics};
 use crate::problems::Problems;
 use crate::select::Scope;
 
-/// After this time without an answer of the API server the mirror is not ready. A watch is renewed
-/// every minute.
+/// After this time without a response of the API server, the mirror is not ready. A watch is renewed every
+/// minute.
 const STALE_AFTER: Duration = Duration::from_secs(300);
-/// How long a pending write may take before the mirror counts as not in step.
+/// How long a write may be pending before the mirror is not ready.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
 
-/// What `/status` shows.
+/// The content of `/status`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// `ready`, `degraded` or `not ready`.
     pub(crate) health: String,
     /// The cluster.
     pub(crate) cluster: String,
-    /// What is watched.
+    /// The watched scopes.
     pub(crate) scopes: Vec<ScopeReport>,
-    /// Every object, and every folder that has none.
+    /// Every object, and every folder without an object.
     pub(crate) objects: Vec<Shown>,
-    /// What is wrong.
+    /// The current problems.
     pub(crate) problems: Vec<ProblemReport>,
 }
 
@@ -62,7 +62,7 @@ pub(crate) struct Shown {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) folder: Option<String>,
-    /// The version that is on disk.
+    /// The version on disk.
     pub(crate) resource_version: Option<String>,
     /// When the files on disk were written, in seconds since 1970.
     pub(crate) written: Option<u64>,
@@ -71,7 +71,7 @@ pub(crate) struct Shown {
     pub(crate) problem: Option<String>,
 }
 
-/// Which held folders to release.
+/// A request to release held folders.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Release {
@@ -81,7 +81,7 @@ pub(crate) struct Release {
     pub(crate) folders: BTreeSet<String>,
 }
 
-/// What became of that.
+/// The response to a [`Release`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Released {
     pub(crate) released: BTreeSet<String>,
@@ -106,7 +106,7 @@ struct State {
     /// The folders that may be released.
     held: BTreeSet<String>,
     released: BTreeSet<String>,
-    /// Since when a write has been pending.
+    /// Since when any write has been pending.
     waiting_since: Option<SystemTime>,
 }
 
@@ -117,7 +117,7 @@ struct ScopeState {
     failure: Option<String>,
 }
 
-/// What the mirror found in its last step.
+/// The results of the mirror's last step.
 pub(crate) struct Findings {
     pub(crate) cluster: String,
     pub(crate) problems: Problems,
@@ -152,7 +152,7 @@ impl Status {
         }
     }
 
-    /// Resets the state: the mirror starts again.
+    /// Resets the state, for a new mirror.
     pub(crate) fn reset(&self) {
         let mut state = self.lock();
         for scope in state.scopes.keys() {
@@ -161,13 +161,13 @@ impl Status {
         *state = State::default();
     }
 
-    /// A scope is watched from now on.
+    /// Adds a scope that is watched from now on.
     pub(crate) fn expect(&self, scope: &Scope) {
         self.metrics.expect(scope);
         self.lock().scopes.entry(scope.clone()).or_default();
     }
 
-    /// The API server agreed to a request about a scope.
+    /// Records a successful response for a scope.
     pub(crate) fn heard(&self, scope: &Scope) {
         let now = SystemTime::now();
         if let Some(known) = self.lock().scopes.get_mut(scope) {
@@ -183,7 +183,7 @@ impl Status {
         }
     }
 
-    /// The API server could not be asked. Returns whether this is news.
+    /// Records a failed request for a scope. Returns whether the failure is a new one.
     pub(crate) fn failed(&self, scope: &Scope, failure: &str) -> bool {
         let mut state = self.lock();
         let Some(scope) = state.scopes.get_mut(scope) else {
@@ -194,7 +194,7 @@ impl Status {
         news
     }
 
-    /// The whole list of a scope has come.
+    /// Records a complete list of a scope.
     pub(crate) fn listed(&self, scope: &Scope) {
         self.metrics.listed(scope);
         if let Some(scope) = self.lock().scopes.get_mut(scope) {
@@ -202,7 +202,7 @@ impl Status {
         }
     }
 
-    /// What the mirror found.
+    /// Replaces the state with the results of a step.
     pub(crate) fn update(&self, findings: Findings) {
         self.metrics.set(&findings.counts, &findings.problems);
         let mut state = self.lock();
@@ -217,7 +217,7 @@ impl Status {
         state.held = findings.held;
     }
 
-    /// Waits until folders were released, and takes their names. Safe to cancel.
+    /// Waits until folders are released, and returns their names. Cancel-safe.
     pub(crate) async fn released(&self) -> BTreeSet<String> {
         self.release.notified().await;
         std::mem::take(&mut self.lock().released)
@@ -355,7 +355,7 @@ impl State {
 }
 
 impl ScopeState {
-    /// How long ago the API server was heard of.
+    /// The time since the last response of the API server.
     fn age(&self) -> Option<Duration> {
         self.heard.and_then(|heard| heard.elapsed().ok())
     }
@@ -371,7 +371,7 @@ impl ScopeState {
     fn text(&self) -> String {
         let mut text = self.waits_for().unwrap_or("watched").to_owned();
         if let Some(age) = self.age() {
-            let _ = write!(text, ", heard of {} s ago", age.as_secs());
+            let _ = write!(text, ", last response {} s ago", age.as_secs());
         }
         if let Some(failure) = &self.failure {
             let _ = write!(text, ": {failure}");

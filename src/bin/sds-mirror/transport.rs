@@ -25,27 +25,26 @@ const BURST: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
 /// The object whose uid identifies the cluster by convention; most accounts are not allowed to read it.
 const CLUSTER_PATH: &str = "/api/v1/namespaces/kube-system";
-/// Bytes of that answer.
+/// The maximum size of that response in bytes.
 const MAX_NAMESPACE: usize = 1024 * 1024;
 
-/// The API server is another cluster's. Its text says how that is known.
+/// The API server belongs to another cluster than the folders; the text has the difference.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the folders are of another cluster: {0}")]
+#[error("the folders belong to another cluster: {0}")]
 pub(crate) struct AnotherCluster(String);
 
-/// Makes clients whose requests are all sent this way.
+/// Makes clients whose requests are sent in this way.
 #[derive(Clone)]
 pub(crate) struct Transport(Arc<Inner>);
 
 struct Inner {
     access: Access,
     plugins: Plugins,
-    /// The clusters that the API server's must be the same as. The last one that was reached is
-    /// among them.
+    /// The API server's cluster must be the same as all of these. They include the last one that was reached.
     expected: StdMutex<Vec<Cluster>>,
-    /// The cluster as it was when it was reached last.
+    /// The cluster that was last reached.
     reached: StdMutex<Option<Cluster>>,
-    /// `None` once it has failed: the next request reads everything again.
+    /// `None` after a failure, so that the next request reads everything again.
     route: Mutex<Option<Route>>,
     files: StdMutex<Vec<PathBuf>>,
 }
@@ -60,11 +59,11 @@ struct Route {
 }
 
 impl Transport {
-    /// A way to the cluster that `access` leads to, which must be the same as all of `expected`.
+    /// Reads `access`. The cluster must be the same as all of `expected`, which is checked with each request.
     /// Nothing is sent yet.
     ///
     /// # Errors
-    /// What keeps `access` from being read.
+    /// `access` can't be read.
     pub(crate) async fn new(access: Access, expected: Vec<Cluster>) -> Result<Self, String> {
         let transport = Self(Arc::new(Inner {
             access,
@@ -82,7 +81,7 @@ impl Transport {
         Ok(transport)
     }
 
-    /// The API server's URL, for people.
+    /// A description of the cluster, for messages.
     pub(crate) async fn server(&self) -> String {
         let route = self.0.route.lock().await;
         route
@@ -90,12 +89,12 @@ impl Transport {
             .map_or_else(String::new, |route| route.cluster.to_string())
     }
 
-    /// The cluster that was reached last.
+    /// The cluster that was last reached.
     pub(crate) fn cluster(&self) -> Option<Cluster> {
         lock(&self.0.reached).clone()
     }
 
-    /// The files that decide how the cluster is reached.
+    /// The files with the cluster's address and credentials.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         lock(&self.0.files).clone()
     }
@@ -105,10 +104,10 @@ impl Transport {
         *self.0.route.lock().await = None;
     }
 
-    /// Makes sure, with a request, that the API server is still the same cluster's.
+    /// Verifies with a request that the API server still belongs to the same cluster.
     ///
     /// # Errors
-    /// It is another one's, or can't be asked.
+    /// It belongs to another one, or the request fails.
     pub(crate) async fn verify(&self) -> Result<(), String> {
         let verified = async {
             let route = self.0.route().await?;
@@ -117,8 +116,7 @@ impl Transport {
         verified.await.map_err(|error: BoxError| error.to_string())
     }
 
-    /// A client with a pace of its own. `on_answer` is called whenever the API server has agreed to
-    /// a request.
+    /// A client with its own rate limit. `on_answer` is called after each successful response.
     pub(crate) fn client(&self, on_answer: impl Fn() + Send + Sync + 'static) -> Client {
         let inner = Arc::clone(&self.0);
         let pace = Arc::new(Mutex::new(Pace::new()));
@@ -144,7 +142,7 @@ impl Transport {
 }
 
 impl Inner {
-    /// Sends a request; before each list and each watch it is made sure which cluster this is.
+    /// Sends a request. Before each list and each watch, the cluster is verified.
     async fn send(&self, request: Request<Body>) -> Result<Response<Body>, BoxError> {
         let route = self.route().await?;
         let query = request.uri().query().unwrap_or_default();
@@ -181,7 +179,7 @@ impl Inner {
         })
     }
 
-    /// Makes sure that the API server's cluster is the expected one.
+    /// Verifies that the API server belongs to the expected cluster.
     async fn verify(&self, route: &Route) -> Result<(), BoxError> {
         let mut cluster = route.cluster.clone();
         cluster.uid = self.cluster_uid(route).await?;
@@ -195,7 +193,7 @@ impl Inner {
             );
             return Err(AnotherCluster(text).into());
         }
-        // An account that lost the right to know the uid does not make it unknown.
+        // The uid stays known if the account is no longer allowed to read it.
         if cluster.uid.is_none() {
             cluster.uid = expected.iter().find_map(|one| one.uid.clone());
         }
@@ -204,7 +202,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The cluster's uid; `None` where the account may not know it.
+    /// The cluster's uid; `None` if the account is not allowed to read it.
     async fn cluster_uid(&self, route: &Route) -> Result<Option<String>, BoxError> {
         #[derive(serde::Deserialize)]
         struct Namespace {
@@ -218,11 +216,13 @@ impl Inner {
         let response = self.send_on(route, request).await?;
         match response.status() {
             status if status.is_success() => {}
-            StatusCode::TOO_MANY_REQUESTS => return Err("it has too much to do (429)".into()),
-            status if status.is_server_error() => {
-                return Err(format!("it answers {status}").into());
+            StatusCode::TOO_MANY_REQUESTS => {
+                return Err("the API server is overloaded (429)".into());
             }
-            // The request that follows says why.
+            status if status.is_server_error() => {
+                return Err(format!("the API server answers {status}").into());
+            }
+            // The request that follows reports the reason.
             _ => return Ok(None),
         }
         let body = Limited::new(response.into_body(), MAX_NAMESPACE).collect();
@@ -249,7 +249,7 @@ impl Inner {
     }
 }
 
-/// A legacy auth-provider runs a program here, which blocks.
+/// Makes the client on a thread that may block: a legacy auth-provider runs a program here.
 async fn route(loaded: Loaded) -> Result<Route, String> {
     let config = loaded.config;
     let client = tokio::task::spawn_blocking(move || Client::try_from(config))
@@ -269,7 +269,7 @@ fn lock<T>(mutex: &StdMutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A bucket of tokens: it holds [`BURST`], and gets a new one every [`PAUSE`].
+/// A token bucket: it holds [`BURST`] tokens, and gets a new one every [`PAUSE`].
 struct Pace {
     /// When the bucket is full again.
     full_at: Instant,
@@ -282,7 +282,7 @@ impl Pace {
         }
     }
 
-    /// How long the request that is to go out at `now` has to wait.
+    /// How long a request at `now` has to wait.
     fn next(&mut self, now: Instant) -> Duration {
         self.full_at = self.full_at.max(now) + PAUSE;
         let missing = self.full_at - now;
@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_goes_through_and_a_flood_is_slowed() {
+    async fn a_burst_is_sent_immediately_and_a_flood_is_slowed_down() {
         let mut pace = Pace::new();
         for _ in 0..BURST {
             assert_eq!(pace.next(Instant::now()), Duration::ZERO);

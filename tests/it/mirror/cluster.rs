@@ -23,7 +23,7 @@ fn lists(socket: &Path) -> u64 {
 }
 
 #[test]
-fn a_cluster_that_dies_forgets_and_comes_back_is_ridden_out() {
+fn the_mirror_survives_a_cluster_that_crashes_and_loses_its_history() {
     let Some(programs) = require(&kube::KUBE) else {
         return;
     };
@@ -111,7 +111,7 @@ fn another_cluster_is_refused(mirror: &mut Mirror, name: &str, output: &Output) 
     let ended = command.arg("--once").output().unwrap();
     let log = String::from_utf8_lossy(&ended.stderr).into_owned();
     assert_eq!(ended.status.code(), Some(2), "{log}");
-    assert!(log.contains("folders are of another cluster"), "{log}");
+    assert!(log.contains("folders belong to another cluster"), "{log}");
     assert_eq!(output.names(), ["a", "c", "d"]);
     // Meant: then its folders are as any others that no Secret is there for.
     let ended = command.arg("--allow-cluster-change").output().unwrap();
@@ -134,13 +134,13 @@ fn apply(cluster: &ControlPlane, namespace: &str, secrets: &[(&str, &[(&str, &st
 }
 
 #[test]
-fn without_a_cluster_it_waits_and_ends_at_once_when_told_to() {
+fn without_a_cluster_the_mirror_waits_and_stops_immediately_on_request() {
     let output = Output::new();
     let mut command = Mirror::without_access(&["a"], &output.path());
     // Nothing listens there.
     command.args(["--server", "http://127.0.0.1:9"]);
     let mut mirror = Mirror::spawn(&mut command);
-    mirror.wait_for_line(&["WARN", "network", "what is on disk stays"]);
+    mirror.wait_for_line(&["WARN", "network", "the folders stay as they are"]);
     eventually_true("three attempts", || {
         thread::sleep(Duration::from_millis(50));
         mirror.is_running()
@@ -169,14 +169,14 @@ fn another_cluster_at_the_same_address_is_not_followed_while_the_mirror_runs() {
     output.wait_for(&["a", "b", "c"]);
     cluster.replace(&name);
     apply(&cluster, &name, &[("a", &OTHER), ("new", &PAIR)]);
-    let line = mirror.wait_for_line(&["WARN", "folders are of another cluster"]);
+    let line = mirror.wait_for_line(&["WARN", "folders belong to another cluster"]);
     // Like with like.
     assert!(
         line.contains("its uid is ") && line.contains("another_cluster"),
         "{line}"
     );
     let ready = ask(&output.socket(), "/readyz");
-    assert!(ready.contains("of another cluster"), "{ready}");
+    assert!(ready.contains("belong to another cluster"), "{ready}");
     assert!(output.holds("a", &PAIR));
     assert_eq!(output.names(), ["a", "b", "c"]);
     drop(mirror);
@@ -207,7 +207,7 @@ fn another_cluster_at_the_same_address_is_not_followed_while_the_mirror_runs() {
 }
 
 #[test]
-fn a_new_ca_of_the_same_cluster_needs_no_operator() {
+fn a_new_ca_of_the_same_cluster_needs_no_intervention() {
     let Some(programs) = require(&kube::KUBE) else {
         return;
     };
@@ -225,7 +225,7 @@ fn a_new_ca_of_the_same_cluster_needs_no_operator() {
     let ca = |folder: &str| output.manifest(folder)["cluster"]["ca"].clone();
     let before = ca("a");
     cluster.replace_ca();
-    mirror.wait_for_line(&["the way to the cluster is read again"]);
+    mirror.wait_for_line(&["reading address and credentials of the cluster again"]);
     apply(&cluster, &name, &[("a", &OTHER)]);
     output.wait_for_content("a", &OTHER);
     eventually_true("the new CA in all manifests", || {

@@ -61,7 +61,7 @@ fn content_that_the_agent_would_reject_replaces_nothing() {
 }
 
 #[test]
-fn an_empty_ca_beside_a_good_pair_is_left_out_and_a_good_one_stays() {
+fn an_empty_ca_next_to_a_valid_pair_is_left_out_and_a_previous_valid_one_stays() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -84,7 +84,7 @@ fn an_empty_ca_beside_a_good_pair_is_left_out_and_a_good_one_stays() {
 }
 
 #[test]
-fn nothing_is_made_of_content_that_is_bad_from_the_start() {
+fn content_that_is_invalid_from_the_start_creates_no_folder() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -101,7 +101,7 @@ fn nothing_is_made_of_content_that_is_bad_from_the_start() {
 }
 
 #[test]
-fn three_hundred_removed_folders_come_back_by_one_list() {
+fn three_hundred_removed_folders_are_restored_with_one_list() {
     let Some(cluster) = kube::shared() else {
         return;
     };
@@ -137,7 +137,7 @@ fn three_hundred_removed_folders_come_back_by_one_list() {
 }
 
 #[test]
-fn health_shows_what_is_missing_while_it_can_not_be_brought_back() {
+fn health_shows_folders_that_can_not_be_restored() {
     let Some(programs) = require(&kube::KUBE) else {
         return;
     };
@@ -170,7 +170,7 @@ fn health_shows_what_is_missing_while_it_can_not_be_brought_back() {
 }
 
 #[test]
-fn files_and_modes_that_were_changed_by_hand_are_put_right() {
+fn files_and_modes_changed_by_hand_are_corrected() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -186,7 +186,7 @@ fn files_and_modes_that_were_changed_by_hand_are_put_right() {
         fs::set_permissions(&path, fs::Permissions::from_mode(changed)).unwrap();
         eventually_true("the mode", || mode(&path) == right);
     }
-    mirror.wait_for_line(&["WARN", "put right", "key"]);
+    mirror.wait_for_line(&["WARN", "corrected", "key"]);
     fs::write(&key, "other").unwrap();
     output.wait_for_content("a", &PAIR);
     fs::remove_file(output.folder("a/cert")).unwrap();
@@ -199,7 +199,7 @@ fn files_and_modes_that_were_changed_by_hand_are_put_right() {
 }
 
 #[test]
-fn no_second_mirror_runs_whatever_is_deleted() {
+fn a_second_mirror_never_runs_whatever_is_deleted() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -215,7 +215,7 @@ fn no_second_mirror_runs_whatever_is_deleted() {
     let ended = once(cluster, &[&namespace.name], &output, &[]);
     assert_eq!(ended.status.code(), Some(2));
     assert!(
-        log(&ended).contains("another sds-mirror works on"),
+        log(&ended).contains("another sds-mirror uses"),
         "{}",
         log(&ended)
     );

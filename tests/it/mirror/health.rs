@@ -55,7 +55,7 @@ pub(super) fn value(socket: &std::path::Path, series: &str) -> Option<f64> {
 }
 
 #[test]
-fn before_anything_was_heard_there_are_series_and_health_names_the_reason() {
+fn before_the_first_answer_metrics_exist_and_health_gives_the_reason() {
     let output = Output::new();
     let mut command = Mirror::without_access(&["a"], &output.path());
     command.args(["--server", "http://127.0.0.1:9", "--admin-socket"]);
@@ -74,7 +74,7 @@ fn before_anything_was_heard_there_are_series_and_health_names_the_reason() {
 }
 
 #[test]
-fn a_foreign_folder_is_named_by_health_and_counted() {
+fn a_foreign_folder_is_shown_by_health_and_counted() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -113,7 +113,7 @@ fn a_foreign_folder_is_named_by_health_and_counted() {
 const USER: u32 = 61_236;
 
 #[test]
-fn what_can_not_be_written_is_named_by_health_and_counted() {
+fn a_failed_write_is_shown_by_health_and_counted() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -194,7 +194,7 @@ fn status_shows_each_object_its_folder_version_age_and_problem() {
 }
 
 #[test]
-fn sighup_reloads_the_configuration_and_a_bad_one_changes_nothing() {
+fn sighup_reloads_the_configuration_and_an_invalid_one_changes_nothing() {
     let Some(cluster) = kube::shared() else {
         return;
     };
@@ -271,7 +271,7 @@ fn names(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_metric_is_documented_and_rules_and_dashboard_ask_for_no_other() {
+fn every_metric_is_documented_and_rules_and_dashboard_use_no_others() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -313,7 +313,7 @@ fn every_metric_is_documented_and_rules_and_dashboard_ask_for_no_other() {
 }
 
 #[test]
-fn the_alert_rules_do_what_their_tests_describe() {
+fn the_mirrors_alert_rules_pass_their_tests() {
     let promtool = tools::program("promtool", "apt-get install prometheus");
     let Some(promtool) = require(&promtool) else {
         return;

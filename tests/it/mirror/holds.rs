@@ -47,7 +47,7 @@ fn end(mut mirror: Mirror) {
 }
 
 #[test]
-fn a_hold_stays_folder_by_folder_whatever_comes_back_or_is_new() {
+fn each_held_folder_stays_held_whatever_happens_to_others() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -91,7 +91,7 @@ fn a_hold_stays_folder_by_folder_whatever_comes_back_or_is_new() {
     let ended = asking(&output, &["release", "f", "a"]);
     assert_eq!(ended.status.code(), Some(1));
     assert!(
-        log(&ended).contains("a: it is not held back"),
+        log(&ended).contains("a: its removal is not held back"),
         "{}",
         log(&ended)
     );
@@ -106,7 +106,7 @@ fn a_hold_stays_folder_by_folder_whatever_comes_back_or_is_new() {
 }
 
 #[test]
-fn all_at_once_is_held_while_the_mirror_runs() {
+fn removing_all_secrets_at_once_is_held_back() {
     let Some(cluster) = kube::shared() else {
         return;
     };
@@ -125,7 +125,7 @@ fn all_at_once_is_held_while_the_mirror_runs() {
 }
 
 #[test]
-fn more_than_the_share_within_the_window_is_held_and_both_can_be_set() {
+fn removals_above_the_share_within_the_window_are_held_and_both_are_configurable() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -260,7 +260,7 @@ fn a_pass_as_root_leaves_files_that_the_folders_owner_can_use() {
 }
 
 #[test]
-fn a_stranger_can_not_release() {
+fn other_users_can_not_release_folders() {
     if require(&ROOT).is_none() {
         return;
     }

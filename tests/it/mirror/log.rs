@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
-use super::said::{failure, is_list, is_watch, list, object};
+use super::protocol::{failure, is_list, is_watch, list, object};
 use super::{Output, PAIR, bench};
 use crate::util::http_server::{Answer, HttpServer};
 use crate::util::kube::{self, Mirror, base64};
@@ -120,7 +120,7 @@ fn an_event_that_can_not_be_parsed_is_not_logged_at_any_level() {
 }
 
 #[test]
-fn what_goes_well_is_not_logged_either() {
+fn successful_responses_are_not_logged_either() {
     let output = Output::new();
     let server = HttpServer::start(move |path| match path {
         path if is_watch(path) => Answer::Silence,
@@ -221,7 +221,7 @@ fn a_plugin_runs_once_for_as_long_as_its_token_lasts() {
     // Read again, with the same plugin in it.
     let text = fs::read_to_string(&kubeconfig).unwrap();
     fs::write(&kubeconfig, format!("{text}\n")).unwrap();
-    mirror.wait_for_line(&["the way to the cluster is read again"]);
+    mirror.wait_for_line(&["reading address and credentials of the cluster again"]);
     namespace.create_generic("b", &PAIR);
     output.wait_for(&["a", "b"]);
     assert_eq!(runs(&output), 1);

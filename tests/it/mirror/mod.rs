@@ -7,8 +7,8 @@ mod holds;
 mod latency;
 mod log;
 mod output;
+mod protocol;
 mod rights;
-mod said;
 mod scale;
 mod secrets;
 mod selection;
@@ -82,7 +82,7 @@ fn asking(output: &Output, arguments: &[&str]) -> Ended {
 
 /// The agent neither contains nor needs any of the mirror.
 #[test]
-fn without_the_feature_nothing_of_kubernetes_is_built() {
+fn without_the_feature_no_kubernetes_dependency_is_built() {
     let tree = |features: &str| {
         let mut command = Command::new(env!("CARGO"));
         command.args(["tree", "--offline", "--edges=normal", "--prefix=none"]);

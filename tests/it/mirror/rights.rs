@@ -42,7 +42,7 @@ fn mirror_with_token(cluster: &ControlPlane, namespaces: &[&str], output: &Outpu
 }
 
 #[test]
-fn the_example_gives_what_is_needed_and_nothing_else() {
+fn the_example_role_grants_exactly_what_is_needed() {
     let Some(cluster) = kube::shared() else {
         return;
     };
@@ -66,7 +66,7 @@ fn the_example_gives_what_is_needed_and_nothing_else() {
 }
 
 #[test]
-fn the_example_of_options_gives_what_each_one_needs() {
+fn the_example_role_for_options_grants_what_each_needs() {
     let Some(cluster) = with_gateways() else {
         return;
     };
@@ -124,7 +124,7 @@ fn the_example_of_options_gives_what_each_one_needs() {
 }
 
 #[test]
-fn lost_rights_change_nothing_on_disk_and_found_ones_go_on() {
+fn losing_permissions_changes_nothing_on_disk_and_regaining_them_resumes() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -167,7 +167,7 @@ fn lost_rights_change_nothing_on_disk_and_found_ones_go_on() {
 }
 
 #[test]
-fn one_namespace_without_rights_does_not_hold_up_the_others() {
+fn a_namespace_without_permissions_does_not_delay_the_others() {
     let Some(cluster) = kube::shared() else {
         return;
     };
@@ -185,7 +185,7 @@ fn one_namespace_without_rights_does_not_hold_up_the_others() {
 }
 
 #[test]
-fn a_token_that_is_refused_is_read_again_until_it_is_taken() {
+fn a_refused_token_is_read_again_until_it_is_accepted() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -208,7 +208,7 @@ fn a_token_that_is_refused_is_read_again_until_it_is_taken() {
 
 /// In a pod the account's files are in a fixed place: here in a file system of the mirror's own.
 #[test]
-fn in_a_pod_the_account_of_the_pod_is_used() {
+fn in_a_pod_its_service_account_is_used() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -281,7 +281,7 @@ fn a_ca_file_that_is_replaced_is_read_again_at_once() {
     let mirror = Mirror::spawn(&mut command);
     mirror.wait_for_line(&["WARN", "network", "certificate"]);
     fs::copy(cluster.ca_file(), &ca).unwrap();
-    mirror.wait_for_line(&["the way to the cluster is read again"]);
+    mirror.wait_for_line(&["reading address and credentials of the cluster again"]);
     output.wait_for_content("a", &PAIR);
 }
 
@@ -313,7 +313,7 @@ fn of_several_kubeconfigs_those_that_are_missing_are_skipped() {
 }
 
 #[test]
-fn http_to_a_tls_port_is_named() {
+fn http_to_a_tls_port_is_reported() {
     let Some(cluster) = kube::shared() else {
         return;
     };
@@ -363,7 +363,7 @@ fn tunnel(mut client: TcpStream) {
 }
 
 #[test]
-fn the_environments_proxy_is_used_unless_it_is_excepted() {
+fn the_environments_proxy_is_used_except_for_no_proxy_hosts() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };

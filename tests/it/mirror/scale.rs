@@ -14,7 +14,7 @@ use crate::util::{Ca, eventually_true};
 const SECRETS: usize = 5_000;
 
 #[test]
-fn five_thousand_secrets_are_mirrored_and_each_change_follows() {
+fn five_thousand_secrets_and_their_changes_are_mirrored() {
     let Some(cluster) = control_plane::shared() else {
         return;
     };

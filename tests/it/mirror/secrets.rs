@@ -12,7 +12,7 @@ use crate::util::kube::{self, Mirror, secret};
 use crate::util::{Ca, eventually_true};
 
 #[test]
-fn a_secret_becomes_a_folder_follows_its_changes_and_goes() {
+fn a_secrets_folder_is_created_updated_and_removed() {
     let Some((_, namespace, output)) = bench() else {
         return;
     };
@@ -81,7 +81,7 @@ fn modes_group_and_manifest_are_as_documented() {
 }
 
 #[test]
-fn what_is_no_credential_is_passed_over_and_half_of_one_refused() {
+fn objects_that_are_not_credentials_are_skipped_and_half_a_pair_is_refused() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -120,7 +120,7 @@ fn what_is_no_credential_is_passed_over_and_half_of_one_refused() {
 }
 
 #[test]
-fn names_follow_the_template_and_a_clash_names_both() {
+fn folder_names_follow_the_template_and_a_clash_names_both_objects() {
     let Some(cluster) = kube::shared() else {
         return;
     };
@@ -143,12 +143,12 @@ fn names_follow_the_template_and_a_clash_names_both() {
     let log = log(&ended);
     for (this, that) in [(&one, &two), (&two, &one)] {
         let clash = format!(
-            "{}/web: it is not mirrored: {}/web has or wants",
+            "{}/web: it is not mirrored: {}/web has or would have",
             this.name, that.name
         );
         assert!(log.contains(&clash), "{log}");
     }
-    assert!(output.names().is_empty(), "nobody gets what two want");
+    assert!(output.names().is_empty(), "neither object gets the folder that both would have");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn names_that_are_too_long_are_refused() {
 }
 
 #[test]
-fn a_folder_made_by_hand_is_left_alone_until_it_is_moved_away() {
+fn a_foreign_folder_is_not_changed_until_it_is_moved_away() {
     let Some((_, namespace, output)) = bench() else {
         return;
     };
@@ -189,7 +189,7 @@ fn a_folder_made_by_hand_is_left_alone_until_it_is_moved_away() {
 }
 
 #[test]
-fn what_happened_while_the_mirror_was_away_is_made_good() {
+fn changes_made_while_the_mirror_was_stopped_are_applied() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -221,7 +221,7 @@ fn what_happened_while_the_mirror_was_away_is_made_good() {
 }
 
 #[test]
-fn selectors_select_and_a_secret_that_is_no_longer_selected_goes() {
+fn a_secret_that_is_no_longer_selected_is_removed() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -247,7 +247,7 @@ fn selectors_select_and_a_secret_that_is_no_longer_selected_goes() {
 }
 
 #[test]
-fn a_secret_that_turns_bad_does_not_take_its_folder_along() {
+fn a_secret_that_becomes_invalid_keeps_its_folder() {
     let Some((_, namespace, output)) = bench() else {
         return;
     };
@@ -262,7 +262,7 @@ fn a_secret_that_turns_bad_does_not_take_its_folder_along() {
 }
 
 #[test]
-fn a_configuration_file_says_the_same_and_an_unknown_key_is_an_error() {
+fn a_configuration_file_has_the_same_options_and_an_unknown_key_is_an_error() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -300,7 +300,7 @@ fn a_configuration_file_says_the_same_and_an_unknown_key_is_an_error() {
 }
 
 #[test]
-fn a_folder_that_somebody_removed_comes_back() {
+fn a_folder_removed_by_hand_is_restored() {
     let Some((_, namespace, output)) = bench() else {
         return;
     };

@@ -21,7 +21,7 @@ fn configmap(name: &str, data: &[(&str, &str)]) -> Value {
 }
 
 #[test]
-fn configmaps_become_bundles_follow_their_changes_and_go() {
+fn bundles_from_configmaps_are_created_updated_and_removed() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };
@@ -272,7 +272,7 @@ fn a_gateway_selects_exactly_what_its_listeners_refer_to() {
 }
 
 #[test]
-fn without_gateway_api_nothing_is_done_and_the_reason_is_named() {
+fn without_gateway_api_nothing_changes_and_the_reason_is_reported() {
     let Some(programs) = require(&kube::KUBE) else {
         return;
     };
@@ -287,7 +287,7 @@ fn without_gateway_api_nothing_is_done_and_the_reason_is_named() {
 }
 
 #[test]
-fn what_is_refused_is_an_event_on_the_secret() {
+fn a_refusal_is_reported_as_an_event_on_the_secret() {
     let Some((cluster, namespace, output)) = bench() else {
         return;
     };

@@ -11,7 +11,7 @@ use sds_agent::text::escape_json;
 use serde_json::{Value, json};
 
 use super::health::ask;
-use super::said::{is_list, is_watch, list, object};
+use super::protocol::{is_list, is_watch, list, object};
 use super::{Output, PAIR, asking, log};
 use crate::hostile::text::{HOSTILE, assert_harmless, is_hostile};
 use crate::util::eventually_true;
@@ -107,7 +107,7 @@ fn printed(what: &str, ended: &Ended) -> String {
 }
 
 #[test]
-fn no_text_from_a_cluster_forges_a_line_or_controls_a_terminal() {
+fn text_from_a_cluster_cannot_forge_log_lines_or_control_a_terminal() {
     let output = Output::new();
     // Not made by the mirror.
     fs::create_dir_all(output.folder(HOSTILE)).unwrap();
@@ -158,7 +158,7 @@ fn no_text_from_a_cluster_forges_a_line_or_controls_a_terminal() {
 }
 
 #[test]
-fn what_one_pass_prints_of_hostile_texts_is_harmless() {
+fn a_single_pass_escapes_hostile_text() {
     let output = Output::new();
     let server = HttpServer::start(|path| match path {
         path if is_list(path) => list(&objects(), None),

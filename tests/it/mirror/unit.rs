@@ -74,7 +74,7 @@ fn install(machine: &Machine) {
 }
 
 #[test]
-fn the_unit_has_little_exposure_and_the_mirror_works_in_it() {
+fn the_unit_has_low_exposure_and_the_mirror_works_in_it() {
     let Some(machine) = machine() else { return };
     install(&machine);
     let complaints =

@@ -15,7 +15,7 @@ impl Mirror {
     /// Prints what would change.
     ///
     /// # Errors
-    /// Folders that can't be read, and an output that can't be written to.
+    /// A folder can't be read, or standard output can't be written.
     pub(super) async fn dry_run(&mut self) -> Result<End, String> {
         let plan = self.plan();
         let mut lines = BTreeMap::new();
@@ -48,7 +48,7 @@ impl Mirror {
                     unchanged += 1;
                     continue;
                 }
-                // All of it is rejected, which is among the problems.
+                // All content is rejected, which is one of the problems.
                 Ok(None) => continue,
                 Err(error) => return Err(format!("folder {folder}: {error}")),
             };

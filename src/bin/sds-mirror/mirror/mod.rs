@@ -32,50 +32,50 @@ use crate::source::{Event, Source, Wake};
 use crate::status::Status;
 use crate::transport::Transport;
 
-/// Events that may wait: when the disk is slow, the API server's connection is read no further.
+/// The maximum number of pending events. If the disk is slow, no more is read from the API server.
 const QUEUE: usize = 256;
-/// How often the disk is checked while a foreign folder is in the way.
+/// How often the disk is checked while a folder can't be granted.
 const SHORT_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// It was stopped, or it was one pass and all is well.
+    /// It was stopped, or its one pass had no problems.
     Good,
-    /// It was one pass, and something could not be done.
+    /// Its one pass had problems.
     WithProblems,
 }
 
-/// The mirror at work.
+/// A running mirror.
 pub(crate) struct Mirror {
     config: Config,
     transport: Transport,
     output: Arc<Output>,
     status: Arc<Status>,
     objects: Objects,
-    /// What a Gateway selects, where one does.
+    /// The Gateway that selects the objects, if one does.
     selector: Option<Selector>,
     policy: Policy,
-    /// What stands in the output folder.
+    /// The entries of the output folder.
     present: BTreeMap<String, Found>,
     /// The pending writes, with the latest version of each object.
     pending: BTreeMap<Id, Content>,
-    /// Those of them that the system refused to write, until it is time to try again.
+    /// The pending writes that failed, until the next attempt.
     failed: BTreeSet<Id>,
-    /// The objects that are on disk as they are in the cluster, as far as they can be.
+    /// The objects whose current version was written, except for rejected parts.
     done: BTreeMap<Id, Done>,
-    /// What is watched.
+    /// The watched scopes.
     sources: BTreeMap<Scope, Arc<Wake>>,
-    /// Scopes that have been listed, or could not be: nothing is done before all have.
+    /// Scopes that have been listed, or whose first list failed. Nothing is done before all are settled.
     settled: BTreeSet<Scope>,
-    /// Scopes that are being listed again, for what was lost on disk.
+    /// Scopes that are being listed again to restore folders.
     listing: BTreeSet<Scope>,
     notes: Notes,
     problems: Problems,
     reports: Option<Reports>,
     retry: Backoff,
     next_check: Instant,
-    /// There is more to do right now.
+    /// Whether there is more to do immediately.
     unfinished: bool,
     /// The last status line for systemd.
     line: String,
@@ -90,30 +90,31 @@ struct Content {
 /// What was written for an object.
 struct Done {
     resource_version: String,
-    /// The files on disk; `None` where all of the content was rejected.
+    /// The files on disk; `None` if all content was rejected.
     stamp: Option<Stamp>,
 }
 
-/// What is known of objects and folders beyond what the plan says.
+/// Facts about objects and folders that are not part of the plan.
 #[derive(Default)]
 struct Notes {
-    /// Why an object, or a key of one, is not mirrored.
+    /// Why an object, or one of its keys, is not mirrored.
     refused: BTreeMap<Id, String>,
-    /// What sds-agent would reject of it.
+    /// The parts of an object that sds-agent would reject, with the reasons.
     rejected: BTreeMap<Id, String>,
-    /// What the system reported when a folder was to be written or removed.
+    /// Why a folder could not be written or removed.
     write: BTreeMap<String, String>,
-    /// What is wrong with the Gateway's references.
+    /// Problems of the Gateway's references.
     gateway: BTreeMap<String, String>,
-    /// Why removals wait.
+    /// Why removals are delayed.
     removals: Option<String>,
 }
 
 impl Mirror {
-    /// A mirror that is about to begin. `history` is what an earlier one of this process removed.
+    /// Opens the output folder and reads the cluster's configuration. `history` has the removals of an earlier
+    /// mirror in this process.
     ///
     /// # Errors
-    /// An output folder or a configuration of the cluster that can't be used.
+    /// The output folder or the cluster's configuration can't be used.
     pub(crate) async fn new(
         config: Config,
         status: Arc<Status>,
@@ -168,10 +169,10 @@ impl Mirror {
         })
     }
 
-    /// Mirrors until `shutdown`, or for one pass. Returns what was removed of late, too.
+    /// Mirrors until `shutdown`, or for one pass. Also returns the recent removals.
     ///
     /// # Errors
-    /// An output folder that was taken away; and, for one pass, whatever kept it from being done.
+    /// The output folder was removed; or the one pass could not be completed.
     pub(crate) async fn run(
         mut self,
         mut pulse: Pulse,
@@ -199,7 +200,7 @@ impl Mirror {
                 () = follow.changed() => self.reconnect().await,
                 Some((scope, event)) = events.recv() => {
                     self.take(&scope, event)?;
-                    // What has come meanwhile is done in one go.
+                    // Events that arrived meanwhile are handled in the same step.
                     for _ in 0..QUEUE {
                         let Ok((scope, event)) = events.try_recv() else { break };
                         self.take(&scope, event)?;
@@ -232,7 +233,7 @@ impl Mirror {
         scopes
     }
 
-    /// Starts to watch what is not watched yet.
+    /// Starts to watch scopes that are not watched yet.
     fn start_sources(&mut self, events: &mpsc::Sender<(Scope, Event)>, tasks: &mut JoinSet<()>) {
         for scope in self.scopes() {
             if self.sources.contains_key(&scope) {
@@ -255,9 +256,11 @@ impl Mirror {
         }
     }
 
-    /// One of the files that decide how the cluster is reached has changed.
+    /// Reconnects after one of the files with address and credentials has changed.
     async fn reconnect(&mut self) {
-        info!("the way to the cluster is read again: one of its files has changed");
+        info!(
+            "reading address and credentials of the cluster again: one of their files has changed"
+        );
         self.transport.renew().await;
         for wake in self.sources.values() {
             wake.retry();
@@ -284,11 +287,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// Takes over what stands in the output folder.
+    /// Records the entries of the output folder.
     fn found(&mut self, present: BTreeMap<String, Found>) {
         let before = std::mem::replace(&mut self.present, present);
         for (folder, found) in &mut self.present {
-            // A hold lasts also where it could not be noted on disk.
+            // A hold lasts even if it could not be recorded on disk.
             if let (Found::Ours(now), Some(Found::Ours(before))) = (found, before.get(folder)) {
                 now.held |= before.held;
             }
@@ -299,7 +302,7 @@ impl Mirror {
         self.scopes().is_subset(&self.settled)
     }
 
-    /// Compares and carries out.
+    /// Compares the cluster with the disk, and makes the changes.
     async fn step(&mut self, shutdown: &CancellationToken) {
         if !self.is_settled() {
             return;
@@ -313,7 +316,7 @@ impl Mirror {
             return;
         }
         self.objects.forget_deletions(&self.present);
-        // Some of it may be otherwise now.
+        // The changes may have changed the plan.
         let plan = self.plan();
         self.policy
             .released
@@ -338,18 +341,18 @@ impl Mirror {
         reconcile::plan(&self.objects, &self.present, &self.policy, now)
     }
 
-    /// The objects whose folders could be written right now.
+    /// The objects whose folders can be written now.
     fn writable<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Id> {
         let pending = self.pending.keys();
         pending.filter(|id| plan.granted.contains_key(id) && !self.failed.contains(id))
     }
 
-    /// The objects that should be on disk, and differ there from the cluster.
+    /// The objects whose folders differ from the cluster.
     fn not_in_step<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = &'a Id> {
         plan.granted.keys().filter(|id| !self.done.contains_key(id))
     }
 
-    /// Has whole lists made for what is missing on disk and not at hand: one for each scope.
+    /// Requests a new list of each scope with objects that are missing on disk and not in memory.
     fn list_lost(&mut self, plan: &Plan) {
         let lost = self
             .not_in_step(plan)
@@ -362,7 +365,7 @@ impl Mirror {
                 info!(
                     namespace = scope.namespace,
                     resource = scope.kind.resource(),
-                    "folders are missing or were changed: listing again to write them"
+                    "folders are missing or were changed: listing again to restore them"
                 );
                 wake.list();
             }
@@ -370,7 +373,7 @@ impl Mirror {
     }
 }
 
-/// The scopes that are watched in any case.
+/// The scopes that are always watched.
 fn scopes(selection: &Selection) -> BTreeSet<Scope> {
     let scope = |kind, namespace: &String| Scope {
         kind,
@@ -392,7 +395,7 @@ fn scopes(selection: &Selection) -> BTreeSet<Scope> {
     }
 }
 
-/// The selectors of labels and of fields.
+/// The label selector and the field selector.
 fn selectors(selection: &Selection, kind: Kind) -> (Option<String>, Option<String>) {
     match (selection, kind) {
         (Selection::Gateway { name, .. }, Kind::Gateway) => {

@@ -15,7 +15,7 @@ use crate::select::{self, Id, Scope};
 use crate::status::{Findings, Shown};
 
 impl Mirror {
-    /// Logs and shows what is wrong now.
+    /// Logs and publishes the current problems.
     pub(super) async fn report(&mut self, plan: &Plan) {
         let problems = self.find_problems(plan);
         if let Some(reports) = &self.reports {
@@ -37,7 +37,7 @@ impl Mirror {
             objects,
             held: plan.keep.keys().cloned().collect(),
         });
-        // Who reads the log and asks then must be shown no less.
+        // Logged last: whoever reads a log line and then queries the status must see the problem there.
         problems.log_changes(&self.problems);
         let line = self.status.line();
         if line != self.line {
@@ -79,14 +79,14 @@ impl Mirror {
             problems.add(Subject::Folder(folder.clone()), Kind::Write, text);
         }
         if let Some(why) = &self.notes.removals {
-            let text = format!("they wait until it is certain which cluster this is: {why}");
+            let text = format!("they are delayed until the cluster is verified: {why}");
             problems.add(Subject::Other("removals".to_owned()), Kind::Write, text);
         }
         for (folder, found) in &self.present {
             if let Found::Unreadable(why) = found {
                 let text = format!(
-                    "it can't be read, and is left alone: {why}; give it the owner and mode of its \
-                     neighbours, or remove it"
+                    "it can't be read, and is not changed: {why}; give it the owner and mode of the \
+                     other folders, or remove it"
                 );
                 problems.add(Subject::Folder(folder.clone()), Kind::Unreadable, text);
             }
@@ -123,13 +123,13 @@ impl Mirror {
                     continue;
                 }
                 Keep::NotMirrored => format!(
-                    "it stays, though {} are no longer mirrored; to remove it: sds-mirror \
+                    "it stays, although {} are no longer mirrored; to remove it: sds-mirror \
                      release {folder}",
                     manifest.id().scope()
                 ),
                 Keep::Unfit => format!(
-                    "it stays as it was: its object exists, but is no longer a credential; if \
-                     it is to go: sds-mirror release {folder}"
+                    "it stays unchanged: its object exists, but is no longer a credential; to \
+                     remove it: sds-mirror release {folder}"
                 ),
             };
             problems.add(Subject::Folder(folder.clone()), Kind::Kept, text);
@@ -138,7 +138,7 @@ impl Mirror {
             let text = format!(
                 "the removal of {} folders is held back, because they were too many at once or \
                  nothing is left in the cluster: {}. Is this the right cluster, namespace and \
-                 selector? If they are to go: sds-mirror release NAME..., or --all",
+                 selector? To remove them: sds-mirror release NAME..., or --all",
                 folders.len(),
                 some_of(&folders)
             );
@@ -146,7 +146,7 @@ impl Mirror {
         }
     }
 
-    /// Every object, and every folder that has none.
+    /// Every object, and every folder without an object.
     fn show(&self, plan: &Plan, problems: &Problems) -> Vec<Shown> {
         let mut all = Vec::new();
         for (id, wish) in self.objects.wishes() {
@@ -215,7 +215,7 @@ fn describe(conflict: &Conflict, output: &Output) -> (Kind, String) {
         Conflict::Foreign { folder } => {
             let path = output.path().join(folder);
             let text = format!(
-                "it is not mirrored: sds-mirror did not make {}, which is left alone; move it away, \
+                "it is not mirrored: sds-mirror did not make {}, which is not changed; move it away, \
                  or choose another --name-template",
                 path.display()
             );
@@ -233,7 +233,7 @@ fn describe(conflict: &Conflict, output: &Output) -> (Kind, String) {
             let others: BTreeSet<String> = others.iter().map(ToString::to_string).collect();
             let others: Vec<&str> = others.iter().map(String::as_str).collect();
             let text = format!(
-                "it is not mirrored: {} has or wants the folder {folder} too; choose a \
+                "it is not mirrored: {} has or would have the same folder, {folder}; choose a \
                  --name-template with {{namespace}} and {{name}}, or another name",
                 some_of(&others)
             );

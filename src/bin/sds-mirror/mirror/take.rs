@@ -12,7 +12,7 @@ use crate::select::{Choice, Id, Kind, Scope, Selected};
 use crate::source::{Event, Failure, FailureKind, Item};
 
 impl Mirror {
-    /// Notes what the API server reported.
+    /// Records an event.
     pub(super) fn take(&mut self, scope: &Scope, event: Event) -> Result<(), String> {
         match event {
             Event::Listed(items) => self.take_list(scope, items),
@@ -97,7 +97,7 @@ impl Mirror {
         self.choose();
     }
 
-    /// Takes over what the Gateway selects now.
+    /// Applies what the Gateway selects now.
     fn choose(&mut self) {
         let Some(selector) = &self.selector else {
             return;
@@ -110,7 +110,7 @@ impl Mirror {
             wanted: selected.wanted,
             undecided: selected.undecided,
         });
-        // What was not chosen has no content at hand, and what is no longer needs none.
+        // Objects that are not chosen need no content in memory. If they are chosen later, they are listed again.
         let objects = &self.objects;
         self.pending.retain(|id, _| objects.may_be_chosen(id));
         self.done.retain(|id, _| objects.may_be_chosen(id));
@@ -124,7 +124,7 @@ impl Mirror {
     ) -> Result<(), String> {
         let text = format!("{}; {}", failure.text, failure.kind.remedy(scope));
         self.status.metrics.failed(scope, failure.kind);
-        // A list that takes too long to read is started again.
+        // A list whose version expired while it was read is restarted.
         if self.config.once && failure.kind != FailureKind::Gone {
             return Err(format!("{scope}: {text}"));
         }
@@ -143,7 +143,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Records an object, and what must be written for it.
+    /// Records an object and its pending write. Returns its desired state.
     fn note(&mut self, selected: Selected) -> (Id, Wish) {
         let Selected {
             id,
@@ -161,19 +161,19 @@ impl Mirror {
         if let Choice::Take { folder, .. } = &choice
             && done.is_some_and(|done| done.resource_version == wish.resource_version)
         {
-            // It is on disk already.
+            // It is already on disk.
             wish.folder = Some(folder.clone());
             return (id, wish);
         }
         self.forget(&id);
         if !bad_keys.is_empty() {
-            let text = format!("{}; it is left out", bad_keys.join(", "));
+            let text = format!("{}; it is not written", bad_keys.join(", "));
             self.notes.refused.insert(id.clone(), text);
         }
         match choice {
             Choice::Take { folder, files } => {
                 let manifest = Manifest {
-                    // Where nothing was reached, nothing can have been listed.
+                    // It is known: the cluster is verified before each list and watch.
                     cluster: self.transport.cluster().unwrap_or_default(),
                     kind: id.kind,
                     namespace: id.namespace.clone(),
@@ -188,7 +188,7 @@ impl Mirror {
                 }
                 wish.folder = Some(folder);
             }
-            Choice::Skip(why) => tracing::debug!("{id}: skipped because of {why}"),
+            Choice::Skip(why) => tracing::debug!("{id}: skipped: {why}"),
             Choice::Refuse(why) => {
                 self.notes.refused.insert(id.clone(), why);
             }

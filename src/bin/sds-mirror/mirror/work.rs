@@ -16,20 +16,20 @@ use crate::output::{Inspection, Outcome, Output, WriteError};
 use crate::reconcile::Plan;
 use crate::select::{Files, Id};
 
-/// Folders that are written at once: file systems sync several as fast as one.
+/// How many folders are written concurrently: file systems sync several as fast as one.
 const WRITERS: usize = 8;
-/// Folders that are written before anything else is attended to.
+/// How many folders are written or removed before other events are handled.
 const BATCH: usize = 128;
 
-/// What came of removals, or of other work in batches.
+/// The result of a batch.
 pub(super) struct Worked {
     pub(super) all_worked: bool,
-    /// Whether there is more to do right now.
+    /// Whether there is more to do immediately.
     pub(super) more: bool,
 }
 
 impl Mirror {
-    /// Notes in their manifests that folders are held.
+    /// Records in the manifests that folders are held.
     pub(super) async fn hold(&mut self, plan: &Plan) {
         for folder in &plan.hold {
             let Some(Found::Ours(manifest)) = self.present.get_mut(folder) else {
@@ -43,8 +43,8 @@ impl Mirror {
         }
     }
 
-    /// Notes in the manifests which cluster the folders are of, where that is another one than they
-    /// say: its CA was replaced, or the change to another cluster was allowed.
+    /// Updates the cluster in manifests that have another one: its CA was replaced, or the change to another
+    /// cluster was allowed.
     pub(super) async fn rewrite_clusters(&mut self) -> Worked {
         let mut worked = Worked {
             all_worked: true,
@@ -89,8 +89,8 @@ impl Mirror {
         result.is_ok()
     }
 
-    /// Looks after what was written: modes that were changed are put right at once, and what was
-    /// changed or removed is no longer done.
+    /// Checks the folders that were written. Changed modes are corrected immediately; changed or removed files are
+    /// marked to be written again.
     pub(super) async fn inspect(&mut self) {
         let folders = self.folders_done();
         let output = Arc::clone(&self.output);
@@ -120,7 +120,10 @@ impl Mirror {
         log_mended(folder, &inspection);
         let stamp = self.done.get(id).and_then(|done| done.stamp.as_ref());
         if stamp.is_some_and(|stamp| *stamp != inspection.stamp) {
-            warn!(folder, "its files had been changed: they are written again");
+            warn!(
+                folder,
+                "its files were changed by another program: writing them again"
+            );
             self.done.remove(id);
         }
     }
@@ -133,7 +136,7 @@ impl Mirror {
             .collect()
     }
 
-    /// Does some of the pending writes. Returns whether all of them succeeded.
+    /// Does a batch of the pending writes. Returns whether all of them succeeded.
     pub(super) async fn write(&mut self, plan: &Plan, shutdown: &CancellationToken) -> bool {
         let ids: Vec<Id> = self.writable(plan).take(BATCH).cloned().collect();
         let jobs = ids.into_iter().filter_map(|id| {
@@ -155,7 +158,7 @@ impl Mirror {
         all_worked
     }
 
-    /// Takes in what came of a write.
+    /// Records the result of a write. Returns whether it succeeded.
     fn wrote(&mut self, written: Written) -> bool {
         let Written {
             id,
@@ -184,7 +187,7 @@ impl Mirror {
         match outcome {
             Some(Outcome::Made) => info!("{id}: made folder {folder}"),
             Some(Outcome::Changed) => info!("{id}: changed folder {folder}"),
-            Some(Outcome::Same) | None => tracing::debug!("{id}: folder {folder} is as it was"),
+            Some(Outcome::Same) | None => tracing::debug!("{id}: folder {folder} is unchanged"),
         }
         self.status
             .metrics
@@ -209,13 +212,13 @@ impl Mirror {
         true
     }
 
-    /// Does some of the pending removals.
+    /// Does a batch of the pending removals.
     pub(super) async fn remove(&mut self, plan: &Plan, shutdown: &CancellationToken) -> Worked {
         let mut worked = Worked {
             all_worked: true,
             more: false,
         };
-        // Where its object has another folder now, that one comes first.
+        // If the object has another folder now, that is written first.
         let is_next = |folder: &&String| match self.present.get(*folder) {
             Some(Found::Ours(manifest)) => !self.pending.contains_key(&manifest.id()),
             _ => false,
@@ -236,7 +239,7 @@ impl Mirror {
             }
             worked.all_worked &= self.remove_one(folder).await;
         }
-        // What failed stands first the next time: it must not be tried again at once.
+        // Failed removals come first in the next batch, so they must not be retried immediately.
         worked.more = worked.all_worked && folders.len() > BATCH;
         worked
     }
@@ -267,40 +270,40 @@ fn log_mended(folder: &str, inspection: &Inspection) {
     if !inspection.mended.is_empty() {
         warn!(
             folder,
-            "mode, owner or group had been changed, and was put right: {}",
+            "corrected mode, owner or group, which another program had changed: {}",
             inspection.mended.join(", ")
         );
     }
 }
 
-/// Runs `job` on a thread where it may take its time.
+/// Runs `job` on a thread that may block.
 pub(super) async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(job).await {
         Ok(value) => value,
-        // A task that was not aborted only fails by a panic, which is propagated.
+        // The task was not aborted, so it panicked; the panic is propagated.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 
 pub(super) fn text_of(rejected: &BTreeMap<Part, String>) -> String {
-    // That a staple goes with its certificate is not worth a word.
-    let is_told = |(part, _): &(&Part, &String)| {
+    // A staple that is only rejected together with its certificate is not reported.
+    let is_reported = |(part, _): &(&Part, &String)| {
         **part != Part::Staple || !rejected.contains_key(&Part::Pair)
     };
     let parts = rejected
         .iter()
-        .filter(is_told)
+        .filter(is_reported)
         .map(|(part, why)| format!("{}: {why}", part.as_str()));
     parts.collect::<Vec<_>>().join("; ")
 }
 
-/// What came of a write.
+/// The result of a write.
 struct Written {
     id: Id,
     folder: String,
     content: Content,
     rejected: BTreeMap<Part, String>,
-    /// `None` where sds-agent would reject all of it, and nothing was on disk before.
+    /// `None` if sds-agent would reject all content, and nothing was on disk before.
     result: Result<Option<(Outcome, Inspection)>, WriteError>,
 }
 
@@ -340,7 +343,7 @@ fn write(
     let outcome = output.write(folder, &content.manifest, &files)?;
     let inspection = output.inspect(folder)?;
     let inspection = inspection.filter(|inspection| inspection.stamp.is_of(&files));
-    let changed = || io::Error::other("it was changed by another program during the write");
+    let changed = || io::Error::other("another program changed the folder during the write");
     Ok(Some((outcome, inspection.ok_or_else(changed)?)))
 }
 

@@ -10,9 +10,9 @@ use crate::config::Rights;
 use crate::manifest::{self, Manifest};
 use crate::select::Files;
 
-/// A link that is about to become [`DATA`]; kubelet's name for it.
+/// The link that will replace [`DATA`], under the name that kubelet uses.
 const DATA_NEW: &str = "..data_tmp";
-/// A manifest that is about to take the place of the current one.
+/// The manifest that will replace the current one.
 const MANIFEST_NEW: &str = "..sds-mirror.json.new";
 
 pub(super) fn write(
@@ -32,7 +32,7 @@ pub(super) fn write(
     clear(output, folder, &current)?;
     let same_links = current.links_are_of(files);
     if same_links && current.holds(files, output.rights)? {
-        // The files are as old as they were.
+        // The files are not written again, so their time stays.
         let written = current.manifest.written;
         let manifest = Manifest {
             written,
@@ -41,10 +41,10 @@ pub(super) fn write(
         note(&current, &manifest, output.rights)?;
         return Ok(Outcome::Same);
     }
-    // Other files: a swap of `..data` alone would show a link without its file for a moment. What
-    // other programs put in the folder would be lost by an exchange.
+    // If other files are linked, a swap of `..data` would briefly leave a link without its file, so the folder is
+    // exchanged; but not if other programs have put files into it, which an exchange would lose.
     let exchanged =
-        !same_links && !current.has_strangers && exchange(output, folder, manifest, files)?;
+        !same_links && !current.has_foreign_files && exchange(output, folder, manifest, files)?;
     if !exchanged {
         swap(output, folder, &current, manifest, files)?;
     }
@@ -64,7 +64,7 @@ pub(super) fn remove(output: &Output, folder: &str) -> Result<bool, WriteError> 
     Ok(true)
 }
 
-/// Makes a folder that is not there.
+/// Makes a new folder.
 fn make(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -> io::Result<()> {
     build(output, manifest, files, |scratch| {
         sys::rename_to_new(output.dir()?, scratch, folder)?;
@@ -74,8 +74,8 @@ fn make(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -> io
     Ok(())
 }
 
-/// Exchanges the folder with one that was made beside it, which it then removes. Returns whether
-/// the file system can.
+/// Builds a new folder, exchanges it with the current one, and removes that. Returns whether the file system
+/// supports this.
 fn exchange(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -> io::Result<bool> {
     build(output, manifest, files, |scratch| {
         if !sys::exchange(output.dir()?, scratch, folder)? {
@@ -88,8 +88,8 @@ fn exchange(output: &Output, folder: &str, manifest: &Manifest, files: &Files) -
     })
 }
 
-/// Builds a whole folder under a hidden name, then lets `place` move it to where it
-/// belongs. What was built is removed when anything fails.
+/// Builds a complete folder under a hidden name, which `place` then moves to its final name. After an error, it
+/// is removed.
 fn build<T>(
     output: &Output,
     manifest: &Manifest,
@@ -170,7 +170,7 @@ fn generate(
     sys::sync(&generation)
 }
 
-/// Replaces the manifest of a generation that is otherwise as it should be.
+/// Replaces the manifest of a generation whose files are up to date.
 pub(super) fn note(current: &Current, manifest: &Manifest, rights: Rights) -> io::Result<()> {
     if current.manifest == *manifest {
         return Ok(());

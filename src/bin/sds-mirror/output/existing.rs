@@ -35,14 +35,13 @@ pub(super) struct Current {
     pub(super) data: OwnedFd,
     /// The names of the links to files.
     pub(super) links: Vec<String>,
-    /// Hidden names besides the current generation: what a crash left.
+    /// Hidden entries except for the current generation, left by a crash.
     pub(super) leftovers: Vec<String>,
     /// Whether it has files that the mirror did not create.
-    pub(super) has_strangers: bool,
+    pub(super) has_foreign_files: bool,
 }
 
-/// Identifies the files of a folder without their content: it differs after a file was replaced, written or
-/// removed.
+/// Identifies the files of a folder without their content: it changes if a file is replaced, written or removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     links: Vec<String>,
@@ -60,7 +59,7 @@ impl Stamp {
     }
 }
 
-/// Looks at what is under `name` in the output folder `output`.
+/// Reads the entry `name` of the output folder.
 pub(super) fn current(output: impl AsFd, name: &str) -> io::Result<Existing> {
     let dir = match sys::open_folder(output, name) {
         Ok(dir) => dir,
@@ -87,7 +86,7 @@ pub(super) fn current(output: impl AsFd, name: &str) -> io::Result<Existing> {
         data,
         links: Vec::new(),
         leftovers: Vec::new(),
-        has_strangers: false,
+        has_foreign_files: false,
     });
     current.sort_entries()?;
     Ok(Existing::Ours(current))
@@ -105,7 +104,7 @@ impl Current {
             } else if target.is_some_and(|target| target == link_target(&name)) {
                 self.links.push(name);
             } else {
-                self.has_strangers = true;
+                self.has_foreign_files = true;
             }
         }
         Ok(())
@@ -147,7 +146,7 @@ impl Current {
         Ok(files)
     }
 
-    /// Puts modes, owner and group right. Returns what they were wrong of.
+    /// Corrects modes, owner and group. Returns the names of corrected entries.
     pub(super) fn mend(&self, rights: Rights) -> io::Result<Vec<String>> {
         let mut mended = Vec::new();
         for (dir, name) in [(&self.dir, "the folder"), (&self.data, DATA)] {
@@ -166,7 +165,7 @@ impl Current {
         Ok(mended)
     }
 
-    /// Which files there are now.
+    /// The stamp of the current files.
     pub(super) fn stamp(&self) -> io::Result<Stamp> {
         let mut files = Vec::new();
         for name in self.names()? {
@@ -181,21 +180,21 @@ impl Current {
         Ok(Stamp { links, files })
     }
 
-    /// The names of the files in the current generation. Those that begin with `..` are the mirror's
-    /// own: the manifest, and one that a crash left half written.
+    /// The names of the files in the current generation, without the manifest and a partially written one left by
+    /// a crash.
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names = sys::names(&self.data)?;
         names.retain(|name| !name.starts_with(".."));
         Ok(names)
     }
 
-    /// Whether there is a link for each of `files`, and no other one.
+    /// Whether there are links for exactly `files`.
     pub(super) fn links_are_of(&self, files: &Files) -> bool {
         self.links.len() == files.len() && self.links.iter().all(|link| files.contains_key(link))
     }
 }
 
-/// Where the link to a file leads.
+/// The target of the link to a file.
 pub(super) fn link_target(name: &str) -> String {
     format!("{DATA}/{name}")
 }

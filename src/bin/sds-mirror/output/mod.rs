@@ -44,7 +44,7 @@ pub(crate) struct Output {
 pub(crate) struct Inspection {
     pub(crate) manifest: Manifest,
     pub(crate) stamp: Stamp,
-    /// What had the wrong mode, owner or group, and was put right.
+    /// The entries whose mode, owner or group was corrected.
     pub(crate) mended: Vec<String>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum Outcome {
     Made,
     /// The folder has new content.
     Changed,
-    /// The content was there already; at most the manifest changed.
+    /// The content was already there; at most the manifest changed.
     Same,
 }
 
@@ -73,10 +73,10 @@ impl Outcome {
 /// Why a folder could not be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WriteError {
-    /// Something stands there that the mirror did not make.
-    #[error("something that sds-mirror did not make stands there; it is left alone")]
+    /// The mirror did not make what has this name.
+    #[error("sds-mirror did not make what has this name, and does not change it")]
     Foreign,
-    /// The system refused.
+    /// A system call failed.
     #[error(transparent)]
     System(#[from] io::Error),
 }
@@ -88,16 +88,16 @@ impl From<rustix::io::Errno> for WriteError {
 }
 
 impl Output {
-    /// Opens the output folder, makes it where it is missing, and clears away what a crash left.
+    /// Opens the output folder, creates it if it is missing, and removes what a crash left.
     ///
     /// # Errors
-    /// What the system says, and that another mirror has the folder.
+    /// The folder can't be used, or another mirror uses it.
     pub(crate) fn open(path: &Path, rights: Rights) -> Result<Self, String> {
         let failed = |error: io::Error| format!("can't use {}: {error}", path.display());
         let dir = sys::make_and_open(path, rights).map_err(failed)?;
         if !sys::lock(&dir).map_err(failed)? {
             return Err(format!(
-                "another sds-mirror works on {}; give each one its own --output",
+                "another sds-mirror uses {}; give each one its own --output",
                 path.display()
             ));
         }
@@ -136,20 +136,20 @@ impl Output {
         self.dir.as_ref().ok_or(io::ErrorKind::NotFound.into())
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether this is what its path leads to, still.
+    /// Whether its path still leads to this folder.
     pub(crate) fn is_in_place(&self) -> bool {
         self.dir().is_ok_and(|dir| sys::is_at(dir, &self.path))
     }
 
-    /// All that is there, by name; names that begin with a dot are skipped.
+    /// The entries by name, except for names that begin with a dot.
     ///
     /// # Errors
-    /// Whatever keeps the folder from being read.
+    /// The folder can't be read.
     pub(crate) fn scan(&self) -> io::Result<BTreeMap<String, Found>> {
         let mut found = BTreeMap::new();
         let Some(dir) = &self.dir else {
@@ -165,11 +165,11 @@ impl Output {
         Ok(found)
     }
 
-    /// Makes the folder, or changes it, so that it holds exactly `files`. At every moment, and after
-    /// a crash at any moment, it holds what it held or what it is to hold.
+    /// Creates or changes the folder so that it has exactly `files`. At any time, even after a crash, it has either
+    /// the old or the new content.
     ///
     /// # Errors
-    /// A folder that the mirror did not make, and what the system says. The old content stays.
+    /// The mirror did not make the folder, or a system call failed. The old content stays.
     pub(crate) fn write(
         &self,
         folder: &str,
@@ -179,10 +179,10 @@ impl Output {
         change::write(self, folder, manifest, files)
     }
 
-    /// Takes away a folder that the mirror made, in one step. Returns whether it was there.
+    /// Removes a folder that the mirror made, in one step. Returns whether it existed.
     ///
     /// # Errors
-    /// A folder that the mirror did not make, and what the system says.
+    /// The mirror did not make the folder, or a system call failed.
     pub(crate) fn remove(&self, folder: &str) -> Result<bool, WriteError> {
         change::remove(self, folder)
     }
@@ -190,7 +190,7 @@ impl Output {
     /// What a write of these files would do.
     ///
     /// # Errors
-    /// A folder that the mirror did not make, and what the system says.
+    /// The mirror did not make the folder, or a system call failed.
     pub(crate) fn compare(&self, folder: &str, files: &Files) -> Result<Outcome, WriteError> {
         let Some(dir) = &self.dir else {
             return Ok(Outcome::Made);
@@ -209,10 +209,10 @@ impl Output {
         }
     }
 
-    /// The files of a folder that the mirror made for the object of `manifest`; none where it made none.
+    /// The files of a folder, if the mirror made it for the object of `manifest`.
     ///
     /// # Errors
-    /// What the system says.
+    /// A system call failed.
     pub(crate) fn files(&self, folder: &str, manifest: &Manifest) -> io::Result<Files> {
         let Some(dir) = &self.dir else {
             return Ok(Files::new());
@@ -225,10 +225,10 @@ impl Output {
         }
     }
 
-    /// Replaces the manifest of a folder that the mirror made, and nothing else of it.
+    /// Replaces only the manifest of a folder that the mirror made.
     ///
     /// # Errors
-    /// A folder that the mirror did not make, and what the system says.
+    /// The mirror did not make the folder, or a system call failed.
     pub(crate) fn annotate(&self, folder: &str, manifest: &Manifest) -> Result<(), WriteError> {
         match existing::current(self.dir()?, folder)? {
             existing::Existing::Ours(current) => Ok(change::note(&current, manifest, self.rights)?),
@@ -236,11 +236,10 @@ impl Output {
         }
     }
 
-    /// Looks at a folder that the mirror made, and puts modes, owner and group right; `None` where
-    /// there is no such folder.
+    /// Checks a folder that the mirror made, and corrects modes, owner and group; `None` if there is no such folder.
     ///
     /// # Errors
-    /// What the system says.
+    /// A system call failed.
     pub(crate) fn inspect(&self, folder: &str) -> io::Result<Option<Inspection>> {
         match existing::current(self.dir()?, folder)? {
             existing::Existing::Ours(current) => Ok(Some(Inspection {
@@ -262,7 +261,7 @@ impl Output {
     }
 }
 
-/// What stands under a name; `None` where it was removed this moment.
+/// The entry with this name; `None` if it has just been removed.
 fn find(dir: &OwnedFd, name: &str) -> Option<Found> {
     match existing::current(dir, name) {
         Ok(existing::Existing::Ours(current)) => Some(Found::Ours(current.manifest)),

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use crate::config::Rights;
 
-/// Makes the folder at `path` where it is missing, its parents too, and opens it.
+/// Opens the folder at `path`. If it is missing, it is created, with its parents.
 pub(super) fn make_and_open(path: &Path, rights: Rights) -> io::Result<OwnedFd> {
     if !path.is_dir() {
         DirBuilder::new()
@@ -32,8 +32,8 @@ pub(super) fn make_and_open(path: &Path, rights: Rights) -> io::Result<OwnedFd> 
     open_output(path)
 }
 
-/// Root's files would be out of reach for the user that the output folder belongs to, whose mirror
-/// it is: what root writes gets the folder's owner and group, unless others are given.
+/// The rights of what root writes: the owner and group of the output folder, unless others are given. The
+/// mirror of that user could not use root's files.
 pub(super) fn inherited(dir: impl AsFd, rights: Rights) -> io::Result<Rights> {
     if !rustix::process::geteuid().is_root() {
         return Ok(rights);
@@ -48,7 +48,7 @@ pub(super) fn inherited(dir: impl AsFd, rights: Rights) -> io::Result<Rights> {
 
 /// Opens the output folder.
 pub(super) fn open_output(path: &Path) -> io::Result<OwnedFd> {
-    // A link to a folder is the administrator's choice here, and only here.
+    // Only here may a link lead to the folder: the administrator has given this path.
     Ok(openat(
         CWD,
         path,
@@ -69,7 +69,7 @@ pub(super) fn is_at(dir: impl AsFd, path: &Path) -> bool {
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// Locks the folder. Returns whether that worked: another process may have it locked.
+/// Locks the folder. Returns `false` if another process has locked it.
 pub(super) fn lock(dir: impl AsFd) -> io::Result<bool> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
@@ -82,8 +82,8 @@ pub(super) fn lock(dir: impl AsFd) -> io::Result<bool> {
     }
 }
 
-/// The names in a folder, without `.` and `..`. What is not UTF-8 is no name of the mirror's, and
-/// need not be told from another such name.
+/// The names in a folder, without `.` and `..`. Names that are not UTF-8 are not the mirror's, so a lossy
+/// conversion is enough.
 pub(super) fn names(dir: impl AsFd) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
@@ -96,7 +96,7 @@ pub(super) fn names(dir: impl AsFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Opens a folder in `dir`; a link to one is not followed.
+/// Opens a folder in `dir` without following a link.
 pub(super) fn open_folder(dir: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
     openat(dir, name, folder_flags(), Mode::empty())
 }
@@ -105,7 +105,7 @@ fn folder_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-/// Where a link leads; `None` when there is no link of this name.
+/// The target of a link; `None` if there is no link with this name.
 pub(super) fn link_target(dir: impl AsFd, name: &str) -> io::Result<Option<String>> {
     match readlinkat(dir, name, Vec::new()) {
         Ok(target) => Ok(target.into_string().ok()),
@@ -114,9 +114,9 @@ pub(super) fn link_target(dir: impl AsFd, name: &str) -> io::Result<Option<Strin
     }
 }
 
-/// The content of a regular file of up to `limit` bytes; `None` when it is none, or larger.
+/// The content of a regular file of up to `limit` bytes; `None` if there is no such file.
 pub(super) fn read_file(dir: impl AsFd, name: &str, limit: usize) -> io::Result<Option<Vec<u8>>> {
-    // NONBLOCK: a pipe in its place must not hold up anything.
+    // NONBLOCK: opening a pipe must not block.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match openat(dir, name, flags, Mode::empty()) {
         Ok(file) => File::from(file),
@@ -128,7 +128,7 @@ pub(super) fn read_file(dir: impl AsFd, name: &str, limit: usize) -> io::Result<
     if !metadata.is_file() || size > limit {
         return Ok(None);
     }
-    // Room for all of it from the start: no copy of a key is left behind by growing.
+    // The whole capacity from the start: growing would leave copies of a key in memory.
     let mut bytes = Vec::with_capacity(size + 1);
     file.take(limit as u64).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
@@ -140,8 +140,7 @@ pub(super) fn make_folder(dir: impl AsFd, name: &str) -> io::Result<OwnedFd> {
     Ok(open_folder(&dir, name)?)
 }
 
-/// Gives a folder or file its owner, group and mode, in this order: at no moment can another group
-/// read.
+/// Sets owner, group and mode of a folder or file, in this order, so that no other group can ever read it.
 pub(super) fn settle(fd: impl AsFd, rights: Rights, mode: u32) -> io::Result<()> {
     let stat = fstat(&fd)?;
     let owner = rights.owner.filter(|owner| *owner != stat.st_uid);
@@ -153,7 +152,7 @@ pub(super) fn settle(fd: impl AsFd, rights: Rights, mode: u32) -> io::Result<()>
     Ok(())
 }
 
-/// As [`settle`], for a regular file.
+/// Does the same as [`settle`] for a regular file.
 pub(super) fn settle_file(dir: impl AsFd, name: &str, rights: Rights) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     settle(
@@ -163,7 +162,7 @@ pub(super) fn settle_file(dir: impl AsFd, name: &str, rights: Rights) -> io::Res
     )
 }
 
-/// What the system knows of a regular file; `None` when there is none of this name.
+/// The metadata of a regular file; `None` if there is no such file.
 pub(super) fn stat_file(dir: impl AsFd, name: &str) -> io::Result<Option<Stat>> {
     match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Some(stat)),
@@ -172,7 +171,7 @@ pub(super) fn stat_file(dir: impl AsFd, name: &str) -> io::Result<Option<Stat>> 
     }
 }
 
-/// Makes a file, which must be new, and syncs it.
+/// Creates a new file and syncs it.
 pub(super) fn make_file(
     dir: impl AsFd,
     name: &str,
@@ -186,13 +185,13 @@ pub(super) fn make_file(
     file.sync_all()
 }
 
-/// Makes a link, over a leftover of the same name.
+/// Creates a link. It replaces a leftover with the same name.
 pub(super) fn make_link(dir: impl AsFd, name: &str, target: &str) -> io::Result<()> {
     remove_file(&dir, name)?;
     Ok(symlinkat(target, &dir, name)?)
 }
 
-/// Removes a file or link, if it is there.
+/// Removes a file or link, if it exists.
 pub(super) fn remove_file(dir: impl AsFd, name: &str) -> io::Result<()> {
     match unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -200,7 +199,7 @@ pub(super) fn remove_file(dir: impl AsFd, name: &str) -> io::Result<()> {
     }
 }
 
-/// Renames within a folder, over what has the new name.
+/// Renames within a folder, and replaces what has the new name.
 pub(super) fn rename(dir: impl AsFd, from: &str, to: &str) -> io::Result<()> {
     Ok(renameat(&dir, from, &dir, to)?)
 }
@@ -208,13 +207,13 @@ pub(super) fn rename(dir: impl AsFd, from: &str, to: &str) -> io::Result<()> {
 /// Renames within a folder, if nothing has the new name.
 pub(super) fn rename_to_new(dir: impl AsFd, from: &str, to: &str) -> io::Result<()> {
     match renameat_with(&dir, from, &dir, to, RenameFlags::NOREPLACE) {
-        // A file system without it: a folder that has content is not replaced there either.
+        // The file system does not support this. A plain rename does not replace a folder with content either.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => rename(dir, from, to),
         result => Ok(result?),
     }
 }
 
-/// Exchanges two names in one step. Returns whether the file system can.
+/// Exchanges two names in one step. Returns whether the file system supports this.
 pub(super) fn exchange(dir: impl AsFd, a: &str, b: &str) -> io::Result<bool> {
     match renameat_with(&dir, a, &dir, b, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(true),
@@ -223,7 +222,7 @@ pub(super) fn exchange(dir: impl AsFd, a: &str, b: &str) -> io::Result<bool> {
     }
 }
 
-/// Makes sure that what is in the folder now is there after a power cut.
+/// Syncs a folder, so that its entries survive a power failure.
 pub(super) fn sync(dir: impl AsFd) -> io::Result<()> {
     Ok(fsync(dir)?)
 }
@@ -241,8 +240,8 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A name that was not given before, by this process or an earlier one: the time, and a number that
-/// distinguishes two writers at the same moment.
+/// A name that neither this process nor an earlier one has used: the time, and a number that distinguishes
+/// concurrent writers.
 pub(super) fn unique(prefix: &str) -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now()
@@ -252,7 +251,7 @@ pub(super) fn unique(prefix: &str) -> String {
     format!("{prefix}{:x}{number:04x}", now.as_nanos())
 }
 
-/// Whether this is a name as [`unique`] gives generations.
+/// Whether this is the name of a generation, from [`unique`].
 pub(super) fn is_generation(name: &str) -> bool {
     let rest = name.strip_prefix("..").unwrap_or_default();
     !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_hexdigit())

@@ -105,7 +105,7 @@ fn hostile_names_and_keys_stay_out_of_the_file_system() {
 }
 
 #[test]
-fn half_a_list_takes_nothing_away() {
+fn a_partial_list_removes_nothing() {
     let output = Output::new();
     let whole = Arc::new(AtomicBool::new(true));
     let is_whole = Arc::clone(&whole);
@@ -135,7 +135,7 @@ fn half_a_list_takes_nothing_away() {
 }
 
 #[test]
-fn a_watch_that_is_refused_as_too_old_is_begun_anew_with_a_list() {
+fn a_watch_refused_as_too_old_restarts_with_a_list() {
     let output = Output::new();
     let watches = AtomicUsize::new(0);
     let server = HttpServer::start(move |path| match path {
@@ -151,7 +151,7 @@ fn a_watch_that_is_refused_as_too_old_is_begun_anew_with_a_list() {
 }
 
 #[test]
-fn watches_that_end_at_once_are_begun_anew_without_haste_and_without_a_list() {
+fn watches_that_end_immediately_restart_after_a_pause_and_without_a_list() {
     let output = Output::new();
     let server = HttpServer::start(|path| match path {
         path if is_watch(path) => Answer::Nothing,
@@ -167,7 +167,7 @@ fn watches_that_end_at_once_are_begun_anew_without_haste_and_without_a_list() {
 }
 
 #[test]
-fn a_server_with_too_much_to_do_is_given_the_time_that_it_asks_for() {
+fn an_overloaded_server_gets_the_pause_that_it_requests() {
     let output = Output::new();
     let lists = AtomicUsize::new(0);
     let server = HttpServer::start(move |path| match path {
