@@ -1,4 +1,4 @@
-//! Who may connect and who may have what, through the socket.
+//! Who may connect, and which secrets they may read, through the socket.
 
 use std::fs;
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ use crate::util::{Agent, BOUND, Bed, Sds, require};
 const ALICE: (u32, u32) = (54_321, 54_322);
 const BOB: (u32, u32) = (54_331, 54_332);
 
-/// A bed that other users can get at, and an agent with that configuration.
+/// A bed that other users can access, and an agent with that configuration.
 struct Guarded {
     bed: Bed,
     agent: Agent,
@@ -59,7 +59,7 @@ impl Guarded {
         Sds::on(self.connect(who).unwrap()).unwrap()
     }
 
-    /// Whether the agent talks to that peer, which has opened the socket.
+    /// Whether the agent accepts the connection of that peer, which has opened the socket.
     fn talks_to(&self, who: (u32, u32)) -> bool {
         let mut connection = self.connect(who).unwrap();
         connection.set_read_timeout(Some(BOUND)).unwrap();
@@ -166,7 +166,7 @@ fn a_secret_that_a_peer_may_not_read_is_reported_as_nonexistent() {
     let mut sotw = alice.sotw();
     sotw.subscribe(&["bank"]);
     sotw.stream.assert_silent();
-    // Not even a change of it is told.
+    // Not even a change of it is sent.
     guarded.bed.pair("bank");
     guarded.agent.wait_for_line(&["rotated", "bank"]);
     sotw.stream.assert_silent();

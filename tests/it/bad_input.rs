@@ -1,4 +1,4 @@
-//! What must not be served, and what must go on being served meanwhile.
+//! Files that must not be served, and what is served meanwhile.
 
 mod bundles;
 mod files;
@@ -10,7 +10,7 @@ mod roots;
 use crate::util::sds::{Delta, Served};
 use crate::util::{Agent, Bed, Identity};
 
-/// Credential folders that were good once, each of which is then made bad.
+/// Credential folders that were valid, each of which then becomes invalid.
 struct Spoiled {
     bed: Bed,
     agent: Agent,
@@ -67,7 +67,7 @@ impl Spoiled {
 fn assert_others_go_on(bed: &Bed) {
     let mut stream = bed.client().delta();
     let first = bed.pair("another");
-    // Until it is there, the answer is that it does not exist.
+    // Until then, the name is reported as nonexistent.
     stream.subscribe(&["another"]);
     let served = receive(&mut stream, 1).remove(0);
     assert!(served.is_pair(&first.chain, &first.key));

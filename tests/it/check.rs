@@ -309,7 +309,7 @@ fn line_output_is_one_line_with_the_exit_code_of_the_worst_state() {
             assert!(line.starts_with(begin) && line.contains(named), "{line}");
         }
     }
-    // Without --fail the answer itself is what counts.
+    // Without --fail only an answer is needed for success.
     assert_eq!(status(&bed, &["-o", "line"]).status.code(), Some(0));
     let nobody = Bed::new();
     let output = status(&nobody, &["--fail", "-o", "line"]);

@@ -1,4 +1,4 @@
-//! What the program says of itself: help, version, completions, manual pages.
+//! Help, version, completions and manual pages.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -59,7 +59,7 @@ fn help_fits_the_terminal_and_ends_no_paragraph_with_a_single_word() {
     }
 }
 
-/// Fails where prose goes on with one last word on a line of its own.
+/// Fails if a paragraph ends with a single word on its last line.
 #[track_caller]
 fn assert_no_orphan(lines: &[String]) {
     let indent = |line: &str| line.len() - line.trim_start().len();
@@ -129,7 +129,7 @@ fn shells_complete_commands_options_and_the_names_of_secrets() {
     }
 }
 
-/// What bash makes of the last of `words` after the program's name when Tab is pressed.
+/// How bash completes the last of `words` after the program's name.
 fn completed(words: &[&str], admin_socket: &Path) -> Vec<String> {
     const SCRIPT: &str = r#"
         source <(sds-agent completions bash)

@@ -1,4 +1,4 @@
-//! `sds-agent.toml`: how it is checked, and how a running agent takes over another one.
+//! `sds-agent.toml`: how it is checked, and how a running agent reloads it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::util::{Agent, Bed, Root, eventually_true};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/sds-agent.toml");
 
-/// An agent with a configuration file of its own.
+/// An agent with its own configuration file.
 struct Configured {
     bed: Bed,
     file: PathBuf,
@@ -42,12 +42,12 @@ impl Configured {
         builder.arg("--config").arg(&self.file).start()
     }
 
-    /// Writes such a file that is read again at SIGHUP alone.
+    /// Writes such a file that is only reloaded on SIGHUP.
     fn write_roots_unfollowed(&self, roots: &[&Root], more: &str) {
         self.write_roots(roots, &format!("reload = \"signal\"\n{more}"));
     }
 
-    /// Has the agent read the file again, and waits for the line that says what came of it.
+    /// Makes the agent read the file again, and waits for the log line with the result.
     #[track_caller]
     fn reload(&self, agent: &Agent, pieces: &[&str]) -> String {
         let lines = agent.lines().len();

@@ -1,4 +1,4 @@
-//! Roots that keep reads to themselves, and roots that refuse keys that others can read.
+//! Roots with `confine`, and roots with `strict_permissions`.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};

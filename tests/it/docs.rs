@@ -1,4 +1,4 @@
-//! The documentation keeps together.
+//! The documentation is consistent.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `sds-agent envoy-config`: a real Envoy takes what it writes, as it is.
+//! `sds-agent envoy-config`: a real Envoy accepts its output unchanged.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -188,7 +188,7 @@ fn a_full_configuration_serves_each_host_its_certificate() {
     }
     assert!(envoy.https("other.test").get().is_err());
 
-    // What changes while the agent is away is served when it is back.
+    // What changes while the agent is stopped is served after its start.
     agent.kill();
     let next = bed.ca.server(&["a.test"]);
     bed.root.write_pair("a.test", &next);
@@ -278,7 +278,7 @@ fn an_upstream_receives_the_client_certificate_and_is_verified() {
         eventually_true("an answer of the upstream", || {
             plain_status(client.port(), "b.test") == Some(200)
         });
-        // The upstream's certificate is for b.test alone.
+        // The upstream's certificate is only for b.test.
         assert_eq!(plain_status(client.port(), "c.test:80"), Some(503));
     }
 }

@@ -11,10 +11,10 @@ use crate::walk::walk;
 /// The release that has no certificates on demand.
 const WITHOUT_ON_DEMAND: &str = "1.36.";
 
-/// Fewer than with the newest one: what may differ shows in the first of them.
+/// Fewer than with the newest release: differences appear in the first ones.
 const ROTATIONS: usize = 10;
 
-/// All that the release `version` can do.
+/// Tests everything that the release `version` supports.
 fn everything_works(version: &str, envoy: &Path) {
     let on_demand = !version.starts_with(WITHOUT_ON_DEMAND);
     for protocol in Protocol::BOTH {

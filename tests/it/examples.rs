@@ -1,4 +1,4 @@
-//! The examples for containers hold together.
+//! The examples for containers are consistent.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn settings(config: &str) -> Vec<&str> {
     lines.filter(|line| !line.starts_with('#')).collect()
 }
 
-/// Envoy takes this program's output in the tests of `envoy-config`.
+/// The tests of `envoy-config` verify that Envoy accepts this output.
 #[test]
 fn envoy_configurations_of_the_examples_are_what_the_agent_writes() {
     let output = Command::new(PROGRAM)

@@ -230,7 +230,7 @@ fn each_threshold_is_logged_once_when_the_clock_is_set() {
     ] {
         assert_eq!(lines(words), 0);
         set(offset);
-        // Whatever happens, the agent looks at the clock; by itself it does each minute.
+        // This makes the agent check the clock, which it otherwise does each minute.
         bed.pair("other");
         agent.wait_for_line(&["WARN", words, "credential=\"site\""]);
     }

@@ -30,13 +30,13 @@ fn subscribed(bed: &Bed, name: &str) -> Delta {
     stream
 }
 
-/// Waits for that pair, the last one that was written. Nothing may be taken away on the way.
+/// Waits for that pair, the last one that was written. Nothing may be removed meanwhile.
 #[track_caller]
 fn arrives(stream: &mut Delta, identity: &Identity) {
     while !stream.secret().is_pair(&identity.chain, &identity.key) {}
 }
 
-/// A command that becomes the agent, with a shell's words before that.
+/// A command that becomes the agent after these shell commands.
 fn shell(words: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{words}; exec \"$@\""), "sh"]);
@@ -45,7 +45,7 @@ fn shell(words: &str) -> Command {
 
 #[test]
 fn with_too_few_watches_nothing_is_lost() {
-    // The limit of a user namespace of its own, not this machine's.
+    // The limit of a separate user namespace, not this machine's.
     let mut limited = Command::new("unshare");
     limited.args(["--user", "--map-root-user", "sh", "-c"]);
     limited.args([
@@ -154,7 +154,7 @@ fn a_blocked_log_stops_no_delivery_and_loses_no_audit_line() {
     write(0);
     let pipe = bed.scratch("log");
     mkfifoat(CWD, &pipe, Mode::from(0o600)).unwrap();
-    // Open for both, so that nobody waits for the other end.
+    // Open for reading and writing, so that opening it does not wait for the other end.
     let log = File::options().read(true).write(true).open(&pipe).unwrap();
     let to_pipe = shell(&format!("exec 2>'{}'", pipe.display()));
     let mut agent = bed.builder().wrapped_in(to_pipe).start();
@@ -178,7 +178,7 @@ fn a_blocked_log_stops_no_delivery_and_loses_no_audit_line() {
         rotate(n);
     }
 
-    // Once somebody reads, everything that is not counted is there, and the loss is in the log too.
+    // Once the log is read, it has every line that is not counted as lost, and a line about the loss.
     let lines = Arc::new(Mutex::new(Vec::new()));
     let collected = lines.clone();
     thread::spawn(move || {
@@ -301,7 +301,7 @@ fn reads_that_fail_with_eio_or_estale_are_retried() {
         stream.0.assert_silent();
         let unconcerned = bed.pair("other");
         arrives(&mut other, &unconcerned);
-        // The disk is whole again, and nobody says so.
+        // The disk works again, without an event.
         injector.signal(Signal::TERM);
         injector.wait();
         arrives(&mut stream, &renewed);

@@ -15,7 +15,7 @@ use crate::util::{
     Agent, Bed, Envoy, Host, Identity, Protocol, admin, eventually_true, kubelet, require, tools,
 };
 
-/// A configuration, and an agent that runs by it.
+/// A configuration, and an agent that uses it.
 struct Place {
     bed: Bed,
     file: PathBuf,
@@ -473,7 +473,7 @@ fn files_anywhere_are_served_watched_and_reported_by_path() {
     put(&ca, place.bed.ca.pem());
     let pair = [("certificate", &*chain), ("private_key", &*key)];
     let both = [pair[0], pair[1], ("trusted_ca", &*ca)];
-    // It comes before the folder of the same name.
+    // It takes precedence over the folder of the same name.
     place.bed.pair("site");
     let credentials = format!("credentials = [{:?}]\n", place.bed.root.path());
     place.write(&(credentials.clone() + &secret("site", &both)));
@@ -488,7 +488,7 @@ fn files_anywhere_are_served_watched_and_reported_by_path() {
     put(&key, &second.key);
     assert_serves(&mut stream, &second);
 
-    // A bad file is named where it is, and the previous version stays.
+    // An invalid file is reported with its path, and the previous version stays.
     put(&key, "broken");
     let path = key.to_str().unwrap();
     agent.wait_for_line(&["rejected", "credential=\"site\"", path]);

@@ -1,4 +1,4 @@
-//! `sds-agent get`: what Envoy would get.
+//! `sds-agent get` prints what Envoy would receive.
 
 use std::process::{Command, Output};
 

@@ -83,7 +83,7 @@ fn grpc_health_answers_for_the_server_and_its_service() {
     let mut watch = block_on(client.watch(request)).unwrap().into_inner();
     let first = block_on(watch.message()).unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::Serving);
-    // A watch has no end of its own, and holds up nobody.
+    // A watch never ends, and must not delay shutdown.
     assert!(agent.terminate().success());
     let end = block_on(watch.message());
     assert!(!matches!(end, Ok(Some(_))), "{end:?}");
@@ -124,7 +124,7 @@ fn reflection_lists_the_services_and_describes_them() {
 fn an_unknown_service_is_unimplemented() {
     let bed = Bed::new();
     let _agent = bed.agent();
-    // The older reflection is there too; a made-up path is not.
+    // The older version of reflection exists too; an invented path does not.
     let mut client = tonic::client::Grpc::new(bed.client().channel());
     let path = http::uri::PathAndQuery::from_static("/no.such.Service/Method");
     let codec = tonic_prost::ProstCodec::<HealthCheckRequest, HealthCheckRequest>::default();

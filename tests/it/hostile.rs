@@ -1,4 +1,4 @@
-//! Attacks of local users on a running agent: what they cost stays bounded, and nobody else notices.
+//! Attacks of local users on a running agent: their cost is bounded, and other users are not affected.
 
 mod admin;
 mod connections;
@@ -23,7 +23,7 @@ fn start(config: &str) -> (Bed, Agent, Identity) {
     (bed, agent, site)
 }
 
-/// Asserts that a client that has done nothing wrong is served, and gets a rotation.
+/// Asserts that a well-behaved client is served, and gets a rotation.
 #[track_caller]
 fn assert_serves(bed: &Bed, client: &Sds) {
     let mut stream = client.delta();

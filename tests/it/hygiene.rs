@@ -1,5 +1,5 @@
-//! Key bytes stay where they belong: in no log at any level, no metric, no status, no page, no
-//! debug output; and the process can't be dumped.
+//! No part of a key is in a log at any level, a metric, the status, the page or debug output; and the process can't
+//! be dumped.
 
 use std::fmt::Debug;
 use std::fs;
@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::util::{Bed, Ca, Identity, eventually};
 
-/// What a piece of a key would look like in any output: its PEM, or the bytes of either form in
+/// The forms of a piece of a key in any output: its PEM, or the bytes of either form in
 /// hexadecimal digits or as a list of numbers.
 fn pieces(key: &str) -> Vec<String> {
     let lines = key.lines().filter(|line| !line.starts_with("---"));
@@ -245,7 +245,7 @@ fn memory_is_locked_if_configured_and_failing_to_lock_is_an_error() {
     limited.args(["-c", "ulimit -l 64; exec \"$@\"", "sh"]);
     let builder = bed.builder().arg("--config").arg(&config);
     let mut agent = builder.wrapped_in(limited).start_without_waiting();
-    // Who may raise the limit has its memory locked; others are told how to.
+    // If the limit can be raised, the memory is locked; otherwise the error has the remedy.
     let locked = eventually("an end or a socket", || {
         if !agent.is_running() {
             return Some(false);

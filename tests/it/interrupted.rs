@@ -60,7 +60,7 @@ fn every_served_version_is_one_complete_generation() {
             };
             let served =
                 |pair: &Identity| pair.chain.as_bytes() == chain && pair.key.as_bytes() == key;
-            // acme.sh writes the leaf under a name of its own, first: where it ended before the chain
+            // acme.sh first writes the leaf to a separate file: where it ended before the chain
             // was there, the leaf is what belongs to the key.
             let lesser = |pair: &Identity| {
                 matches!(tool, Tool::AcmeSh)

@@ -1,4 +1,4 @@
-//! The agent as a process: its socket, its end, its log.
+//! The agent as a process: its socket, its log, and how it stops.
 
 use std::fs;
 use std::io::Read;
@@ -116,7 +116,7 @@ fn ends_with_code_0(signal: Signal) {
     unread.subscribe(&["site"]);
     sotw.secret();
     delta.secret();
-    // And a connection that says nothing, and one that is idle.
+    // And a connection without a request, and an idle one.
     let mut silent = UnixStream::connect(bed.socket()).unwrap();
     let _idle = bed.client();
 
@@ -350,7 +350,7 @@ fn absent_wait_applies_to_a_root_and_to_the_agent() {
         "and nothing of the patient one"
     );
     stream.0.assert_silent();
-    // Whoever comes anew waits too, and gets it when it is there.
+    // A new client also waits, and gets the secret once it exists.
     let mut late = agent.client().delta();
     late.subscribe(&["patient"]);
     late.0.assert_silent();

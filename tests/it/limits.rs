@@ -1,5 +1,5 @@
-//! Each limit at its edge: what is allowed is served, the first thing beyond it is refused, and
-//! nobody else notices.
+//! Each limit at its edge: what is allowed is served, the first thing beyond it is refused, and other clients are
+//! not affected.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -95,7 +95,7 @@ fn streams_per_connection() {
     third.subscribe(&["site"]);
     third.0.assert_silent();
     agent.wait_for_line(&["limits.streams_per_connection"]);
-    // Another connection has streams of its own, and the third gets a place when one is free.
+    // Another connection has its own streams, and the third stream waits until another one ends.
     assert_serves_site(&bed.client());
     drop(streams);
     third.secret();
@@ -167,7 +167,7 @@ fn files() {
     let files = [("cert", &*site.chain), ("key", &*site.key), ("note", "1")];
     bed.root.write("three", &files);
     agent.wait_for_line(&["loaded", "three"]);
-    // What is no part of a credential does not count, however much there is.
+    // Files that are not part of a credential do not count.
     bed.root.write("three", &[("note-2", "2"), ("note-3", "3")]);
     bed.root.write("four", &[("ca.crt", "3"), ("ca.crl", "4")]);
     bed.root.write("four", &files);

@@ -207,7 +207,7 @@ fn rules_and_dashboard_use_existing_metrics() {
     bed.root
         .write("broken", &[("cert", "nothing"), ("key", "nothing")]);
     let _agent = bed.ready_agent();
-    // One that is a series of its own only once something was rejected.
+    // This metric only has a series after a rejection.
     metric_becomes(
         &bed.admin(),
         "sds_agent_credential_rejections_total{reason=\"bad_pem\"}",

@@ -1,4 +1,4 @@
-//! What a service manager is told, by the socket that `NOTIFY_SOCKET` names. `systemd.rs` has what a
+//! The notifications to a service manager, on the socket in `NOTIFY_SOCKET`. `systemd.rs` has what a
 //! real one makes of it.
 
 use std::collections::HashMap;
@@ -133,12 +133,12 @@ fn a_socket_passed_by_systemd_is_used_and_not_removed() {
     let mut stream = bed.client().delta();
     stream.subscribe(&["site"]);
     stream.secret();
-    // The one that is in no configuration is told.
+    // A socket that is not in the configuration is reported.
     agent.wait_for_line(&["other.sock", "paths the same"]);
     agent.signal(Signal::TERM);
     assert!(agent.wait().success());
     assert!(socket.exists(), "it is the manager's");
-    // And nobody listens any more, so that an agent by itself replaces it.
+    // Nothing listens on it now, so an agent without systemd replaces it.
     assert!(UnixListener::bind(&socket).is_err());
     let _agent = bed.agent();
     let mut stream = bed.client().delta();

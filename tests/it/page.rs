@@ -40,7 +40,7 @@ fn get(address: SocketAddr, path: &str) -> admin::Answer {
     )
 }
 
-/// What the page at `url` is after its script has run.
+/// The page at `url` after its script has run.
 #[track_caller]
 fn dump(chromium: &Path, bed: &Bed, url: &str) -> String {
     let profile = tempfile::tempdir_in(bed.scratch("")).unwrap();
@@ -254,7 +254,7 @@ fn axe_finds_nothing_and_nothing_overflows_narrow_or_wide_light_or_dark() {
         assert_eq!(view["opened"], 6, "{view:#}");
         assert!(view["checks"].as_u64().unwrap() > 20, "{view:#}");
     }
-    // That the inspection sees what is wrong.
+    // The inspection must find a real problem.
     let bad = bed.scratch("bad.html");
     let wide =
         "<p style='width: 2000px; color: #ddd; background: #fff'>low contrast</p><img src=x>";
@@ -268,7 +268,7 @@ fn axe_finds_nothing_and_nothing_overflows_narrow_or_wide_light_or_dark() {
     assert_ne!(view["overflow"], serde_json::json!([]));
 }
 
-/// What is wrong with a page in each of the views of tests/axe/inspect_page.py.
+/// The problems of a page in each of the views of tests/axe/inspect_page.py.
 #[track_caller]
 fn inspect(chromium: &Path, axe: &Path, url: &str) -> Vec<Value> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/axe/inspect_page.py");
@@ -306,7 +306,7 @@ fn a_probe_is_shown_with_its_credential() {
         "{shown}"
     );
     assert!(shown.contains(" ago: the handshake failed"), "{shown}");
-    // Everyone can connect to the port: it takes no probe.
+    // Every user can connect to the port, so it accepts no probe.
     let head = format!("POST /probes HTTP/1.1\r\nHost: {address}\r\nContent-Length: 2\r\n\r\n[]");
     assert_eq!(send(address, &head).status, 405);
 }

@@ -426,13 +426,13 @@ fn a_server_of_tls_1_2_on_ipv6_is_probed_with_and_without_a_name() {
     let server = Server::start(&bed, &identity, None, &["-tls1_2", "-Verify", "1"]);
     for arguments in [&["--name", "www.test"][..], &[], &["--all"]] {
         let (code, json) = json(&bed, &[&[&*server.target], arguments].concat());
-        // It asks for a client certificate, without which the handshake does not end.
+        // It requires a client certificate to complete the handshake.
         assert_eq!(code, 0, "{json:#}");
         for probe in json["probes"].as_array().unwrap() {
             assert_eq!(probe["presented"]["client_certificate"], "not_given");
         }
     }
-    // An address is asked for at that address alone.
+    // A name that is an address is only probed at that address.
     let (_, elsewhere) = json(&bed, &["127.0.0.1:1", "--all"]);
     assert_eq!(elsewhere["skipped"], serde_json::json!(["::1"]));
     assert_eq!(elsewhere["probes"].as_array().unwrap().len(), 1);

@@ -1,4 +1,4 @@
-//! The tour for new users does what it says, and leaves nothing behind.
+//! The tour for new users does what it prints, and leaves nothing behind.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

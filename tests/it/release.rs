@@ -1,4 +1,4 @@
-//! What `packaging/release` has made, where it runs: on an old C library, in an RPM database, as an image.
+//! The files from `packaging/release` on their target systems: with an old C library, as an RPM, as an image.
 //! `tests/release` runs these.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! Five ways of replacing a pair: every rotation arrives, and nothing but whole generations.
+//! Five ways of replacing a pair: every rotation arrives, and only complete generations do.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -6,11 +6,11 @@ use std::os::unix::fs::symlink;
 use crate::util::sds::Served;
 use crate::util::{Bed, Envoy, Host, Identity, Protocol, Way, eventually_true, require, tools};
 
-/// Rotations of each way that a real Envoy must have taken.
+/// The number of rotations in each way that a real Envoy must have received.
 const AT_ENVOY: usize = 20;
 
-/// Rotations in a row, of which none may be lost: agents of this kind are known that go silent
-/// after some hundred.
+/// The number of consecutive rotations, of which none may be lost: similar agents are known to stop working after
+/// some hundred.
 const IN_A_ROW: usize = 1_000;
 
 #[test]
@@ -105,7 +105,7 @@ fn assert_generation(generation: usize, due: &Identity, served: &Served) {
     );
 }
 
-/// dehydrated keeps every file that it has ever written, and switches links.
+/// dehydrated keeps every file that it has written, and switches links.
 #[test]
 fn leftover_files_of_a_tool_do_not_prevent_a_renewal() {
     const OLD: usize = 1000;

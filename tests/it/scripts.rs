@@ -1,4 +1,4 @@
-//! Clients other than Envoy do what docs/scripts.md says.
+//! The programs of docs/scripts.md, for clients other than Envoy.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -72,7 +72,7 @@ fn the_python_script_follows_a_credential() {
     script.wait_for_line(&["site is not there"]);
 }
 
-/// The page says what goes wrong without the option; it may be removed when that does not any more.
+/// The page describes the error without the option, and can drop it when this test fails.
 #[test]
 fn without_the_option_a_python_channel_is_reset() {
     let Some(packages) = require(&GRPC_PYTHON) else {

@@ -1,6 +1,6 @@
 //! Everything at once, for a bounded time: rotations in every way, removals, broken files, clients
-//! that come and go, floods, reloads, stops and crashes. In the end every subscriber has what is on
-//! disk, and nobody was ever served anything else.
+//! that connect and disconnect, floods, reloads, stops and crashes. In the end every subscriber has what is on
+//! disk, and was never served anything else.
 //!
 //! Seconds in `cargo test`; `tests/soak` runs it for longer.
 
@@ -33,7 +33,7 @@ const CREDENTIALS: usize = Tool::ALL.len() * PER_TOOL;
 /// A pair's bytes: chain, then key.
 type Pair = (Vec<u8>, Vec<u8>);
 
-/// What is on disk, and everything that ever was.
+/// What is on disk, and everything that has been.
 #[derive(Default)]
 struct Model {
     now: HashMap<String, Option<Pair>>,
@@ -46,13 +46,13 @@ enum Deed {
     Rotate { credential: usize },
     /// The tool is interrupted after a part of its steps, and runs again.
     Interrupt { credential: usize, part: usize },
-    /// A key that is none takes the place of a good one, and is repaired.
+    /// An invalid key replaces a valid one, and is repaired.
     Break { credential: usize },
-    /// A folder is removed, and comes back later or sooner.
+    /// A folder is removed, and created again sooner or later.
     Remove { credential: usize, long: bool },
-    /// Connections that say nothing, or garbage.
+    /// Connections that send nothing, or garbage.
     Crowd { connections: usize },
-    /// A storm of events that mean nothing.
+    /// A flood of irrelevant events.
     Noise,
     /// SIGHUP.
     Reload,
@@ -196,7 +196,7 @@ impl Soak {
     }
 }
 
-/// Takes what a subscriber is told into what it has. What it is told must have been on disk.
+/// Applies a response to a subscriber's state. What is sent must have been on disk.
 fn take(has: &Mutex<HashMap<String, Pair>>, served: Served, model: &Mutex<Model>) {
     let Content::Pair { chain, key } = served.content else {
         panic!("{} is no pair", served.name);

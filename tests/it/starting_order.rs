@@ -1,5 +1,4 @@
-//! Envoy first, or the agent first: both end in service. `systemd.rs` has the same with a socket that
-//! systemd holds.
+//! Envoy and the agent can start in any order. `systemd.rs` has the same with a socket of systemd.
 
 use std::time::Instant;
 

@@ -415,7 +415,7 @@ fn watch_redraws_a_terminal_and_restores_it_at_the_end() {
         .status()
         .unwrap();
     let drawn = String::from_utf8_lossy(&std::fs::read(&typescript).unwrap()).into_owned();
-    // timeout says 124 when it had to end the program, which ended by itself then.
+    // `timeout` exits with 124 if it had to stop the program.
     assert!(
         matches!(status.code(), Some(0 | 124)),
         "{status:?} {drawn:?}"

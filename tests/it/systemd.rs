@@ -1,4 +1,4 @@
-//! The units under a real systemd, in a machine that boots for it.
+//! The units under a real systemd, in a container that boots for the tests.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -28,7 +28,7 @@ pub(crate) fn write_pair(machine: &Machine, name: &str, identity: &Identity) {
     }
 }
 
-/// What the agent serves under that name, as soon as it serves something.
+/// Waits until the agent serves something under that name, and returns it.
 #[track_caller]
 pub(crate) fn assert_served(machine: &Machine, name: &str, identity: &Identity) {
     let mut stream = machine.client().delta();
@@ -69,7 +69,7 @@ fn the_unit_becomes_ready_only_when_the_agent_serves() {
     let www = pair("www");
     write_pair(&machine, "www", &www);
     machine.run("systemctl start sds-agent");
-    // Not waiting for anything: this is what ready means.
+    // No waiting: this must be so once the unit is ready.
     let mut stream = machine.client().sotw();
     stream.subscribe(&["www"]);
     assert!(stream.secret().is_pair(&www.chain, &www.key));
@@ -126,7 +126,7 @@ fn the_watchdog_restarts_a_hanging_agent() {
     machine.drop_in("sds-agent.service", "[Service]\nWatchdogSec=2s\n");
     machine.run("systemctl start sds-agent");
     let process = machine.property("MainPID");
-    // It moves, and is left alone for longer than the watchdog waits.
+    // It makes progress, so it is not restarted for longer than the watchdog waits.
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(machine.property("MainPID"), process);
 
@@ -175,7 +175,7 @@ fn with_the_socket_unit_clients_wait_while_the_agent_is_stopped() {
     assert_served(&machine, "www", &www);
     assert_eq!(machine.property("ActiveState"), "active");
 
-    // The socket is the same while there is no agent, and whoever connects then is served.
+    // The socket stays while the agent is stopped, and clients that connect then are served later.
     let renewed = pair("www");
     machine.run("systemctl stop sds-agent.service");
     assert_eq!(fs::metadata(machine.socket()).unwrap().ino(), socket.ino());
@@ -326,7 +326,7 @@ fn members_of_the_clients_group_may_connect_and_access_rules_see_their_groups() 
     let journal = machine.journal();
     assert!(journal.contains("user=\"envoy\""), "{journal}");
     assert!(journal.contains("user=\"other\""), "{journal}");
-    // Nobody but root looks into the agent's memory, its own user included.
+    // Only root can read the agent's memory, not even the agent's own user.
     let own = "setpriv --reuid sds-agent --regid sds-agent --init-groups cat /proc/$(systemctl show -P MainPID sds-agent)/maps";
     assert!(!machine.try_run(own).status.success());
 }
@@ -389,7 +389,7 @@ fn after_the_documented_installation_envoys_user_can_use_the_socket_but_read_no_
     }
     assert_served(&machine, "www", &www);
 
-    // And what the page about tools says of files written by hand and by certbot.
+    // Also the commands of docs/tools.md for files written by hand and by certbot.
     let tools = include_str!("../../docs/tools.md");
     let live = "etc/letsencrypt/live/site.example.com";
     let archive = "etc/letsencrypt/archive/site.example.com";
@@ -639,7 +639,7 @@ fn a_previous_version_outlives_a_restart_and_a_crash() {
     machine.run(&format!("rm -r /{CREDENTIALS}/www"));
     stored("0");
 
-    // What is gone while the agent is away is not served again, and not kept.
+    // A folder that is removed while the agent is stopped is not served again, and not kept.
     write_pair(&machine, "www", &www);
     assert_served(&machine, "www", &www);
     spoil();

@@ -1,5 +1,5 @@
-//! The recipes of docs/tools.md, run as they stand there, with the tools' own code where it can be
-//! had: a certificate from an ACME server, served, renewed, and the new one served.
+//! The commands of docs/tools.md, run unchanged and with the real tools if they are available: a certificate from
+//! an ACME server is served, renewed, and the new one is served.
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
@@ -86,7 +86,7 @@ fn subscribe(agent: &Agent) -> Delta {
     stream
 }
 
-/// Asserts that the next thing that the stream is sent is this pair.
+/// Asserts that the stream is next sent this pair.
 #[track_caller]
 fn assert_next(stream: &mut Delta, chain: &Path, key: &Path) {
     let (chain, key) = (
@@ -100,7 +100,7 @@ fn assert_next(stream: &mut Delta, chain: &Path, key: &Path) {
     );
 }
 
-/// An ACME server that takes every challenge for passed.
+/// An ACME server that does not verify challenges.
 struct Pebble {
     _process: Process,
     folder: TempDir,
@@ -153,13 +153,13 @@ impl Pebble {
     }
 }
 
-/// A port that was free just now: these tools can't be told to let the kernel choose.
+/// A port that was free just now, because these tools can't let the kernel choose one.
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
 }
 
-/// certbot with folders of its own.
+/// certbot with its own folders for this test.
 struct Certbot<'a> {
     program: PathBuf,
     pebble: &'a Pebble,

@@ -1,4 +1,4 @@
-//! The gateway task of Istio's documentation with a real Envoy, folders in the place of Secrets.
+//! The gateway task of Istio's documentation with a real Envoy, and folders instead of Secrets.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -129,7 +129,7 @@ impl Walk {
         client
     }
 
-    /// Moves the bundle to a folder of its own, then replaces it there. Returns a client that is
+    /// Moves the bundle to its own folder, then replaces it there. Returns a client that is
     /// served after that.
     fn the_ca_split_off(&self, client: &Identity) -> Identity {
         let https = self.https().ca(self.bed.ca.pem());
@@ -214,7 +214,7 @@ fn assert_refused(https: &Https) {
     assert!(answer.is_err(), "this was to be refused: {answer:?}");
 }
 
-/// Handshakes and requests without a pause, on a thread.
+/// A thread that sends requests without a pause, each with a handshake.
 struct Handshakes {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<(usize, Vec<String>)>,
@@ -238,7 +238,7 @@ impl Handshakes {
         Self { stop, thread }
     }
 
-    /// How many were made, and what became of those that failed.
+    /// The number of requests, and the errors of those that failed.
     fn stop(self) -> (usize, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()

@@ -1,4 +1,4 @@
-//! What a client sees on the socket: both protocols, and `FetchSecrets`.
+//! Both protocols and `FetchSecrets`, from a client's view.
 
 mod delta;
 mod fetch;

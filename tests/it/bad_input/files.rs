@@ -1,4 +1,4 @@
-//! Things that stand where a file should, and files that come and go.
+//! Entries that are not regular files, and files that appear and disappear.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};

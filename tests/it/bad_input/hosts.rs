@@ -1,4 +1,4 @@
-//! Certificates with names that no host has, with very many, and very many with the same one.
+//! Certificates with names that are not host names, with very many names, and very many with the same name.
 
 use rcgen::{CertificateParams, CustomExtension};
 use time::{Duration, OffsetDateTime};
@@ -6,7 +6,7 @@ use time::{Duration, OffsetDateTime};
 use super::assert_others_go_on;
 use crate::util::{Bed, Identity, admin};
 
-/// A log line that is longer helps nobody.
+/// The maximum length of a log line.
 const MAX_LINE: usize = 2_000;
 
 /// A certificate with these DNS names, whatever they are.
@@ -54,7 +54,7 @@ fn a_san_that_is_not_a_host_name_covers_no_host() {
     let agent = bed.ready_agent();
     let mut stream = bed.client().delta();
     for (name, san, hosts) in cases {
-        // It is served by its own name, or rejected with a line that says so.
+        // It is served under its folder's name, or rejected with a log line.
         stream.subscribe(&[name]);
         let changes = stream.changes();
         if changes.secrets.is_empty() {

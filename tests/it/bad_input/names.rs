@@ -1,4 +1,4 @@
-//! Folders whose names, or whose content, say that they are not to be served.
+//! Folders that are not served because of their name or content.
 
 use super::receive;
 use crate::util::Bed;
@@ -31,7 +31,7 @@ fn names_that_are_not_served_are_logged_once_with_their_reason() {
         stream.subscribe(&[name]);
         assert_eq!(stream.removed(), [name]);
     }
-    // Another look at them changes nothing.
+    // Reading them again changes nothing.
     for name in not_served.clone() {
         bed.pair_without_host(name);
     }

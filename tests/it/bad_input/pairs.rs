@@ -1,4 +1,4 @@
-//! Pairs that Envoy would reject, and pairs that look odd and that it takes.
+//! Pairs that Envoy would reject, and unusual pairs that it accepts.
 
 use rcgen::{CertificateParams, CustomExtension, KeyPair, SignatureAlgorithm, date_time_ymd};
 
@@ -87,7 +87,7 @@ fn of_key(ca: &Ca, host: &str, algorithm: &'static SignatureAlgorithm) -> Identi
     ca.issue(&params, &KeyPair::generate_for(algorithm).unwrap())
 }
 
-/// The PEM block with its base64 cut to a length that is none.
+/// The PEM block with its base64 cut to an invalid length.
 fn broken(pem: &str) -> String {
     let mut lines: Vec<&str> = pem.lines().collect();
     lines[1] = &lines[1][..lines[1].len() - 3];
@@ -139,7 +139,7 @@ fn an_invalid_pair_is_served_once_it_becomes_valid() {
 /// The name of a chain of 200 kB.
 const HUGE: &str = "huge-chain";
 
-/// What looks odd, and must arrive at Envoy in a form that it takes.
+/// Unusual pairs that must reach Envoy in a form that it accepts.
 fn accepted_pairs(ca: &Ca) -> Vec<Case> {
     let bytes = |text: &str| text.as_bytes().to_vec();
     let issuer = ca.intermediate("Intermediate");

@@ -1,4 +1,4 @@
-//! Folders of files, and what is to be said of each.
+//! Folders of files, each with the expected result of the check.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::odd;
 
-/// A folder of files, and what is to be said of it.
+/// A folder of files, and the expected result of the check.
 pub(super) struct Case {
     pub(super) name: String,
     pub(super) files: Vec<(String, Vec<u8>)>,
@@ -111,7 +111,7 @@ fn kinds_of_keys(cases: &mut Vec<Case>) {
     }
 }
 
-/// How PEM may look, with a certificate for an example.
+/// Forms of PEM, with a certificate as the example.
 fn shapes_of_chains(cases: &mut Vec<Case>) {
     let root = ca("root");
     let (cert, key) = leaf(&root, "a.example");

@@ -1,6 +1,6 @@
-//! Chance that can be repeated.
+//! Reproducible random numbers.
 
-/// Dice that fall the same way each time for one seed (SplitMix64).
+/// A random number generator with a seed (SplitMix64).
 pub(super) struct Dice(pub(super) u64);
 
 impl Dice {

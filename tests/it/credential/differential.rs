@@ -1,6 +1,6 @@
-//! The check against a running Envoy, over SDS: Envoy rejects nothing that the agent would send, and
-//! takes nothing that the agent refuses as broken. The same mutations in each `cargo test`; other ones for
-//! minutes in `tests/soak`.
+//! The check and a running Envoy agree, over SDS: Envoy accepts everything that the agent would send, and rejects
+//! everything that the agent rejects as broken. The mutations are the same in each `cargo test`; `tests/soak` uses
+//! others, for minutes.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,13 +21,13 @@ use crate::util::ocsp::{self, Status};
 use crate::util::pki::{leaf_params, must_staple_feature};
 use crate::util::{Ca, require, tools};
 
-/// How many rounds there are, unless `SDS_AGENT_SOAK` says for how many seconds to go on.
+/// The number of rounds, unless `SDS_AGENT_SOAK` sets a duration in seconds.
 const ROUNDS: usize = 8;
 
-/// What is judged in a round.
+/// The secrets of a round.
 const ROUND: usize = 480;
 
-/// What the agent says of staples that it does not send though Envoy loads them: clients would refuse them.
+/// The problems of staples that the agent does not send although Envoy loads them: clients would refuse them.
 const STALE: [&str; 6] = [
     "expired on",
     "valid only from",
@@ -93,7 +93,7 @@ fn envoy_and_the_check_agree_on_mutated_files() {
     );
 }
 
-/// A folder, what is sent to Envoy of it, and why the agent would not.
+/// A folder, the secret that is sent to Envoy, and why the agent would not send it.
 struct Tried {
     files: Files,
     sent: Kind,
@@ -144,7 +144,7 @@ impl Tried {
         (!tried.is_excepted()).then_some(tried)
     }
 
-    /// What the agent refuses though Envoy takes it, on purpose.
+    /// What the agent intentionally rejects although Envoy accepts it.
     fn is_excepted(&self) -> bool {
         let Some(problem) = &self.refused else {
             return false;
@@ -181,7 +181,7 @@ impl Tried {
     }
 }
 
-/// Good folders, to be mutated: pairs with keys of several kinds, with and without staples, bundles with and
+/// Valid folders, to be mutated: pairs with keys of several kinds, with and without staples, bundles with and
 /// without lists. Their lengths are the same each time, so that the same mutations are: keys come from
 /// files, and authorities sign with RSA and Ed25519.
 fn foundations() -> Vec<Files> {

@@ -1,5 +1,5 @@
-//! Whom the real Envoy lets in by a trust bundle: the reasons for which the check rejects bundles and
-//! lists that Envoy would load, and leaves certificates out, are true.
+//! Which clients a real Envoy admits with a trust bundle. This verifies the check's reasons for rejecting bundles
+//! and revocation lists that Envoy would load, and for leaving out certificates.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::{check, odd};
 use crate::util::envoy::http_connection_manager;
 use crate::util::{Envoy, Identity, require, tools};
 
-/// A bundle, its revocation lists, and clients with whether they get in.
+/// A bundle, its revocation lists, and clients with whether they are admitted.
 struct Situation {
     name: &'static str,
     files: Vec<(String, Vec<u8>)>,
@@ -35,7 +35,7 @@ fn situation(
     }
 }
 
-/// What the check takes is served as it would be; what it does not, as it stands there.
+/// Accepted files are served in the form that the agent would send; rejected ones unchanged.
 #[test]
 fn envoy_admits_exactly_the_clients_that_the_check_predicts() {
     let Some(program) = require(&tools::ENVOY) else {

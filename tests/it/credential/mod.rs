@@ -1,4 +1,4 @@
-//! What the check says of files, good and bad, and whether the real Envoy agrees.
+//! The results of the check for valid and invalid files, and whether the real Envoy agrees.
 
 mod cases;
 mod dice;
@@ -18,8 +18,7 @@ use sds_agent::problem::{Problem, Reason};
 
 use self::cases::{Case, Verdict};
 
-/// What the agent makes of `files`: a credential none of whose parts is rejected, or what is wrong
-/// with them.
+/// The result of the check for `files`: a credential without a rejected part, or the problems.
 fn check(files: &[(String, Vec<u8>)]) -> Result<Credential, Vec<Problem>> {
     let credential = judged(files);
     let problems: Vec<Problem> = credential.problems().cloned().collect();
@@ -30,7 +29,7 @@ fn check(files: &[(String, Vec<u8>)]) -> Result<Credential, Vec<Problem>> {
     }
 }
 
-/// What the agent makes of `files`, each part by itself.
+/// The result of the check for `files`, for each part.
 pub(crate) fn judged(files: &[(String, Vec<u8>)]) -> Credential {
     let files = files.iter().map(|(name, bytes)| File {
         name: name.clone(),

@@ -1,5 +1,5 @@
-//! The real Envoy as the judge: it must take all that the check takes, and what is said to be rejected
-//! by it must really be.
+//! A real Envoy as the oracle: it must accept everything that the check accepts, and reject everything that the
+//! check assumes it rejects.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::cases::{self, Case, Verdict};
 use super::check;
 use crate::util::{require, tools};
 
-/// As many contexts as a configuration holds.
+/// The number of TLS contexts in a configuration.
 const BATCH: usize = 500;
 
 #[test]
@@ -76,7 +76,7 @@ fn assert_takes_all(envoy: &Path, credentials: &[Credential]) {
     }
 }
 
-/// Writes what would be served, and gives the TLS context that takes it.
+/// Writes what would be served, and returns a TLS context that uses it.
 fn written(folder: &Path, credential: &Credential) -> Value {
     let mut names = Vec::new();
     let mut write = |name: &'static str, bytes: &[u8]| {
@@ -114,7 +114,7 @@ fn context(folder: &Path, has: impl Fn(&str) -> bool) -> Value {
     context
 }
 
-/// What Envoy says to TLS contexts with these files: `Err` with its words when it rejects one.
+/// Whether Envoy accepts TLS contexts with these files: `Err` with its message if it rejects one.
 fn judge(envoy: &Path, folder: &Path, contexts: Vec<Value>) -> Result<(), String> {
     let chains: Vec<Value> = contexts
         .into_iter()

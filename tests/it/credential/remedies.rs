@@ -18,7 +18,7 @@ use crate::util::agent::PROGRAM;
 use crate::util::require;
 use crate::util::tools::program;
 
-/// What the agent makes of the files in `folder`.
+/// The result of the check for the files in `folder`.
 fn check(folder: &Path) -> Credential {
     let files = fs::read_dir(folder).unwrap().map(|entry| {
         let path = entry.unwrap().path();
@@ -31,7 +31,7 @@ fn check(folder: &Path) -> Credential {
     from_files(folder, files.collect(), SystemTime::now(), 30)
 }
 
-/// The command in a remedy that is one.
+/// The command in a remedy, if it has one.
 fn command(problem: &Problem) -> Option<&str> {
     let remedy = problem.remedy();
     let (_, command) = remedy.split_once("convert it: ")?;

@@ -1,4 +1,4 @@
-//! `[[trust]]`: what it makes a real Envoy demand of clients, and what the check makes of it.
+//! `[[trust]]`: its effect on clients of a real Envoy, and on the check.
 
 use std::fs;
 use std::process::Command;
@@ -13,7 +13,7 @@ use super::cases::{ca, days};
 use crate::util::agent::PROGRAM;
 use crate::util::{Agent, Bed, Envoy, Host, Identity, Protocol, eventually_true, require, tools};
 
-/// A bundle, its options, and clients with whether they get in.
+/// A bundle, its options, and clients with whether they are admitted.
 struct Situation {
     name: &'static str,
     options: String,

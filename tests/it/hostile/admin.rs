@@ -1,4 +1,4 @@
-//! The admin socket: who may open it, and what floods of it cost.
+//! The admin socket: who may open it, and the cost of floods of requests.
 
 use std::fs;
 use std::io::Write;

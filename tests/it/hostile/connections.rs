@@ -1,4 +1,4 @@
-//! Connections that are there to be in the way.
+//! Connections that only use up resources.
 
 use std::fs;
 use std::io::{Read, Write};

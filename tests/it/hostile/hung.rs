@@ -1,4 +1,4 @@
-//! What the agent waits for does not come: a configuration that is a pipe, a user database that hangs.
+//! What the agent waits for never happens: a configuration that is a pipe, a user database that hangs.
 
 use std::fs;
 use std::process::Command;
@@ -28,7 +28,7 @@ fn a_pipe_as_configuration_is_refused_immediately() {
     assert!(agent.terminate().success());
 }
 
-/// An agent in a mount namespace of its own.
+/// An agent in its own mount namespace.
 fn start_apart(bed: &Bed, config: &str, before: &str) -> Agent {
     fs::write(bed.scratch("sds-agent.toml"), config).unwrap();
     make_pipe(&bed.scratch("hangs"));
@@ -43,7 +43,7 @@ fn start_apart(bed: &Bed, config: &str, before: &str) -> Agent {
     builder.wrapped_in(unshare).start_without_waiting()
 }
 
-/// From now on every lookup of a group hangs for the agent.
+/// Makes every later lookup of a group by the agent hang.
 fn hang_database(bed: &Bed, agent: &Agent) {
     let mut mount = Command::new("nsenter");
     let pid = agent.pid().as_raw_nonzero().to_string();

@@ -1,4 +1,4 @@
-//! A client that sends whatever bytes it likes on HTTP/2 streams.
+//! A client that sends arbitrary bytes on HTTP/2 streams.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -26,8 +26,8 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         .unwrap()
 });
 
-/// Lets the agent have the processors first: what is tested is what an attack costs it, not what the
-/// attackers cost.
+/// Lowers the priority of the attackers: the tests are about the agent's cost of an attack, not about that of the
+/// attackers.
 pub(super) fn yield_to_others() {
     // Of this thread alone, on Linux. A machine that refuses runs the same test, only harder.
     let _ = rustix::process::nice(10);
@@ -74,7 +74,7 @@ impl Raw {
             .header("te", "trailers")
             .body(StreamBody::new(ReceiverStream::new(body)))
             .unwrap();
-        // A connection that has ended says so to the request.
+        // The request fails if the connection was closed.
         let _ = block_on(self.0.ready());
         let answer = RUNTIME.spawn(self.0.send_request(request));
         Stream { sender, answer }

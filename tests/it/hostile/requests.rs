@@ -1,4 +1,4 @@
-//! Requests that are made to cost as much as they can.
+//! Requests that are as expensive as possible.
 
 use prost::Message;
 use sds_agent::proto::core::Node;
@@ -10,7 +10,7 @@ use super::raw::{Raw, Stream, frame, head};
 use super::{assert_serves, logged, start};
 use crate::util::{admin, eventually_true};
 
-/// More memory than this an attack must not cost, in resident KiB.
+/// The maximum increase of resident memory that an attack may cause, in KiB.
 const BOUNDED_KIB: u64 = 64 * 1024;
 
 #[test]

@@ -1,4 +1,4 @@
-//! All attacks at once, beside a client and an Envoy that do nothing wrong.
+//! All attacks at once, together with a well-behaved client and a well-behaved Envoy.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -15,10 +15,10 @@ use crate::util::sds::Delta;
 use crate::util::tools::ENVOY;
 use crate::util::{Bed, Envoy, Host, Identity, Protocol, eventually_true, require};
 
-/// How long the attack lasts.
+/// The duration of the attack.
 const ATTACK: Duration = Duration::from_secs(20);
-/// What all attackers together must not cost, in resident KiB: the budget for what clients send, that of
-/// some thousand streams, and as much again for what the allocator keeps.
+/// The maximum increase of resident memory that all attackers together may cause, in KiB: the budget for what
+/// clients send, that of some thousand streams, and the same again for what the allocator keeps.
 const BOUNDED_KIB: u64 = 512 * 1024;
 /// Deliveries of an agent under attack may take so many times as long as while the attackers, who share the
 /// processors with it, attack another agent,
@@ -50,7 +50,7 @@ fn median_delivery(bed: &Bed, stream: &mut Delta, go_on: impl Fn(usize) -> bool)
     times[times.len() / 2]
 }
 
-/// An attacker: does its worst, once.
+/// An attack, which is repeated.
 type Attack = fn(&Bed);
 
 const ATTACKS: [Attack; 6] = [
@@ -128,7 +128,7 @@ fn garbage(bed: &Bed) {
     }
 }
 
-/// Has all attackers at work on the agent of `bed` while `task` runs; its result, and the number of attacks.
+/// Runs all attacks on the agent of `bed` while `task` runs. Returns its result, and the number of attacks.
 fn under_attack<T>(bed: &Bed, task: impl FnOnce() -> T) -> (T, u64) {
     let done = AtomicBool::new(false);
     let attacks = AtomicU64::new(0);
@@ -148,7 +148,8 @@ fn under_attack<T>(bed: &Bed, task: impl FnOnce() -> T) -> (T, u64) {
     (result, attacks.into_inner())
 }
 
-/// What a probe finds, which asks again when its connection has to make room for others.
+/// Whether the agent answers a health check. It is repeated, because its connection may be closed to make room for
+/// others.
 fn is_alive(bed: &Bed) -> bool {
     let Ok(mut stream) = UnixStream::connect(bed.admin()) else {
         return false;
@@ -165,7 +166,7 @@ fn is_alive(bed: &Bed) -> bool {
 struct Watchdog(Arc<AtomicU64>);
 
 impl Watchdog {
-    /// Reads all that comes, until the test ends: a manager that does not would hold the agent up.
+    /// Reads everything until the test ends: a service manager that does not read would block the agent.
     fn start(socket: UnixDatagram) -> Self {
         let longest = Arc::new(AtomicU64::new(0));
         let silence = longest.clone();
@@ -184,7 +185,7 @@ impl Watchdog {
         Self(longest)
     }
 
-    /// The longest time between two signs of life, in milliseconds; there have been some.
+    /// The longest time between two notifications, in milliseconds. Asserts that there were some.
     fn longest_silence(&self) -> u64 {
         let silence = self.0.load(Ordering::Relaxed);
         assert!(silence > 0, "the watchdog was not fed");
@@ -192,7 +193,7 @@ impl Watchdog {
     }
 }
 
-/// Ends the attacks when it is dropped: when the test fails, too.
+/// Ends the attacks when it is dropped, even if the test fails.
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {

@@ -1,5 +1,4 @@
-//! Texts that clients and writers of files choose, in every output: none forges a line, and none
-//! reaches a terminal as anything but itself.
+//! Text from clients and from writers of files can't forge a log line or control a terminal, in any output.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +22,7 @@ pub(crate) const HOSTILE: &str =
 /// The same in ASCII, as DNS names in certificates are.
 const HOSTILE_ASCII: &str = "x\nFORGED audit: uid=0\r\u{1b}[31m\u{7f}FORGED\" uid=0 \\";
 
-/// What must never be written as it is.
+/// Characters that must always be escaped.
 pub(crate) fn is_hostile(char: char) -> bool {
     char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -63,7 +62,7 @@ fn write_hostile_files(bed: &Bed) {
     let identity = ca.server_with(&["site.test"], hostile);
     bed.root.write_pair("subject", &identity);
     bed.root.write("bundle", &[("ca.crt", ca.pem())]);
-    // Folders and files of such names: good, broken, and passed over.
+    // Folders and files with such names: valid, rejected, and skipped.
     let good = bed.ca.server(&["site.test"]);
     bed.root.write_pair(HOSTILE, &good);
     let name = |extension: &str| format!("{HOSTILE}{extension}");
@@ -165,7 +164,7 @@ fn assert_lines_of_the_agent(agent: &Agent) {
     assert!(agent.lines().iter().any(|line| line.contains("FORGED")));
 }
 
-/// In a line of the audit, what the kernel says comes before what the client chooses, in quotes.
+/// In an audit line, the kernel's facts come before the values that the client chooses, which are in quotes.
 #[track_caller]
 fn assert_facts_first(line: &str) {
     let at = |field: &str| line.find(&format!(" {field}="));

@@ -1,4 +1,4 @@
-//! One listener of a real Envoy, and whatever hosts have certificates.
+//! One listener of a real Envoy that serves every host with a certificate.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::util::{Agent, Bed, Ca, Envoy, Identity, eventually_true, require};
 /// How long a refusal may take that needs no waiting: far less than any timeout of Envoy's.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// An agent, and an Envoy that asks it for each host's certificate.
+/// An agent, and an Envoy that requests each host's certificate from it.
 struct OnDemand {
     bed: Bed,
     agent: Agent,
@@ -93,7 +93,7 @@ fn five_hundred_hosts_are_added_while_envoy_runs() {
     assert_eq!(https.get().unwrap().chain[0], hosts[498].1.der);
     assert_eq!(running.hello("deeper.h1.d1.test"), Answer::Refused);
 
-    // One is rotated; its hosts have the new certificate, and nobody else is sent anything.
+    // One is rotated; its hosts have the new certificate, and nothing is sent for the others.
     let sent = || running.agent.lines_with(&["key_delivered"]).len();
     eventually_true("a line for each delivery", || sent() == hosts.len());
     let renewed = write(&running.bed, "wildcard-3", &["*.d3.test", "d3.test"]);
@@ -134,7 +134,7 @@ pub(crate) fn hosts_change_hands(program: &Path) {
     bed.root.remove("longer");
     running.wait_until_served("www.example.test", &exact);
 
-    // A name that the renewed certificate lost goes back to the wildcard, or to nobody.
+    // A name that the renewed certificate no longer has is served by the wildcard, or not at all.
     let renewed = write(bed, "exact", &["new.test"]);
     running.wait_until_served("www.example.test", &wildcard);
     running.wait_until_refused("old.test");

@@ -1,4 +1,4 @@
-//! Which credential answers a host, through the socket.
+//! Which credential is served for a host, through the socket.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +20,7 @@ fn assert_is(served: &Served, name: &str, identity: &Identity) {
     assert!(served.is_pair(&identity.chain, &identity.key), "{served:?}");
 }
 
-/// Asserts that the next response holds these secrets, and these names as nonexistent.
+/// Asserts that the next response has these secrets, and these names as nonexistent.
 #[track_caller]
 fn expect(stream: &mut Delta, secrets: &[(&str, &Identity)], removed: &[&str]) {
     let (mut served, mut gone) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! Many subscribed hosts: what they cost, and that a change concerns only those that it is about.
+//! Many subscribed hosts: their cost, and that a change is only sent for the hosts that it affects.
 
 use sds_agent::proto::SECRET_TYPE_URL;
 use sds_agent::proto::discovery::DeltaDiscoveryRequest;
@@ -58,7 +58,7 @@ fn fifty_thousand_hosts_of_one_certificate_take_less_than_60_mb() {
     eprintln!("resident memory: {before} KiB, then {after} KiB");
     assert!(after < before + BOUND_KIB, "{before} KiB, then {after} KiB");
 
-    // A rotation goes to all of them, and costs nothing for good.
+    // A rotation is sent for all of them, and leaves no memory in use.
     let renewed = write(&bed, "site", &["*.example.test"]);
     for (stream, count) in &mut streams {
         receive(stream, *count, &renewed);

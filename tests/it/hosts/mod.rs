@@ -1,4 +1,4 @@
-//! Secrets that are asked for by the name of a host.
+//! Secrets that are requested by the name of a host.
 
 pub(crate) mod envoy;
 mod lookup;
@@ -14,7 +14,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::util::{Agent, Bed, Identity};
 
-/// A certificate of the bed's authority for `hosts`, which expires in so many days.
+/// A certificate of the bed's authority for `hosts`, which expires in this number of days.
 fn ending(bed: &Bed, hosts: &[&str], days: i64) -> Identity {
     bed.ca.server_with(hosts, |params| {
         params.not_before = OffsetDateTime::now_utc() - Duration::days(1);

@@ -1,4 +1,4 @@
-//! A reload that changes roots and rules at once, while streams ask all the time.
+//! A reload that changes roots and rules together, while clients send requests.
 
 use std::fs;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! What was served before a restart, and can't be read after it.
+//! Credentials that were served before a restart and can't be read after it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -10,10 +10,10 @@ use crate::util::hello::{Answer, hello};
 use crate::util::tools::ENVOY;
 use crate::util::{Agent, Bed, Envoy, Identity, eventually_true, require};
 
-/// Makes the files of a credential folder bad.
+/// Makes the files of a credential folder invalid.
 type Spoil = fn(&Bed, &Path);
 
-/// The ways in which files go bad, each with a name.
+/// The ways in which files become invalid, each with a name.
 const WAYS: [(&str, Spoil); 7] = [
     ("another-key", |bed, folder| {
         fs::write(folder.join("key"), bed.ca.server(&["x.test"]).key).unwrap();
@@ -31,7 +31,7 @@ const WAYS: [(&str, Spoil); 7] = [
         fs::remove_file(folder.join("key")).unwrap();
         fs::remove_file(folder.join("cert")).unwrap();
     }),
-    // Root may read every file, but nobody a link that leads to itself.
+    // Root can read every file, but not a link that leads to itself.
     ("unreadable", |_, folder| {
         fs::remove_file(folder.join("key")).unwrap();
         symlink("key", folder.join("key")).unwrap();
@@ -45,7 +45,7 @@ fn host(name: &str) -> String {
     format!("www.{name}.test")
 }
 
-/// Waits until Envoy has asked a restarted agent for so many secrets.
+/// Waits until Envoy has requested that many secrets from a restarted agent.
 #[track_caller]
 fn wait_for_streams(bed: &Bed, count: u64) {
     eventually_true("Envoy's streams", || {

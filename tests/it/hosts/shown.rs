@@ -1,4 +1,4 @@
-//! Which credential answered a host: in the log, in `status` and by `get`.
+//! The credential that is served for a host, in the log, in `status` and in `get`.
 
 use std::process::{Command, Output};
 

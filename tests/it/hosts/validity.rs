@@ -1,4 +1,4 @@
-//! A certificate that is not valid now beside one that is, and clocks that go on.
+//! A certificate that is not valid now next to one that is, as time passes.
 
 use crate::util::clock::Clock;
 use crate::util::sds::Delta;
@@ -85,7 +85,7 @@ fn a_renewal_that_has_expired_does_not_replace_one_that_is_valid() {
     stream.resume(&[("site", &version), ("www.example.test", &version)]);
     clock.poke(&agent);
     stream.0.assert_silent();
-    // To somebody who has nothing an expired certificate is better than none.
+    // For a client that has nothing, an expired certificate is better than none.
     fresh(&clock, "site", &expired);
     let good = clock.identity("www.example.test", -1, 61);
     bed.root.write_pair("site", &good);

@@ -65,7 +65,7 @@ pub(super) fn plain(socket: &Path, filter: Value, routes: Value) -> Value {
     })
 }
 
-/// Starts an Envoy with a TLS listener for `hosts`, if there are any, and other ones beside it.
+/// Starts an Envoy with a TLS listener for `hosts`, if there are any, and with other listeners.
 pub(super) fn start(
     program: &Path,
     bed: &Bed,
@@ -115,7 +115,7 @@ impl TlsHost {
     }
 }
 
-/// The answer to a request without a body on a Unix socket; `None` while nobody answers.
+/// The response to a request without a body on a Unix socket; `None` while there is none.
 pub(super) fn ask(socket: &Path, path: &str, headers: &str) -> Option<String> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(BOUND)).ok()?;
@@ -127,7 +127,7 @@ pub(super) fn ask(socket: &Path, path: &str, headers: &str) -> Option<String> {
     (!answer.is_empty()).then_some(answer)
 }
 
-/// The values of a header of an answer.
+/// The values of a header of a response.
 pub(super) fn header<'a>(answer: &'a str, name: &str) -> Vec<&'a str> {
     let head = answer.split("\r\n\r\n").next().unwrap_or_default();
     let fields = head.lines().filter_map(|line| line.split_once(": "));

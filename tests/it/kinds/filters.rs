@@ -1,4 +1,4 @@
-//! Generic secrets in the filters of Envoy that take them.
+//! Generic secrets in the filters of Envoy that use them.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -44,7 +44,7 @@ fn oauth2_signs_with_its_hmac_secret_and_shows_its_token_secret() {
             location.starts_with("https://auth.test/authorize?"),
             "{location}"
         );
-        // The user comes back from there with a code, for which Envoy asks for the tokens.
+        // The user is redirected back with a code, with which Envoy requests the tokens.
         let state = location
             .split(['?', '&'])
             .find(|part| part.starts_with("state="));
@@ -105,7 +105,7 @@ fn cluster(address: SocketAddr) -> Value {
     })
 }
 
-/// A server that refuses each request, and gives the bodies.
+/// A server that refuses each request, and returns the bodies.
 fn token_endpoint() -> (SocketAddr, Receiver<String>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = listener.local_addr().unwrap();

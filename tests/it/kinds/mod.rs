@@ -1,5 +1,5 @@
-//! Every kind of secret, from its files to what Envoy gets: served, rotated alone, kept while the files
-//! are bad, healed, removed.
+//! Every kind of secret, from its files to Envoy: served, rotated separately, kept while its files are invalid,
+//! valid again, removed.
 
 mod envoys;
 mod filters;
@@ -23,7 +23,7 @@ use crate::util::pki::must_staple_feature;
 use crate::util::sds::Delta;
 use crate::util::{Agent, Bed, Ca, require, tools};
 
-/// The next secret, whole.
+/// The only secret of the next response, which is accepted.
 #[track_caller]
 fn next(stream: &mut Delta) -> Kind {
     let response = stream.recv();
@@ -100,7 +100,7 @@ fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_invalid() {
     assert_eq!(bytes(pair.ocsp_staple), Vec::<u8>::new());
     agent.wait_for_line(&["another certificate"]);
 
-    // Healed, and then revoked: said loudly, and left out, or kept until it expires.
+    // Valid again, and then revoked: that is reported, and the staple is left out, or kept until it expires.
     let healed = staple(&bed.ca, &renewed, Status::Good, 7);
     std::fs::write(&path, &healed).unwrap();
     assert_eq!(bytes(next_pair(&mut stream).ocsp_staple), healed);

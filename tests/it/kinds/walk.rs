@@ -1,5 +1,5 @@
-//! Each kind with a real Envoy, the same way: served, replaced alone, kept while the files are bad, healed,
-//! removed; and what the agent shows of it.
+//! The same steps for each kind with a real Envoy: served, replaced separately, kept while its files are invalid,
+//! valid again, removed; and what the agent reports in each.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -12,20 +12,20 @@ use crate::util::ocsp::{Status, openssl, staple};
 use crate::util::s_client::{s_client, ticket_key_name};
 use crate::util::{Bed, Envoy, Identity, eventually_true, require, tools};
 
-/// What is seen of a version, by a client of Envoy.
+/// What a client of Envoy observes of a version.
 type Seen = Option<Vec<u8>>;
 
 /// A credential of some kind.
 struct Case {
     name: &'static str,
-    /// Two good versions, and a bad one; each has the files that change.
+    /// The changed files of two valid versions and of an invalid one.
     versions: [Files; 3],
-    /// What is said of the bad one.
+    /// The problem that is reported for the invalid version.
     words: &'static str,
-    /// What clients of Envoy see of the good ones.
+    /// What clients of Envoy observe of the valid versions.
     expected: [Vec<u8>; 2],
     seen: fn(&Envoy, &Path) -> Seen,
-    /// What is shown nowhere.
+    /// Text that must not be shown anywhere.
     hidden: Vec<String>,
 }
 
@@ -113,7 +113,7 @@ fn each_kind_is_served_survives_bad_files_recovers_and_is_removed() {
     envoy.assert_no_rejection();
 }
 
-/// Asserts that nothing of the secret is shown, and that something is.
+/// Asserts that the output is not empty, and shows nothing of the secret.
 #[track_caller]
 fn assert_hidden(bed: &Bed, case: &Case, log: &str) {
     let outputs = [&[][..], &["--output", "json"]].map(|form| {
@@ -193,7 +193,7 @@ fn stapled(bed: &Bed) -> Case {
     }
 }
 
-/// The line that begins with these words.
+/// The line that begins with this text.
 fn line(text: &str, words: &str) -> Seen {
     let mut lines = text.lines().map(str::trim);
     let line = lines.find(|line| line.starts_with(words))?;
@@ -287,7 +287,7 @@ fn hidden(identities: &[Identity]) -> Vec<String> {
         .collect()
 }
 
-/// What OpenSSL makes of a key with a password: the file `out`.
+/// Encrypts a key with OpenSSL, and returns the file `out`.
 fn sealed(identity: &Identity, options: &[&str]) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("tls.key"), &identity.key).unwrap();

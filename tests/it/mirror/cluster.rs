@@ -1,4 +1,4 @@
-//! A cluster that comes and goes, forgets, and is another one.
+//! A cluster that crashes, loses its history, or is replaced by another one.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::{OTHER, Output, PAIR, log, once, watching};
 use crate::util::kube::{self, ControlPlane, Mirror, secret};
 use crate::util::{eventually_true, require};
 
-/// How often a namespace was listed as a whole.
+/// How often a namespace was listed completely.
 fn lists(socket: &Path) -> u64 {
     let metrics = ask(socket, "/metrics");
     let line = metrics
@@ -27,7 +27,7 @@ fn the_mirror_survives_a_cluster_that_crashes_and_loses_its_history() {
     let Some(programs) = require(&kube::KUBE) else {
         return;
     };
-    // One of its own, since it dies.
+    // A separate cluster, because it is killed.
     let mut cluster = ControlPlane::start(&programs);
     let output = Output::new();
     let socket = output.beside("admin.sock");
@@ -100,7 +100,7 @@ fn the_mirror_survives_a_cluster_that_crashes_and_loses_its_history() {
     another_cluster_is_refused(&mut mirror, &name, &output);
 }
 
-/// The folders are of one cluster, and the mirror is led to another one.
+/// The folders belong to one cluster, and the mirror is connected to another one.
 fn another_cluster_is_refused(mirror: &mut Mirror, name: &str, output: &Output) {
     let Some(other) = kube::shared() else {
         return;
@@ -170,7 +170,7 @@ fn another_cluster_at_the_same_address_is_not_followed_while_the_mirror_runs() {
     cluster.replace(&name);
     apply(&cluster, &name, &[("a", &OTHER), ("new", &PAIR)]);
     let line = mirror.wait_for_line(&["WARN", "folders belong to another cluster"]);
-    // Like with like.
+    // The uids of both clusters are known, so they are compared.
     assert!(
         line.contains("its uid is ") && line.contains("another_cluster"),
         "{line}"

@@ -1,4 +1,4 @@
-//! What is on disk: bad content, folders that are taken away, and modes that are changed by hand.
+//! The folders on disk: rejected content, removed folders, and modes changed by hand.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -154,7 +154,7 @@ fn health_shows_folders_that_can_not_be_restored() {
     cluster.kill_api_server();
     mirror.wait_for_line(&["WARN", "network"]);
     fs::remove_dir_all(output.folder("a")).unwrap();
-    // A mode is put right without the cluster.
+    // A mode is corrected without the cluster.
     let key = output.folder("b/..data/key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o666)).unwrap();
     eventually_true("the mode", || mode(&key) == 0o640);

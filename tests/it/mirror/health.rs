@@ -14,7 +14,7 @@ use crate::util::kube::{self, Mirror, PROGRAM, secret};
 use crate::util::users::ROOT;
 use crate::util::{eventually_true, require, tools};
 
-/// Prometheus' own checker finds nothing to say about the metrics of an answer.
+/// Asserts that promtool reports no problem with the metrics of a response.
 pub(super) fn check_metrics(answer: &str) {
     use std::io::Write;
     let promtool = tools::program("promtool", "apt-get install prometheus");
@@ -36,7 +36,7 @@ pub(super) fn check_metrics(answer: &str) {
     );
 }
 
-/// Asks the admin socket.
+/// Sends a request to the admin socket.
 pub(super) fn ask(socket: &std::path::Path, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();

@@ -61,7 +61,7 @@ fn each_held_folder_stays_held_whatever_happens_to_others() {
     assert!(ready.contains("folders held back: 10"), "{ready}");
     check_metrics(&ask(&output.socket(), "/metrics"));
 
-    // Eleven others, then the first five come back, one by one.
+    // Eleven others are created, then the first five again, one by one.
     let new: Vec<String> = (0..11).map(|number| format!("new-{number:02}")).collect();
     for name in &new {
         namespace.apply(&labelled(name));
@@ -232,7 +232,7 @@ fn a_pass_as_root_leaves_files_that_the_folders_owner_can_use() {
         assert_eq!(owners(path), (USER, GROUP), "{path}");
     }
 
-    // The unit's user goes on with it, and says so of what it can't read.
+    // The unit's user can continue with the folder, and reports what it can't read.
     let locked = output.folder("b");
     fs::set_permissions(&locked, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     chown(&locked, Some(0), Some(0)).unwrap();

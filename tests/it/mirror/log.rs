@@ -1,4 +1,4 @@
-//! What must never be in the log: private keys and tokens, whatever goes wrong at whatever level.
+//! Private keys and tokens are never in the log, whatever fails, at any level.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -14,7 +14,7 @@ use crate::util::http_server::{Answer, HttpServer};
 use crate::util::kube::{self, Mirror, base64};
 use crate::util::{Ca, eventually_true};
 
-/// Pieces of the key, as it is and as it is sent.
+/// Pieces of the key, plain and as sent.
 fn secrets() -> [String; 3] {
     let key = PAIR[1].1;
     let body = key.lines().nth(1).unwrap();
@@ -47,7 +47,7 @@ fn assert_silent(mirror: &Mirror) {
     }
 }
 
-/// Lists and events that can't be parsed, in every way that has the key in it.
+/// Lists and events that can't be parsed and contain the key in various places.
 fn broken() -> Vec<Answer> {
     let Answer::Json(_, whole) = list(&[object("a", &PAIR)], None) else {
         unreachable!()

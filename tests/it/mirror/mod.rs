@@ -32,7 +32,7 @@ static PAIR: LazyLock<Keys> = LazyLock::new(|| new_pair("cert", "key"));
 static OTHER: LazyLock<Keys> = LazyLock::new(|| new_pair("cert", "key"));
 /// One in Kubernetes' convention.
 static TLS: LazyLock<Keys> = LazyLock::new(|| new_pair("tls.crt", "tls.key"));
-/// A bundle of CAs.
+/// A trust bundle.
 static BUNDLE: LazyLock<&'static str> = LazyLock::new(|| leak(Ca::new("Bundle").pem()));
 
 fn new_pair(certificate: &'static str, key: &'static str) -> Keys {
@@ -47,8 +47,7 @@ fn leak(text: &str) -> &'static str {
     Box::leak(text.to_owned().into_boxed_str())
 }
 
-/// The control plane, with a namespace and an output folder of the test's own; `None` where there can be
-/// none.
+/// The control plane, with a namespace and an output folder for the test; `None` if programs are missing.
 fn bench() -> Option<(&'static ControlPlane, Namespace<'static>, Output)> {
     let cluster = kube::shared()?;
     Some((cluster, cluster.namespace(), Output::new()))
@@ -64,7 +63,7 @@ fn log(ended: &Ended) -> String {
     String::from_utf8_lossy(&ended.stderr).into_owned()
 }
 
-/// A mirror of a namespace that looks at the disk every few moments, with its admin socket beside the
+/// A mirror of a namespace that checks the disk frequently, with its admin socket next to the
 /// output folder.
 fn watching(cluster: &ControlPlane, namespace: &str, output: &Output) -> Command {
     let mut command = Mirror::command(cluster, &[namespace], &output.path());
@@ -73,7 +72,7 @@ fn watching(cluster: &ControlPlane, namespace: &str, output: &Output) -> Command
     command
 }
 
-/// Runs a command of `sds-mirror` that asks the mirror of this output folder.
+/// Runs a command of `sds-mirror` that queries the mirror of this output folder.
 fn asking(output: &Output, arguments: &[&str]) -> Ended {
     let mut command = Command::new(PROGRAM);
     command.args(arguments).arg("--admin-socket");

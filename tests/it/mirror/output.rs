@@ -1,4 +1,4 @@
-//! A folder that is mirrored into.
+//! The output folder of a mirror.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,12 +33,12 @@ impl Output {
         self.path().join(name)
     }
 
-    /// A path beside it.
+    /// A path next to it.
     pub(super) fn beside(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    /// Where a mirror of it has its admin socket.
+    /// The path of the mirror's admin socket.
     pub(super) fn socket(&self) -> PathBuf {
         self.beside("admin.sock")
     }
@@ -60,7 +60,7 @@ impl Output {
         names
     }
 
-    /// The files of a folder, as somebody reads them; `None` where there is no folder.
+    /// The files of a folder, read through its links; `None` if there is no folder.
     pub(super) fn files(&self, name: &str) -> Option<BTreeMap<String, String>> {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(self.folder(name)).ok()? {
@@ -73,7 +73,7 @@ impl Output {
         Some(files)
     }
 
-    /// Whether the folder holds exactly this.
+    /// Whether the folder has exactly these files.
     pub(super) fn holds(&self, name: &str, content: &[(&str, &str)]) -> bool {
         let content = content
             .iter()

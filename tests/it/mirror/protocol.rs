@@ -1,4 +1,4 @@
-//! What a server says that is broken, overloaded, or not what it seems. A real one can't be made to.
+//! Responses of a broken, overloaded or hostile server, which a real one can't be made to send.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! What the account may do: as little as possible, less than that, and tokens that come and go.
+//! Permissions of the account: exactly those that are needed, fewer, and tokens that are replaced.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -206,7 +206,7 @@ fn a_refused_token_is_read_again_until_it_is_accepted() {
     output.wait_for_content("a", &PAIR);
 }
 
-/// In a pod the account's files are in a fixed place: here in a file system of the mirror's own.
+/// In a pod, the files of the service account have fixed paths: here in the mirror's own mount namespace.
 #[test]
 fn in_a_pod_its_service_account_is_used() {
     if require(&ROOT).is_none() {
@@ -291,7 +291,7 @@ fn of_several_kubeconfigs_those_that_are_missing_are_skipped() {
         return;
     };
     namespace.create_generic("a", &PAIR);
-    // One says which context, the other what that is.
+    // One has the current context, the other its definition.
     let all = fs::read_to_string(cluster.admin_kubeconfig()).unwrap();
     let mut all: serde_json::Value = serde_json::from_str(&all).unwrap();
     let first = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c"});

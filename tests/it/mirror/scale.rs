@@ -27,7 +27,7 @@ fn five_thousand_secrets_and_their_changes_are_mirrored() {
     ];
     create(cluster, &namespace.name, &pair);
 
-    // Killed in the middle, and told to end in the middle: what is there is there as a whole.
+    // Killed and stopped in the middle: every folder is complete.
     for signal in [Signal::KILL, Signal::TERM] {
         let before = output.names().len();
         let mut mirror = Mirror::start(&namespace, &output.path());

@@ -1,4 +1,4 @@
-//! Which Secrets become which folders, and what becomes of those folders.
+//! Which Secrets become which folders, and when those change.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -148,7 +148,10 @@ fn folder_names_follow_the_template_and_a_clash_names_both_objects() {
         );
         assert!(log.contains(&clash), "{log}");
     }
-    assert!(output.names().is_empty(), "neither object gets the folder that both would have");
+    assert!(
+        output.names().is_empty(),
+        "neither object gets the folder that both would have"
+    );
 }
 
 #[test]
@@ -304,7 +307,7 @@ fn a_folder_removed_by_hand_is_restored() {
     let Some((_, namespace, output)) = bench() else {
         return;
     };
-    // The folder that is in the way makes the mirror look at the disk every few seconds.
+    // The foreign folder makes the mirror check the disk every few seconds.
     fs::create_dir_all(output.folder("in-the-way")).unwrap();
     for name in ["a", "in-the-way"] {
         namespace.create_generic(name, &PAIR);

@@ -1,5 +1,4 @@
-//! What is mirrored: ConfigMaps, what a Gateway refers to, mapped keys, annotations; and what would
-//! be.
+//! Which objects are mirrored: ConfigMaps, the references of a Gateway, mapped keys, annotations; and `--dry-run`.
 
 use std::fs;
 
@@ -162,7 +161,7 @@ fn a_dry_run_prints_what_would_change_and_changes_nothing() {
     );
 }
 
-/// The control plane, with Gateway API in it.
+/// The control plane, with Gateway API installed.
 pub(super) fn with_gateways() -> Option<&'static ControlPlane> {
     let cluster = kube::shared()?;
     let crds = require(&kube::GATEWAY_API)?;

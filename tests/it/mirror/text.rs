@@ -1,5 +1,5 @@
-//! Texts that a cluster, a kubeconfig or a writer of the output folder chooses, in every output: none
-//! forges a line, and none reaches a terminal as anything but itself.
+//! Text from a cluster, a kubeconfig or a writer of the output folder can't forge a log line or control a terminal,
+//! in any output.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ fn failure(code: u16) -> Answer {
     Answer::Json(code, status)
 }
 
-/// Refuses the first list and the first watch with hostile words; the watch after that ends with an error.
+/// Refuses the first list and the first watch with hostile text; the next watch ends with an error.
 fn hostile_server() -> HttpServer {
     let (lists, watches) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let next = |count: &AtomicUsize| count.fetch_add(1, Ordering::Relaxed);
@@ -97,7 +97,7 @@ fn mirror(output: &Output, kubeconfig: &Path) -> Command {
     command
 }
 
-/// What a command prints, which is harmless.
+/// Asserts that the output of a command is harmless, and returns it.
 #[track_caller]
 fn printed(what: &str, ended: &Ended) -> String {
     let stdout = String::from_utf8_lossy(&ended.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! The unit under a real systemd, in a machine that boots for it.
+//! The unit under a real systemd, in a container that boots for the test.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,10 +40,10 @@ output = "/var/lib/sds-mirror/credentials"
 admin_socket = "/run/sds-mirror/admin.sock"
 "#;
 
-/// Where the documentation's commands are run.
+/// The folder in which the documentation's commands are run.
 const SOURCE: &str = "root/mirror-source";
 
-/// Installs the mirror by the commands of docs/mirror.md, word for word.
+/// Installs the mirror with the commands of docs/mirror.md.
 fn install(machine: &Machine) {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     machine.run("rm -rf /usr/bin/sds-mirror /var/lib/sds-mirror; mkdir -p /etc/sysusers.d");
@@ -163,7 +163,7 @@ fn upgrade(machine: &Machine) {
     assert_eq!(config.unwrap(), CONFIG);
 }
 
-/// The agent serves the mirror's folders; the mirror can't read the agent's own; nobody else can read either.
+/// The agent serves the mirror's folders; the mirror can't read the agent's own; other users can read neither.
 fn only_the_agent_reads_what_the_mirror_writes(machine: &Machine) {
     write_pair(machine, "own", &pair("own"));
     let both = "/etc/sds-agent/credentials /var/lib/sds-mirror/credentials";
@@ -197,7 +197,7 @@ fn only_the_agent_reads_what_the_mirror_writes(machine: &Machine) {
     assert!(!machine.journal().contains("can also read"));
 }
 
-/// Two more mirrors, each with a configuration of its own.
+/// Two more mirrors, each with its own configuration.
 fn several_clusters(machine: &Machine) {
     let complaints =
         machine.run("systemd-analyze verify /etc/systemd/system/sds-mirror@.service 2>&1");

@@ -87,7 +87,7 @@ fn walk(protocol: Protocol) {
         https.get().is_err()
     });
 
-    // The CA split off into a Secret of its own.
+    // The CA is moved to its own Secret.
     namespace.create_generic(TRUST, &[("cacert", clients.pem())]);
     let without = r#"{"data": {"ca.crt": null}}"#;
     namespace.kubectl(&["patch", "secret", CREDENTIAL, "--patch", without]);

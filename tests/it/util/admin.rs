@@ -1,4 +1,4 @@
-//! The agent's admin socket and port, asked as `curl` would.
+//! Requests to the agent's admin socket and port, like those of `curl`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::wait::{BOUND, eventually};
 
-/// An answer: its head, and its body.
+/// A response: its head, and its body.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -17,7 +17,7 @@ pub(crate) struct Answer {
     pub(crate) body: String,
 }
 
-/// Asks on the admin socket for `path`, with a new connection.
+/// Requests `path` on the admin socket, with a new connection.
 #[track_caller]
 pub(crate) fn get(socket: &Path, path: &str) -> Answer {
     let stream = eventually("a connection to the admin socket", || {
@@ -61,7 +61,7 @@ pub(crate) fn status(socket: &Path) -> Value {
     serde_json::from_str(&answer.body).unwrap()
 }
 
-/// What the state says of a secret and of its credential, once there is one for which `good` holds.
+/// Waits for a secret in the state for which `good` holds, and returns it with the fields of its credential.
 #[track_caller]
 pub(crate) fn secret(socket: &Path, name: &str, good: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
@@ -111,7 +111,7 @@ pub(crate) fn metric_becomes(socket: &Path, series: &str, good: impl Fn(f64) -> 
     })
 }
 
-/// A loopback address with a port that nobody has.
+/// A loopback address with a free port.
 pub(crate) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap()

@@ -16,7 +16,7 @@ use super::wait::eventually_true;
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sds-agent");
 
-/// A running `sds-agent serve`; everything of [`Process`] besides. Killed when dropped.
+/// A running `sds-agent serve`. It derefs to [`Process`], and is killed when dropped.
 pub(crate) struct Agent {
     process: Process,
     socket: PathBuf,

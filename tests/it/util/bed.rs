@@ -1,4 +1,4 @@
-//! What most tests begin with: a root of credential folders, a socket, and an agent.
+//! The setup of most tests: a root of credential folders, a socket, and an agent.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use super::pki::{Ca, Identity};
 use super::sds::Sds;
 use super::wait::eventually_true;
 
-/// A root, an authority, and the place of a socket.
+/// A root, an authority, and a folder for sockets.
 pub(crate) struct Bed {
     pub(crate) root: Root,
     pub(crate) ca: Ca,
@@ -75,7 +75,7 @@ impl Bed {
         identity
     }
 
-    /// As [`pair`](Self::pair), for a name that no host could have.
+    /// Does the same as [`pair`](Self::pair), for a name that can't be a host name.
     pub(crate) fn pair_without_host(&self, name: &str) -> Identity {
         let identity = self.ca.server(&["site.test"]);
         self.root.write_pair(name, &identity);
@@ -93,13 +93,13 @@ impl Bed {
     }
 }
 
-/// Asserts that no piece of a private key stands in the agent's output: no line of its PEM.
+/// Asserts that the agent's output has no line of the PEM of a private key.
 #[track_caller]
 pub(crate) fn assert_no_key_in_log(agent: &Agent, identities: &[&Identity]) {
     assert_no_key_in(&agent.lines().join("\n"), identities);
 }
 
-/// Asserts that no piece of a private key stands in `log`: no line of its PEM.
+/// Asserts that `log` has no line of the PEM of a private key.
 #[track_caller]
 pub(crate) fn assert_no_key_in(log: &str, identities: &[&Identity]) {
     assert!(

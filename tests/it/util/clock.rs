@@ -26,12 +26,12 @@ impl Clock {
         Some(clock)
     }
 
-    /// Sets it so far from the right time, such as `+9d`.
+    /// Sets it to this offset from the real time, such as `+9d`.
     pub(crate) fn set(&self, offset: &str) {
         std::fs::write(self.bed.scratch("clock"), offset).unwrap();
     }
 
-    /// An agent that goes by this clock.
+    /// An agent that uses this clock.
     #[track_caller]
     pub(crate) fn agent(&self) -> Agent {
         let builder = self.bed.builder();
@@ -53,7 +53,7 @@ impl Clock {
         })
     }
 
-    /// Whatever happens, the agent looks at the clock; by itself it does each minute.
+    /// Makes the agent check the clock, which it otherwise does each minute.
     pub(crate) fn poke(&self, agent: &Agent) {
         let seen = agent.lines().len();
         self.bed.pair("other");

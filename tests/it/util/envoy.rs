@@ -1,7 +1,7 @@
-//! A real Envoy that takes its secrets from the agent.
+//! A real Envoy that gets its secrets from the agent.
 //!
-//! Its one listener comes by LDS from a file, so that hosts are added and changed while it runs,
-//! as a control plane does it. Every port is the kernel's choice, so tests run side by side.
+//! Its listener is configured by LDS from a file, so that hosts can be added and changed while it runs. The kernel
+//! chooses every port, so tests can run concurrently.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use super::https::Https;
 use super::process::Process;
 use super::wait::{BOUND, eventually, eventually_true};
 
-/// The status that every host answers with: no other part of Envoy would say this.
+/// The status that every host responds with. No other part of Envoy uses it.
 pub(crate) const TEAPOT: u16 = 418;
 
 /// Which of the two protocols Envoy speaks with the agent.
@@ -52,20 +52,20 @@ impl Host {
         }
     }
 
-    /// And its clients must have a certificate of the bundle that is secret `secret`.
+    /// Also requires client certificates that the bundle in the secret `secret` verifies.
     pub(crate) fn client_ca(mut self, secret: &str) -> Self {
         self.client_ca = Some(secret.into());
         self
     }
 
-    /// And Envoy's own configuration has these options for that bundle.
+    /// Also sets these options for that bundle in Envoy's own configuration.
     pub(crate) fn validation(mut self, options: Value) -> Self {
         self.validation = options;
         self
     }
 }
 
-/// A running Envoy; everything of [`Process`] besides. Killed when dropped.
+/// A running Envoy. It derefs to [`Process`], and is killed when dropped.
 pub(crate) struct Envoy {
     process: Process,
     folder: TempDir,
@@ -79,13 +79,13 @@ impl Envoy {
         Self::start_with(program, &bootstrap(socket), protocol, hosts)
     }
 
-    /// As [`start`](Self::start), with another source of secrets than an agent.
+    /// Does the same as [`start`](Self::start), with another source of secrets.
     pub(crate) fn start_from(program: &Path, source: Value, hosts: &[Host]) -> Self {
         Self::launch(program, &json!({}), source, hosts)
     }
 
-    /// As [`start`](Self::start), with a bootstrap configuration of the test's own, which has the
-    /// cluster `sds_agent`. Node, admin address and LDS are filled in here.
+    /// Does the same as [`start`](Self::start), with another bootstrap configuration, which has the cluster
+    /// `sds_agent`. Node, admin address and LDS are added here.
     pub(crate) fn start_with(
         program: &Path,
         bootstrap: &Value,
@@ -132,8 +132,7 @@ impl Envoy {
         envoy
     }
 
-    /// Starts `program` with a whole configuration as it is, the one listener included. It should
-    /// leave the choice of ports to the kernel.
+    /// Starts `program` with a complete, unchanged configuration. The kernel should choose its ports.
     pub(crate) fn start_as_it_is(program: &Path, yaml: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("envoy").tempdir().unwrap();
         let config = folder.path().join("envoy.yaml");
@@ -161,7 +160,7 @@ impl Envoy {
         envoy
     }
 
-    /// Replaces the hosts of the listener while it runs, and waits until Envoy has taken that.
+    /// Replaces the hosts of the listener while it runs, and waits until Envoy uses them.
     #[track_caller]
     pub(crate) fn set_hosts(&self, hosts: &[Host]) {
         let updates = || self.stat("listener_manager.lds.update_success");
@@ -187,14 +186,14 @@ impl Envoy {
         Https::new(self.port(), server_name)
     }
 
-    /// A statistic's value, 0 where Envoy has none of that name.
+    /// The value of a statistic; 0 if Envoy has none with that name.
     pub(crate) fn stat(&self, name: &str) -> u64 {
         self.stats_where(|stat| stat == name)
             .first()
             .map_or(0, |(_, value)| *value)
     }
 
-    /// The statistics whose name fulfils `which`.
+    /// The statistics whose names match `which`.
     pub(crate) fn stats_where(&self, which: impl Fn(&str) -> bool) -> Vec<(String, u64)> {
         let stats = self.admin("GET", "/stats");
         let pairs = stats.lines().filter_map(|line| line.split_once(": "));
@@ -204,7 +203,7 @@ impl Envoy {
             .collect()
     }
 
-    /// Asserts that Envoy has rejected nothing of what it was sent, and failed at no load.
+    /// Asserts that Envoy has rejected no secret, and that loading none failed.
     #[track_caller]
     pub(crate) fn assert_no_rejection(&self) {
         let of_interest = [".update_rejected", ".key_rotation_failed"];
@@ -318,7 +317,7 @@ pub(crate) fn sds_config(protocol: Protocol) -> Value {
     })
 }
 
-/// Puts the listener's file in its place by a rename, which is what Envoy watches for.
+/// Renames the listener's file to its name, which is the event that Envoy watches for.
 fn write_listener(folder: &Path, source: &Value, hosts: &[Host]) {
     let chains: Vec<_> = hosts
         .iter()

@@ -36,7 +36,7 @@ impl Root {
         self.folder.path().join("live")
     }
 
-    /// Where a tool keeps its own things, beside the root.
+    /// A folder next to the root, for a tool's own files.
     pub(crate) fn beside(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -46,7 +46,7 @@ impl Root {
         self.path().join(name)
     }
 
-    /// Makes or changes a credential folder: each file as a whole, renamed into its place.
+    /// Creates or changes a credential folder. Each file is written completely, and then renamed to its name.
     pub(crate) fn write<C: AsRef<[u8]>>(&self, name: &str, files: &[(&str, C)]) {
         write_files(&self.credential(name), files);
     }
@@ -62,7 +62,7 @@ impl Root {
     }
 }
 
-/// Writes files into `folder`, which is made: each one as a whole, renamed into its place.
+/// Writes files into `folder`, which is created. Each file is written completely, and then renamed to its name.
 pub(crate) fn write_files<C: AsRef<[u8]>>(folder: &Path, files: &[(&str, C)]) {
     fs::create_dir_all(folder).unwrap();
     for (name, content) in files {
@@ -70,7 +70,7 @@ pub(crate) fn write_files<C: AsRef<[u8]>>(folder: &Path, files: &[(&str, C)]) {
     }
 }
 
-/// Writes a file as a whole, and renames it into its place.
+/// Writes a file completely, and then renames it to its name.
 fn write_by_rename(path: &Path, content: impl AsRef<[u8]>) {
     let mut name = path.file_name().unwrap().to_owned();
     name.push(".new");
@@ -90,7 +90,7 @@ pub(crate) enum Way {
     Copy,
     /// `cp` of a slow source: in pieces, with pauses.
     SlowCopy,
-    /// certbot: the links of one certificate unlinked and linked anew, one by one.
+    /// certbot: the links of one certificate removed and created again, one by one.
     Certbot,
 }
 

@@ -1,4 +1,4 @@
-//! The first message of a TLS handshake, for any host name that bytes can be, and what comes back.
+//! The first message of a TLS handshake, with any bytes as host name, and the response.
 //!
 //! It is TLS 1.2, in which the server's certificate can be read without keys.
 
@@ -11,14 +11,14 @@ use super::wait::BOUND;
 /// The message that follows the server's certificate and its key exchange.
 const SERVER_HELLO_DONE: [u8; 4] = [14, 0, 0, 0];
 
-/// What a server makes of a client that names some host.
+/// How a server responds to a client's first message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It goes on with the handshake, and these are its bytes: its certificates are among them.
+    /// It continues the handshake with these bytes, which include its certificates.
     Served(Vec<u8>),
     /// It ends the handshake.
     Refused,
-    /// It has not answered in time.
+    /// It did not respond in time.
     Silent,
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn hello(port: u16, name: Option<&[u8]>) -> Answer {
     hello_within(BOUND, port, name)
 }
 
-/// As [`hello`], with a bound of its own.
+/// Does the same as [`hello`], with another bound.
 #[track_caller]
 pub(crate) fn hello_within(bound: Duration, port: u16, name: Option<&[u8]>) -> Answer {
     let mut stream = begin_hello(port, name);
@@ -60,7 +60,7 @@ pub(crate) fn hello_within(bound: Duration, port: u16, name: Option<&[u8]>) -> A
     }
 }
 
-/// Sends the first message, and leaves the answer to whoever waits for it.
+/// Sends the first message, and returns the connection without waiting for the response.
 #[track_caller]
 pub(crate) fn begin_hello(port: u16, name: Option<&[u8]>) -> TcpStream {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -1,17 +1,17 @@
-//! A server that says what a test wants, for what no real one says.
+//! A server with the responses that a test needs and that no real server sends.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What is answered to a request.
+/// The response to a request.
 pub(crate) enum Answer {
     /// A status, and a JSON body.
     Json(u16, serde_json::Value),
     /// A status, and a body as it is.
     Text(u16, String),
-    /// A body that goes on: nothing comes, and the connection stays open.
+    /// A body that never ends: nothing is sent, and the connection stays open.
     Silence,
     /// A body that ends before anything came.
     Nothing,
@@ -43,7 +43,7 @@ impl HttpServer {
         format!("http://{}", self.address)
     }
 
-    /// The requests so far that hold this piece.
+    /// The requests so far that contain this text.
     pub(crate) fn count(&self, piece: &str) -> usize {
         let requests = self.requests.lock().unwrap();
         requests.iter().filter(|path| path.contains(piece)).count()

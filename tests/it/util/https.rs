@@ -1,4 +1,4 @@
-//! A client that makes a handshake and a request, and tells what it was served.
+//! A client that makes a handshake and a request, and returns what it was served.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use super::pki::Identity;
 use super::wait::BOUND;
 
-/// A request to come: to a port of this machine, for a host.
+/// A request to a port of this machine, for a host, which can be sent several times.
 #[derive(Clone)]
 pub(crate) struct Https {
     port: u16,
@@ -23,7 +23,7 @@ pub(crate) struct Https {
     identity: Option<Identity>,
 }
 
-/// What came back.
+/// The response.
 #[derive(Debug)]
 pub(crate) struct Served {
     /// The server's certificates, DER, leaf first.
@@ -33,7 +33,7 @@ pub(crate) struct Served {
 }
 
 impl Https {
-    /// Any certificate is taken.
+    /// Accepts any certificate.
     pub(crate) fn new(port: u16, host: &str) -> Self {
         Self {
             port,
@@ -55,7 +55,7 @@ impl Https {
         self
     }
 
-    /// Makes a connection of its own, a handshake without resumption, and `GET /`.
+    /// Makes a new connection, a handshake without resumption, and `GET /`.
     pub(crate) fn get(&self) -> io::Result<Served> {
         let tcp = TcpStream::connect(("127.0.0.1", self.port))?;
         tcp.set_read_timeout(Some(BOUND))?;
@@ -121,7 +121,7 @@ impl Https {
     }
 }
 
-/// Takes every certificate; the handshake's signature must be its key's all the same.
+/// Accepts every certificate, but verifies the signature of the handshake.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

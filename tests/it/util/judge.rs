@@ -1,5 +1,4 @@
-//! A real Envoy as the judge of secrets: a server of the test's own sends it whatever the test wants,
-//! and Envoy accepts or rejects it.
+//! A real Envoy that accepts or rejects secrets: a server in the test sends it any secret.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -30,14 +29,13 @@ use tonic::{Request, Response, Status, Streaming};
 use super::sds::{RUNTIME, block_on};
 use super::{Ca, Envoy, Host, Protocol, eventually};
 
-/// What Envoy makes of a secret: `Err` with its words when it rejects it.
+/// Whether Envoy accepts a secret: `Err` with its message if it rejects it.
 pub(crate) type Verdict = Result<(), String>;
 
-/// How many secrets of each kind are judged side by side.
+/// How many secrets of each kind are sent at a time.
 pub(crate) const LANES: usize = 24;
 
-/// A running Envoy with a filter chain for each lane: in one half it takes a certificate pair, in the
-/// other a trust bundle.
+/// A running Envoy with a filter chain for each lane: one half of them use a pair, the other half a trust bundle.
 pub(crate) struct Judge {
     pub(crate) envoy: Envoy,
     desk: Desk,

@@ -49,8 +49,8 @@ pub(crate) struct ControlPlane {
     namespaces: AtomicUsize,
 }
 
-/// The control plane that the tests of this binary share; each uses namespaces of its own. `None`,
-/// with a word on the terminal, where it can't be had.
+/// The control plane that the tests of this binary share; each test uses its own namespaces. `None` if its
+/// programs are missing, which is printed on the terminal.
 pub(crate) fn shared() -> Option<&'static ControlPlane> {
     static SHARED: OnceLock<Option<ControlPlane>> = OnceLock::new();
     let programs = require(&KUBE)?;
@@ -129,8 +129,8 @@ impl ControlPlane {
         });
     }
 
-    /// Another cluster takes this one's place: at the same address, with the same CA, and with the
-    /// namespace of that name.
+    /// Replaces this cluster with another one that has the same address, the same CA, and a namespace of that
+    /// name.
     pub(crate) fn replace(&mut self, namespace: &str) {
         self.kill_api_server();
         let [port, peer_port] = free_ports();
@@ -152,7 +152,7 @@ impl ControlPlane {
         });
     }
 
-    /// A new CA vouches for the API server of the same cluster; clients learn of it by the files.
+    /// Gives the API server of the same cluster a certificate from a new CA, which is in the files for clients.
     pub(crate) fn replace_ca(&mut self) {
         self.kill_api_server();
         let ca = Ca::new("New cluster CA");
@@ -176,7 +176,7 @@ impl ControlPlane {
         self.api_server = None;
     }
 
-    /// Forgets all of etcd's history: watches that are behind can't go on.
+    /// Discards all of etcd's history, so that watches that are behind can't be resumed.
     pub(crate) fn compact(&self) {
         let range = self.etcd("range", &json!({"key": base64(b"/")}));
         let revision = range["header"]["revision"].as_str().unwrap().to_owned();
@@ -201,7 +201,7 @@ impl ControlPlane {
         serde_json::from_str(answer.rsplit("\r\n\r\n").next().unwrap()).unwrap()
     }
 
-    /// `kubectl` with all rights.
+    /// `kubectl` with all permissions.
     pub(crate) fn kubectl(&self) -> Command {
         let mut command = Command::new(self.programs.join("kubectl"));
         command.arg("--kubeconfig").arg(self.admin_kubeconfig());
@@ -209,7 +209,7 @@ impl ControlPlane {
         command
     }
 
-    /// Makes a namespace that no other test has.
+    /// Creates a namespace that no other test uses.
     pub(crate) fn namespace(&self) -> Namespace<'_> {
         let number = self.namespaces.fetch_add(1, Ordering::Relaxed);
         let namespace = Namespace {
@@ -233,7 +233,7 @@ impl ControlPlane {
         self.folder.path().join("ca.crt")
     }
 
-    /// The kubeconfig with all rights.
+    /// The kubeconfig with all permissions.
     pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
         self.folder.path().join("admin.json")
     }
@@ -343,18 +343,18 @@ pub(crate) fn secret(name: &str, type_: &str, data: &[(&str, &str)]) -> Value {
     })
 }
 
-/// A running `sds-mirror`; everything of [`Process`] besides. Killed when dropped.
+/// A running `sds-mirror`. It derefs to [`Process`], and is killed when dropped.
 pub(crate) struct Mirror(Process);
 
 impl Mirror {
-    /// The command of a mirror of these namespaces with all rights.
+    /// The command of a mirror of these namespaces with all permissions.
     pub(crate) fn command(cluster: &ControlPlane, namespaces: &[&str], output: &Path) -> Command {
         let mut command = Self::without_access(namespaces, output);
         command.arg("--kubeconfig").arg(cluster.admin_kubeconfig());
         command
     }
 
-    /// The command of a mirror that is not told how to reach the cluster.
+    /// The command of a mirror without options for reaching the cluster.
     pub(crate) fn without_access(namespaces: &[&str], output: &Path) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("--output").arg(output);

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::rc::Rc;
 
-/// One system call, or a few that nobody can see apart.
+/// One system call, or a few that can't be observed separately.
 pub(crate) type Step = Box<dyn FnOnce() -> io::Result<()>>;
 
 /// The steps that put `generation` of these files into `folder`, over whatever an earlier run, of
@@ -56,7 +56,7 @@ pub(crate) fn steps<N: AsRef<str>, C: AsRef<[u8]>>(
     steps
 }
 
-/// Takes all the steps.
+/// Does all steps.
 pub(crate) fn write<N: AsRef<str>, C: AsRef<[u8]>>(
     folder: &Path,
     generation: impl Display,

@@ -1,5 +1,5 @@
-//! A machine with a real systemd: a container that boots from this machine's own `/usr`, with `/etc`
-//! and `/var` of its own, all of which is forgotten when the tests end. It boots once.
+//! A machine with a real systemd: a container that boots from this machine's `/usr`, with its own `/etc` and `/var`,
+//! which are deleted when the tests end. It boots once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ const NSPAWN: Tool = Tool {
 };
 
 /// Boots the machine, and ends it when its standard input ends, which is with the test process,
-/// however that ends. One at a time on this computer, for they would share a control group.
+/// however that ends. Only one at a time can run on a computer, because they would share a control group.
 const SUPERVISOR: &str = r#"
     exec 9>/run/lock/sds-agent-test-machine
     flock 9 || exit 1
@@ -128,7 +128,7 @@ impl Machine {
         );
     }
 
-    /// Takes away all that an earlier test has left, installed files included.
+    /// Removes everything that an earlier test has left, including installed files.
     pub(crate) fn clean(&self) {
         self.run(
             "systemctl stop sds-agent.socket sds-agent.service 2>/dev/null
@@ -163,7 +163,7 @@ impl Machine {
         self.run("systemctl daemon-reload");
     }
 
-    /// A client of the agent in the machine. It is nobody's process there, with root's rights.
+    /// A client of the agent in the machine. Its process is outside of it, and root's.
     pub(crate) fn client(&self) -> Sds {
         Sds::connect(&self.socket())
     }

@@ -1,6 +1,6 @@
-//! What the tests are made of: processes, certificates, clients, and waiting for a condition.
+//! Helpers of the tests: processes, certificates, clients, and waiting for a condition.
 //!
-//! Everything blocks, and every wait has a bound; see [`wait::eventually`].
+//! All functions block, and every wait has a bound; see [`wait::eventually`].
 
 pub(crate) mod admin;
 pub(crate) mod agent;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use super::pki::{Ca, Identity};
 
-/// What the responder says of a certificate.
+/// The status of a certificate in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Good,
@@ -46,7 +46,7 @@ pub(crate) fn staple_with(
     fs::read(folder.path().join("response")).unwrap()
 }
 
-/// What OpenSSL prints when it is run in `folder`.
+/// The output of OpenSSL, run in `folder`.
 #[track_caller]
 pub(crate) fn openssl(folder: &Path, arguments: &[&str]) -> String {
     let output = Command::new("openssl")

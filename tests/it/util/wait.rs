@@ -2,24 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-/// How long a test waits for what must come. Far more than it takes on an idle machine: what is
-/// tested is that it comes, and benches/ measures how fast.
+/// How long a test waits for an expected event, far longer than it takes on an idle machine: tests check that it
+/// happens, and benches/ measures how fast.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
-/// How long a test watches for what must not come, after the last thing that must.
+/// How long a test waits for an event that must not happen, after the last expected one.
 pub(crate) const QUIET: Duration = Duration::from_millis(400);
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const PERIOD: Duration = Duration::from_millis(5);
 
-/// Calls `probe` until it gives a value, and returns that. Fails the test after [`BOUND`] with
-/// `what` was waited for.
+/// Calls `probe` until it returns a value, and returns that. Fails the test after [`BOUND`]; `what` describes the
+/// expected event.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     eventually_within(BOUND, what, probe)
 }
 
-/// As [`eventually`], with a bound of its own.
+/// Does the same as [`eventually`], with another bound.
 #[track_caller]
 pub(crate) fn eventually_within<T>(
     bound: Duration,
@@ -39,7 +39,7 @@ pub(crate) fn eventually_within<T>(
     }
 }
 
-/// As [`eventually`], for a condition.
+/// Does the same as [`eventually`] for a condition.
 #[track_caller]
 pub(crate) fn eventually_true(what: &str, mut probe: impl FnMut() -> bool) {
     eventually(what, || probe().then_some(()));

@@ -77,7 +77,7 @@ fn a_folder_deleted_and_made_again_at_once_is_a_rotation() {
     for _ in 0..20 {
         bed.root.remove("site");
         let identity = bed.pair("site");
-        // Which also asserts that nothing is said to be removed.
+        // This also asserts that nothing is reported as removed.
         assert!(stream.secret().is_pair(&identity.chain, &identity.key));
     }
     stream.0.assert_silent();
@@ -184,7 +184,7 @@ fn neither_an_empty_subscription_nor_a_wildcard_gets_a_secret() {
     for names in [&[][..], &["*"], &[""], &["*", ""]] {
         let mut stream = bed.client().delta();
         stream.subscribe(names);
-        // A name may be said not to exist; there is none in an empty subscription.
+        // A name may be reported as nonexistent; an empty subscription has none.
         while let Some(response) = stream.0.recv_within(QUIET) {
             assert!(response.resources.is_empty(), "{names:?}: {response:?}");
             assert!(!response.removed_resources.is_empty(), "an empty response");

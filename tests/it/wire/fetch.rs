@@ -1,4 +1,4 @@
-//! `FetchSecrets`: one request, one answer.
+//! `FetchSecrets`: one request, one response.
 
 use sds_agent::proto::SECRET_TYPE_URL;
 use sds_agent::proto::discovery::DiscoveryRequest;

@@ -1,4 +1,4 @@
-//! Clients that mean no good, or do not know better: what they do stays with them.
+//! Hostile and faulty clients affect only their own connection or stream.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,10 +11,10 @@ use tonic::Code;
 use crate::util::sds::{Sotw, secrets_of};
 use crate::util::{Agent, BOUND, Bed, Sds, eventually_true};
 
-/// More memory than this a hostile client must not cost, measured in resident KiB.
+/// The maximum increase of resident memory that a hostile client may cause, in KiB.
 const BOUNDED_KIB: u64 = 64 * 1024;
 
-/// A stream that must not notice anything of what others do.
+/// A stream that must not be affected by other clients.
 struct Bystander {
     bed: Bed,
     agent: Agent,

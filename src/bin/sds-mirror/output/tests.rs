@@ -34,8 +34,7 @@ pub(super) fn files(content: &[(&str, &str)]) -> Files {
     content.iter().map(file).collect()
 }
 
-/// What a reader sees that opens files by name, as `cat NAME/*` does; `None` where there
-/// is no folder.
+/// The files that a reader finds by name, as `cat NAME/*` does; `None` if there is no folder.
 pub(super) fn seen(folder: &Path) -> Option<BTreeMap<String, String>> {
     let mut seen = BTreeMap::new();
     for entry in fs::read_dir(folder).ok()? {
@@ -80,7 +79,7 @@ const PAIR: [(&str, &str); 2] = [("cert", "C1"), ("key", "K1")];
 const OTHER_PAIR: [(&str, &str); 2] = [("cert", "C2"), ("key", "K2")];
 
 #[test]
-fn a_folder_is_made_as_kubelet_does_it() {
+fn a_folder_has_the_structure_that_kubelet_writes() {
     let fixture = Fixture::new();
     assert_eq!(fixture.write("a", 1, &PAIR), Outcome::Made);
     let folder = fixture.path("a");
@@ -103,7 +102,7 @@ fn a_folder_is_made_as_kubelet_does_it() {
 }
 
 #[test]
-fn new_content_is_swapped_in_and_the_old_generation_goes() {
+fn new_content_is_swapped_in_and_the_old_generation_removed() {
     let fixture = Fixture::new();
     fixture.write("a", 1, &PAIR);
     let inode = fs::metadata(fixture.path("a")).unwrap().ino();
@@ -118,7 +117,7 @@ fn new_content_is_swapped_in_and_the_old_generation_goes() {
 }
 
 #[test]
-fn the_same_content_changes_the_manifest_alone() {
+fn the_same_content_only_changes_the_manifest() {
     let fixture = Fixture::new();
     fixture.write("a", 1, &PAIR);
     let generation = fs::read_link(fixture.path("a/..data")).unwrap();
@@ -129,7 +128,7 @@ fn the_same_content_changes_the_manifest_alone() {
 }
 
 #[test]
-fn files_that_come_and_go_have_their_links_with_them() {
+fn links_are_added_and_removed_with_their_files() {
     let fixture = Fixture::new();
     fixture.write("a", 1, &PAIR);
     let three = [("cacert", "A"), ("cert", "C2"), ("key", "K2")];
@@ -145,7 +144,7 @@ fn files_that_come_and_go_have_their_links_with_them() {
 }
 
 #[test]
-fn what_somebody_put_into_a_folder_survives_a_change() {
+fn foreign_files_in_a_folder_survive_a_change() {
     let fixture = Fixture::new();
     fixture.write("a", 1, &PAIR);
     fs::write(fixture.path("a/README"), "mine").unwrap();
@@ -184,14 +183,14 @@ fn a_manifest_that_a_crash_left_is_not_a_file_of_the_object() {
 }
 
 #[test]
-fn what_the_mirror_did_not_make_is_left_alone() {
+fn foreign_folders_are_not_changed() {
     let fixture = Fixture::new();
     fixture.write("real", 1, &PAIR);
     fs::create_dir(fixture.path("by-hand")).unwrap();
     fs::write(fixture.path("by-hand/cert"), "mine").unwrap();
     fs::write(fixture.path("file"), "mine").unwrap();
     symlink(fixture.path("real"), fixture.path("link")).unwrap();
-    // As of kubelet: generations, and no manifest.
+    // As kubelet writes it: a generation without a manifest.
     fs::create_dir_all(fixture.path("kubelet/..1")).unwrap();
     symlink("..1", fixture.path("kubelet/..data")).unwrap();
     // A manifest that is reached through a link out of the folder.
@@ -212,7 +211,7 @@ fn what_the_mirror_did_not_make_is_left_alone() {
 }
 
 #[test]
-fn a_second_mirror_is_held_off() {
+fn a_second_mirror_can_not_open_the_folder() {
     let fixture = Fixture::new();
     let error = Output::open(&fixture.path(""), Rights::default())
         .err()
@@ -221,10 +220,10 @@ fn a_second_mirror_is_held_off() {
 }
 
 #[test]
-fn a_failed_write_leaves_the_old_content_and_no_litter() {
+fn a_failed_write_leaves_the_old_content_and_nothing_else() {
     let fixture = Fixture::new();
     fixture.write("a", 1, &PAIR);
-    // A file that can't be: its name is too long for any file system.
+    // This file can't be created: its name is too long for any file system.
     let long = "k".repeat(300);
     for (folder, content) in [
         ("a", [("cert", "C2"), (&*long, "K2")]),
@@ -249,7 +248,7 @@ enum Step {
     Write(usize, Vec<(usize, u8)>),
     Remove(usize),
     Tamper(usize),
-    /// The mirror ends and starts again.
+    /// The mirror restarts.
     Reopen,
 }
 
@@ -271,7 +270,7 @@ proptest! {
 
     /// The model is a map from folder to files.
     #[test]
-    fn the_output_is_what_a_map_would_be(steps in prop::collection::vec(any_step(), 1..12)) {
+    fn the_output_behaves_like_a_map(steps in prop::collection::vec(any_step(), 1..12)) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
         fs::create_dir_all(path.join("by-hand")).unwrap();

@@ -60,8 +60,8 @@ struct World {
 }
 
 impl World {
-    /// The namespaces are mirrored, and nothing has been listed yet. The folders of namespace `n` are
-    /// those of Secrets of the same names.
+    /// Mirrors these namespaces, of which none has been listed. The folders belong to Secrets in namespace `n` with
+    /// the same names.
     fn new(namespaces: &[&str], folders: &[&str]) -> Self {
         let scopes = namespaces.iter().map(|namespace| scope(namespace));
         let folder = |name: &&str| ((*name).to_owned(), ours(&id("n", name), "u"));
@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// Namespace `n` is listed with Secrets of these names, each of which wants its own name.
+    /// Lists Secrets with these names in namespace `n`. Each folder has the name of its Secret.
     fn list(&mut self, names: &[&str]) -> Plan {
         let secrets = names
             .iter()
@@ -134,7 +134,7 @@ impl World {
         self.policy.released.clear();
     }
 
-    /// Time passes, and what is due is done.
+    /// Lets time pass, and does what is due.
     fn wait(&mut self, seconds: u64) -> Plan {
         self.now += Duration::from_secs(seconds);
         self.settle()
@@ -157,20 +157,20 @@ fn ours_of(present: &BTreeMap<String, Found>) -> impl Iterator<Item = (&String, 
 const TEN: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
 
 #[test]
-fn nothing_is_removed_before_a_whole_list() {
+fn nothing_is_removed_before_a_complete_list() {
     let world = World::new(&["n"], &["a", "b"]);
     assert_eq!(world.plan(), Plan::default());
 }
 
 #[test]
-fn one_that_is_missing_from_a_list_goes() {
+fn a_folder_whose_secret_is_missing_from_a_list_is_removed() {
     let mut world = World::new(&["n"], &["a", "b", "c"]);
     world.list(&["b", "c"]);
     assert_eq!(world.folders(), ["b", "c"]);
 }
 
 #[test]
-fn an_empty_list_holds_everything_a_single_folder_too() {
+fn after_an_empty_list_even_a_single_removal_is_held() {
     for folders in [&["a"][..], &["a", "b", "c"]] {
         let mut world = World::new(&["n"], folders);
         world.list(&[]);
@@ -181,7 +181,7 @@ fn an_empty_list_holds_everything_a_single_folder_too() {
 }
 
 #[test]
-fn a_hold_stays_folder_by_folder_until_the_secret_is_back() {
+fn each_folder_stays_held_until_its_secret_is_back() {
     let mut world = World::new(&["n"], &TEN);
     world.list(&[]);
     for (number, name) in TEN.iter().enumerate() {
@@ -207,7 +207,7 @@ fn unrelated_secrets_do_not_end_a_hold() {
 }
 
 #[test]
-fn a_hold_outlives_another_list_and_the_process() {
+fn a_hold_persists_across_lists_and_restarts() {
     let mut world = World::new(&["n"], &TEN);
     world.list(&[]);
     let mut next = World::new(&["n"], &[]);
@@ -218,7 +218,7 @@ fn a_hold_outlives_another_list_and_the_process() {
 }
 
 #[test]
-fn what_the_operator_releases_goes_and_nothing_else() {
+fn only_released_folders_are_removed() {
     let mut world = World::new(&["n"], &TEN);
     world.list(&[]);
     world.policy.released = ["a", "b"].map(str::to_owned).into();
@@ -228,7 +228,7 @@ fn what_the_operator_releases_goes_and_nothing_else() {
 }
 
 #[test]
-fn a_deletion_waits_for_others_and_goes_alone() {
+fn a_single_deletion_is_done_after_a_pause() {
     let mut world = World::new(&["n"], &["a", "b", "c"]);
     world.list(&["a", "b", "c"]);
     world.delete(&["a"]);
@@ -240,7 +240,7 @@ fn a_deletion_waits_for_others_and_goes_alone() {
 }
 
 #[test]
-fn the_last_one_goes_when_it_is_deleted_alone() {
+fn the_last_folder_is_removed_when_its_secret_is_deleted() {
     let mut world = World::new(&["n"], &["a"]);
     world.list(&["a"]);
     world.delete(&["a"]);
@@ -249,7 +249,7 @@ fn the_last_one_goes_when_it_is_deleted_alone() {
 }
 
 #[test]
-fn all_deleted_in_one_go_are_held() {
+fn deleting_all_secrets_together_is_held() {
     let mut world = World::new(&["n"], &TEN);
     world.list(&TEN);
     world.delete(&TEN);
@@ -258,7 +258,7 @@ fn all_deleted_in_one_go_are_held() {
 }
 
 #[test]
-fn more_than_half_within_the_window_is_held_and_half_goes() {
+fn more_than_half_within_the_window_is_held_and_half_is_removed() {
     let mut world = World::new(&["n"], &TEN);
     world.list(&TEN);
     for name in TEN {
@@ -278,7 +278,7 @@ fn more_than_half_within_the_window_is_held_and_half_goes() {
 }
 
 #[test]
-fn a_deleted_one_that_is_made_again_stays() {
+fn a_secret_that_is_created_again_keeps_its_folder() {
     let mut world = World::new(&["n"], &["a"]);
     world.list(&["a"]);
     world.delete(&["a"]);
@@ -289,7 +289,7 @@ fn a_deleted_one_that_is_made_again_stays() {
 }
 
 #[test]
-fn with_the_guard_off_everything_goes() {
+fn with_the_guard_off_every_removal_is_done() {
     let mut world = World::new(&["n"], &TEN);
     world.list(&[]);
     world.policy.guard.is_off = true;
@@ -298,7 +298,7 @@ fn with_the_guard_off_everything_goes() {
 }
 
 #[test]
-fn what_the_mirror_did_not_make_or_can_not_read_is_left_alone() {
+fn foreign_and_unreadable_folders_are_not_changed() {
     let mut world = World::new(&["n"], &["a"]);
     world.present.insert("b".into(), Found::Foreign);
     world
@@ -320,7 +320,7 @@ fn what_the_mirror_did_not_make_or_can_not_read_is_left_alone() {
 }
 
 #[test]
-fn a_clash_names_all_and_gives_the_folder_to_none_but_its_holder() {
+fn a_clash_lists_all_objects_and_only_the_holder_keeps_the_folder() {
     let mut world = World::new(&["m", "n"], &[]);
     for namespace in ["n", "m"] {
         let secrets = [(id(namespace, "a"), wish("u", Some("a")))];
@@ -341,7 +341,7 @@ fn a_clash_names_all_and_gives_the_folder_to_none_but_its_holder() {
 }
 
 #[test]
-fn a_folder_that_is_held_or_not_mirrored_is_nobody_elses() {
+fn a_held_or_unmirrored_folder_is_not_given_to_another_object() {
     for namespaces in [&["m", "n"][..], &["m"]] {
         let mut world = World::new(namespaces, &["a"]);
         if namespaces.contains(&"n") {
@@ -356,7 +356,7 @@ fn a_folder_that_is_held_or_not_mirrored_is_nobody_elses() {
 }
 
 #[test]
-fn one_that_is_unfit_now_keeps_its_folder() {
+fn a_secret_that_is_no_longer_a_credential_keeps_its_folder() {
     let mut world = World::new(&["n"], &["a", "b", "c"]);
     world.list(&["a", "b", "c"]);
     world.objects.applied(id("n", "a"), wish("u", None));
@@ -372,7 +372,7 @@ fn one_that_is_unfit_now_keeps_its_folder() {
 }
 
 #[test]
-fn another_name_template_moves_folders_without_being_a_mass_removal() {
+fn changing_the_name_template_moves_folders_and_is_not_a_mass_removal() {
     let mut world = World::new(&["n"], &["a", "b", "c"]);
     let moved = ["a", "b", "c"].map(|name| (id("n", name), wish("u", Some(&format!("n.{name}")))));
     world.objects.listed(&scope("n"), moved.into());
@@ -382,7 +382,7 @@ fn another_name_template_moves_folders_without_being_a_mass_removal() {
 }
 
 #[test]
-fn a_gateway_chooses_and_an_empty_choice_is_held() {
+fn removals_are_held_when_a_gateway_selects_nothing() {
     let mut world = World::new(&[], &["a", "b", "c"]);
     let choose = |world: &mut World, names: &[&str]| {
         let wanted = names.iter().map(|name| id("n", name)).collect();
@@ -449,7 +449,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What each removal of a plan must be able to say for itself.
+/// Checks that each removal of a plan has a valid reason.
 fn check(world: &World, plan: &Plan) -> Result<(), TestCaseError> {
     let written: BTreeSet<&String> = plan.granted.values().collect();
     prop_assert_eq!(written.len(), plan.granted.len(), "one folder, two writers");
@@ -480,7 +480,7 @@ fn check(world: &World, plan: &Plan) -> Result<(), TestCaseError> {
         prop_assert!(
             world.objects.listed.contains(&id.scope())
                 || world.objects.deleted.contains_key(&id)
-                // It was created again, as something that is not a credential.
+                // It was created again, but is not a credential.
                 || world.objects.objects.contains_key(&id)
         );
         prop_assert!(NAMESPACES[..2].contains(&id.namespace.as_str()));
@@ -506,7 +506,7 @@ fn check(world: &World, plan: &Plan) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn whatever_happens_removals_are_few_and_holds_last(
+    fn removals_are_always_limited_and_holds_persist(
         present in any_present(),
         steps in prop::collection::vec(any_step(), 0..40),
     ) {
@@ -533,7 +533,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_that_was_carried_out_leaves_nothing_to_do(
+    fn after_a_plan_is_carried_out_nothing_is_left_to_do(
         present in any_present(),
         steps in prop::collection::vec(any_step(), 0..12),
     ) {
