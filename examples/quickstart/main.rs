@@ -1,9 +1,9 @@
-//! A tour in a minute: an Envoy that takes its certificates from folders, through the agent.
+//! A tour: an Envoy that gets its certificates from folders, through the agent.
 //!
 //!     cargo run --example quickstart
 //!
-//! It needs a Rust toolchain and Python 3 with pip. All that it writes is in a temporary folder and below
-//! target/. It runs until Ctrl-C; with `--once` it ends after the tour.
+//! It needs a Rust toolchain and Python 3 with pip. It only writes to a temporary folder and below target/. It
+//! runs until Ctrl-C; with `--once` it ends after the tour.
 
 #![allow(clippy::print_stdout, reason = "it is a tour: it tells what it does")]
 #![allow(clippy::unwrap_used, reason = "in what it shares with the tests")]
@@ -30,7 +30,7 @@ const TWO: &str = "two.example.com";
 const THREE: &str = "three.example.com";
 const FOUR: &str = "four.example.com";
 
-/// How long anything may take to come about. It takes some milliseconds.
+/// The time limit of each step. A step takes some milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
@@ -102,22 +102,22 @@ fn tour(stage: &Stage) -> Result<Tour<'_>, Failure> {
     tour.write_credential(ONE, "rotated")?;
     tour.wait_for(ONE, "rotated")?;
 
-    step("Adding a host: Envoy's configuration stays as it is");
+    step("Adding a host, without a change of Envoy's configuration");
     tour.write_credential(THREE, "first")?;
     tour.wait_for(THREE, "first")?;
     Ok(tour)
 }
 
 impl Tour<'_> {
-    /// Writes a host's credential where the agent looks for it.
+    /// Writes a host's credential into the agent's root.
     fn write_credential(&self, host: &str, label: &str) -> Result<(), Failure> {
         let folder = self.make_credential("credentials", host, label)?;
         println!("   {}/tls.crt, tls.key", folder.display());
         Ok(())
     }
 
-    /// Writes a certificate for `host` and its key into a folder, and returns that. `label` is the
-    /// certificate's organisation, so that one sees which one is served.
+    /// Writes a certificate for `host` and its key into a folder, and returns its path. `label` is the certificate's
+    /// organisation, which shows which one is served.
     fn make_credential(&self, root: &str, host: &str, label: &str) -> Result<PathBuf, Failure> {
         let identity = self.ca.server_with(&[host], |params| {
             params
@@ -132,8 +132,7 @@ impl Tour<'_> {
         Ok(folder)
     }
 
-    /// Starts both, Envoy with the configuration that the agent's own generator writes, and returns
-    /// the path of that.
+    /// Starts the agent, and Envoy with a configuration from `sds-agent envoy-config`. Returns its path.
     fn start(&self, envoy: &Path) -> Result<PathBuf, Failure> {
         let socket = self.stage.path("sds.sock");
         let mut agent = Command::new(&self.agent);
@@ -158,7 +157,7 @@ impl Tour<'_> {
         Ok(path)
     }
 
-    /// Makes requests until `host` is served with the certificate that says `label`, and is valid.
+    /// Makes requests until `host` is served with a valid certificate that has this label.
     fn wait_for(&self, host: &str, label: &str) -> Result<(), Failure> {
         let https = Https::new(self.port, host).ca(self.ca.pem());
         let describe = || match https.get() {
@@ -185,13 +184,11 @@ impl Tour<'_> {
         self.make_credential("spare", ONE, "replaced by hand")?;
         self.make_credential("spare", FOUR, "added by hand")?;
         let [credentials, spare] = ["credentials", "spare"].map(|name| self.stage.path(name));
-        println!("\nEnvoy and the agent go on running. Try by hand, in another terminal:");
-        println!("\n  # A request, and what the certificate says");
+        println!("\nEnvoy and the agent keep running. Try these commands in another terminal:");
+        println!("\n  # Make a request, and show the certificate's subject");
         println!("  {}", self.curl(ONE));
-        // Pasted at once, a request would overtake the agent.
-        println!(
-            "\n  # Rotate it: one command, and a moment later every handshake has the new one"
-        );
+        // When pasted together, a request could be faster than the agent.
+        println!("\n  # Rotate the certificate: the next handshakes use the new one");
         println!(
             "  cp {0}/{ONE}/* {1}/{ONE}/ && sleep 1",
             spare.display(),
@@ -205,17 +202,17 @@ impl Tour<'_> {
             credentials.display()
         );
         println!("  {}", self.curl(FOUR));
-        println!("\n  # What is served, to whom, until when");
+        println!("\n  # Show what is served, its subscribers and its expiry");
         println!(
             "  {} status --admin-socket {}",
             self.agent.display(),
             self.stage.path("admin.sock").display()
         );
-        println!("\n  # What the agent and Envoy say");
+        println!("\n  # Follow the logs of the agent and Envoy");
         println!("  tail -f {}", self.stage.path("sds-agent.log").display());
         println!("  tail -f {}", self.stage.path("envoy.log").display());
         println!(
-            "\nCtrl-C ends it all, and removes {}.",
+            "\nCtrl-C stops everything, and removes {}.",
             self.stage.path("").display()
         );
         Ok(())

@@ -1,17 +1,17 @@
-//! What the tour needs, looked for before anything is downloaded.
+//! Checks the requirements of the tour before anything is downloaded.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::stage::Failure;
 
-/// Megabytes of room for Envoy and the download of it, beside what is compiled already.
+/// Megabytes of disk space for Envoy and its download, in addition to what is already compiled.
 const ROOM: u64 = 250;
 
-/// Finds out all that is missing.
+/// Checks all requirements.
 ///
 /// # Errors
-/// What it is, and how to get it.
+/// Everything that is missing, and how to install it.
 pub(crate) fn check(target: &Path) -> Result<(), Failure> {
     let mut missing = Vec::new();
     let mut remedies = Vec::new();
@@ -51,7 +51,7 @@ pub(crate) fn check(target: &Path) -> Result<(), Failure> {
     ))
 }
 
-/// The megabytes that are free in a folder, if that can be told.
+/// The free megabytes in a folder, if that is known.
 fn room(folder: &Path) -> Option<u64> {
     let room = rustix::fs::statvfs(folder).ok()?;
     Some(room.f_bavail.saturating_mul(room.f_frsize) >> 20)

@@ -1,18 +1,18 @@
-//! Envoy and the agent: got and built below the folder of build products.
+//! Downloads Envoy and builds the agent, below the folder of build products.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::stage::{Failure, Stage};
 
-/// Where the programs are.
+/// The paths of the programs.
 pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
     pub(crate) envoy: PathBuf,
 }
 
 impl Programs {
-    /// Gets what is not there yet; both tell of their progress on the standard error.
+    /// Downloads and builds what is missing. Progress is printed on standard error.
     pub(crate) fn get(stage: &Stage) -> Result<Self, Failure> {
         Ok(Self {
             envoy: get_envoy(stage)?,
@@ -28,13 +28,13 @@ fn get_envoy(stage: &Stage) -> Result<PathBuf, Failure> {
     output(&mut command).map(|path| path.trim().into())
 }
 
-/// The agent that SDS_AGENT_PROGRAM names, or one that is built now.
+/// The agent in SDS_AGENT_PROGRAM, or one that is built now.
 fn get_agent() -> Result<PathBuf, Failure> {
     std::env::var_os("SDS_AGENT_PROGRAM").map_or_else(build_agent, |path| Ok(path.into()))
 }
 
-/// Builds the real agent, with the very features that this program was built with, so that
-/// nothing else is built again. (The test dependencies switch some on.)
+/// Builds the agent with the same features of dependencies as this program, so that nothing else is rebuilt. (The
+/// test dependencies enable some.)
 fn build_agent() -> Result<PathBuf, Failure> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -66,7 +66,7 @@ pub(crate) fn target_dir(stage: &Stage) -> PathBuf {
     target.map_or_else(fallback, Path::to_owned)
 }
 
-/// Runs a program whose standard error the user sees, and returns its standard output.
+/// Runs a program, and returns its standard output. Its standard error is shown to the user.
 pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command

@@ -1,4 +1,4 @@
-//! What the tour leaves nothing of: a temporary folder, and the programs that run.
+//! The temporary folder and the running programs of the tour, which are removed and stopped at its end.
 
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Why the tour can't go on: what, why, and what to do about it.
+/// Why the tour can't continue: what failed, why, and what to do about it.
 pub(crate) struct Failure {
     what: String,
     why: String,
@@ -26,7 +26,7 @@ impl Failure {
         }
     }
 
-    /// Tells it, with the ends of the programs' logs.
+    /// Prints the failure, with the last lines of the programs' logs.
     pub(crate) fn report(&self, stage: Option<&Stage>) -> ExitCode {
         eprintln!(
             "\nquickstart: {}: {}\n  What to do: {}",
@@ -45,7 +45,7 @@ impl Failure {
     }
 }
 
-/// The folder and the programs; gone when dropped, and at Ctrl-C.
+/// The folder and the programs. They are removed and stopped when this is dropped, and at Ctrl-C.
 pub(crate) struct Stage {
     folder: PathBuf,
     /// Shared with the thread that waits for Ctrl-C.
@@ -56,7 +56,7 @@ pub(crate) struct Stage {
 struct Running {
     folder: Mutex<Option<TempDir>>,
     programs: Mutex<Vec<(String, Child)>>,
-    /// Whether the tour is over, so that Ctrl-C is its good end.
+    /// Whether the tour is complete, so that Ctrl-C is a successful end.
     over: Mutex<bool>,
 }
 
@@ -119,7 +119,7 @@ impl Stage {
         programs.iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// Waits until `probe` gives a value; `found` says what there is instead.
+    /// Waits until `probe` returns a value. `found` describes the current state, for the error.
     pub(crate) fn wait_until<T>(
         &self,
         what: &str,
@@ -134,7 +134,7 @@ impl Stage {
             }
             self.check_programs()?;
             if Instant::now() > deadline {
-                let what = format!("waited {} s in vain for {what}", patience.as_secs());
+                let what = format!("waited {} s without success for {what}", patience.as_secs());
                 return Err(Failure::new(
                     what,
                     found(),
@@ -181,8 +181,8 @@ impl Running {
     }
 }
 
-/// A thread that ends everything at SIGINT and SIGTERM. The terminal sends the former to the
-/// programs too, which then end by themselves.
+/// Starts a thread that stops everything on SIGINT and SIGTERM. The terminal also sends SIGINT to the programs,
+/// which then stop by themselves.
 fn end_at_ctrl_c(running: Arc<Running>) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -204,13 +204,13 @@ fn end_at_ctrl_c(running: Arc<Running>) -> Result<(), Failure> {
         });
         running.end();
         let over = *lock(&running.over);
-        // 128 + SIGINT, as a shell would say it of a program that did not get to its end.
+        // 128 + SIGINT, the status that a shell reports for an interrupted program.
         std::process::exit(if over { 0 } else { 130 });
     });
     Ok(())
 }
 
-/// A port of this machine that is free now: `preferred` if it is.
+/// A free port of this machine: `preferred` if that is free.
 pub(crate) fn free_port(preferred: u16) -> Result<u16, Failure> {
     let listener = TcpListener::bind(("127.0.0.1", preferred))
         .or_else(|_| TcpListener::bind(("127.0.0.1", 0)));

@@ -97,7 +97,7 @@ fn the_commands_that_the_tour_suggests_work_when_pasted() {
     }
     let _alone = alone();
     let mut tour = Process::spawn("quickstart", &mut command(&envoy));
-    tour.wait_for_line(&["Ctrl-C ends it all"]);
+    tour.wait_for_line(&["Ctrl-C stops everything"]);
     let lines = tour.lines();
     let starts = ["curl ", "cp ", PROGRAM];
     let pasted: Vec<&str> = lines
