@@ -44,8 +44,8 @@ pub fn parse_flat<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Con
     parse().map_err(|wrong: Wrong| wrong.in_file(path, text))
 }
 
-/// Refuses the first unknown key, and a section with the wrong number of brackets. The first one of `all`
-/// is the top of the file.
+/// Refuses the first unknown key, and a section with the wrong number of brackets. The first section must
+/// be the top of the file.
 pub(super) fn check(all: &[Section], top: &DeTable<'_>) -> Result<(), Wrong> {
     check_keys(all, &all[0], top)?;
     for section in &all[1..] {

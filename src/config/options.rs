@@ -23,8 +23,8 @@ pub type OrOff<T> = Option<T>;
 #[derive(clap::Args, Deserialize, Clone, Debug, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// A folder of credential folders to watch; may be given several times, the first one that has
-    /// a name wins [default: /etc/sds-agent/credentials]
+    /// A root: a folder of credential folders to watch; can be repeated. Of credentials with one name, that
+    /// of the first root is served [default: /etc/sds-agent/credentials]
     #[arg(long, value_name = "DIR", value_parser = PathBufValueParser::new().map(nowhere))]
     pub(super) credentials: Option<Vec<Spanned<FilePath>>>,
 
@@ -38,8 +38,8 @@ pub struct Options {
     #[serde(deserialize_with = "forms::path")]
     pub socket: Option<PathBuf>,
 
-    /// The Unix socket for status, metrics and health, or "off" [default: admin.sock beside the
-    /// socket]
+    /// The Unix socket for status, metrics and health, or "off" [default: admin.sock in the folder of
+    /// the socket]
     #[arg(
         long,
         value_name = "PATH",
@@ -59,12 +59,12 @@ pub struct Options {
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", hide_env_values = true)]
     pub log_level: Option<LogFilter>,
 
-    /// The form of a log line [default: text]
+    /// The format of a log line [default: text]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
-    /// How many days before its end a certificate is warned of at most, and only when less than a quarter
-    /// of its lifetime is left [default: 30]
+    /// A certificate is `expiring` when less than a quarter of its lifetime is left, and at most this many
+    /// days [default: 30]
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
     #[serde(deserialize_with = "forms::number::<_, _, 0, 36_500>")]
     pub warn_days: Option<u32>,

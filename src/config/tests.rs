@@ -72,7 +72,7 @@ fn the_example_has_every_key() {
 }
 
 #[test]
-fn an_unknown_key_names_line_and_nearest() {
+fn an_unknown_key_is_refused_with_its_line_and_the_nearest_key() {
     for (text, expected) in [
         (
             "\nwarm_days = 3",
@@ -104,7 +104,7 @@ fn an_unknown_key_names_line_and_nearest() {
 }
 
 #[test]
-fn a_wrong_value_names_line_and_what_to_write() {
+fn an_invalid_value_is_refused_with_its_line_and_the_expected_form() {
     for (text, expected) in [
         (
             "warn_days = -1",
@@ -196,7 +196,7 @@ fn a_wrong_value_names_line_and_what_to_write() {
 }
 
 #[test]
-fn the_command_line_wins() {
+fn the_command_line_takes_precedence_over_the_file() {
     let overrides = Options {
         credentials: Some(
             ["/b", "/c"]
@@ -312,7 +312,7 @@ fn a_reload_applies_what_a_running_agent_can_change() {
 }
 
 #[test]
-fn a_reload_lists_what_was_changed_and_not_every_root_that_it_affects() {
+fn a_reload_lists_changed_keys_and_only_roots_with_changed_settings() {
     let roots = "[[root]]\npath = '/a'\n[[root]]\npath = '/b'\nwarn_days = 30\nabsent = 'say-so'\n";
     let changes = |old: &str, new: &str| {
         let old = parse(old).unwrap();
@@ -325,6 +325,14 @@ fn a_reload_lists_what_was_changed_and_not_every_root_that_it_affects() {
         assert_eq!(changes(roots, &more(&format!("{top}\n"))), expected);
         assert_eq!(changes(&more(&format!("{top}\n")), roots), expected);
     }
+    // A root that sets only one of the two.
+    assert_eq!(
+        changes(
+            "[[root]]\npath = '/a'\nwarn_days = 30\n",
+            "warn_days = 9\nabsent = 'wait'\n[[root]]\npath = '/a'\nwarn_days = 30\n"
+        ),
+        "changed keys: absent warn_days"
+    );
     let own = roots.replace("30", "31");
     assert_eq!(changes(roots, &own), "root /b changed");
     assert_eq!(

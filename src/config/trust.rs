@@ -1,4 +1,4 @@
-//! What clients have to fulfil beside a certificate of a trust bundle: `[[trust]]` in the file.
+//! `[[trust]]`: further requirements for peers that are verified with a trust bundle.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,22 +20,22 @@ pub struct TrustOptions {
     /// The name of the bundle's credential.
     #[serde(deserialize_with = "forms::name")]
     pub name: String,
-    /// The names of which a peer's certificate must have one. None: any name will do.
+    /// A peer's certificate must have one of these names. If empty, any name is accepted.
     #[serde(default)]
     pub subject_alt_names: Vec<SubjectAltName>,
-    /// Revocation lists are applied to the peer's own certificate alone.
+    /// Whether revocation lists are applied only to the peer's own certificate.
     #[serde(default)]
     pub only_verify_leaf_cert_crl: bool,
-    /// A peer whose certificate has expired is let in all the same.
+    /// Whether a peer whose certificate has expired is accepted.
     #[serde(default)]
     pub allow_expired_certificate: bool,
-    /// How many certificates there may be above the peer's, the bundle's own included, as Envoy counts.
+    /// How many certificates there may be above the peer's, including the one in the bundle, as Envoy counts.
     #[serde(default, deserialize_with = "forms::number::<_, _, 0, 255>")]
     pub max_verify_depth: Option<u32>,
-    /// Hashes of public keys, of which the peer's must be one.
+    /// The peer's public key must have one of these hashes.
     #[serde(default)]
     pub certificate_spki: Vec<KeyHash>,
-    /// Hashes of certificates, of which the peer's must be one.
+    /// The peer's certificate must have one of these hashes.
     #[serde(default)]
     pub certificate_hash: Vec<CertificateHash>,
     /// How strictly the bundle is checked.

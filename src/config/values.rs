@@ -110,7 +110,7 @@ impl FromStr for LogFilter {
     fn from_str(text: &str) -> Result<Self, String> {
         const HELP: &str = "write error, warn, info, debug, trace or off, \
                             or levels by module as in `info,sds_agent::sds=debug`";
-        // `tracing` would take a word that is not a level for the name of a module, and log nothing else.
+        // `tracing` would interpret anything that is not a level as the name of a module, and log nothing else.
         let stray = text.split(',').find(|directive| {
             !directive.contains('=')
                 && directive
@@ -202,16 +202,16 @@ pub fn parse_tcp(text: &str) -> Result<SocketAddr, String> {
     Ok(address)
 }
 
-/// A value, or `word` for none.
+/// A value, or `none` for none.
 pub(super) fn or<T>(
-    word: &str,
+    none: &str,
     text: &str,
     parse: fn(&str) -> Result<T, String>,
 ) -> Result<Option<T>, String> {
-    match text == word {
+    match text == none {
         true => Ok(None),
         false => parse(text)
             .map(Some)
-            .map_err(|error| format!("{error}, or \"{word}\"")),
+            .map_err(|error| format!("{error}, or \"{none}\"")),
     }
 }

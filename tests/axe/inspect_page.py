@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Looks at the page in Chromium, narrow and wide, light and dark, with everything opened.
+"""Inspects the page in Chromium, narrow and wide, light and dark, with everything opened.
 
-    inspect_page.py CHROMIUM AXE_SCRIPT URL              prints what is wrong with it, as JSON
-    inspect_page.py CHROMIUM --screenshot FILE URL       writes a picture of it, as it is
+    inspect_page.py CHROMIUM AXE_SCRIPT URL              prints its problems, as JSON
+    inspect_page.py CHROMIUM --screenshot FILE URL       writes a screenshot of it
 
 The JSON is a list with an object for each view: `width`, `scheme`, `checks` (rules of axe-core that the
-page was found to keep), `violations` and `undecided` (rules that it breaks, or that axe-core could not
-decide on, each with the elements), and `overflow` (elements that reach beyond the window).
+page passed), `violations` and `undecided` (rules that it breaks, or that axe-core could not decide, each
+with the elements), and `overflow` (elements that extend beyond the window).
 """
 
 import fcntl
@@ -18,7 +18,7 @@ import tempfile
 
 WIDTHS = [320, 768, 1280]
 SCHEMES = ["light", "dark"]
-# Seconds that the browser has for one answer.
+# The time limit for a response of the browser, in seconds.
 PATIENCE = 120
 
 OPEN_ALL = """
@@ -37,7 +37,7 @@ OVERFLOW = """
     });
     wide.concat(reaches.map((element) => element.outerHTML.slice(0, 120)))
 """
-# The headings of the table are for screen readers alone where the window is narrow: they are clipped.
+# In a narrow window, the headings of the table are clipped, and only for screen readers.
 
 AXE = """
     axe.run({resultTypes: ["violations", "incomplete", "passes"]}).then((found) => {
@@ -58,7 +58,7 @@ class Browser:
     def __init__(self, chromium, profile):
         here_in, there_out = os.pipe()
         there_in, here_out = os.pipe()
-        # Chromium reads from 3 and writes to 4; what has these numbers now has to be elsewhere first.
+        # Chromium reads from descriptor 3 and writes to 4, so other uses of these numbers must be moved first.
         low = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (there_in, there_out)]
 
         def place():
@@ -79,7 +79,7 @@ class Browser:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self.call("Page.enable")
-        # The page allows no script but its own; axe-core is another one.
+        # The page's policy only allows its own script, and axe-core is another one.
         self.call("Page.setBypassCSP", enabled=True)
 
     def message(self):
@@ -120,7 +120,7 @@ class Browser:
                   mobile=False)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=url)
-        # The page's script has run when all of the page is there.
+        # The page's script has run once the page is complete.
         while self.evaluate("document.readyState") != "complete":
             pass
 
@@ -131,7 +131,7 @@ class Browser:
 
 
 def inspect(browser, axe, url):
-    """What is wrong with the page, in each view."""
+    """The problems of the page, in each view."""
     views = []
     for width in WIDTHS:
         for scheme in SCHEMES:

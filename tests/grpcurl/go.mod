@@ -1,4 +1,4 @@
-// grpcurl, by which docs/scripts.md asks the agent; built once into target/grpcurl/ by
+// grpcurl, for the commands of docs/scripts.md; built once into target/grpcurl/ by
 // tests/setup/grpcurl.py.
 module sds-agent/tests/grpcurl
 

