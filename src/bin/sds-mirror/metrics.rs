@@ -151,7 +151,7 @@ impl Metrics {
         self.lists.get_or_create(&labels(scope)).inc_by(0);
     }
 
-    pub(crate) fn heard(&self, scope: &Scope, when: SystemTime) {
+    pub(crate) fn answered(&self, scope: &Scope, when: SystemTime) {
         let seconds = when.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.sync
             .get_or_create(&labels(scope))

@@ -1,4 +1,4 @@
-//! The command line and the configuration file: the same options in both, the command line wins.
+//! The command line and the configuration file: the same options in both. The command line takes precedence.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_wins_and_paths_of_the_file_start_from_its_folder() {
+    fn the_command_line_takes_precedence_and_paths_of_the_file_start_from_its_folder() {
         let file = parse("output = \"out\"\nnamespace = \"a\"\ngroup = 7\nonce = true").unwrap();
         let cli = from_arguments(&["--namespace", "b,c", "--namespace", "d"]).unwrap();
         let both = cli.or(file);

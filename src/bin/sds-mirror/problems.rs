@@ -135,7 +135,7 @@ impl Problems {
     }
 
     /// The problems of objects that are new since `before`.
-    pub(crate) fn news<'a>(
+    pub(crate) fn new_since<'a>(
         &'a self,
         before: &'a Self,
     ) -> impl Iterator<Item = (&'a Id, &'a Problem)> {

@@ -56,9 +56,9 @@ pub(crate) struct Objects {
 }
 
 /// The known state of a folder's object.
-enum Standing<'a> {
+enum ObjectState<'a> {
     Unknown,
-    There(&'a Wish),
+    Exists(&'a Wish),
     /// An event reported the deletion at this time; or the object is missing from a list, or not chosen.
     Absent(Option<Instant>),
     NotMirrored,
@@ -141,21 +141,27 @@ impl Objects {
         }
     }
 
-    fn standing(&self, id: &Id) -> Standing<'_> {
+    fn state_of(&self, id: &Id) -> ObjectState<'_> {
         match &self.chosen {
-            Chosen::Unknown => return Standing::Unknown,
-            Chosen::All(scopes) if !scopes.contains(&id.scope()) => return Standing::NotMirrored,
-            Chosen::Only { undecided, .. } if undecided.contains(id) => return Standing::Unknown,
-            Chosen::Only { wanted, .. } if !wanted.contains(id) => return Standing::Absent(None),
+            Chosen::Unknown => return ObjectState::Unknown,
+            Chosen::All(scopes) if !scopes.contains(&id.scope()) => {
+                return ObjectState::NotMirrored;
+            }
+            Chosen::Only { undecided, .. } if undecided.contains(id) => {
+                return ObjectState::Unknown;
+            }
+            Chosen::Only { wanted, .. } if !wanted.contains(id) => {
+                return ObjectState::Absent(None);
+            }
             _ => {}
         }
         if let Some(wish) = self.objects.get(id) {
-            return Standing::There(wish);
+            return ObjectState::Exists(wish);
         }
         match self.deleted.get(id) {
-            Some(when) => Standing::Absent(Some(*when)),
-            None if self.listed.contains(&id.scope()) => Standing::Absent(None),
-            None => Standing::Unknown,
+            Some(when) => ObjectState::Absent(Some(*when)),
+            None if self.listed.contains(&id.scope()) => ObjectState::Absent(None),
+            None => ObjectState::Unknown,
         }
     }
 
@@ -231,7 +237,7 @@ pub(crate) enum Keep {
     /// Its namespace is not mirrored.
     NotMirrored,
     /// Its object exists, but is no longer a credential.
-    Unfit,
+    NotACredential,
 }
 
 /// Why an object can't have its folder.
@@ -283,28 +289,28 @@ pub(crate) fn plan(
     let last_deletions = objects.last_deletions();
     for (folder, manifest) in ours(present) {
         let id = manifest.id();
-        let keep = match objects.standing(&id) {
-            Standing::Unknown => continue,
-            Standing::There(wish) => match &wish.folder {
+        let keep = match objects.state_of(&id) {
+            ObjectState::Unknown => continue,
+            ObjectState::Exists(wish) => match &wish.folder {
                 Some(wanted) if wanted == folder => continue,
                 Some(_) => {
                     moved.push((folder, id));
                     continue;
                 }
-                None if wish.uid == manifest.uid => Some(Keep::Unfit),
+                None if wish.uid == manifest.uid => Some(Keep::NotACredential),
                 // It was created again as something that is not a credential.
                 None => manifest.held.then_some(Keep::Held),
             },
-            Standing::NotMirrored => Some(Keep::NotMirrored),
-            Standing::Absent(_) => manifest.held.then_some(Keep::Held),
+            ObjectState::NotMirrored => Some(Keep::NotMirrored),
+            ObjectState::Absent(_) => manifest.held.then_some(Keep::Held),
         };
         if policy.guard.is_off || policy.released.contains(folder) {
             plan.remove.insert(folder.clone());
         } else if let Some(keep) = keep {
             plan.keep.insert(folder.clone(), keep);
         } else {
-            let when = match objects.standing(&id) {
-                Standing::Absent(when) => when,
+            let when = match objects.state_of(&id) {
+                ObjectState::Absent(when) => when,
                 _ => None,
             };
             groups
@@ -321,7 +327,7 @@ pub(crate) fn plan(
         }
     }
     for (group, candidates) in groups {
-        judge(objects, present, policy, now, &group, candidates, &mut plan);
+        decide_removals(objects, present, policy, now, &group, candidates, &mut plan);
     }
     grant(objects, present, &mut plan);
     let taken: BTreeSet<&String> = plan.granted.values().collect();
@@ -336,7 +342,7 @@ pub(crate) fn plan(
 }
 
 /// Decides about the removals of one group, which are counted together.
-fn judge(
+fn decide_removals(
     objects: &Objects,
     present: &BTreeMap<String, Found>,
     policy: &Policy,
@@ -425,7 +431,7 @@ fn rivals(
     let mut rivals: Vec<Id> = claimants.iter().map(|id| (*id).clone()).collect();
     if let Some(Found::Ours(manifest)) = holder {
         let id = manifest.id();
-        let is_absent = matches!(objects.standing(&id), Standing::Absent(_));
+        let is_absent = matches!(objects.state_of(&id), ObjectState::Absent(_));
         let is_free =
             plan.remove.contains(folder) || (is_absent && !plan.keep.contains_key(folder));
         if !rivals.contains(&id) && !is_free {

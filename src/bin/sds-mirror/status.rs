@@ -113,7 +113,7 @@ struct State {
 #[derive(Default)]
 struct ScopeState {
     listed: bool,
-    heard: Option<SystemTime>,
+    answered: Option<SystemTime>,
     failure: Option<String>,
 }
 
@@ -168,11 +168,11 @@ impl Status {
     }
 
     /// Records a successful response for a scope.
-    pub(crate) fn heard(&self, scope: &Scope) {
+    pub(crate) fn answered(&self, scope: &Scope) {
         let now = SystemTime::now();
         if let Some(known) = self.lock().scopes.get_mut(scope) {
-            self.metrics.heard(scope, now);
-            known.heard = Some(now);
+            self.metrics.answered(scope, now);
+            known.answered = Some(now);
             if known.failure.take().is_some() {
                 tracing::info!(
                     namespace = scope.namespace,
@@ -189,9 +189,9 @@ impl Status {
         let Some(scope) = state.scopes.get_mut(scope) else {
             return false;
         };
-        let news = scope.failure.as_deref() != Some(failure);
+        let is_new = scope.failure.as_deref() != Some(failure);
         scope.failure = Some(failure.to_owned());
-        news
+        is_new
     }
 
     /// Records a complete list of a scope.
@@ -357,7 +357,7 @@ impl State {
 impl ScopeState {
     /// The time since the last response of the API server.
     fn age(&self) -> Option<Duration> {
-        self.heard.and_then(|heard| heard.elapsed().ok())
+        self.answered.and_then(|answered| answered.elapsed().ok())
     }
 
     fn waits_for(&self) -> Option<&'static str> {

@@ -41,7 +41,7 @@ impl Mirror {
                     .rejected
                     .insert(id.clone(), super::work::text_of(&rejected));
             }
-            let word = match outcome {
+            let action = match outcome {
                 Ok(Some(Outcome::Made)) => "create",
                 Ok(Some(Outcome::Changed)) => "change",
                 Ok(Some(Outcome::Same)) => {
@@ -52,7 +52,7 @@ impl Mirror {
                 Ok(None) => continue,
                 Err(error) => return Err(format!("folder {folder}: {error}")),
             };
-            lines.insert(folder.clone(), format!("{word}  {folder}  ({id})"));
+            lines.insert(folder.clone(), format!("{action}  {folder}  ({id})"));
         }
         for folder in &plan.remove {
             lines.insert(folder.clone(), format!("remove  {folder}"));

@@ -249,8 +249,8 @@ impl Mirror {
                 rules: Arc::clone(&self.config.rules),
                 wake: Arc::clone(&wake),
             };
-            let (status, heard) = (Arc::clone(&self.status), scope.clone());
-            let client = self.transport.client(move || status.heard(&heard));
+            let (status, answered) = (Arc::clone(&self.status), scope.clone());
+            let client = self.transport.client(move || status.answered(&answered));
             tasks.spawn(source.run(client, events.clone()));
             self.sources.insert(scope, wake);
         }

@@ -19,7 +19,7 @@ impl Mirror {
     pub(super) async fn report(&mut self, plan: &Plan) {
         let problems = self.find_problems(plan);
         if let Some(reports) = &self.reports {
-            for (id, problem) in problems.news(&self.problems) {
+            for (id, problem) in problems.new_since(&self.problems) {
                 let wish = self.objects.wish(id);
                 reports.report(Refusal {
                     id: id.clone(),
@@ -127,7 +127,7 @@ impl Mirror {
                      release {folder}",
                     manifest.id().scope()
                 ),
-                Keep::Unfit => format!(
+                Keep::NotACredential => format!(
                     "it stays unchanged: its object exists, but is no longer a credential; to \
                      remove it: sds-mirror release {folder}"
                 ),
@@ -180,7 +180,7 @@ impl Mirror {
                 let (state, problem) = match keep {
                     Keep::Held => ("held", "its object is gone, and its removal is held back"),
                     Keep::NotMirrored => ("kept", "its namespace is no longer mirrored"),
-                    Keep::Unfit => ("kept", "its object is no longer a credential"),
+                    Keep::NotACredential => ("kept", "its object is no longer a credential"),
                 };
                 all.push(Shown {
                     folder: Some(folder.clone()),

@@ -361,7 +361,7 @@ fn a_secret_that_is_no_longer_a_credential_keeps_its_folder() {
     world.list(&["a", "b", "c"]);
     world.objects.applied(id("n", "a"), wish("u", None));
     let kept = world.settle();
-    assert_eq!(kept.keep, [("a".to_owned(), Keep::Unfit)].into());
+    assert_eq!(kept.keep, [("a".to_owned(), Keep::NotACredential)].into());
     world.objects.applied(id("n", "a"), wish("another", None));
     world.settle();
     assert_eq!(
