@@ -225,7 +225,7 @@ fn the_audit_log_records_deliveries_of_keys_and_refusals() {
 
     let refused = line(&["refused"]);
     assert_eq!(refused["target"], "audit");
-    // JSON has escapes of its own: this is what the client sent.
+    // JSON has its own escapes: this is what the client sent.
     assert_eq!(refused["secret"], "bank\n{}");
     assert_eq!(refused["node"], "edge\n1");
     assert_eq!(refused["uid"], ALICE.0);

@@ -76,7 +76,7 @@ fn confined_reads_follow_no_link_out_of_the_root() {
     for name in out {
         agent.wait_for_line(&[name, "confine"]);
     }
-    // A link that is switched later is followed no more than one that was there.
+    // A link that is switched later is not followed either.
     let folder = bed.root.credential("relative-in");
     symlink(outside.join("key"), folder.join("new")).unwrap();
     fs::rename(folder.join("new"), folder.join("key")).unwrap();

@@ -376,7 +376,7 @@ fn a_rapidly_replaced_tree_is_served_in_its_final_state() {
                 thread::sleep(Duration::from_micros(500));
             }
         });
-        // Another root goes on meanwhile.
+        // Another root is served meanwhile.
         for _ in 0..20 {
             let renewed = bed.ca.server(&["quiet.test"]);
             quiet.write_pair("quiet", &renewed);

@@ -36,7 +36,7 @@ fn the_socket_is_never_wider_than_0660() {
     let bed = Bed::new();
     for _ in 0..30 {
         let mut agent = bed.builder().start_without_waiting();
-        // Looked at without a pause from before it is there.
+        // Polled without a pause, starting before the socket exists.
         let mode = eventually("the socket", || {
             Some(fs::metadata(bed.socket()).ok()?.permissions().mode() & 0o777)
         });

@@ -56,7 +56,7 @@ fn the_lifecycle_of_a_credential_is_counted() {
             format!("sds_agent_deliveries_total{{protocol=\"{protocol}\",kind=\"certificate\"}}");
         assert_eq!(value(&delivered), 1.0);
     }
-    // What was there before it was asked for was not waited for.
+    // A name that existed when it was requested did not wait.
     assert_eq!(value("sds_agent_delivery_delay_seconds_count"), 0.0);
     assert_eq!(value("sds_agent_connections"), 1.0);
 
@@ -261,7 +261,7 @@ fn every_metric_is_documented() {
         .into_iter()
         .filter(|name| name.starts_with("sds_agent_"))
         .collect();
-    // Only once something was rejected is there a series of it.
+    // Its series only exists after a rejection.
     let unseen = BTreeSet::from(["sds_agent_credential_rejections_total".to_owned()]);
     let expected: BTreeSet<_> = own.union(&unseen).cloned().collect();
     let documented: BTreeSet<_> = documented

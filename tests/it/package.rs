@@ -190,7 +190,7 @@ fn the_mirrors_package_can_be_installed_upgraded_and_removed() {
     );
     assert!(!active(), "it has no configuration");
 
-    // No cluster is there, and no network either: it tries again for ever.
+    // There is neither a cluster nor a network, so it retries forever.
     machine.write("etc/sds-mirror/ca.crt", Ca::new("CA").pem());
     machine.write(
         "etc/sds-mirror/sds-mirror.toml",

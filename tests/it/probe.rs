@@ -207,7 +207,7 @@ fn the_certificate_that_envoy_presents_is_compared_with_the_served_one() {
         assert!(shown.contains(part), "no {part}: {shown}");
     }
 
-    // The leaf alone, then the whole chain.
+    // Only the leaf, then the complete chain.
     fs::write(others.root.credential("site").join("cert"), &second.leaf).unwrap();
     fs::write(others.root.credential("site").join("key"), &second.key).unwrap();
     let chain = listener.wait_for("chain_differs");

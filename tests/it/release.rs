@@ -66,7 +66,7 @@ impl Elsewhere {
         let mut owner = Command::new("chown");
         owner.args(["-R", "65532:65532"]);
         run(owner.arg(&credential).arg(root.join("run/sds-agent")));
-        // As in a container, there is a /proc; it goes away with the process.
+        // There is a /proc, as in a container; it is unmounted when the process ends.
         const START: &str = r#"
             mkdir -p "$1/proc"
             mount --bind /proc "$1/proc"
@@ -162,7 +162,7 @@ fn the_images_serve_an_envoy_next_to_them() {
         let config = unpack(&layout, &root);
         assert_eq!(config["User"], "65532:65532");
         assert_eq!(config["Entrypoint"][0], format!("/usr/bin/{name}"));
-        // A volume that is mounted there takes over the owner.
+        // A volume that is mounted there gets the folder's owner.
         let sockets = root.join("run").join(name).metadata().unwrap();
         assert_eq!((sockets.uid(), sockets.gid()), (65532, 65532));
         for file in [

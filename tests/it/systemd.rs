@@ -483,7 +483,7 @@ fn a_user_who_leaves_a_group_loses_its_secrets_on_an_open_stream() {
     let ids = machine.run("id -u envoy; id -g envoy");
     let ids: Vec<u32> = ids.lines().map(|id| id.parse().unwrap()).collect();
     let open = || {
-        // The way into the machine is root's alone: it is taken before the user changes.
+        // Only root can reach the machine's files, so the path is opened before the user changes.
         let folder = fs::File::open(machine.path("run/sds-agent")).unwrap();
         let socket = format!("/proc/self/fd/{}/sds.sock", folder.as_raw_fd());
         Sds::on(connect_as(socket.as_ref(), ids[0], ids[1]).unwrap()).unwrap()

@@ -86,7 +86,7 @@ impl Walk {
         wait_until_served(&self.https().ca(other.pem()));
         assert_refused(&self.https().ca(self.bed.ca.pem()));
 
-        // After the agent has seen it gone: Envoy goes on with what it has.
+        // After the agent has noticed the removal, Envoy continues with what it has.
         let lines = agent.lines().len();
         self.bed.root.remove(CREDENTIAL);
         agent.wait_for_line_after(lines, &["removed", CREDENTIAL]);

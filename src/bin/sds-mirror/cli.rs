@@ -27,7 +27,7 @@ const MAX_ANSWER: u64 = 256 * 1024 * 1024;
 /// Mirrors Secrets of a Kubernetes cluster to credential folders
 ///
 /// Each Secret of type kubernetes.io/tls, or Opaque with cert/key or cacert, becomes a folder below
-/// --output, from which sds-agent serves it to Envoy. The folders stay while the cluster is unreachable.
+/// --output, from which sds-agent serves it to Envoy. The folders stay while the cluster is down.
 #[derive(Parser)]
 #[command(
     name = "sds-mirror",

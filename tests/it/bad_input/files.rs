@@ -110,7 +110,7 @@ fn an_unreadable_file_is_reported_and_the_previous_version_stays() {
     stream.secret();
     let key = bed.root.credential("site").join("key");
     fs::set_permissions(&key, Permissions::from_mode(0o000)).unwrap();
-    // A change of rights alone is none of the content; this is one.
+    // A change of the mode is no change of the content, but this is one.
     bed.root
         .write("site", &[("cert", &bed.ca.server(&["site.test"]).chain)]);
     agent.wait_for_line(&["rejected", "site", key.to_str().unwrap()]);

@@ -84,7 +84,7 @@ fn a_certificate_with_2000_names_is_served_for_each_and_logged_in_short_lines() 
         stream.subscribe(&[host]);
         assert!(stream.secret().is_pair(&identity.chain, &identity.key));
     }
-    // Not even what is wrong with it makes a long line.
+    // Even the line about its problem is short.
     bed.root.write("many", &[("key", "broken")]);
     agent.wait_for_line(&["rejected", "credential=\"many\""]);
     let longest = agent.lines().iter().map(String::len).max().unwrap();

@@ -228,7 +228,7 @@ fn envoy_accepts_every_pair_that_the_agent_serves() {
     let bad = rejected.iter().map(|(name, ..)| *name);
     let hosts: Vec<Host> = names.iter().copied().chain(bad).map(|n| host(&n)).collect();
     let envoy = Envoy::start(&program, &bed.socket(), Protocol::Delta, &hosts);
-    // Envoy takes it; the client of the tests has its own limit for a handshake.
+    // Envoy accepts it, but the tests' client limits the size of a handshake.
     eventually_true("the huge chain at Envoy", || {
         envoy.stat(&format!("sds.{HUGE}.update_success")) > 0
     });

@@ -57,7 +57,7 @@ fn a_root_renamed_away_and_replaced_is_followed() {
         fs::rename(bed.root.path(), &old).unwrap();
         fs::rename(&new, bed.root.path()).unwrap();
         assert_serves(&mut stream, &identity);
-        // And it is the new one that is watched, not the old one.
+        // The new folder is watched, and the old one is not.
         write(&old, "site", &bed.ca.server(&["site.test"]));
         let identity = bed.ca.server(&["site.test"]);
         write(&bed.root.path(), "site", &identity);
@@ -146,7 +146,7 @@ fn of_two_roots_with_a_name_the_first_is_served_and_the_other_logged() {
     let loser = bed.ca.server(&["site.test"]);
     write(&second, "site", &loser);
     stream.0.assert_silent();
-    // With the winner gone, there is no other.
+    // When the first root's folder is removed, no other one has the name.
     bed.root.remove("site");
     assert_serves(&mut stream, &loser);
     // And it is back in its place when it comes again.

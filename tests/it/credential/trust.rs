@@ -116,7 +116,7 @@ fn situations() -> Vec<Situation> {
                 vec![(below.clone(), true), (revoked.clone(), false)],
             )
         },
-        // The check lets the files pass, whatever Envoy makes of them.
+        // The check accepts the files, whether or not Envoy does.
         Situation {
             needs_options: true,
             in_envoy: json!({"only_verify_leaf_cert_crl": true}),

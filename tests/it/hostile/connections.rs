@@ -45,7 +45,7 @@ fn connections_without_a_request_are_closed() {
             is_closed(connection).then_some(())
         });
     }
-    // One that has asked may be silent for as long as it likes.
+    // A connection that has sent a request may be idle without a limit.
     let renewed = bed.pair("site");
     assert!(stream.secret().is_pair(&renewed.chain, &renewed.key));
 }
@@ -95,7 +95,7 @@ fn users_named_in_the_configuration_have_a_reserve() {
         stream.0.recv_or_end().is_ok().then_some(alice)
     });
     assert_serves(&bed, &alice);
-    // One who is not named waits for a place.
+    // A user who is not named in the configuration is refused.
     let mut other = connect_as(&bed.socket(), 63_009, GROUP).unwrap();
     eventually("a refusal", || is_closed(&mut other).then_some(()));
     agent.wait_for_line(&["connection refused", "uid=63009"]);

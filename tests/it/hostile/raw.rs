@@ -29,7 +29,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 /// Lowers the priority of the attackers: the tests are about the agent's cost of an attack, not about that of the
 /// attackers.
 pub(super) fn yield_to_others() {
-    // Of this thread alone, on Linux. A machine that refuses runs the same test, only harder.
+    // On Linux this affects only this thread. If it fails, the test is only harder to pass.
     let _ = rustix::process::nice(10);
 }
 

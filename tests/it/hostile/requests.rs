@@ -131,7 +131,7 @@ fn the_subscriptions_of_one_user_are_bounded_in_total() {
     agent.wait_for_line(&["stream ended", "too many names"]);
     let series = "sds_agent_limit_reached_total{limit=\"client_bytes\"}";
     admin::metric_becomes(&bed.admin(), series, |count| count > 0.0);
-    // What is given back is there again.
+    // A budget that is returned can be used again.
     drop((streams, connection));
     eventually_true("room for a subscription", || {
         let mut stream = bed.client().delta();

@@ -135,7 +135,7 @@ fn send_hostile_requests(bed: &Bed, agent: &Agent) {
         assert_harmless("get", &String::from_utf8_lossy(&got.stdout));
         assert_harmless("get", &String::from_utf8_lossy(&got.stderr));
     }
-    // Kept open: the state is asked for next.
+    // Kept open, because the state is requested next.
     std::mem::forget((sotw, delta));
 }
 

@@ -127,7 +127,7 @@ pub(crate) fn hosts_change_hands(program: &Path) {
     running.assert_serves("api.example.test", &wildcard);
     running.assert_serves("old.test", &exact);
 
-    // Of two exact ones the one that expires last.
+    // Of two exact certificates, the one that expires last is served.
     let longer = ending(bed, &["www.example.test"], 200);
     bed.root.write_pair("longer", &longer);
     running.wait_until_served("www.example.test", &longer);
@@ -230,7 +230,7 @@ fn host_names_that_are_not_utf_8_delay_no_other_host() {
             Answer::Refused
         );
     }
-    // A certificate that changes reaches Envoy as before, and nothing was asked but for these hosts.
+    // A changed certificate reaches Envoy as before, and only these hosts were requested.
     let renewed = write(&running.bed, "site", &["*.example.test"]);
     running.wait_until_served("www.example.test", &renewed);
     let more = asked() - before;

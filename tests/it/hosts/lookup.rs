@@ -110,7 +110,7 @@ fn the_best_certificate_is_served_and_a_change_of_it_is_sent_only_to_its_hosts()
     expect(&mut stream, &[(www, &exact)], &[]);
     stream.0.assert_silent();
 
-    // A second one that expires sooner changes nothing.
+    // A second certificate that expires sooner changes nothing.
     let worse = ending(&bed, &["www.example.test", "*.example.test"], 20);
     bed.root.write_pair("worse", &worse);
     stream.0.assert_silent();

@@ -133,7 +133,7 @@ fn during_a_reload_no_client_gets_what_neither_configuration_allows() {
             reload("second", SECOND);
             let mut stream = two.stream(SECOND);
             stream.subscribe(&["site-1"]);
-            // Until the new root is read, which takes its time on a busy machine, there is nothing.
+            // Until the new root has been read, which takes longer on a busy machine, nothing is served.
             let secret = std::iter::repeat_with(|| stream.changes().secrets.pop())
                 .flatten()
                 .next();

@@ -227,7 +227,7 @@ fn a_root_that_is_missing_at_the_start_is_reported_and_withdraws_nothing() {
         "{shown}"
     );
 
-    // The root is back, with one certificate renewed and one gone.
+    // The root is mounted again, with one certificate renewed and one removed.
     fs::remove_dir_all(away.join("b")).unwrap();
     fs::rename(&away, bed.root.path()).unwrap();
     let renewed = write(&bed, "a", &[&hosts[0].0]);

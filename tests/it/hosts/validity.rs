@@ -117,7 +117,7 @@ fn the_best_certificate_for_a_host_changes_when_one_becomes_valid_or_expires() {
             None => stream.0.assert_silent(),
         }
     }
-    // All have ended: the one that ended last. One that is valid comes.
+    // All have expired: the one that expired last is served, until a valid one is added.
     clock.set("+31d");
     clock.poke(&agent);
     stream.0.assert_silent();

@@ -74,7 +74,7 @@ fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_invalid() {
     let (agent, mut stream) = subscribed(&bed, &["site"]);
     assert_eq!(bytes(next_pair(&mut stream).ocsp_staple), good);
 
-    // One replaced alone is a rotation.
+    // Replacing only one of them is a rotation.
     let newer = staple(&bed.ca, &identity, Status::Good, 8);
     let path = bed.root.credential("site").join("tls.ocsp-staple");
     std::fs::write(&path, &newer).unwrap();
@@ -82,7 +82,7 @@ fn a_staple_is_sent_with_its_pair_and_left_out_when_it_is_invalid() {
     assert_eq!(bytes(pair.ocsp_staple), newer);
     assert_eq!(bytes(pair.certificate_chain), identity.chain.as_bytes());
 
-    // A renewed pair beside the old staple is served at once, without it.
+    // A renewed pair next to the old staple is served immediately, without the staple.
     let renewed = bed.ca.server(&["site.test"]);
     std::fs::remove_file(&path).unwrap();
     assert_eq!(bytes(next_pair(&mut stream).ocsp_staple), Vec::<u8>::new());
@@ -282,7 +282,7 @@ fn ticket_keys_are_rotated_and_the_last_by_name_comes_first() {
     assert_eq!(two.len(), 2);
     assert_eq!(two[1], [1; 80]);
     assert!(two[0].len() == 80 && two[0] != two[1]);
-    // The oldest goes when there would be three.
+    // The oldest key is removed when there would be three.
     assert!(rotate(&folder, "2").status.success());
     let mut latest = keys(next(&mut stream));
     if latest.len() == 3 {

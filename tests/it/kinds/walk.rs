@@ -107,7 +107,7 @@ fn each_kind_is_served_survives_bad_files_recovers_and_is_removed() {
         eventually_true(&format!("the end of {}", case.name), || {
             !get(&bed, case.name, &[]).status.success()
         });
-        // Envoy goes on with what its configuration names.
+        // Envoy continues to use secrets that its configuration names.
         assert_eq!(seen().as_ref(), Some(first), "{}", case.name);
     }
     envoy.assert_no_rejection();

@@ -44,7 +44,7 @@ fn the_mirror_survives_a_cluster_that_crashes_and_loses_its_history() {
     output.wait_for(&["a", "b", "c"]);
     assert_eq!(lists(&socket), 1);
 
-    // It dies, and what is on disk stays; a mirror that starts meanwhile takes nothing away either.
+    // The cluster crashes, and the folders stay; a mirror that starts now removes nothing either.
     cluster.kill_api_server();
     mirror.wait_for_line(&["WARN", "network"]);
     mirror.signal(Signal::TERM);
@@ -113,7 +113,7 @@ fn another_cluster_is_refused(mirror: &mut Mirror, name: &str, output: &Output) 
     assert_eq!(ended.status.code(), Some(2), "{log}");
     assert!(log.contains("folders belong to another cluster"), "{log}");
     assert_eq!(output.names(), ["a", "c", "d"]);
-    // Meant: then its folders are as any others that no Secret is there for.
+    // If the change is allowed, the folders are like any others without a Secret.
     let ended = command.arg("--allow-cluster-change").output().unwrap();
     assert_eq!(ended.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&ended.stderr).contains("held back"));

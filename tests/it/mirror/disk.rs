@@ -77,7 +77,7 @@ fn an_empty_ca_next_to_a_valid_pair_is_left_out_and_a_previous_valid_one_stays()
     namespace.apply(&with("broken"));
     mirror.wait_for_line_after(lines, &["ERROR", "/a: sds-agent would reject it"]);
     assert!(output.holds("a", &all));
-    // A bundle that is taken out of the Secret goes.
+    // A bundle that is removed from the Secret is removed from the folder.
     namespace.kubectl(&["delete", "secret", "a"]);
     namespace.apply(&secret("a", "Opaque", &TLS));
     output.wait_for_content("a", &TLS);
@@ -129,7 +129,7 @@ fn three_hundred_removed_folders_are_restored_with_one_list() {
     output.wait_for_content("one-more", &PAIR);
     eventually_true("all folders again", || output.names().len() == 301);
     mirror.wait_for_line(&["folders are missing or were changed"]);
-    // The check may have come when only some of them were gone.
+    // The check may have run when only some of them had been removed.
     assert!(lists() <= 3.0, "{} lists", lists());
     eventually_true("in step again", || {
         value(&socket, "sds_mirror_not_in_step") == Some(0.0)

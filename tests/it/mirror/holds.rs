@@ -87,7 +87,7 @@ fn each_held_folder_stays_held_whatever_happens_to_others() {
     assert_eq!(output.manifest("f")["held"], true);
     assert_eq!(output.manifest("a")["held"], Value::Null);
 
-    // The operator decides: one, one that is not held, and then all.
+    // The operator releases one folder, one that is not held, and then all.
     let ended = asking(&output, &["release", "f", "a"]);
     assert_eq!(ended.status.code(), Some(1));
     assert!(

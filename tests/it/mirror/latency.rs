@@ -39,7 +39,7 @@ fn latency_from_apply_to_handshake() {
     let mut times: Vec<Duration> = (0..ROUNDS)
         .map(|_| {
             let identity = ca.server(&[HOST]);
-            // From when kubectl has its answer: starting it takes longer than all the rest.
+            // Measured from the response to kubectl, because starting kubectl takes longer than everything else.
             apply(&identity);
             let started = Instant::now();
             while !https.leaf().is_ok_and(|leaf| leaf == identity.der) {

@@ -53,7 +53,7 @@ fn five_thousand_secrets_and_their_changes_are_mirrored() {
     eventually_true("two fewer", || output.names().len() == SECRETS - 1);
     let lines = mirror.lines_with(&["listed"]);
     assert_eq!(lines.len(), 1, "{lines:?}");
-    // A queue that grows with the number of Secrets would show here: their data alone is 5 MB.
+    // A queue that grows with the number of Secrets would be visible here: their data has 5 MB.
     assert!(
         mirror.resident_kib() < 200 * 1024,
         "{} KiB",

@@ -238,7 +238,7 @@ fn a_gateway_selects_exactly_what_its_listeners_refer_to() {
     infra.apply(&gateway(&[("a", None)], &["clients"]));
     output.wait_for(&["a", "clients-cacert"]);
 
-    // Another namespace takes a grant there.
+    // A reference to another namespace requires a grant there.
     infra.apply(&gateway(
         &[("a", None), ("web", Some(&shop.name))],
         &["clients"],
@@ -256,7 +256,7 @@ fn a_gateway_selects_exactly_what_its_listeners_refer_to() {
     }));
     output.wait_for(&["a", "clients-cacert", "web"]);
 
-    // A Gateway that is gone takes nothing along.
+    // Deleting the Gateway removes nothing.
     infra.kubectl(&["delete", "gateway", "public"]);
     mirror.wait_for_line(&["ERROR", "held back"]);
     mirror.wait_for_line(&["ERROR", "the Gateway does not exist"]);

@@ -85,7 +85,7 @@ fn kubeconfig(output: &Output, name: &str, url: &str) -> PathBuf {
 
 fn write(output: &Output, name: &str, config: &Value) -> PathBuf {
     let path = output.beside(name);
-    // YAML takes hostile characters only with escapes.
+    // YAML allows hostile characters only as escapes.
     fs::write(&path, escape_json(&config.to_string())).unwrap();
     path
 }

@@ -122,7 +122,7 @@ fn the_unit_has_low_exposure_and_the_mirror_works_in_it() {
     });
     assert!(ask(&socket, "/readyz").contains("200 OK"));
 
-    // A reload, and one that is refused: it goes on in either case.
+    // The mirror continues after a reload, and after a refused one.
     let pid = property("MainPID");
     for more in ["check_interval = \"30s\"\n", "no_such_key = 1\n"] {
         machine.write("etc/sds-mirror/sds-mirror.toml", &format!("{CONFIG}{more}"));
@@ -136,7 +136,7 @@ fn the_unit_has_low_exposure_and_the_mirror_works_in_it() {
     assert_eq!(property("ActiveState"), "active");
     assert_eq!(property("MainPID"), pid);
     machine.write("etc/sds-mirror/sds-mirror.toml", CONFIG);
-    // root and the unit's user alone may release, and root is known in the unit's user namespace.
+    // Only root and the unit's user may release folders, and root exists in the unit's user namespace.
     let released = machine.run("sds-mirror release --all");
     assert_eq!(released, "no folder is held back\n");
     assert!(machine.run("sds-mirror status || true").contains("n/a"));

@@ -104,7 +104,7 @@ fn walk(protocol: Protocol) {
     wait_until_served(&https.clone().identity(&client));
     assert!(https.get().is_err());
 
-    // While mirror and cluster are away, everything goes on.
+    // While mirror and cluster are stopped, everything is still served.
     drop(mirror);
     for _ in 0..10 {
         let served = https.clone().identity(&client).get().unwrap();

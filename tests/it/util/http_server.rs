@@ -66,14 +66,14 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&str) -> Answer, seen: &Mutex<Ve
             "HTTP/1.1 {status} Said\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
         )
     };
-    // A client that is gone is its own affair.
+    // Errors of a client that has disconnected are ignored.
     let _ = match answer(&path) {
         Answer::Json(status, body) => write!(stream, "{}{body}", head(status)),
         Answer::Text(status, body) => write!(stream, "{}{body}", head(status)),
         Answer::Nothing => write!(stream, "{}", head(200)),
         Answer::Silence => {
             let _ = write!(stream, "{}", head(200));
-            // Until the client goes.
+            // Until the client disconnects.
             lines.next();
             Ok(())
         }

@@ -93,7 +93,7 @@ impl Judge {
         for (name, kind) in batch {
             self.version += 1;
             let line = eventually("a subscription", || self.desk.take(&name));
-            // Envoy takes what it has just rejected when it is sent the same again.
+            // Envoy accepts what it has just rejected if it is sent the same again.
             let known = line.last.clone().filter(|(last, _)| *last == kind);
             if known.is_none() {
                 let response = response(&name, kind.clone(), self.version);

@@ -38,7 +38,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sds-mirror");
 
 /// An etcd and a kube-apiserver.
 pub(crate) struct ControlPlane {
-    // Dropped in this order: the folder goes last.
+    // Dropped in this order: the folder is removed last.
     api_server: Option<Guarded>,
     etcd: Guarded,
     programs: PathBuf,

@@ -84,7 +84,7 @@ impl Sds {
             + 'static,
         F: Future<Output = std::io::Result<TokioIo<UnixStream>>> + Send,
     {
-        // The address is for the :authority header alone.
+        // The address is only for the :authority header.
         let endpoint = Endpoint::from_static("http://localhost")
             // Small, so that a client that does not read is felt by the server soon.
             .initial_stream_window_size(65_535)

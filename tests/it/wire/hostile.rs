@@ -197,7 +197,7 @@ fn closed_streams_leave_nothing_behind() {
         sotw.recv();
         // Gone without an answer, and the other one without having read.
     }
-    // The agent may have opened a few of its own since; each connection that stays would be one.
+    // The agent may have opened a few files since; each remaining connection would be one more.
     eventually_true("the connections' end", || {
         bystander.agent.open_files() < files + 20
     });
