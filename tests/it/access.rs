@@ -60,7 +60,7 @@ impl Guarded {
     }
 
     /// Whether the agent accepts the connection of that peer, which has opened the socket.
-    fn talks_to(&self, who: (u32, u32)) -> bool {
+    fn accepts(&self, who: (u32, u32)) -> bool {
         let mut connection = self.connect(who).unwrap();
         connection.set_read_timeout(Some(BOUND)).unwrap();
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -94,8 +94,8 @@ fn mode_and_group_decide_who_can_open_the_socket() {
     let guarded = Guarded::start(&format!("[listen]\nmode = \"0620\"\ngroup = {}\n", ALICE.1));
     let metadata = fs::metadata(guarded.bed.socket()).unwrap();
     assert_eq!(metadata.permissions().mode() & 0o777, 0o620);
-    assert!(guarded.talks_to(ALICE));
-    assert!(guarded.talks_to((BOB.0, ALICE.1)));
+    assert!(guarded.accepts(ALICE));
+    assert!(guarded.accepts((BOB.0, ALICE.1)));
     let refused = guarded.connect(BOB).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
 }
@@ -109,10 +109,10 @@ fn only_allowed_users_and_groups_may_connect() {
         "[listen]\nmode = \"0666\"\nallow_users = [{}]\nallow_groups = [\"{}\"]\n",
         ALICE.0, BOB.1
     ));
-    assert!(guarded.talks_to((ALICE.0, 1)));
-    assert!(guarded.talks_to((1, BOB.1)));
-    assert!(!guarded.talks_to((BOB.0, ALICE.1)));
-    assert!(!guarded.talks_to((0, 0)), "root is a user like any other");
+    assert!(guarded.accepts((ALICE.0, 1)));
+    assert!(guarded.accepts((1, BOB.1)));
+    assert!(!guarded.accepts((BOB.0, ALICE.1)));
+    assert!(!guarded.accepts((0, 0)), "root is a user like any other");
     guarded
         .agent
         .wait_for_line(&["audit", "refused", &BOB.0.to_string(), "process"]);
@@ -127,8 +127,8 @@ fn user_names_are_resolved_on_this_machine() {
         "[listen]\nmode = \"0666\"\nallow_users = [\"root\", \"no-such-user-here\"]\n",
     );
     guarded.agent.wait_for_line(&["no-such-user-here"]);
-    assert!(guarded.talks_to((0, 0)));
-    assert!(!guarded.talks_to(ALICE));
+    assert!(guarded.accepts((0, 0)));
+    assert!(!guarded.accepts(ALICE));
 }
 
 #[test]
@@ -195,8 +195,8 @@ fn reloaded_rules_apply_to_open_streams() {
         stream.secret();
     }
     guarded.reload(&bob_only);
-    assert!(!guarded.talks_to(ALICE));
-    assert!(guarded.talks_to(BOB));
+    assert!(!guarded.accepts(ALICE));
+    assert!(guarded.accepts(BOB));
 }
 
 #[test]

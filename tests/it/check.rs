@@ -406,7 +406,7 @@ fn missing_read_permission_is_reported_once() {
         }
         let output = as_nobody(&check);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
-        let (shown, said) = (output.stdout, String::from_utf8(output.stderr).unwrap());
+        let (shown, printed) = (output.stdout, String::from_utf8(output.stderr).unwrap());
         let shown = String::from_utf8(shown).unwrap();
         let denials = shown.matches("Permission denied").count();
         assert_eq!(denials, if closed { 1 } else { 3 }, "{shown}");
@@ -416,11 +416,11 @@ fn missing_read_permission_is_reported_once() {
             "{shown}"
         );
         assert_eq!(
-            said.matches("this user may not read everything").count(),
+            printed.matches("this user may not read everything").count(),
             1,
-            "{said}"
+            "{printed}"
         );
-        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(printed.lines().count(), 1, "{printed}");
     }
     // The same for a configuration that this user may not read, and for the sockets.
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
@@ -437,13 +437,13 @@ fn missing_read_permission_is_reported_once() {
     ] {
         let output = as_nobody(arguments);
         assert_ne!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(printed.lines().count(), 1, "{arguments:?}: {printed}");
         for part in [
             "Permission denied",
             "run this with sudo, or as a user who may",
         ] {
-            assert!(said.contains(part), "{arguments:?}: {said}");
+            assert!(printed.contains(part), "{arguments:?}: {printed}");
         }
     }
     // As root there is nothing to say of it.
@@ -511,14 +511,14 @@ fn a_closed_pipe_ends_check_quietly() {
         .spawn()
         .unwrap();
     drop(child.stdout.take());
-    let mut said = String::new();
+    let mut printed = String::new();
     child
         .stderr
         .take()
         .unwrap()
-        .read_to_string(&mut said)
+        .read_to_string(&mut printed)
         .unwrap();
-    assert_eq!(said, "");
+    assert_eq!(printed, "");
     assert_eq!(child.wait().unwrap().code(), Some(2));
 }
 

@@ -285,9 +285,9 @@ fn without_proc_the_agent_reports_it_with_a_remedy() {
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        let said = String::from_utf8_lossy(&output.stderr);
+        let printed = String::from_utf8_lossy(&output.stderr);
         let expected = "/proc is not mounted here, and the agent needs it; mount it with `mount -t proc proc /proc`";
-        assert!(said.contains(expected), "{said}");
+        assert!(printed.contains(expected), "{printed}");
         assert!(!bed.socket().exists());
     }
 }

@@ -74,8 +74,8 @@ fn serve(arguments: &[&str]) -> Output {
 fn a_valid_configuration_is_reported_as_valid() {
     let output = serve(&["--check-config", "--config", EXAMPLE]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.ends_with(&format!("OK: {EXAMPLE}\n")), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.ends_with(&format!("OK: {EXAMPLE}\n")), "{printed}");
     assert!(output.stderr.is_empty(), "{output:?}");
 }
 
@@ -109,13 +109,13 @@ fn an_invalid_configuration_is_refused_with_file_line_and_remedy() {
     ] {
         let (output, file) = check(text);
         assert_eq!(output.status.code(), Some(1), "{text}{output:?}");
-        let said = String::from_utf8_lossy(&output.stderr);
+        let printed = String::from_utf8_lossy(&output.stderr);
         let start = format!("sds-agent: {}:{line}:", file.display());
         assert!(
-            said.starts_with(&start) && said.contains(words),
-            "{text}{said}"
+            printed.starts_with(&start) && printed.contains(words),
+            "{text}{printed}"
         );
-        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(printed.lines().count(), 1, "{printed}");
     }
 }
 
@@ -126,22 +126,22 @@ fn everything_that_serve_would_fail_at_is_reported_together() {
                 [[access]]\nsecrets = [\"*\"]\nusers = [\"no-such-user-2\"]\n";
     let (output, file) = check(text);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stderr);
     for (name, place) in [
         ("user `no-such-user-1`", "allow_users in [listen]"),
         ("user `no-such-user-2`", "users in [[access]]"),
         ("group `no-such-group-1`", "group in [listen]"),
         ("group `no-such-group-2`", "group in [admin]"),
     ] {
-        let mut lines = said.lines().filter(|line| line.contains(name));
+        let mut lines = printed.lines().filter(|line| line.contains(name));
         let line = lines.next().unwrap();
         assert!(
             line.contains(place) && line.contains(file.to_str().unwrap()),
             "{line}"
         );
-        assert_eq!(lines.next(), None, "{said}");
+        assert_eq!(lines.next(), None, "{printed}");
     }
-    assert_eq!(said.lines().count(), 4, "{said}");
+    assert_eq!(printed.lines().count(), 4, "{printed}");
 }
 
 #[test]
@@ -157,11 +157,11 @@ fn a_socket_open_to_everyone_is_warned_of_unless_users_are_listed() {
     ] {
         let (output, _) = check(&text);
         assert_eq!(output.status.code(), Some(0), "{output:?}");
-        let said = String::from_utf8_lossy(&output.stdout);
-        let found = said
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let found = printed
             .lines()
             .filter(|line| line.starts_with("warning: mode 0666"));
-        assert_eq!(found.count(), warnings, "{text}\n{said}");
+        assert_eq!(found.count(), warnings, "{text}\n{printed}");
     }
 }
 
@@ -182,8 +182,11 @@ fn an_old_name_is_warned_of_when_it_is_checked_and_when_it_is_used() {
         configured.file.to_str().unwrap(),
     ]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains(&format!("warning: {warning}")), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        printed.contains(&format!("warning: {warning}")),
+        "{printed}"
+    );
     let agent = configured.start();
     agent.wait_for_line(&["WARN", &warning]);
     configured.reload(&agent, &["WARN", &warning]);
@@ -245,8 +248,8 @@ fn every_command_uses_the_configuration() {
     ] {
         let output = run(&[command, &["--config", config]].concat(), &[]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("did you mean `warn_days`?"), "{said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(printed.contains("did you mean `warn_days`?"), "{printed}");
     }
 }
 
@@ -255,8 +258,8 @@ fn a_path_that_is_not_a_configuration_file_is_refused() {
     for path in ["/nonexistent/a.toml", "/dev/zero", "/", PROGRAM] {
         let output = serve(&["--check-config", "--config", path]);
         assert_eq!(output.status.code(), Some(1), "{path}: {output:?}");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(path), "{said}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(printed.contains(path), "{printed}");
         assert_eq!(serve(&["--config", path]).status.code(), Some(2), "{path}");
     }
 }

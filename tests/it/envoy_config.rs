@@ -41,9 +41,9 @@ fn assert_envoy_takes(envoy: &Path, arguments: &[&str]) {
         .arg(&path)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}\n{yaml}\n{said}");
-    assert!(said.is_empty(), "{arguments:?}: Envoy warns: {said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}\n{yaml}\n{printed}");
+    assert!(printed.is_empty(), "{arguments:?}: Envoy warns: {printed}");
 }
 
 #[test]

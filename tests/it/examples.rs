@@ -92,10 +92,10 @@ fn an_api_server_accepts_the_sidecar_and_refuses_an_invalid_one() {
         command.arg(&file).output().unwrap()
     };
     let taken = apply(SIDECAR);
-    let said = String::from_utf8_lossy(&taken.stdout).into_owned();
+    let printed = String::from_utf8_lossy(&taken.stdout).into_owned();
     assert!(taken.status.success(), "{taken:?}");
     for object in ["configmap/envoy", "deployment.apps/envoy", "service/envoy"] {
-        assert!(said.contains(&format!("{object} created")), "{said}");
+        assert!(printed.contains(&format!("{object} created")), "{printed}");
     }
     for (right, wrong) in [
         ("readOnlyRootFilesystem", "readOnlyRootFileSystem"),

@@ -440,7 +440,7 @@ fn two_thousand_simultaneous_connections_are_served_and_cleaned_up() {
     }
     let renewed = bed.pair("site");
     arrives(&mut stream, &renewed);
-    arrives(&mut subscribed_without_look(&bed), &renewed);
+    arrives(&mut subscribed_client(&bed), &renewed);
     drop(crowd);
     eventually_true("the connections' end", || agent.open_files() <= files + 2);
 }
@@ -458,7 +458,7 @@ fn idle_files(agent: &Agent) -> usize {
     agent.open_files()
 }
 
-fn subscribed_without_look(bed: &Bed) -> Delta {
+fn subscribed_client(bed: &Bed) -> Delta {
     let mut stream = bed.client().delta();
     stream.subscribe(&["site"]);
     stream

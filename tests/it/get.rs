@@ -84,8 +84,8 @@ fn an_unknown_name_exits_with_1_and_a_missing_agent_with_2() {
     let _agent = bed.ready_agent();
     let output = get(&bed, &["no\nsuch"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("no secret `no\\nsuch`"), "{told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("no secret `no\\nsuch`"), "{message}");
     assert!(output.stdout.is_empty());
 }
 
@@ -99,6 +99,6 @@ fn a_socket_that_does_not_speak_sds_is_reported() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains(bed.admin().to_str().unwrap()), "{told}");
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains(bed.admin().to_str().unwrap()), "{message}");
 }

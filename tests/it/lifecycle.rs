@@ -150,8 +150,8 @@ fn a_wrong_command_line_is_reported_with_exit_code_2() {
     for arguments in [&["serve", "--credential", "/x"][..], &["sevre"], &[]] {
         let output = Command::new(PROGRAM).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(told.contains("Usage"), "{told}");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(printed.contains("Usage"), "{printed}");
     }
 }
 

@@ -71,8 +71,8 @@ fn readiness_reload_and_stop_are_notified_in_order() {
     agent.signal(Signal::HUP);
     let reloading = manager.message();
     assert_eq!(reloading["RELOADING"], "1");
-    let told: i128 = reloading["MONOTONIC_USEC"].parse().unwrap();
-    assert!((before..=monotonic_usec()).contains(&told));
+    let time: i128 = reloading["MONOTONIC_USEC"].parse().unwrap();
+    assert!((before..=monotonic_usec()).contains(&time));
     assert_eq!(manager.message()["READY"], "1");
 
     agent.signal(Signal::TERM);

@@ -61,8 +61,8 @@ fn dump(chromium: &Path, bed: &Bed, url: &str) -> String {
     command.arg(format!("--user-data-dir={}", profile.path().display()));
     let output = command.arg(url).output().unwrap();
     assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let complaints: Vec<_> = said
+    let printed = String::from_utf8_lossy(&output.stderr);
+    let complaints: Vec<_> = printed
         .lines()
         .filter(|line| line.contains("CONSOLE"))
         .collect();

@@ -328,8 +328,8 @@ fn a_client_certificate_is_presented_on_request() {
     ] {
         let output = probe(&listener.bed, &[&[&*listener.target], arguments].concat());
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!said.contains("PRIVATE KEY"), "{said}");
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert!(!printed.contains("PRIVATE KEY"), "{printed}");
     }
 }
 
@@ -463,8 +463,11 @@ fn the_reason_of_a_failed_handshake_is_reported() {
         let (code, json) = json(&bed, &[target, "--name", "www.test", "--timeout", "1"]);
         let probe = &json["probes"][0];
         assert_eq!((code, &probe["verdict"]), (1, &"failed".into()), "{json:#}");
-        let said = format!("{} {}", probe["why"], probe["remedy"]);
-        assert!(said.contains(why) || target.contains("invalid"), "{said}");
+        let message = format!("{} {}", probe["why"], probe["remedy"]);
+        assert!(
+            message.contains(why) || target.contains("invalid"),
+            "{message}"
+        );
         assert_eq!(probe["served"]["credential"], "www");
     }
     drop(keep);
@@ -473,7 +476,7 @@ fn the_reason_of_a_failed_handshake_is_reported() {
 #[test]
 fn impossible_targets_are_errors_with_a_remedy() {
     let bed = Bed::new();
-    for (arguments, said) in [
+    for (arguments, expected) in [
         (&["localhost"][..], "HOST:PORT"),
         (&["::1:443"], "brackets"),
         (&["https://localhost:443"], "URL"),
@@ -489,7 +492,7 @@ fn impossible_targets_are_errors_with_a_remedy() {
         let output = probe(&bed, arguments);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
-        assert!(error.contains(said), "{arguments:?}: {error}");
+        assert!(error.contains(expected), "{arguments:?}: {error}");
     }
     // Without a certificate there is nothing to ask for.
     let _agent = bed.ready_agent();

@@ -57,7 +57,7 @@ const STORY: [&str; 5] = [
 ];
 
 /// A line of the story, whatever port was free.
-fn is_told(lines: &[String], due: &str) -> bool {
+fn is_printed(lines: &[String], due: &str) -> bool {
     let (before, after) = due.split_once(":8443").unwrap_or((due, ""));
     lines
         .iter()
@@ -81,7 +81,7 @@ fn with_once_the_tour_ends_by_itself() {
     assert_eq!(tour.wait().code(), Some(0));
     let lines = tour.lines();
     for due in STORY {
-        assert!(is_told(&lines, due), "no line with {due:?}: {lines:#?}");
+        assert!(is_printed(&lines, due), "no line with {due:?}: {lines:#?}");
     }
     assert_gone(&lines);
 }
@@ -118,9 +118,9 @@ fn the_commands_that_the_tour_suggests_work_when_pasted() {
         // A busy machine may take longer than the second that the tour gives it.
         eventually_true(&format!("{due} of {line}"), || {
             let output = Command::new("bash").args(["-c", line]).output().unwrap();
-            let said = String::from_utf8(output.stdout).unwrap();
+            let printed = String::from_utf8(output.stdout).unwrap();
             // OpenSSL 3.0 and later ones write it with and without spaces.
-            output.status.success() && said.replace(" = ", "=").contains(due)
+            output.status.success() && printed.replace(" = ", "=").contains(due)
         });
     }
     tour.signal(Signal::INT);

@@ -100,7 +100,7 @@ fn a_thousand_rotations(way: Way) {
 fn assert_generation(generation: usize, due: &Identity, served: &Served) {
     assert!(
         served.is_pair(&due.chain, &due.key),
-        "generation {generation} was due:\n{}\nand there came:\n{served:?}",
+        "expected generation {generation}:\n{}\ngot:\n{served:?}",
         due.chain
     );
 }

@@ -85,10 +85,10 @@ fn without_the_option_a_python_channel_is_reset() {
     assert!(block("python").contains(option));
     let script = block("python").replace(option, "");
     let output = python(&packages, &bed, &script).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && said.contains("RST_STREAM"),
-        "{said}"
+        !output.status.success() && message.contains("RST_STREAM"),
+        "{message}"
     );
 }
 

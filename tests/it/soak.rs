@@ -41,7 +41,7 @@ struct Model {
 }
 
 #[derive(Clone, Debug)]
-enum Deed {
+enum Action {
     /// A credential is rotated by its tool.
     Rotate { credential: usize },
     /// The tool is interrupted after a part of its steps, and runs again.
@@ -62,20 +62,20 @@ enum Deed {
     Crash,
 }
 
-fn deeds() -> impl Strategy<Value = Deed> {
+fn actions() -> impl Strategy<Value = Action> {
     let credential = 0..CREDENTIALS;
     prop_oneof![
-        20 => credential.clone().prop_map(|credential| Deed::Rotate { credential }),
+        20 => credential.clone().prop_map(|credential| Action::Rotate { credential }),
         8 => (credential.clone(), 0..20_usize)
-            .prop_map(|(credential, part)| Deed::Interrupt { credential, part }),
-        4 => credential.clone().prop_map(|credential| Deed::Break { credential }),
+            .prop_map(|(credential, part)| Action::Interrupt { credential, part }),
+        4 => credential.clone().prop_map(|credential| Action::Break { credential }),
         4 => (credential, any::<bool>())
-            .prop_map(|(credential, long)| Deed::Remove { credential, long }),
-        2 => (1..200_usize).prop_map(|connections| Deed::Crowd { connections }),
-        1 => Just(Deed::Noise),
-        1 => Just(Deed::Reload),
-        1 => Just(Deed::Stop),
-        1 => Just(Deed::Crash),
+            .prop_map(|(credential, long)| Action::Remove { credential, long }),
+        2 => (1..200_usize).prop_map(|connections| Action::Crowd { connections }),
+        1 => Just(Action::Noise),
+        1 => Just(Action::Reload),
+        1 => Just(Action::Stop),
+        1 => Just(Action::Crash),
     ]
 }
 
@@ -131,17 +131,17 @@ impl Soak {
         self.agent.as_ref().unwrap().resident_kib()
     }
 
-    fn perform(&mut self, deed: &Deed) {
-        match *deed {
-            Deed::Rotate { credential } => self.rotate(credential),
-            Deed::Interrupt { credential, part } => {
+    fn perform(&mut self, action: &Action) {
+        match *action {
+            Action::Rotate { credential } => self.rotate(credential),
+            Action::Interrupt { credential, part } => {
                 let pair = self.next(credential);
                 let (root, name) = (&self.bed.root, name(credential));
                 let steps = tool(credential).steps(root, &name, self.generation, &pair);
                 steps.into_iter().take(part).for_each(|step| step());
                 self.rotate(credential);
             }
-            Deed::Break { credential } => {
+            Action::Break { credential } => {
                 self.rotate(credential);
                 let keys = fs::read_dir(self.credential(credential)).unwrap().flatten();
                 let keys = keys.filter(|file| file.file_name().to_string_lossy().contains("key"));
@@ -151,23 +151,23 @@ impl Soak {
                 });
                 self.remove(credential, false);
             }
-            Deed::Remove { credential, long } => {
+            Action::Remove { credential, long } => {
                 if self.credential(credential).exists() {
                     self.remove(credential, long);
                 } else {
                     self.rotate(credential);
                 }
             }
-            Deed::Crowd { connections } => self.crowd(connections),
-            Deed::Noise => self.noise(),
-            Deed::Reload => self.agent.as_ref().unwrap().signal(Signal::HUP),
-            Deed::Stop => {
+            Action::Crowd { connections } => self.crowd(connections),
+            Action::Noise => self.noise(),
+            Action::Reload => self.agent.as_ref().unwrap().signal(Signal::HUP),
+            Action::Stop => {
                 let agent = self.agent.as_ref().unwrap();
                 agent.signal(Signal::STOP);
                 thread::sleep(Duration::from_millis(200));
                 agent.signal(Signal::CONT);
             }
-            Deed::Crash => {
+            Action::Crash => {
                 self.agent.take().unwrap().kill();
                 self.agent = Some(self.bed.agent());
             }
@@ -313,8 +313,8 @@ fn every_subscriber_ends_up_with_what_is_on_disk() {
     let until = Instant::now() + Duration::from_secs(seconds);
     let mut done = 0;
     while Instant::now() < until {
-        let deed = deeds().new_tree(&mut runner).unwrap().current();
-        soak.perform(&deed);
+        let action = actions().new_tree(&mut runner).unwrap().current();
+        soak.perform(&action);
         done += 1;
     }
 
@@ -343,5 +343,5 @@ fn every_subscriber_ends_up_with_what_is_on_disk() {
     }
     let grown = soak.resident_kib().saturating_sub(memory);
     assert!(grown < 128 * 1024, "the agent has grown by {grown} KiB");
-    eprintln!("soak: {done} deeds in {seconds} s, {grown} KiB grown");
+    eprintln!("soak: {done} actions in {seconds} s, {grown} KiB grown");
 }

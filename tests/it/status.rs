@@ -338,11 +338,11 @@ fn a_missing_agent_is_reported_with_exit_code_2() {
     let bed = Bed::new();
     let output = run(&bed.admin(), &[]);
     assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains(bed.admin().to_str().unwrap()), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(printed.contains(bed.admin().to_str().unwrap()), "{printed}");
     assert!(
-        told.contains("shows whether the agent is running"),
-        "{told}"
+        printed.contains("shows whether the agent is running"),
+        "{printed}"
     );
 
     bed.pair("site");
@@ -353,8 +353,8 @@ fn a_missing_agent_is_reported_with_exit_code_2() {
     agent.kill();
     let output = run(&bed.admin(), &["--watch"]);
     assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains("the agent has ended"), "{told}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(printed.contains("the agent has ended"), "{printed}");
 }
 
 #[test]

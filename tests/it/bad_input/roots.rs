@@ -18,7 +18,7 @@ fn assert_serves(stream: &mut Delta, identity: &Identity) {
     let served = stream.secret();
     assert!(
         served.is_pair(&identity.chain, &identity.key),
-        "{:?} was due: {served:?}",
+        "expected {:?}: {served:?}",
         identity.chain
     );
 }

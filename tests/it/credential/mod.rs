@@ -82,14 +82,14 @@ fn no_message_contains_a_line_of_a_file() {
             Ok(credential) => credential.warnings().cloned().collect(),
             Err(problems) => problems,
         };
-        let said: String = problems
+        let text: String = problems
             .iter()
             .map(|problem| format!("{problem} {problem:?}"))
             .collect();
         for (_, bytes) in &files {
             for line in String::from_utf8_lossy(bytes).lines() {
                 let secret = line.len() > 20 && !line.contains("-----");
-                assert!(!secret || !said.contains(line), "{name}: {said}");
+                assert!(!secret || !text.contains(line), "{name}: {text}");
             }
         }
     }

@@ -138,16 +138,16 @@ fn judge(envoy: &Path, folder: &Path, contexts: Vec<Value>) -> Result<(), String
         .arg(&config)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.success() {
         return Ok(());
     }
     let about_files = ["Failed to", "is empty", "OCSP"];
     assert!(
-        about_files.iter().any(|words| said.contains(words)),
-        "{said}"
+        about_files.iter().any(|words| printed.contains(words)),
+        "{printed}"
     );
-    Err(said)
+    Err(printed)
 }
 
 const LISTENER: &str = "type.googleapis.com/envoy.extensions.filters.listener";

@@ -56,8 +56,8 @@ fn heal(name: &str, folder: &Path) -> Credential {
         };
         let command = command(problem).unwrap_or_else(|| panic!("{name}: no command: {problem}"));
         let output = Command::new("sh").args(["-ec", command]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{name}: {command}: {said}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {command}: {message}");
     }
     panic!(
         "{name}: still bad: {:?}",

@@ -29,7 +29,7 @@ fn next(stream: &mut Delta) -> Kind {
     let response = stream.recv();
     stream.ack(&response);
     let [resource] = &response.resources[..] else {
-        panic!("one secret was due: {response:?}");
+        panic!("expected one secret: {response:?}");
     };
     let any = resource.resource.as_ref().unwrap();
     Secret::decode(&*any.value).unwrap().r#type.unwrap()
@@ -39,7 +39,7 @@ fn next(stream: &mut Delta) -> Kind {
 fn next_pair(stream: &mut Delta) -> TlsCertificate {
     match next(stream) {
         Kind::TlsCertificate(pair) => pair,
-        other => panic!("a pair was due: {other:?}"),
+        other => panic!("expected a pair: {other:?}"),
     }
 }
 
@@ -157,8 +157,8 @@ fn problems_of_a_staple_are_reported_and_envoy_accepts_a_valid_one() {
             credential.pair.part.is_some() && credential.staple.part.is_none(),
             "{name}"
         );
-        let said = credential.staple.problems[0].to_string();
-        assert!(said.contains(word), "{name}: {said}");
+        let problem = credential.staple.problems[0].to_string();
+        assert!(problem.contains(word), "{name}: {problem}");
     }
     let credential = crate::credential::judged(&folder(&good));
     assert!(credential.staple.part.is_some(), "{:?}", credential.staple);
@@ -238,13 +238,13 @@ fn a_must_staple_certificate_is_rejected_with_the_reason_unless_it_has_a_valid_s
         files.extend(staple.map(|staple| ("tls.ocsp-staple".to_owned(), staple)));
         crate::credential::judged(&files)
     };
-    let said = |staple| {
+    let problem = |staple| {
         let credential = folder(staple);
         assert!(credential.pair.part.is_none());
         credential.pair.problems[0].to_string()
     };
-    assert!(said(None).contains("there is none"));
-    let broken = said(Some(b"x".to_vec()));
+    assert!(problem(None).contains("there is none"));
+    let broken = problem(Some(b"x".to_vec()));
     assert!(
         broken.contains("the one beside it can't be used"),
         "{broken}"
@@ -273,7 +273,7 @@ fn ticket_keys_are_rotated_and_the_last_by_name_comes_first() {
             .into_iter()
             .map(|key| bytes(Some(key)))
             .collect::<Vec<_>>(),
-        other => panic!("ticket keys were due: {other:?}"),
+        other => panic!("expected ticket keys: {other:?}"),
     };
     assert_eq!(keys(next(&mut stream)), [vec![1; 80]]);
     let output = rotate(&folder, "2");
@@ -332,7 +332,7 @@ fn a_generic_secret_is_served_without_its_line_end() {
     let (agent, mut stream) = subscribed(&bed, &["token"]);
     let value = |kind: Kind| match kind {
         Kind::GenericSecret(secret) => bytes(secret.secret),
-        other => panic!("a generic secret was due: {other:?}"),
+        other => panic!("expected a generic secret: {other:?}"),
     };
     assert_eq!(value(next(&mut stream)), b"Bearer one");
     let path = bed.root.credential("token").join("secret");
@@ -385,11 +385,11 @@ fn the_files_of_these_kinds_can_be_anywhere() {
         Kind::SessionTicketKeys(keys) => {
             keys.keys.into_iter().map(|key| bytes(Some(key))).collect()
         }
-        other => panic!("ticket keys were due: {other:?}"),
+        other => panic!("expected ticket keys: {other:?}"),
     };
     let value = |stream: &mut Delta| match next(stream) {
         Kind::GenericSecret(secret) => bytes(secret.secret),
-        other => panic!("a generic secret was due: {other:?}"),
+        other => panic!("expected a generic secret: {other:?}"),
     };
     let sent: Vec<Vec<u8>> = keys(&mut tickets);
     assert_eq!(sent, [vec![1; 80], vec![2; 80]], "the first one encrypts");

@@ -72,8 +72,8 @@ fn await_key(envoys: &[Envoy], folder: &Path) {
     let name = std::fs::read(newest).unwrap()[..16].to_vec();
     for envoy in envoys {
         eventually_true("a ticket of the newest key", || {
-            let said = s_client(envoy.port(), HOST, &["-tls1_2"]);
-            ticket_key_name(&said).as_ref() == Some(&name)
+            let printed = s_client(envoy.port(), HOST, &["-tls1_2"]);
+            ticket_key_name(&printed).as_ref() == Some(&name)
         });
     }
 }

@@ -186,8 +186,8 @@ fn stapled(bed: &Bed) -> Case {
         words: "no valid OCSP response",
         expected,
         seen: |envoy, _| {
-            let said = s_client(envoy.port(), "stapled.test", &["-status"]);
-            line(&said, "Next Update: ")
+            let printed = s_client(envoy.port(), "stapled.test", &["-status"]);
+            line(&printed, "Next Update: ")
         },
         hidden: lines(&identity),
     }

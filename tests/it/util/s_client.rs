@@ -22,13 +22,13 @@ pub(crate) fn s_client(port: u16, host: &str, options: &[&str]) -> String {
     // It may have ended already.
     let _ = client.stdin.take().unwrap().write_all(request.as_bytes());
     let output = client.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    String::from_utf8_lossy(&said).into_owned()
+    let printed = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&printed).into_owned()
 }
 
 /// The name of the key that encrypted the session ticket: its first 16 bytes.
-pub(crate) fn ticket_key_name(said: &str) -> Option<Vec<u8>> {
-    let (_, dump) = said.split_once("TLS session ticket:")?;
+pub(crate) fn ticket_key_name(printed: &str) -> Option<Vec<u8>> {
+    let (_, dump) = printed.split_once("TLS session ticket:")?;
     let line = dump.lines().nth(1)?;
     let (_, bytes) = line.split_once(" - ")?;
     let bytes = bytes.get(..47)?.replace('-', " ");

@@ -248,7 +248,7 @@ impl<Q, R: std::fmt::Debug> Stream<Q, R> {
     pub(crate) fn recv(&mut self) -> R {
         match self.next(BOUND) {
             Some(Ok(response)) => response,
-            Some(Err(status)) => panic!("a response was due, and the stream ended: {status:?}"),
+            Some(Err(status)) => panic!("expected a response, but the stream ended: {status:?}"),
             None => panic!("no response within {BOUND:?}"),
         }
     }
@@ -273,7 +273,7 @@ impl<Q, R: std::fmt::Debug> Stream<Q, R> {
     #[track_caller]
     pub(crate) fn assert_silent(&mut self) {
         let next = self.next(QUIET);
-        assert!(next.is_none(), "nothing was due, and there came {next:#?}");
+        assert!(next.is_none(), "unexpected: {next:#?}");
     }
 
     /// A response or the end of the stream, if there is one within `bound`.
@@ -456,7 +456,10 @@ impl Delta {
     #[track_caller]
     pub(crate) fn removed(&mut self) -> Vec<String> {
         let changes = self.changes();
-        assert!(changes.secrets.is_empty(), "no secret was due: {changes:?}");
+        assert!(
+            changes.secrets.is_empty(),
+            "unexpected secrets: {changes:?}"
+        );
         changes.removed
     }
 
@@ -602,6 +605,6 @@ fn rejection(words: &str) -> Rejection {
 
 #[track_caller]
 fn one(mut secrets: Vec<Served>) -> Served {
-    assert_eq!(secrets.len(), 1, "one secret was due: {secrets:?}");
+    assert_eq!(secrets.len(), 1, "expected one secret: {secrets:?}");
     secrets.remove(0)
 }
