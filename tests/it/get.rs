@@ -1,25 +1,15 @@
 //! `sds-agent get` prints what Envoy would receive.
 
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::util::agent::PROGRAM;
 use crate::util::{Bed, Identity};
 
-fn get(bed: &Bed, arguments: &[&str]) -> Output {
-    Command::new(PROGRAM)
-        .arg("get")
-        .arg("--socket")
-        .arg(bed.socket())
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
 #[track_caller]
 fn stdout(bed: &Bed, arguments: &[&str]) -> String {
-    let output = get(bed, arguments);
+    let output = bed.get(arguments);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -79,10 +69,10 @@ fn a_bundle_is_printed_under_its_own_name() {
 #[test]
 fn an_unknown_name_exits_with_1_and_a_missing_agent_with_2() {
     let bed = Bed::new();
-    let output = get(&bed, &["site"]);
+    let output = bed.get(&["site"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let _agent = bed.ready_agent();
-    let output = get(&bed, &["no\nsuch"]);
+    let output = bed.get(&["no\nsuch"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains("no secret `no\\nsuch`"), "{message}");

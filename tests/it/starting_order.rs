@@ -18,14 +18,7 @@ fn an_envoy_that_starts_first_is_served_once_the_agent_starts() {
             envoy.stat("cluster.sds_agent.upstream_cx_connect_fail") > 1
         });
         let _agent = bed.agent();
-        let both_up = Instant::now();
-        let https = envoy.https("site.test").ca(bed.ca.pem());
-        eventually_true("a handshake", || https.get().is_ok());
-        eprintln!(
-            "{protocol:?}: served {:?} after both were up",
-            both_up.elapsed()
-        );
-        envoy.assert_no_rejection();
+        assert_serves(&bed, &envoy, protocol);
     }
 }
 
@@ -40,13 +33,19 @@ fn an_agent_that_starts_first_serves_an_envoy_that_starts_later() {
         let _agent = bed.agent();
         let hosts = [Host::new("site.test", "site")];
         let envoy = Envoy::start(&program, &bed.socket(), protocol, &hosts);
-        let both_up = Instant::now();
-        let https = envoy.https("site.test").ca(bed.ca.pem());
-        eventually_true("a handshake", || https.get().is_ok());
-        eprintln!(
-            "{protocol:?}: served {:?} after both were up",
-            both_up.elapsed()
-        );
-        envoy.assert_no_rejection();
+        assert_serves(&bed, &envoy, protocol);
     }
+}
+
+/// Waits until Envoy serves the pair, and prints how long that took.
+#[track_caller]
+fn assert_serves(bed: &Bed, envoy: &Envoy, protocol: Protocol) {
+    let both_up = Instant::now();
+    let https = envoy.https("site.test").ca(bed.ca.pem());
+    eventually_true("a handshake", || https.get().is_ok());
+    eprintln!(
+        "{protocol:?}: served {:?} after both were up",
+        both_up.elapsed()
+    );
+    envoy.assert_no_rejection();
 }

@@ -1,22 +1,9 @@
 //! The credential that is served for a host, in the log, in `status` and in `get`.
 
-use std::process::{Command, Output};
-
 use serde_json::Value;
 
 use super::write;
-use crate::util::agent::PROGRAM;
 use crate::util::{Bed, admin};
-
-fn get(bed: &Bed, arguments: &[&str]) -> Output {
-    Command::new(PROGRAM)
-        .arg("get")
-        .arg("--socket")
-        .arg(bed.socket())
-        .args(arguments)
-        .output()
-        .unwrap()
-}
 
 #[test]
 fn the_log_names_the_credential_that_was_served_for_a_host() {
@@ -54,7 +41,7 @@ fn get_prints_the_credential_that_is_served_for_a_host() {
     let _agent = bed.ready_agent();
     let host = "www.example.test";
 
-    let output = get(&bed, &[host]);
+    let output = bed.get(&[host]);
     assert!(output.status.success(), "{output:?}");
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(shown.contains(&site.chain), "{shown}");
@@ -63,7 +50,7 @@ fn get_prints_the_credential_that_is_served_for_a_host() {
         "{shown}"
     );
 
-    let output = get(&bed, &[host, "--output", "json"]);
+    let output = bed.get(&[host, "--output", "json"]);
     let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&shown["name"], &shown["credential"]),
@@ -71,10 +58,10 @@ fn get_prints_the_credential_that_is_served_for_a_host() {
     );
 
     // Under its own name there is nothing to add.
-    let output = get(&bed, &["site"]);
+    let output = bed.get(&["site"]);
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(shown.starts_with("# site: "), "{shown}");
-    let output = get(&bed, &["site", "--output", "json"]);
+    let output = bed.get(&["site", "--output", "json"]);
     let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(shown["credential"], "site");
 }

@@ -1,11 +1,12 @@
 //! The setup of most tests: a root of credential folders, a socket, and an agent.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
 use super::admin;
-use super::agent::{Agent, Builder, socket_folder};
+use super::agent::{Agent, Builder, PROGRAM, socket_folder};
 use super::folders::Root;
 use super::pki::{Ca, Identity};
 use super::sds::Sds;
@@ -87,7 +88,18 @@ impl Bed {
         Sds::connect(&self.socket())
     }
 
-    /// A folder of the test's own, next to the socket.
+    /// Runs `sds-agent get` with the agent's socket.
+    pub(crate) fn get(&self, arguments: &[&str]) -> Output {
+        Command::new(PROGRAM)
+            .arg("get")
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    /// A folder for the test's own files, next to the socket.
     pub(crate) fn scratch(&self, name: &str) -> PathBuf {
         self.sockets.path().join(name)
     }
