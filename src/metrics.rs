@@ -13,7 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::problem::Reason;
 
-/// From what a local disk or a woken stream takes to what somebody would call an outage, in seconds.
+/// Bucket bounds in seconds, from a read of a local disk to an outage.
 const BUCKETS: [f64; 15] = [
     0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
@@ -285,7 +285,7 @@ impl Metrics {
         );
         registry.register(
             "credential_removals",
-            "Times that a credential folder was gone for good",
+            "Times that a credential folder was removed",
             self.removals.clone(),
         );
         registry.register_with_unit(

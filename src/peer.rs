@@ -23,13 +23,13 @@ use crate::text::{cut, quote};
 pub const REFRESH: Duration = Duration::from_secs(30);
 /// How long an answer of the user database is used for new connections.
 const CACHE_FOR: Duration = Duration::from_secs(30);
-/// How long a database that didn't answer is left alone.
+/// How long a database that did not answer is not queried.
 const FAILURE_FOR: Duration = Duration::from_secs(5);
-/// Users remembered at once, besides those who are connected; a machine has few that may open the socket.
+/// Users in the cache, besides those who are connected; a machine has few that may open the socket.
 const CACHED_USERS: usize = 256;
 /// How long a user database on the network may keep a connection waiting.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
-/// Lookups at once.
+/// Concurrent lookups.
 const LOOKUP_THREADS: usize = 4;
 /// Bytes of a process's name that are kept; the kernel's own limit is 15 today.
 const PROCESS_NAME: usize = 64;

@@ -1,4 +1,4 @@
-//! Work that may block, on a few threads of its own. Work that waits for a thread costs nothing but
+//! Blocking work on a few separate threads. Work that waits for a thread costs nothing but
 //! its future, and is gone when that is dropped.
 //!
 //! Not for the threads of [`tokio::task::spawn_blocking`]: they read the files, and what clients ask for

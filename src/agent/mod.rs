@@ -21,7 +21,7 @@ use self::reading::{Found, Owner, Reader};
 use self::reads::{Done, Reads};
 use crate::config::Config;
 use crate::fdstore::{self, Keeper};
-use crate::files::read::FileId;
+use crate::files::read::RootFolder;
 use crate::files::watch::{Settings, State, Watch};
 use crate::inventory::{Changes, Inventory, Now};
 use crate::metrics::Metrics;
@@ -53,8 +53,8 @@ pub struct Agent {
     reads: Reads,
     /// How each root is read with the current configuration, for the roots that were read.
     readers: HashMap<Arc<Path>, Arc<Reader>>,
-    /// Which folder each root was when it was last listed, if there was one.
-    folders: HashMap<Arc<Path>, Option<FileId>>,
+    /// Which folder each root was when it was last listed. Unknown after a read that found another one.
+    folders: HashMap<Arc<Path>, RootFolder>,
     problems: log::Once,
     /// None until the stored versions are restored.
     keeper: Option<Keeper>,
@@ -343,29 +343,38 @@ impl Agent {
             _ if epoch != self.epoch => due.push((owner.clone(), noticed)),
             (Owner::Root(path), Some(Found::Root(listing))) => {
                 self.problems.listed(path, &listing, &self.metrics);
-                let folder = listing.folder;
-                let before = self.folders.insert(path.clone(), folder);
-                let new = self.inventory.listed(path, listing, now, noticed);
-                let read = match before.is_none_or(|before| before == folder) {
-                    true => new,
-                    false => self.inventory.keys(path),
-                };
+                let is_other = self.is_other(path, listing.folder);
+                let mut read = self.inventory.listed(path, listing, now, noticed);
+                if is_other {
+                    read = self.inventory.keys(path);
+                }
                 due.extend(read.into_iter().map(|key| (Owner::Folder(key), noticed)));
             }
             (Owner::Folder(key), Some(Found::Folder(read, root))) => {
-                let listed = self.folders.get(&key.root);
-                if listed.is_none_or(|listed| *listed == root) {
-                    self.inventory.observe(key, read, now, noticed);
-                } else {
-                    // Another folder has taken the root's place.
-                    due.push((Owner::Root(key.root.clone()), noticed));
-                    due.push((owner.clone(), noticed));
+                let listed = self.folders.get_mut(&key.root);
+                match listed.filter(|listed| !listed.agrees(root)) {
+                    None => self.inventory.observe(key, read, now, noticed),
+                    Some(listed) => {
+                        // All of its folders are read again when it has been listed.
+                        *listed = RootFolder::Unknown;
+                        due.push((Owner::Root(key.root.clone()), noticed));
+                    }
                 }
             }
             _ => {}
         }
         due.extend(again.map(|noticed| (owner, noticed)));
         due
+    }
+
+    /// Keeps that the root at `path` was listed as `folder`. Returns whether folders may have been read in
+    /// another one.
+    fn is_other(&mut self, path: &Arc<Path>, folder: RootFolder) -> bool {
+        if folder == RootFolder::Unknown {
+            return false;
+        }
+        let before = self.folders.insert(path.clone(), folder);
+        before.is_some_and(|before| before != folder)
     }
 
     fn tick(&mut self) {

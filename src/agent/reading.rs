@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::config::{Layout, Limits, Root};
 use crate::credential::{self, Credential};
-use crate::files::read::{self, Arm, FileId, Files, Reading, Route, Source, Stamps};
+use crate::files::read::{self, Arm, Files, Reading, RootFolder, Route, Source, Stamps};
 use crate::files::roots::{self, Listing};
 use crate::files::watch::Watch;
 use crate::inventory::{self, Key};
@@ -24,8 +24,8 @@ pub(crate) enum Owner {
 /// What a read found.
 pub(crate) enum Found {
     Root(Listing),
-    /// A credential, in this folder of its root.
-    Folder(inventory::Read, Option<FileId>),
+    /// A credential in this root.
+    Folder(inventory::Read, RootFolder),
 }
 
 /// What a read needs to know.
@@ -82,7 +82,7 @@ impl Reader {
                 credentials: names.collect(),
                 problems: Vec::new(),
                 stamps: Stamps::default(),
-                folder: None,
+                folder: RootFolder::Unknown,
             };
         }
         let options = roots::Options {

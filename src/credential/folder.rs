@@ -100,7 +100,7 @@ mod tests {
             files: files(names),
             problems: unreadable.map(problem).into_iter().collect(),
             stamps: Default::default(),
-            root: None,
+            root: Default::default(),
         };
         from_reading(root, folder, reading, SystemTime::now())
             .map_err(|problems| problems.iter().map(Problem::reason).collect())

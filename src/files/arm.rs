@@ -16,6 +16,35 @@ pub struct FileId {
     pub inode: u64,
 }
 
+/// Which folder a root is, as a read or a listing found it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RootFolder {
+    /// This one.
+    Found(FileId),
+    /// None.
+    Absent,
+    /// It could not be found out, or does not matter.
+    #[default]
+    Unknown,
+}
+
+impl RootFolder {
+    /// That of the `folder` that a walk went through. Where that is none, something may be `present` that
+    /// could not be reached.
+    pub(super) fn of(folder: Option<FileId>, present: bool) -> Self {
+        match (folder, present) {
+            (Some(folder), _) => Self::Found(folder),
+            (None, true) => Self::Unknown,
+            (None, false) => Self::Absent,
+        }
+    }
+
+    /// Whether it may be the same one.
+    pub fn agrees(self, other: Self) -> bool {
+        self == other || self == Self::Unknown || other == Self::Unknown
+    }
+}
+
 /// A folder that a walk holds open.
 #[derive(Clone, Copy, Debug)]
 pub struct Dir<'a> {

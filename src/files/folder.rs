@@ -58,8 +58,10 @@ fn find_folder(
     let Some(root) = confine.or(route.map(Route::root)) else {
         return walk.find(path);
     };
-    let found = match route.filter(|route| route.root() == root) {
-        Some(route) => route.walk(),
+    let route = route.filter(|route| route.root() == root);
+    let found = match route.and_then(Route::folder) {
+        Some(folder) => Ok(Found::Folder(folder)),
+        // What a read fails at is watched for that read.
         None => walk.find(root),
     };
     let Ok(Found::Folder(folder)) = found else {

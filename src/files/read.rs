@@ -9,7 +9,7 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-pub use super::arm::{Arm, Dir, FileId, Interest, Seen, Unwatched};
+pub use super::arm::{Arm, Dir, FileId, Interest, RootFolder, Seen, Unwatched};
 use super::flat;
 use super::folder::{NoFolder, list, open_folder, problem};
 use super::ownership::Owner;
@@ -21,7 +21,7 @@ use crate::config::Limits;
 use crate::problem::{Problem, Reason};
 use crate::rights::Rights;
 
-/// The link that the kubelet, and whoever writes folders as it does, switches when all is in place.
+/// The link that kubelet, and programs that write in the same way, switch when all files are in place.
 const DATA: &str = "..data";
 
 /// How often a read starts again when the files change under it. The kubelet changes them once a
@@ -118,8 +118,8 @@ pub struct Reading {
     pub problems: Vec<Problem>,
     /// The state of every file and folder that was examined: equal stamps mean that nothing changed.
     pub stamps: Stamps,
-    /// The folder of the root that it was read in, by [`Options::route`] or [`Options::confine`], if there is one.
-    pub root: Option<FileId>,
+    /// The root that it was read in, by [`Options::route`] or [`Options::confine`].
+    pub root: RootFolder,
 }
 
 /// Reads the files of a credential once. Where their folder has a link `..data`, that is what leads to
@@ -182,7 +182,7 @@ impl<'a> Read<'a> {
             present,
             files: self.files,
             problems: self.problems,
-            root: self.walk.root,
+            root: RootFolder::of(self.walk.root, present),
             stamps: self.walk.stamps.finish(),
         }
     }

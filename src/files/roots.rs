@@ -10,13 +10,13 @@ use rustix::io::Errno;
 
 use super::flat::{self, Member};
 use super::folder::{NoFolder, list as entries, open_folder, problem};
-use super::read::{Arm, FileId, Interest, Stamps};
+use super::read::{Arm, Interest, RootFolder, Stamps};
 use super::resolve::{Entry, Failure, Folder, Found, Walk};
 use crate::name::{is_foreign, servable};
 use crate::problem::{Problem, Reason};
 use crate::text;
 
-/// Problems that a listing tells of: whoever has more has one problem, not many.
+/// The maximum number of problems that a listing reports.
 const MAX_PROBLEMS: usize = 64;
 
 /// Names that are shown of the files that the layout of a root leaves out.
@@ -39,8 +39,8 @@ pub struct Listing {
     pub problems: Vec<Problem>,
     /// What the results of later calls of `stat` are compared with.
     pub stamps: Stamps,
-    /// The folder that was listed, if there is one.
-    pub folder: Option<FileId>,
+    /// The folder that was listed.
+    pub folder: RootFolder,
 }
 
 /// How a root is listed.
@@ -103,7 +103,7 @@ pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
         complete: list.complete,
         credentials: list.credentials.into_iter().collect(),
         problems: list.problems,
-        folder,
+        folder: RootFolder::of(folder, present),
         stamps: list.walk.stamps.finish(),
     }
 }

@@ -7,13 +7,13 @@ use std::rc::Rc;
 use rustix::fs::stat;
 
 use super::arm::{FileId, Unwatched};
-use super::resolve::{Failure, Folder, Found, Walk};
+use super::resolve::{Folder, Found, Walk};
 
 /// The way to a root, for the consecutive reads of one thread.
 ///
-/// The folders on the way are not watched for these reads, but for the listing of the root. Each read tells
-/// [which folder](super::read::Reading::root) the root was, so that it can be repeated when the listing found
-/// another one.
+/// Where it leads to a folder, those on the way are not watched for these reads, but for the listing of the
+/// root. Each read tells [which folder](super::read::Reading::root) the root was, so that it can be repeated when
+/// the listing found another one.
 ///
 /// It keeps the root open, and a file system with an open folder can't be unmounted: drop it unless another
 /// read follows at once.
@@ -36,19 +36,17 @@ impl Route {
         &self.root
     }
 
-    /// Finds the root.
-    pub(super) fn walk(&self) -> Result<Found, Failure> {
+    /// The folder of the root, if the way leads to one.
+    pub(super) fn folder(&self) -> Option<Rc<Folder>> {
         let mut known = self.found.borrow_mut();
-        if let Some(root) = &*known
-            && stat(&self.root).is_ok_and(|stat| FileId::of(&stat) == root.id())
-        {
-            return Ok(Found::Folder(Rc::clone(root)));
+        let is_there =
+            |root: &Rc<Folder>| stat(&self.root).is_ok_and(|stat| FileId::of(&stat) == root.id());
+        if !known.as_ref().is_some_and(is_there) {
+            *known = match Walk::new(&mut Unwatched).find(&self.root) {
+                Ok(Found::Folder(root)) => Some(root),
+                _ => None,
+            };
         }
-        let found = Walk::new(&mut Unwatched).find(&self.root);
-        *known = match &found {
-            Ok(Found::Folder(root)) => Some(Rc::clone(root)),
-            _ => None,
-        };
-        found
+        known.clone()
     }
 }

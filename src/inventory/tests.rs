@@ -30,7 +30,7 @@ impl Bench {
             credentials: folders.iter().map(|name| (*name).to_owned()).collect(),
             problems: Vec::new(),
             stamps: Default::default(),
-            folder: None,
+            folder: Default::default(),
         };
         let new = self
             .inventory

@@ -17,8 +17,7 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::ListenConfig;
 use super::error::{ListenError, system};
 
-/// Connections that may wait to be accepted: a whole fleet of Envoys that comes back at once. The
-/// kernel caps it at `net.core.somaxconn`.
+/// Pending connections: all Envoys may reconnect at once. The kernel limits it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// How long another agent may hold the lock; it needs a millisecond.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
@@ -177,7 +176,7 @@ impl<'a> Lock<'a> {
 }
 
 impl Drop for Lock<'_> {
-    /// Removes the file while it is locked: whoever waits for it finds that it has gone.
+    /// Removes the file while it is locked: a process that waits for the lock finds it removed.
     fn drop(&mut self) {
         // One that stays does no harm.
         let _ = rfs::unlinkat(self.folder, &self.name, AtFlags::empty());

@@ -12,16 +12,16 @@ use crate::config::Account;
 pub enum ListenError {
     /// A running process listens there.
     #[error(
-        "another process listens on {}: stop that one first, or give this agent a socket of its own",
+        "another process listens on {}: stop that one first, or give this agent another socket",
         .0.display()
     )]
     Live(PathBuf),
-    /// Something else than a socket has the path; it is not touched.
-    #[error("{} exists and is not a socket: move it away, or name another path", .0.display())]
+    /// The path is not that of a socket; what is there is not touched.
+    #[error("{} exists and is not a socket: move it away, or use another path", .0.display())]
     NotASocket(PathBuf),
     /// The folder of the path does not exist.
     #[error(
-        "{} can't be made, because the folder {} does not exist: make it with `install -d -m 0755 {}`",
+        "{} can't be created, because the folder {} does not exist: create it with `install -d -m 0755 {}`",
         path.display(), folder.display(), folder.display()
     )]
     NoFolder {
@@ -32,7 +32,7 @@ pub enum ListenError {
     },
     /// This machine does not have the socket's group.
     #[error(
-        "there is no group `{0}` for the socket: make it with `groupadd -r {0}`, or name another one"
+        "there is no group `{0}` for the socket: create it with `groupadd -r {0}`, or use another one"
     )]
     NoGroup(Account),
     /// The path is not one that a socket can have.

@@ -242,7 +242,7 @@ impl World {
             credentials: folders.map(|name| (*name).to_owned()).collect(),
             problems: Vec::new(),
             stamps: Default::default(),
-            folder: None,
+            folder: Default::default(),
         };
         // A root that is away shows nothing of folders that this process has not seen.
         let known = self.inventory.keys(&Self::root());

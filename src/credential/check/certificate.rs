@@ -56,7 +56,10 @@ fn parsed(block: &Block) -> Option<Result<Certificate<'_>, Flaw>> {
     });
     Some(certificate.ok_or_else(|| {
         Flaw::new(
-            format!("the block in line {} is no valid certificate", block.line),
+            format!(
+                "the block in line {} is not a valid certificate",
+                block.line
+            ),
             "write it again; openssl x509 -in FILE -noout -text shows what it is",
         )
     }))

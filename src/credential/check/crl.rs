@@ -34,7 +34,7 @@ pub(super) fn lists<'a>(file: &'a Item, findings: &mut Findings<'_>) -> Option<V
                 Reason::BadCrl,
                 &file.name,
                 format!(
-                    "the block in line {} is no valid revocation list",
+                    "the block in line {} is not a valid revocation list",
                     block.line
                 ),
                 "fetch it again; openssl crl -in FILE -noout -text shows what it is",
@@ -134,7 +134,7 @@ impl List<'_> {
             || own.any(|extension| extension.critical || extension.id == DISTRIBUTION_POINT)
     }
 
-    /// Whether one of `others`, which come before it, is heeded in its place.
+    /// Whether one of `others`, which come before it, is used in its place.
     fn rival(&self, others: &[List<'_>]) -> Option<Flaw> {
         let mut rivals = others.iter().filter(|other| {
             other.parsed.issuer == self.parsed.issuer
@@ -142,8 +142,8 @@ impl List<'_> {
                 && other.der != self.der
         });
         rivals.next().map(|_| {
-            let what = "is the second one: Envoy heeds the first alone, and would let in whom this one revokes";
-            Flaw::new(what, "leave the newer one alone")
+            let what = "is the second one: Envoy only uses the first, and would admit clients that this one revokes";
+            Flaw::new(what, "keep only the newer one")
         })
     }
 

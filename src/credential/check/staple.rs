@@ -74,7 +74,7 @@ fn unusable_flaw(unusable: Unusable, file: &Item) -> Flaw {
             "fetch it from the CA's OCSP responder again, as DER",
         ),
         Unusable::Broken if file.bytes.is_empty() => Flaw::new("it is empty", RENEW),
-        Unusable::Broken => Flaw::new("it is no valid OCSP response", RENEW),
+        Unusable::Broken => Flaw::new("it is not a valid OCSP response", RENEW),
         Unusable::NoAnswer => Flaw::new("it holds an error of the OCSP responder", RENEW),
         Unusable::NotOne => Flaw::new(
             "it is not about exactly one certificate, so Envoy does not take it",

@@ -666,7 +666,7 @@ proptest! {
             for _ in 0..2 {
                 let (sharing, root, also_announced) = read(Some(&route));
                 prop_assert!(sharing == alone, "{change}");
-                prop_assert_eq!(root, folder.as_ref().map(FileId::of));
+                prop_assert_eq!(root, RootFolder::of(folder.as_ref().map(FileId::of), false));
                 // Those on the way are left to the listing of the root.
                 prop_assert!(announced.ends_with(&also_announced), "{also_announced:?}");
             }

@@ -1,4 +1,4 @@
-//! When an owner's files are to be read: at once, or once whoever writes them is done.
+//! When an owner's files are read: immediately, or once the writer is done.
 
 use std::time::{Duration, Instant};
 

@@ -15,7 +15,7 @@ use crate::files::read::{Options, read};
 mod model;
 mod tools;
 
-/// No word within this time is a word lost.
+/// A change that is not reported within this time is lost.
 const LOST: Duration = Duration::from_secs(20);
 
 /// What is not told within this time is not going to be.
@@ -83,14 +83,17 @@ impl Follower {
         }
     }
 
-    /// Follows until nothing more is told.
+    /// Follows until nothing more is reported.
     fn settle(&mut self) {
         while self.step(SILENCE) {}
     }
 
-    /// Nothing is told.
+    /// Nothing is reported.
     fn assert_idle(&mut self) {
-        assert!(!self.step(SILENCE), "a word about nothing");
+        assert!(
+            !self.step(SILENCE),
+            "a change was reported, and there was none"
+        );
     }
 }
 
@@ -179,7 +182,7 @@ fn a_folder_renamed_away_and_replaced_is_seen_at_every_height() {
         fs::rename(dir.path().join(next), dir.path().join(place)).unwrap();
         follower.until(&B);
         follower.settle();
-        // The one that went is nobody's business any more.
+        // The one that was replaced is not watched any more.
         fs::write(dir.path().join(old).join(rest).join("tls.key"), "x").unwrap();
         follower.assert_idle();
         fs::write(folder.join("tls.key"), "key c").unwrap();

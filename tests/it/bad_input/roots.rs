@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::util::folders::write_files;
 use crate::util::sds::Delta;
+use crate::util::wait::eventually_within;
 use crate::util::{Bed, Identity};
 
 fn write(root: &Path, name: &str, identity: &Identity) {
@@ -90,6 +92,42 @@ fn a_root_that_is_a_switched_link_is_followed() {
         assert_serves(&mut stream, &identity);
     }
     stream.0.assert_silent();
+}
+
+#[test]
+fn a_root_switched_without_a_pause_is_served_from_where_it_leads_in_the_end() {
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    /// The check of everything each minute must not be what finds it.
+    const BEFORE_THE_CHECK: Duration = Duration::from_secs(30);
+    let bed = Bed::new();
+    let (root, temporary) = (bed.scratch("root"), bed.scratch("root.new"));
+    let sides = ["left", "right"].map(|side| {
+        let folder = bed.root.beside(side);
+        let identities = NAMES.map(|name| {
+            let identity = bed.ca.server(&["site.test"]);
+            write(&folder, name, &identity);
+            identity
+        });
+        (folder, identities)
+    });
+    symlink(&sides[0].0, &root).unwrap();
+    let _agent = bed.builder().credentials(&root).start();
+    for round in 1..=20 {
+        // An odd number of switches.
+        for switch in 0..round * 10 + 1 {
+            symlink(&sides[(round + switch) % 2].0, &temporary).unwrap();
+            fs::rename(&temporary, &root).unwrap();
+        }
+        let (_, identities) = &sides[round % 2];
+        for (name, identity) in NAMES.iter().zip(identities) {
+            eventually_within(BEFORE_THE_CHECK, name, || {
+                let mut stream = bed.client().delta();
+                stream.subscribe(&[name]);
+                let served = stream.secret();
+                served.is_pair(&identity.chain, &identity.key).then_some(())
+            });
+        }
+    }
 }
 
 #[test]
