@@ -120,7 +120,7 @@ fn certificates(registry: &mut Registry, report: &Report) {
     );
     registry.register(
         "nacked_streams",
-        "Streams whose client refused what it was sent last",
+        "Streams whose client rejected what it was sent last",
         nacked,
     );
 }

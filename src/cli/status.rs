@@ -25,13 +25,13 @@ Examples:
       sds-agent status --expires-within 14d
   As a plugin for Nagios, Icinga and the like
       sds-agent status --fail --output line
-  Secrets that an Envoy refused, with its error message
+  Secrets that an Envoy rejected, with its error message
       sds-agent status --output json |
           jq -r '.credentials[].secrets[] | .name as $name |
               .subscribers[] | select(.answer == \"nack\") |
               \"\\($name) \\(.node): \\(.error)\"'
 
-States: rejected (the present files can't be used, the certificate is not valid yet, or an Envoy refused \
+States: rejected (the present files can't be used, the certificate is not valid yet, or an Envoy rejected \
 it; the previous version is served where there is one), expired, expiring, ok, skipped (not served, on \
 purpose).
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use self::credential::Subscribers;
 pub(crate) use self::credential::text;
 pub use self::probe::{Probe, Verdict};
-pub use self::subscriber::{Answer, Subscriber};
+pub use self::subscriber::{Answer, Standing, Subscriber};
 pub use self::time::Time;
 
 /// What is known of the credentials and of the roots that they are in. Holds no key material.

@@ -27,6 +27,8 @@ pub struct Subscriber {
     pub since: Time,
     /// The name that it requested: that of the secret, or of a host that the certificate covers.
     pub requested: String,
+    /// What the client has of the secret.
+    pub standing: Standing,
     /// Whether the client has the version that is served now.
     pub current: bool,
     /// The version that the client has: the one that it was sent last, or reported when it connected.
@@ -39,6 +41,20 @@ pub struct Subscriber {
     pub answered: Option<Time>,
     /// The client's error message, where it refused it.
     pub error: Option<String>,
+}
+
+/// What a client has of the secret that it is subscribed to. The order is that of urgency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It rejected the version that it was sent last.
+    Rejected,
+    /// It has not been sent any version.
+    NothingSent,
+    /// It has another version than the one that is served.
+    Outdated,
+    /// It has the version that is served.
+    UpToDate,
 }
 
 /// A client's answer to what it was sent last.
@@ -57,6 +73,13 @@ impl Subscriber {
     /// The stream `account`, which requested `secret` as `name` and was sent `delivery`.
     pub(crate) fn of(account: &Account, name: &str, delivery: Delivery, secret: &Secret) -> Self {
         let peer = account.peer();
+        let is_current = delivery.version.as_ref() == Some(secret.version());
+        let standing = match (&delivery.answer, &delivery.version) {
+            (ledger::Answer::Nack(..), _) => Standing::Rejected,
+            (_, None) => Standing::NothingSent,
+            (_, Some(_)) if is_current => Standing::UpToDate,
+            (_, Some(_)) => Standing::Outdated,
+        };
         let (answer, answered, error) = match delivery.answer {
             ledger::Answer::None => (Answer::None, None, None),
             ledger::Answer::Ack(at) => (Answer::Ack, Some(at), None),
@@ -72,12 +95,33 @@ impl Subscriber {
             process: peer.process.as_deref().map(str::to_owned),
             since: account.since().into(),
             requested: name.to_owned(),
-            current: answer != Answer::Nack && delivery.version.as_ref() == Some(secret.version()),
+            standing,
+            current: standing == Standing::UpToDate,
             version: delivery.version.as_deref().map(str::to_owned),
             sent: delivery.sent.map(Into::into),
             answer,
             answered: answered.map(Into::into),
             error,
+        }
+    }
+}
+
+impl Standing {
+    /// All of them, the most urgent first.
+    pub const ALL: [Self; 4] = [
+        Self::Rejected,
+        Self::NothingSent,
+        Self::Outdated,
+        Self::UpToDate,
+    ];
+
+    /// The same in words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::NothingSent => "nothing sent",
+            Self::Outdated => "outdated",
+            Self::UpToDate => "up to date",
         }
     }
 }

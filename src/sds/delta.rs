@@ -1,13 +1,14 @@
 //! Delta: each response has only what changed, and the names that don't exist.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::SystemTime;
 
 use tonic::Status;
 
 use super::message;
 use super::session::{
-    ClientState, Effect, InFlight, Named, Response, Session, Subscription, Subscriptions, View,
-    check_count, check_type_url,
+    Answer, ClientState, Delivery, Effect, InFlight, Named, Refused, Response, Session,
+    Subscription, Subscriptions, View, check_count, check_type_url,
 };
 use crate::config::Absent;
 use crate::inventory::{Found, Lookup};
@@ -91,7 +92,7 @@ impl Delta {
     /// After a client rejects the kind of a secret, the name is reported as nonexistent: otherwise Envoy would
     /// keep the handshakes of a host waiting for which it got a bundle.
     fn note_refusals(&mut self, effect: Option<&Effect>, names: &mut Subscriptions) {
-        let Some(Effect::Nack(refused, _)) = effect else {
+        let Some(Effect::Nack(refused, reason)) = effect else {
             return;
         };
         for name in refused {
@@ -99,7 +100,13 @@ impl Delta {
                 continue;
             };
             if Host::parse(plain(name)).is_some() && known.kind == Some(Kind::TrustBundle) {
-                known.refused = known.kind;
+                let answer = Answer::Nack(SystemTime::now(), reason.as_str().into());
+                let delivery = Delivery {
+                    answer,
+                    ..known.delivery()
+                };
+                let kind = Kind::TrustBundle;
+                known.refused = Some(Box::new(Refused { kind, delivery }));
                 self.due.insert(name.clone());
             }
         }
@@ -115,7 +122,7 @@ enum News {
 /// What to send to a client with this subscription.
 fn news(known: &mut Subscription, name: &str, view: &impl View) -> Option<News> {
     let absent = match known.lookup(name, view)? {
-        Lookup::Found(found) if known.refused == Some(found.secret.kind()) => Absent::SaySo,
+        Lookup::Found(found) if known.refuses(found.secret.kind()) => Absent::SaySo,
         Lookup::Found(found) => {
             if known.keeps_its_own(&found, view.now()) {
                 return None;
@@ -497,8 +504,8 @@ mod tests {
             fn is_unread(&self, _: &str) -> bool {
                 false
             }
-            fn now(&self) -> std::time::SystemTime {
-                std::time::SystemTime::UNIX_EPOCH
+            fn now(&self) -> SystemTime {
+                SystemTime::UNIX_EPOCH
             }
         }
         let mut client = Client::new();
@@ -560,8 +567,8 @@ mod tests {
             fn is_unread(&self, _: &str) -> bool {
                 false
             }
-            fn now(&self) -> std::time::SystemTime {
-                std::time::SystemTime::now()
+            fn now(&self) -> SystemTime {
+                SystemTime::now()
             }
         }
         let mut client = Client::new();
@@ -593,8 +600,8 @@ mod tests {
             fn is_unread(&self, _: &str) -> bool {
                 false
             }
-            fn now(&self) -> std::time::SystemTime {
-                std::time::SystemTime::UNIX_EPOCH
+            fn now(&self) -> SystemTime {
+                SystemTime::UNIX_EPOCH
             }
         }
         let mut client = Client::new();

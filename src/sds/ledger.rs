@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
-pub use super::session::Answer;
-use super::session::{ClientState, Named, Subscription, Subscriptions};
+pub use super::session::{Answer, Delivery};
+use super::session::{Named, Subscription, Subscriptions};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::proto::core::Node;
@@ -42,17 +42,6 @@ pub enum Protocol {
     Delta,
     /// `FetchSecrets`: a request and its answer.
     Fetch,
-}
-
-/// What a stream was last sent for a subscribed name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Delivery {
-    /// The version that the client has, as far as the agent knows.
-    pub version: Option<Arc<str>>,
-    /// When it was sent that, or that the name does not exist; none when it has not been sent anything.
-    pub sent: Option<SystemTime>,
-    /// How it answered.
-    pub answer: Answer,
 }
 
 /// Keeps a stream in the ledger while it is open.
@@ -131,18 +120,8 @@ impl Account {
     /// The subscribed names, and what the stream was last sent for each.
     pub fn deliveries(&self) -> Vec<(Name, Delivery)> {
         let subscriptions = self.subscriptions();
-        let deliveries = subscriptions.iter().map(|(name, known)| {
-            let version = match &known.client_state {
-                ClientState::Held(version) | ClientState::Version(version) => Some(version.clone()),
-                ClientState::Nothing | ClientState::Absent => None,
-            };
-            let delivery = Delivery {
-                version,
-                sent: known.sent,
-                answer: known.answer.clone(),
-            };
-            (name.clone(), delivery)
-        });
+        let deliveries = subscriptions.iter();
+        let deliveries = deliveries.map(|(name, known)| (name.clone(), known.delivery()));
         deliveries.collect()
     }
 

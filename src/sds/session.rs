@@ -66,8 +66,26 @@ pub(crate) struct Subscription {
     pub(crate) credential: Option<Name>,
     /// The last secret sent.
     pub(crate) kind: Option<Kind>,
-    /// The kind that the client rejected, and can't use.
-    pub(crate) refused: Option<Kind>,
+    /// What the client rejected because it can't use that kind.
+    pub(crate) refused: Option<Box<Refused>>,
+}
+
+/// A secret that the client rejected because it can't use its kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    pub(crate) kind: Kind,
+    pub(crate) delivery: Delivery,
+}
+
+/// What a stream was last sent for a subscribed name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// The version that the client has, as far as the agent knows.
+    pub version: Option<Arc<str>>,
+    /// When it was sent that, or that the name does not exist; none when it has not been sent anything.
+    pub sent: Option<SystemTime>,
+    /// How it answered.
+    pub answer: Answer,
 }
 
 /// The client's state for a name.
@@ -116,6 +134,28 @@ impl Subscription {
         self.client_state = ClientState::Version(found.secret.version().clone());
         self.credential = Some(found.credential.clone());
         self.kind = Some(found.secret.kind());
+    }
+
+    /// What the stream was last sent. A client that rejected the kind of a secret was then sent that there is
+    /// none, which is not what happened.
+    pub(crate) fn delivery(&self) -> Delivery {
+        let version = match (&self.client_state, &self.refused) {
+            (ClientState::Absent, Some(refused)) => return refused.delivery.clone(),
+            (ClientState::Held(version) | ClientState::Version(version), _) => {
+                Some(version.clone())
+            }
+            (ClientState::Nothing | ClientState::Absent, _) => None,
+        };
+        Delivery {
+            version,
+            sent: self.sent,
+            answer: self.answer.clone(),
+        }
+    }
+
+    /// Whether the client rejected a secret of that kind, and would do so again.
+    pub(crate) fn refuses(&self, kind: Kind) -> bool {
+        self.refused.as_ref().is_some_and(|refused| refused.kind == kind)
     }
 
     /// Looks up the name for this client; none if the result is unknown and the client must keep its version.

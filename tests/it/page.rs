@@ -186,7 +186,7 @@ fn a_browser_shows_the_state_with_problems_first() {
         row("omega") < row("alpha") && row("alpha") < row("beta"),
         "{shown}"
     );
-    at("1 refused");
+    at("1 rejected");
     at("&lt;img src=x onerror=alert(1)&gt;");
     assert!(
         dom.contains("<title>sds-agent on "),

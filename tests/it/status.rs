@@ -103,7 +103,7 @@ fn a_rejection_is_shown_first_with_the_clients_message() {
 
     let table = table(&bed);
     assert!(row(&table, "z") < row(&table, "a"), "{table}");
-    assert!(table.contains("refused by edge-7"), "{table}");
+    assert!(table.contains("rejected by edge-7"), "{table}");
     assert!(
         table.contains("Failed to load \\u{1b}[31mcertificate"),
         "{table}"
@@ -126,11 +126,11 @@ fn a_rejection_on_a_delta_stream_is_shown_with_the_rejected_version() {
     assert_eq!(client["version"], a["version"], "{client:#}");
     assert!(client["sent"].is_string(), "{client:#}");
     let full = String::from_utf8(run(&bed.admin(), &["a"]).stdout).unwrap();
-    for part in [": refused, ", "NACK: no thanks"] {
+    for part in [": rejected, ", "NACK: no thanks"] {
         assert!(full.contains(part), "{full}");
     }
     let table = table(&bed);
-    assert!(table.contains("1 refused"), "{table}");
+    assert!(table.contains("1 rejected"), "{table}");
     assert!(
         !format!("{table}{full}").contains("nothing"),
         "{table}{full}"

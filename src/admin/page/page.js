@@ -48,11 +48,7 @@ function who(client) {
   return `${client.node} (${client.user ?? `uid ${client.uid}`}${process}, ${client.protocol})`;
 }
 
-function standing(client) {
-  if (client.answer === "nack") return "refused";
-  if (client.current) return "up to date";
-  return client.version ? "outdated" : "sent nothing yet";
-}
+function standing(client) { return client.standing.replaceAll("_", " "); }
 
 function delivery(client, secret) {
   const parts = [standing(client)];
@@ -193,9 +189,9 @@ function clients(entry) {
   for (const client of entry.subscribers) {
     counts.set(standing(client), (counts.get(standing(client)) ?? 0) + 1);
   }
-  const words = ["refused", "sent nothing yet", "outdated", "up to date"].filter((word) => counts.has(word));
+  const words = ["rejected", "nothing sent", "outdated", "up to date"].filter((word) => counts.has(word));
   const text = words.map((word) => `${counts.get(word)} ${word}`).join(", ");
-  return counts.has("refused") ? make("span", { class: "state rejected" }, text) : text;
+  return counts.has("rejected") ? make("span", { class: "state rejected" }, text) : text;
 }
 
 function covers(entry) {

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use sds_agent::report::{Answer, Credential, Secret, Subscriber};
+use sds_agent::report::{Answer, Credential, Secret, Standing, Subscriber};
 use sds_agent::times::when;
 
 use crate::cli::output::shown;
@@ -10,14 +10,14 @@ use crate::cli::output::shown;
 /// Characters of a version that are enough to distinguish two.
 const VERSION: usize = 8;
 
-/// How many clients of a credential have what, as `1 refused, 2 up to date`.
+/// How many clients of a credential have what, as `1 rejected, 2 up to date`.
 pub(super) fn summary(credential: &Credential) -> String {
     let clients = || {
         let secrets = credential.secrets.iter();
         secrets.flat_map(|secret| &secret.subscribers)
     };
     let counts = Standing::ALL.map(|standing| {
-        let alike = clients().filter(|client| Standing::of(client) == standing);
+        let alike = clients().filter(|client| client.standing == standing);
         (alike.count(), standing.as_str())
     });
     let counts = counts.iter().filter(|(count, _)| *count > 0);
@@ -27,21 +27,21 @@ pub(super) fn summary(credential: &Credential) -> String {
     counts.join(", ")
 }
 
-/// A line for each stream, those that refused the secret first.
+/// A line for each stream, those that rejected the secret first.
 pub(super) fn lines(secret: &Secret, now: SystemTime) -> Vec<String> {
     let mut clients: Vec<_> = secret.subscribers.iter().collect();
-    clients.sort_by_key(|client| Standing::of(client));
+    clients.sort_by_key(|client| client.standing);
     let lines = clients.into_iter();
     lines.map(|client| line(secret, client, now)).collect()
 }
 
-/// The refusals of a secret, each as an error.
-pub(super) fn refusals(secret: &Secret) -> impl Iterator<Item = String> + '_ {
+/// The rejections of a secret by clients, each as an error.
+pub(super) fn rejections(secret: &Secret) -> impl Iterator<Item = String> + '_ {
     let clients = secret.subscribers.iter();
     clients.filter_map(|client| {
         let error = client.error.as_ref()?;
         Some(format!(
-            "error: {}: refused by {}: {}",
+            "error: {}: rejected by {}: {}",
             shown(&secret.name),
             who(client),
             shown(error)
@@ -54,39 +54,8 @@ pub(super) fn short(version: &str) -> &str {
     version.get(..VERSION).unwrap_or(version)
 }
 
-/// What a client has of a secret.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
-    Refused,
-    Nothing,
-    Outdated,
-    UpToDate,
-}
-
-impl Standing {
-    const ALL: [Self; 4] = [Self::Refused, Self::Nothing, Self::Outdated, Self::UpToDate];
-
-    fn of(client: &Subscriber) -> Self {
-        match (client.answer, client.current, &client.version) {
-            (Answer::Nack, ..) => Self::Refused,
-            (_, true, _) => Self::UpToDate,
-            (_, false, Some(_)) => Self::Outdated,
-            (_, false, None) => Self::Nothing,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Nothing => "sent nothing yet",
-            Self::Outdated => "outdated",
-            Self::UpToDate => "up to date",
-        }
-    }
-}
-
 fn line(secret: &Secret, client: &Subscriber, now: SystemTime) -> String {
-    let mut line = format!("{}: {}", who(client), Standing::of(client).as_str());
+    let mut line = format!("{}: {}", who(client), client.standing.as_str());
     if client.requested != secret.name {
         line.push_str(&format!(", requested {}", shown(&client.requested)));
     }

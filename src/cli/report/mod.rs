@@ -184,7 +184,7 @@ fn problems_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = 
     };
     let problems = credential.problems.iter();
     let problems = problems.map(move |problem| described(word, problem, canvas));
-    let refusals = credential.secrets.iter().flat_map(clients::refusals);
+    let refusals = credential.secrets.iter().flat_map(clients::rejections);
     problems.chain(refusals.map(move |text| Entry {
         what: wrapped(&text, canvas.width),
         remedy: String::new(),
