@@ -155,7 +155,9 @@ impl Subscription {
 
     /// Whether the client rejected a secret of that kind, and would do so again.
     pub(crate) fn refuses(&self, kind: Kind) -> bool {
-        self.refused.as_ref().is_some_and(|refused| refused.kind == kind)
+        self.refused
+            .as_ref()
+            .is_some_and(|refused| refused.kind == kind)
     }
 
     /// Looks up the name for this client; none if the result is unknown and the client must keep its version.

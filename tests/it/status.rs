@@ -138,6 +138,64 @@ fn a_rejection_on_a_delta_stream_is_shown_with_the_rejected_version() {
 }
 
 #[test]
+fn a_rejection_stays_visible_when_the_client_was_then_sent_that_the_name_does_not_exist() {
+    const REASON: &str = "Failed to load incomplete private key from path: ";
+    let bed = Bed::new();
+    bed.root.write("www.site.test", &[("ca.crt", bed.ca.pem())]);
+    let _agent = bed.ready_agent();
+    let mut stream = bed.client().node("edge-7").delta();
+    stream.subscribe(&["www.site.test"]);
+    let response = stream.recv();
+    stream.nack(&response, REASON);
+    // So that Envoy does not let handshakes wait.
+    assert_eq!(stream.removed(), ["www.site.test"]);
+    let assert_rejected = || {
+        let bundle = secret(&bed.admin(), "www.site.test", |bundle| {
+            bundle["state"] == "rejected"
+        });
+        let client = &bundle["subscribers"][0];
+        assert_eq!(client["standing"], "rejected", "{client:#}");
+        assert_eq!(client["answer"], "nack", "{client:#}");
+        assert_eq!(client["error"], REASON, "{client:#}");
+        assert_eq!(
+            client["version"], response.resources[0].version,
+            "{client:#}"
+        );
+        let full = run(&bed.admin(), &["www.site.test"]).stdout;
+        let full = String::from_utf8(full).unwrap();
+        assert!(
+            full.contains(": rejected, ") && full.contains("NACK: Failed to load"),
+            "{full}"
+        );
+        let table = table(&bed);
+        assert!(table.contains("1 rejected"), "{table}");
+        assert!(
+            table.contains("www.site.test: rejected by edge-7"),
+            "{table}"
+        );
+    };
+    assert_rejected();
+    // Other content of the same kind is not sent: the client can't use that either.
+    let other = crate::util::Ca::new("Other CA");
+    bed.root.write("www.site.test", &[("ca.crt", other.pem())]);
+    secret(&bed.admin(), "www.site.test", |bundle| {
+        bundle["subject"] == "CN=Other CA"
+    });
+    assert_rejected();
+
+    // A certificate under that name is sent, and accepted.
+    let identity = bed.ca.server(&["www.site.test"]);
+    bed.root.write_pair("www.site.test", &identity);
+    assert!(stream.secret().is_pair(&identity.chain, &identity.key));
+    let pair = secret(&bed.admin(), "www.site.test", |pair| {
+        pair["subscribers"][0]["answer"] == "ack"
+    });
+    assert_eq!(pair["subscribers"][0]["standing"], "up_to_date");
+    assert_eq!(pair["state"], "ok");
+    assert!(table(&bed).contains("1 up to date"), "{}", table(&bed));
+}
+
+#[test]
 fn a_problem_is_shown_with_the_previous_version_until_it_is_fixed() {
     let bed = Bed::new();
     for name in ["a", "site"] {

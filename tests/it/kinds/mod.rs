@@ -3,6 +3,7 @@
 
 mod envoys;
 mod filters;
+mod ruined;
 mod tickets;
 mod walk;
 
