@@ -155,6 +155,8 @@ impl Tried {
         reasons.contains(&problem.reason()) && !what.contains("line")
             // A block that Envoy would not see at all.
             || self.files.iter().any(|(name, bytes)| name != STAPLE && !matches!(tidy(bytes), Ok(None)))
+            // Envoy reads a line up to a NUL, and passes over the block of which that is the first line.
+            || self.files.iter().any(|(name, bytes)| name != STAPLE && bytes.contains(&0))
             || STALE.iter().any(|words| what.contains(words))
             // To Envoy, an empty staple is none.
             || (problem.path().ends_with(STAPLE) && what.contains("it is empty"))

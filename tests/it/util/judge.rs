@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::envoy::bootstrap;
 use super::sds::{RUNTIME, block_on};
 use super::{Ca, Envoy, Host, Protocol, eventually};
 
@@ -57,7 +58,14 @@ impl Judge {
             ]
         });
         let hosts: Vec<Host> = hosts.collect();
-        let envoy = Envoy::start(program, &socket, Protocol::Delta, &hosts);
+        let mut bootstrap = bootstrap(&socket);
+        let cluster = &mut bootstrap["static_resources"]["clusters"][0];
+        // No keepalive: on a machine that is busy with other tests, the connection would be closed, and with it
+        // the streams.
+        let options = &mut cluster["typed_extension_protocol_options"];
+        let http = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        options[http]["explicit_http_config"]["http2_protocol_options"] = serde_json::json!({});
+        let envoy = Envoy::start_with(program, &bootstrap, Protocol::Delta, &hosts);
         let mut judge = Self {
             envoy,
             desk,
@@ -97,7 +105,9 @@ impl Judge {
             let known = line.last.clone().filter(|(last, _)| *last == kind);
             if known.is_none() {
                 let response = response(&name, kind.clone(), self.version);
-                block_on(line.responses.send(Ok(response))).unwrap();
+                if block_on(line.responses.send(Ok(response))).is_err() {
+                    self.lost(&name);
+                }
             }
             waiting.push((name, kind, line, known));
         }
@@ -106,13 +116,27 @@ impl Judge {
             .map(|(name, kind, mut line, known)| {
                 let verdict = match known {
                     Some((_, verdict)) => verdict,
-                    None => block_on(line.verdicts.recv()).expect("Envoy closed the stream"),
+                    None => {
+                        let verdict = block_on(line.verdicts.recv());
+                        verdict.unwrap_or_else(|| self.lost(&name))
+                    }
                 };
                 line.last = Some((kind, verdict.clone()));
                 self.desk.put(name, line);
                 verdict
             })
             .collect()
+    }
+
+    /// Envoy has closed the stream of that name, on which it was to judge a secret.
+    fn lost(&mut self, name: &str) -> ! {
+        let state = match self.envoy.is_running() {
+            true => "is running",
+            false => "has ended",
+        };
+        let log = self.envoy.lines();
+        let last = &log[log.len().saturating_sub(40)..];
+        panic!("the stream of {name} is closed, and Envoy {state}: {last:#?}")
     }
 }
 
