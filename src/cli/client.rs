@@ -88,6 +88,13 @@ impl ConfigFile {
 }
 
 impl SdsSocket {
+    /// Why the usual configuration, which may name another socket, does not count.
+    pub(crate) fn doubt(&self) -> Option<ConfigError> {
+        let is_named = self.socket.is_some() || self.file.config.is_some();
+        let usual = || Config::load(None, &Options::default()).err();
+        (!is_named).then(usual).flatten()
+    }
+
     /// Its path.
     ///
     /// # Errors

@@ -105,6 +105,12 @@ pub(crate) fn run(args: Args) -> ExitCode {
 fn request(args: Args) -> Result<Request, String> {
     // An Envoy that is started in another folder must find it, too.
     let socket = args.socket.path()?;
+    if let Some(doubt) = args.socket.doubt() {
+        output::say(format_args!(
+            "warning: {doubt}; or name the agent's socket with --socket, if it is not {}",
+            socket.display()
+        ));
+    }
     let socket = std::path::absolute(&socket)
         .map_err(|error| format!("{}: {error}; name a socket", socket.display()))?;
     Ok(Request {

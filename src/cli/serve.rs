@@ -7,6 +7,7 @@ mod run;
 mod signals;
 mod source;
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -40,7 +41,8 @@ Every option is a key of the configuration file, with `_` for `-`; the command l
 file is taken over when it is saved, and at SIGHUP; SIGTERM ends the agent.
 
 Exit codes: 0 ended by a signal, or the configuration is good; 1 could not serve, or with
---check-config the configuration is bad; 2 wrong command line or configuration.";
+--check-config the configuration is bad; 2 wrong command line or configuration, or with
+--check-config this user may not read the file.";
 
 /// The options of `serve`.
 #[derive(clap::Args)]
@@ -64,6 +66,10 @@ pub(crate) fn run(args: Args) -> ExitCode {
     let config = match source.load() {
         Ok(config) if check_only => return check::run(&source, &config),
         Ok(config) => config,
+        // Whether it is good is not known.
+        Err(error) if error.is_unreadable(io::ErrorKind::PermissionDenied) => {
+            return output::fail(error);
+        }
         Err(error) if check_only => return output::bad(error),
         Err(error) => return output::fail(error),
     };

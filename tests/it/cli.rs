@@ -292,6 +292,78 @@ fn without_proc_the_agent_reports_it_with_a_remedy() {
     }
 }
 
+/// Runs the program as a user without rights, on a machine whose `/etc/sds-agent` is made by `prepare`.
+fn as_nobody(unshare: &Path, prepare: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let script = format!(
+        "mount -t tmpfs none /etc && chmod 755 /etc && mkdir -m 755 /etc/sds-agent && cp {PROGRAM} /etc/agent \
+         && {prepare} && exec setpriv --reuid 65534 --regid 65534 --clear-groups /etc/agent \"$@\""
+    );
+    let output = Command::new(unshare)
+        .args(["--mount", "sh", "-c", &script, "sh"])
+        .args(arguments)
+        .env_remove("SDS_AGENT_CONFIG")
+        .output()
+        .unwrap();
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    (output.status.code(), stdout, stderr)
+}
+
+#[test]
+fn a_user_who_may_not_read_the_usual_paths_is_told_so_once() {
+    let unshare = tools::program("unshare", "apt-get install util-linux");
+    let (Some(_), Some(unshare)) = (require(&users::ROOT), require(&unshare)) else {
+        return;
+    };
+    const DENIED: &str = "/etc/sds-agent/sds-agent.toml: Permission denied";
+    for (arguments, expected) in [
+        (&["serve"][..], 2),
+        // It is not bad: whether it is good is not known.
+        (&["serve", "--check-config"], 2),
+        (&["check"], 2),
+        (&["check", "-o", "json"], 2),
+        (&["check", "-o", "line"], 2),
+        (&["envoy-config", "a"], 0),
+    ] {
+        let hidden = "install -m 600 /dev/null /etc/sds-agent/sds-agent.toml";
+        let (code, stdout, stderr) = as_nobody(&unshare, hidden, arguments);
+        let text = stdout.clone() + &stderr;
+        assert_eq!(code, Some(expected), "{arguments:?}: {text}");
+        assert_eq!(text.matches(DENIED).count(), 1, "{arguments:?}: {text}");
+        assert!(
+            text.contains("run this with sudo, or as a user who may read the file"),
+            "{text}"
+        );
+        let is_line = arguments.contains(&"line");
+        assert_eq!(stdout.starts_with("CRITICAL - "), is_line, "{text}");
+        assert_eq!(stderr.is_empty(), is_line, "{text}");
+    }
+    let hidden = "mkdir -m 700 /etc/sds-agent/credentials";
+    let (code, stdout, stderr) = as_nobody(&unshare, hidden, &["serve", "--check-config"]);
+    assert_eq!((code, &*stderr), (Some(0), ""), "{stdout}");
+    for expected in [
+        "note: this user can't read /etc/sds-agent/credentials: Permission denied",
+        "note: this user can't create ",
+    ] {
+        assert_eq!(stdout.matches(expected).count(), 1, "{stdout}");
+    }
+    let (code, stdout, stderr) = as_nobody(&unshare, hidden, &["check"]);
+    assert_eq!(code, Some(2), "{stdout}{stderr}");
+    assert_eq!(stdout.matches("Permission denied").count(), 1, "{stdout}");
+    assert!(
+        stderr.contains("run the same command with `sudo"),
+        "{stderr}"
+    );
+    let socket = ["serve", "--socket", "/etc/sds-agent/sds.sock"];
+    let (code, stdout, stderr) = as_nobody(&unshare, hidden, &socket);
+    assert_eq!((code, &*stdout), (Some(1), ""), "{stderr}");
+    assert_eq!(stderr.matches("Permission denied").count(), 1, "{stderr}");
+    assert!(
+        stderr.contains("the agent's user needs write access to the folder"),
+        "{stderr}"
+    );
+}
+
 #[test]
 fn a_closed_pipe_ends_the_command_quietly() {
     let line = format!("{PROGRAM} completions bash | true; echo \"${{PIPESTATUS[0]}}\"");

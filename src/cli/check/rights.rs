@@ -27,12 +27,12 @@ pub(super) fn are_missing(report: &Report) -> bool {
 
 /// What to do about it.
 pub(super) fn hint() -> String {
-    let user = match agent_user() {
+    let sudo = match agent_user() {
         Some(_) => format!("sudo -u {AGENT_USER}"),
         None => "sudo".to_owned(),
     };
     format!(
         "this user may not read everything, which does not mean that the agent may not; to see what it \
-         sees, run: {user} sds-agent check"
+         sees, run the same command with `{sudo}`"
     )
 }

@@ -147,11 +147,14 @@ pub(crate) fn json(report: &impl Serialize) -> String {
 
 /// Ends a command that could not make a report.
 pub(crate) fn fail(error: impl Display, form: Form) -> ExitCode {
-    if form == Form::Line {
+    match form {
         // Monitoring reads the standard output alone.
-        output::print(line::unknown(&error.to_string()).as_bytes());
+        Form::Line => {
+            output::print(line::unknown(&error.to_string()).as_bytes());
+            ExitCode::from(output::COULD_NOT)
+        }
+        Form::Table | Form::Json => output::fail(error),
     }
-    output::fail(error)
 }
 
 fn severity(state: State) -> u8 {

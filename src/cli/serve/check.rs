@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::ExitCode;
 
+use rustix::fs::{Access, access};
 use sds_agent::config::{Account, Config, DEFAULT_CONFIG, Layout, Root};
 use sds_agent::listen::ListenError;
 use sds_agent::peer;
@@ -30,8 +31,9 @@ pub(super) fn run(source: &Source, config: &Config) -> ExitCode {
     let warnings = config.warnings.iter().cloned().chain(dangers(config));
     let warnings = warnings.map(|warning| format!("warning: {warning}"));
     let roots = config.roots.iter().filter_map(unusable);
-    let roots = roots.map(|note| format!("note: {note}"));
-    let lines = warnings.chain(roots).chain([format!("OK: {file}")]);
+    let notes = roots.chain(sockets(config).filter_map(unwritable));
+    let notes = notes.map(|note| format!("note: {note}"));
+    let lines = warnings.chain(notes).chain([format!("OK: {file}")]);
     let text: String = lines.map(|line| format!("{}\n", escape(&line))).collect();
     output::print(text.as_bytes())
 }
@@ -42,16 +44,45 @@ fn unusable(root: &Root) -> Option<String> {
         return None;
     }
     let path = root.path.display();
-    match fs::metadata(&root.path) {
-        Ok(found) if found.is_dir() => None,
-        Ok(_) => Some(format!("{path} is not a folder")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    match fs::read_dir(&root.path).err()? {
+        error if error.kind() == io::ErrorKind::NotADirectory => {
+            Some(format!("{path} is not a folder"))
+        }
+        error if error.kind() == io::ErrorKind::NotFound => {
             Some(format!("{path} does not exist yet"))
         }
-        Err(error) => Some(format!(
-            "this user can't see {path}: {error}; the agent's user may be able to"
+        error => Some(format!(
+            "this user can't read {path}: {error}; the agent's user must be able to"
         )),
     }
+}
+
+/// Why this user could not make a socket there; the agent's user may be another one.
+fn unwritable(socket: &Path) -> Option<String> {
+    let folder = socket.parent()?;
+    let made = match folder.exists() {
+        true => folder,
+        // It is made, then.
+        false => folder.parent()?,
+    };
+    let error = access(made, Access::WRITE_OK | Access::EXEC_OK).err()?;
+    Some(format!(
+        "this user can't create {} in {}: {}; the agent's user must be able to",
+        match made == folder {
+            true => "a socket",
+            false => "the folder of the socket",
+        },
+        made.display(),
+        io::Error::from(error)
+    ))
+}
+
+fn sockets(config: &Config) -> impl Iterator<Item = &Path> {
+    let admin = config.admin.socket.as_deref();
+    let all = [Some(&*config.listen.socket), admin];
+    // They are in one folder, as a rule.
+    let same = admin.is_some_and(|path| path.parent() == config.listen.socket.parent());
+    all.into_iter().take(if same { 1 } else { 2 }).flatten()
 }
 
 /// What `serve` would fail at: each user and group that this machine does not have, and paths where no
