@@ -21,7 +21,9 @@ Examples:
       sds-agent completions zsh > /usr/share/zsh/site-functions/_sds-agent
       sds-agent completions fish > ~/.config/fish/completions/sds-agent.fish
   For this bash alone
-      source <(sds-agent completions bash)";
+      source <(sds-agent completions bash)
+
+Bash breaks words at a colon: to complete a name that has one, begin it with a quotation mark.";
 
 /// The options of `completions`.
 #[derive(clap::Args)]

@@ -121,6 +121,13 @@ fn shells_complete_commands_options_and_the_names_of_secrets() {
     }
     let options = completed(&["status", "--expires"], &bed.admin());
     assert_eq!(options, ["--expires-within"]);
+    bed.pair_without_host("urn:example:site");
+    crate::util::admin::secret(&bed.admin(), "urn:example:site", |_| true);
+    // As one word, which it is to bash only after a quotation mark.
+    assert_eq!(
+        completed(&["get", "urn:example"], &bed.admin()),
+        ["urn:example:site"]
+    );
     for command in ["get", "status", "envoy-config"] {
         let names = completed(&[command, "site.example."], &bed.admin());
         assert_eq!(names, ["site.example.com", "site.example.net"], "{command}");
@@ -156,6 +163,7 @@ fn completed(words: &[&str], admin_socket: &Path) -> Vec<String> {
 fn zsh_and_fish_complete_options_and_the_names_of_secrets() {
     let bed = Bed::new();
     bed.pair("site.example.com");
+    bed.pair_without_host("urn:example:site");
     let _agent = bed.ready_agent();
     let zsh = tools::program("zsh", "apt-get install zsh");
     if let Some(zsh) = require(&zsh) {
@@ -177,7 +185,8 @@ fn zsh_and_fish_complete_options_and_the_names_of_secrets() {
 }
 
 /// A line, and the same when it has been completed.
-const COMPLETED: [(&str, &str); 3] = [
+const COMPLETED: [(&str, &str); 4] = [
+    ("sds-agent get urn:exa", "sds-agent get urn:example:site"),
     ("sds-agent get sit", "sds-agent get site.example.com"),
     ("sds-agent status sit", "sds-agent status site.example.com"),
     (
