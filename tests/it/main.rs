@@ -44,6 +44,7 @@ mod starting_order;
 mod status;
 mod systemd;
 mod tools;
+mod troubleshooting;
 #[allow(dead_code, reason = "benches/ and some features use more of it")]
 mod util;
 mod walk;
