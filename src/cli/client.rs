@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
@@ -26,10 +27,12 @@ const MAX_ANSWER: usize = 256 * 1024 * 1024;
 /// The configuration file of a command that goes by it.
 #[derive(clap::Args)]
 pub(crate) struct ConfigFile {
+    // Absolute, so that the paths in it are in logs and reports as they are on disk.
     /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
     #[arg(
         long,
         value_name = "FILE",
+        value_parser = PathBufValueParser::new().try_map(std::path::absolute),
         env = "SDS_AGENT_CONFIG",
         hide_env_values = true
     )]

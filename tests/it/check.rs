@@ -163,7 +163,7 @@ fn an_empty_root_is_a_warning_and_the_exit_code_is_0() {
     );
     let text = text(&output);
     assert!(
-        text.contains(&warning) && text.ends_with("0 credentials; 1 warning\n"),
+        text.contains(&warning) && text.ends_with("no credentials; 1 warning\n"),
         "{text}"
     );
 }
@@ -309,6 +309,23 @@ fn line_output_is_one_line_with_the_exit_code_of_the_worst_state() {
             assert!(line.starts_with(begin) && line.contains(named), "{line}");
         }
     }
+    // The expiry of a rejected certificate is not part of the summary.
+    let future = ca.server_with(&["future.test"], |params| {
+        params.not_before = OffsetDateTime::now_utc() + Duration::days(2);
+        params.not_after = OffsetDateTime::now_utc() + Duration::days(60);
+    });
+    write(root, "future", ca, &future);
+    admin::secret(&bed.admin(), "future", |_| true);
+    for output in [
+        check(&[&root.path(), &"-o", &"line"]),
+        status(&bed, &["--fail", "-o", "line"]),
+    ] {
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(
+            text(&output).contains("; rejected: future; expired: past ("),
+            "{output:?}"
+        );
+    }
     // Without --fail only an answer is needed for success.
     assert_eq!(status(&bed, &["-o", "line"]).status.code(), Some(0));
     let nobody = Bed::new();
@@ -356,6 +373,9 @@ fn tables_fit_the_terminal_without_splitting_names() {
         write(&bed.root, name, &bed.ca, &bed.ca.server(&[name]));
     }
     bed.root.write("half", &[("tls.crt", bed.ca.pem())]);
+    for (name, days) in [("ended", -5), ("ending", 5)] {
+        write(&bed.root, name, &bed.ca, &identity(&bed.ca, days));
+    }
     let _agent = bed.ready_agent();
     let (root, admin) = (bed.root.path(), bed.admin());
     let (root, admin) = (root.to_str().unwrap(), admin.to_str().unwrap());
@@ -369,8 +389,23 @@ fn tables_fit_the_terminal_without_splitting_names() {
             terminal::assert_fits(&lines, columns.into());
             let names = lines.iter().filter(|line| line.contains(long));
             assert!(names.count() > 0, "{lines:#?}");
+            if columns == 60 && arguments.len() < 4 {
+                for expected in [
+                    "          expired 5 days ago, ",
+                    "          expires in 5 days, ",
+                ] {
+                    let is_there = lines.iter().any(|line| line.starts_with(expected));
+                    assert!(is_there, "no {expected}: {lines:#?}");
+                }
+            }
         }
     }
+    // No client is subscribed: no column says so in each row.
+    let table = text(&status(&bed, &[]));
+    assert!(
+        table.contains("EXPIRES") && !table.contains("CLIENTS"),
+        "{table}"
+    );
 }
 
 #[test]

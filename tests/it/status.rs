@@ -234,9 +234,9 @@ fn a_problem_is_shown_with_the_previous_version_until_it_is_fixed() {
 #[test]
 fn a_name_shows_one_credential_in_full_and_filters_select_credentials() {
     let bed = Bed::new();
-    for name in ["a", "site"] {
-        bed.pair(name);
-    }
+    bed.pair("a");
+    let covered = ["site.test", "*.wild.test"];
+    bed.root.write_pair("site", &bed.ca.server(&covered));
     bed.root
         .write("site", &[("cacert", bed.ca.pem()), ("README", "")]);
     bed.root.write("half", &[("cert", bed.ca.pem())]);
@@ -249,8 +249,16 @@ fn a_name_shows_one_credential_in_full_and_filters_select_credentials() {
     });
     let serial = site["serial"].as_str().unwrap();
 
-    // By its own name, a secret's or a host's.
-    for name in ["site", "site-cacert", "SITE.test"] {
+    // By its own name, a secret's or a host's, as a client may spell it.
+    for name in [
+        "site",
+        "kubernetes://site",
+        "site-cacert",
+        "SITE.test",
+        "site.test.",
+        "below.wild.test",
+        "*.wild.test",
+    ] {
         let full = String::from_utf8(run(&bed.admin(), &[name]).stdout).unwrap();
         for expected in [
             "site: ok\n",

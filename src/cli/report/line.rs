@@ -52,8 +52,10 @@ pub(super) fn sum(report: &Report) -> String {
         .filter(|(count, _)| *count > 0)
         .map(|(count, state)| format!("{count} {state}"))
         .collect();
-    let all = report.credentials.len() as u64;
-    let mut sum = counted(all, "credential", "credentials");
+    let mut sum = match report.credentials.len() as u64 {
+        0 => "no credentials".to_owned(),
+        all => counted(all, "credential", "credentials"),
+    };
     if !counts.is_empty() {
         sum.push_str(&format!(": {}", counts.join(", ")));
     }
@@ -80,8 +82,11 @@ fn named(report: &Report, state: State) -> Option<String> {
     let mut names: Vec<_> = alike
         .take(NAMED)
         .map(|one| match one.not_after() {
-            Some(end) => format!("{} ({})", one.name, when(end.get(), report.now.get())),
-            None => one.name.clone(),
+            // That of a rejected one is not what calls for action.
+            Some(end) if state != State::Rejected => {
+                format!("{} ({})", one.name, when(end.get(), report.now.get()))
+            }
+            _ => one.name.clone(),
         })
         .collect();
     if count > NAMED {

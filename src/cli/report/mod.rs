@@ -101,7 +101,7 @@ impl<'a> Subject<'a> {
     pub(crate) fn text(&self, canvas: Canvas) -> String {
         let report = self.report();
         let table = match report.credentials.is_empty() {
-            true => "no credentials\n".to_owned(),
+            true => String::new(),
             false => table::of(self, canvas),
         };
         let (mut problems, mut warnings) = (Vec::new(), Vec::new());
@@ -119,7 +119,7 @@ impl<'a> Subject<'a> {
             sections.insert(0, table::head(status, canvas));
             sections.push(table::waiting(&status.waiting, canvas));
         }
-        sections.push(format!("{}\n", line::sum(report)));
+        sections.push(wrapped(&line::sum(report), canvas.width));
         sections.retain(|section| !section.is_empty());
         sections.join("\n")
     }

@@ -16,6 +16,8 @@ use crate::cli::output::{shown, wrapped};
 const LISTED: [usize; 2] = [4, 1];
 /// More names that do not exist than this are counted instead of listed.
 const WAITING: usize = 10;
+/// What stands where there is nothing to show.
+const NOTHING: &str = "-";
 /// The space between two columns.
 const GAP: usize = 2;
 
@@ -114,7 +116,7 @@ impl Column {
             Self::Skipped => list(credential.skipped_files.iter(), listed),
         };
         match text.is_empty() {
-            true => "-".to_owned(),
+            true => NOTHING.to_owned(),
             false => text,
         }
     }
@@ -140,6 +142,8 @@ pub(super) fn of(subject: &Subject<'_>, canvas: Canvas) -> String {
     if !fits(&chosen, canvas) {
         chosen = cells(LISTED[1]);
     }
+    let is_empty = |texts: &Vec<String>| texts.iter().all(|text| text == NOTHING);
+    chosen.retain(|(column, texts)| !(Column::OPTIONAL.contains(column) && is_empty(texts)));
     for optional in Column::OPTIONAL {
         if !fits(&chosen, canvas) {
             chosen.retain(|(column, _)| *column != optional);
@@ -158,13 +162,21 @@ fn stacked(columns: &[(Column, Vec<String>)], canvas: Canvas) -> String {
         let cells = |wanted: &[Column]| {
             let columns = columns.iter().filter(|(column, _)| wanted.contains(column));
             let texts = columns.map(|(_, texts)| texts[row].as_str());
-            texts.filter(|text| *text != "-").collect::<Vec<_>>()
+            texts.filter(|text| *text != NOTHING).collect::<Vec<_>>()
         };
         let [state, name] = [Column::State, Column::Name].map(|column| cells(&[column]).concat());
         let first = format!("{state:9} {name}\n");
-        match cells(&[Column::Expires, Column::Kind, Column::Clients]) {
-            none if none.is_empty() => first,
-            rest => first + &wrapped(&format!("{:10}{}", "", rest.join(", ")), canvas.width),
+        let ends = cells(&[Column::Expires]).concat();
+        let ends = match (ends.is_empty(), ends.ends_with("ago")) {
+            (true, _) => None,
+            (false, true) => Some(format!("expired {ends}")),
+            (false, false) => Some(format!("expires {ends}")),
+        };
+        let rest = cells(&[Column::Kind, Column::Clients]);
+        let rest: Vec<_> = ends.as_deref().into_iter().chain(rest).collect();
+        match rest.is_empty() {
+            true => first,
+            false => first + &wrapped(&format!("{:10}{}", "", rest.join(", ")), canvas.width),
         }
     };
     (0..rows).map(row).collect()

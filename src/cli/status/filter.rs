@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use sds_agent::admin::status::Status;
+use sds_agent::name::{Coverage, Host, plain};
 use sds_agent::report::{Credential, State};
 
 use crate::cli::completions::secrets;
@@ -67,16 +68,26 @@ impl Filter {
     }
 }
 
-/// Whether a credential, one of its secrets, or a name that its leaf covers is called `name`.
+/// Whether `name` is that of a credential or of one of its secrets, or a host that its leaf covers, as clients
+/// may spell it.
 fn is_named(credential: &Credential, name: &str) -> bool {
     let leaf = credential.secrets.iter().filter_map(|secret| {
         let leaf = secret.certificates.first();
         leaf.filter(|_| secret.key_type.is_some())
     });
-    let mut hosts = leaf.flat_map(|leaf| &leaf.names);
+    let mut covered = leaf.flat_map(|leaf| &leaf.names);
+    let name = plain(name);
+    let host = Host::parse(name);
+    let covers = |covered: &String| {
+        let coverage = || Coverage::parse(covered);
+        covered.eq_ignore_ascii_case(name)
+            || host
+                .as_ref()
+                .is_some_and(|host| coverage().is_some_and(|one| one.covers(host)))
+    };
     credential.name == name
         || credential.secrets.iter().any(|secret| secret.name == name)
-        || hosts.any(|host| host.eq_ignore_ascii_case(name))
+        || covered.any(covers)
 }
 
 fn states() -> impl TypedValueParser<Value = State> {
