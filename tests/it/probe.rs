@@ -72,6 +72,7 @@ impl Listener {
 
     fn verdict(&self, arguments: &[&str]) -> Value {
         let (code, json) = json(&self.bed, &[&[&*self.target], arguments].concat());
+        assert_eq!(json["format"], 1, "{json:#}");
         let probe = json["probes"][0].clone();
         let live = probe["verdict"] == "live";
         assert_eq!((code == 0, json["live"] == true), (live, live), "{json:#}");
@@ -93,6 +94,27 @@ impl Listener {
 fn fingerprint(der: &[u8]) -> String {
     let hash = Sha256::digest(der);
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_certificate_that_has_expired_is_not_called_valid() {
+    let Some(program) = require(&ENVOY) else {
+        return;
+    };
+    let bed = Bed::new();
+    let expired = bed.ca.server_with(&["www.test"], |params| {
+        params.not_after = time::OffsetDateTime::now_utc() - time::Duration::days(5);
+    });
+    let hosts = [Host::new("www.test", "site")];
+    let listener = Listener::start(&program, bed, &expired, &hosts);
+    // It is what the agent serves, there being no other.
+    listener.wait_for("live");
+    let shown = text(&listener.bed, &[&listener.target, "--name", "www.test"]);
+    assert!(
+        shown.contains("; expired on ") && shown.contains("(5 days ago)"),
+        "{shown}"
+    );
+    assert!(!shown.contains("valid until"), "{shown}");
 }
 
 #[test]

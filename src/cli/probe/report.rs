@@ -12,12 +12,12 @@ use super::handshake::ClientAuth;
 use super::verdict::{Outcome, Shown};
 use crate::cli::output;
 
-/// The version of the JSON form: another one when a field changes its meaning.
-const FORM: u32 = 1;
+/// The version of the JSON: another one when a field changes its meaning.
+const FORMAT: u32 = 1;
 
 #[derive(Serialize)]
 struct Report<'a> {
-    form: u32,
+    format: u32,
     live: bool,
     probes: &'a [Outcome],
     /// The IP addresses that certificates cover and that no target has.
@@ -27,7 +27,7 @@ struct Report<'a> {
 /// One JSON object.
 pub(super) fn json(outcomes: &[Outcome], skipped: &[String]) -> String {
     let report = Report {
-        form: FORM,
+        format: FORMAT,
         live: outcomes.iter().all(Outcome::is_live),
         probes: outcomes,
         skipped,
@@ -131,7 +131,14 @@ fn presented(outcome: &Outcome, shown: &Shown) -> String {
         }
     }
     if let Some(leaf) = &shown.leaf {
-        let _ = write!(text, "; valid until {}", dated(leaf.not_after));
+        let (validity, time) = if leaf.not_after.get() < SystemTime::now() {
+            ("expired on", leaf.not_after)
+        } else if leaf.not_before.get() > SystemTime::now() {
+            ("not valid before", leaf.not_before)
+        } else {
+            ("valid until", leaf.not_after)
+        };
+        let _ = write!(text, "; {validity} {}", dated(time));
     }
     text
 }
