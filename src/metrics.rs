@@ -324,7 +324,7 @@ impl Metrics {
             "Secrets that clients accepted (ACK)",
             self.acks.clone(),
         );
-        registry.register("nacks", "Secrets that clients refused", self.nacks.clone());
+        registry.register("nacks", "Secrets that clients rejected", self.nacks.clone());
         registry.register(
             "access_refusals",
             "Connections and names that were refused to a peer for want of rights",

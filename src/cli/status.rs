@@ -36,8 +36,9 @@ it; the previous version is served where there is one), expired, expiring, ok, s
 purpose).
 
 Exit codes: 0 the agent answered; 2 it could not be asked, it does not have a credential NAME, or wrong \
-command line. With --fail as for monitoring plugins: 0 everything is ok; 1 something is expiring; 2 \
-something is rejected or expired, a root is missing or can't be read, or the agent is not ready.";
+command line. With --fail as for monitoring plugins: 0 everything is ok; 1 something is expiring, or the \
+configuration was refused when it was last read; 2 something is rejected or expired, a root is missing or \
+can't be read, or the agent is not ready.";
 
 /// The options of `status`.
 #[derive(clap::Args)]

@@ -173,6 +173,10 @@ fn a_browser_shows_the_state_with_problems_first() {
     let response = stream.recv();
     stream.nack(&response, "<i>no</i>");
     admin::secret(&bed.admin(), "omega", |omega| omega["state"] == "rejected");
+    fs::write(bed.scratch("sds-agent.toml"), "[misspelled]\n").unwrap();
+    eventually_true("the refused reload", || {
+        admin::status(&bed.admin())["agent"]["config_error"].is_string()
+    });
     let dom = dump(&chromium, &bed, &format!("http://{address}/"));
     let shown = drawn(&dom);
     let at = |text: &str| {
@@ -187,6 +191,8 @@ fn a_browser_shows_the_state_with_problems_first() {
         "{shown}"
     );
     at("1 rejected");
+    at("The configuration was refused, and the previous one is in force: ");
+    at("misspelled");
     at("&lt;img src=x onerror=alert(1)&gt;");
     assert!(
         dom.contains("<title>sds-agent on "),

@@ -173,6 +173,8 @@ fn a_rejection_stays_visible_when_the_client_was_then_sent_that_the_name_does_no
             table.contains("www.site.test: rejected by edge-7"),
             "{table}"
         );
+        let remedy = "\n    check that the client's configuration uses it as a trust bundle\n";
+        assert!(table.contains(remedy), "{table}");
     };
     assert_rejected();
     // Other content of the same kind is not sent: the client can't use that either.

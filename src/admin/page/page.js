@@ -91,6 +91,9 @@ function notices() {
   const list = [];
   const note = (text, bad) => list.push(make("li", bad ? { class: "bad" } : {}, text));
   report.agent.waiting_for.forEach((wait) => note(`Not ready: ${wait}`, true));
+  if (report.agent.config_error) {
+    note(`The configuration was refused, and the previous one is in force: ${report.agent.config_error}`, true);
+  }
   for (const root of report.roots) {
     root.problems.forEach((one) => note(`${one.path}: ${one.what}; ${one.remedy}`, true));
     root.warnings.forEach((one) => note(`${one.path}: ${one.what}; ${one.remedy}`));

@@ -35,17 +35,27 @@ pub(super) fn lines(secret: &Secret, now: SystemTime) -> Vec<String> {
     lines.map(|client| line(secret, client, now)).collect()
 }
 
-/// The rejections of a secret by clients, each as an error.
-pub(super) fn rejections(secret: &Secret) -> impl Iterator<Item = String> + '_ {
+/// The rejections of a secret by clients, each as an error and what to do about it.
+pub(super) fn rejections(secret: &Secret) -> impl Iterator<Item = (String, String)> + '_ {
+    let article = match secret.kind.ends_with('s') {
+        true => "",
+        false => "a ",
+    };
+    let kind = secret
+        .kind
+        .replace('_', " ")
+        .replace("generic", "generic secret");
+    let remedy = format!("check that the client's configuration uses it as {article}{kind}");
     let clients = secret.subscribers.iter();
-    clients.filter_map(|client| {
+    clients.filter_map(move |client| {
         let error = client.error.as_ref()?;
-        Some(format!(
+        let what = format!(
             "error: {}: rejected by {}: {}",
             shown(&secret.name),
             who(client),
-            shown(error)
-        ))
+            shown(error.trim_end())
+        );
+        Some((what, remedy.clone()))
     })
 }
 

@@ -180,6 +180,15 @@ struct Entry {
     remedy: String,
 }
 
+impl Entry {
+    fn new(what: &str, remedy: &str, canvas: Canvas) -> Self {
+        Self {
+            what: wrapped(what, canvas.width),
+            remedy: wrapped(&format!("    {remedy}"), canvas.width),
+        }
+    }
+}
+
 fn problems_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = Entry> + '_ {
     let word = match credential.state {
         State::Skipped => "skipped",
@@ -187,11 +196,8 @@ fn problems_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = 
     };
     let problems = credential.problems.iter();
     let problems = problems.map(move |problem| described(word, problem, canvas));
-    let refusals = credential.secrets.iter().flat_map(clients::rejections);
-    problems.chain(refusals.map(move |text| Entry {
-        what: wrapped(&text, canvas.width),
-        remedy: String::new(),
-    }))
+    let rejections = credential.secrets.iter().flat_map(clients::rejections);
+    problems.chain(rejections.map(move |(what, remedy)| Entry::new(&what, &remedy, canvas)))
 }
 
 fn warnings_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = Entry> + '_ {
@@ -201,11 +207,7 @@ fn warnings_of(credential: &Credential, canvas: Canvas) -> impl Iterator<Item = 
 
 fn described(word: &str, problem: &Problem, canvas: Canvas) -> Entry {
     let what = format!("{word}: {}: {}", shown(&problem.path), shown(&problem.what));
-    let remedy = format!("    {}", shown(&problem.remedy));
-    Entry {
-        what: wrapped(&what, canvas.width),
-        remedy: wrapped(&remedy, canvas.width),
-    }
+    Entry::new(&what, &shown(&problem.remedy), canvas)
 }
 
 /// Each entry, and below it what to do about it: once for those in a row that call for the same.
