@@ -25,7 +25,7 @@ pub type OrOff<T> = Option<T>;
 pub struct Options {
     /// A root: a folder of credential folders to watch; can be repeated. Of credentials with one name, that
     /// of the first root is served [default: /etc/sds-agent/credentials]
-    #[arg(long, value_name = "DIR", value_parser = PathBufValueParser::new().map(nowhere))]
+    #[arg(long, value_name = "DIR", value_parser = PathBufValueParser::new().try_map(std::path::absolute).map(nowhere))]
     pub(super) credentials: Option<Vec<Spanned<FilePath>>>,
 
     /// The Unix socket that Envoy connects to [default: /run/sds-agent/sds.sock]

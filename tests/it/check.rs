@@ -366,6 +366,38 @@ fn files_next_to_the_folders_of_a_root_are_reported_and_the_folders_checked() {
 }
 
 #[test]
+fn a_remedy_can_be_run_in_another_folder() {
+    let bed = Bed::new();
+    bed.pair("site");
+    let key = bed.root.credential("site").join("key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let config = bed.scratch("sds-agent.toml");
+    fs::write(&config, format!("credentials = [{:?}]", bed.root.path())).unwrap();
+    let remedy = format!("chmod o= {}\n", key.display());
+    let folder = bed.root.path();
+    for (folder, arguments) in [
+        (folder.parent().unwrap(), &["live"][..]),
+        (&folder, &["."]),
+        (&folder, &["./site/"]),
+        (&bed.root.credential("site"), &["."]),
+        (config.parent().unwrap(), &["--config", "sds-agent.toml"]),
+    ] {
+        let output = Command::new(PROGRAM)
+            .arg("check")
+            .args(arguments)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        let shown = text(&output);
+        assert!(shown.contains(&remedy), "{arguments:?}: {shown}");
+        assert!(
+            shown.contains("1 credential: 1 ok; 1 warning"),
+            "{arguments:?}: {shown}"
+        );
+    }
+}
+
+#[test]
 fn tables_fit_the_terminal_without_splitting_names() {
     let bed = Bed::new();
     let long = "a-rather-long-name-of-a-host.example.com";

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use sds_agent::agent::read_once;
 use sds_agent::config::{Config, Options};
 use sds_agent::report::{Report, Subscribers};
@@ -47,8 +48,9 @@ missing or can't be read, or the command line or the configuration is wrong.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
+    // Absolute, so that remedies can be run elsewhere.
     /// Folders of credential folders, or credential folders [default: those of the configuration]
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", value_parser = PathBufValueParser::new().try_map(std::path::absolute))]
     folders: Vec<PathBuf>,
 
     #[command(flatten)]

@@ -25,19 +25,15 @@ pub(super) fn chosen(folders: &[PathBuf], mut config: Config) -> (Config, Only, 
     (config, only, configured)
 }
 
-/// The root that `folder` is, or the one that it is in where it is a credential folder. Of that root
+/// The root that `folder`, an absolute path, is, or the one that it is in where it is a credential folder. Of that root
 /// nothing else is to be read.
 fn root_of(folder: &Path, config: &Config, only: &mut Only) -> Root {
     let is_root = config.roots.iter().any(|root| root.path == *folder);
     if is_root || !is_credential(folder) {
         return settings(folder, config);
     }
-    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    let parent = folder
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.or(absolute.parent()).unwrap_or(&absolute);
-    let name = absolute.file_name().unwrap_or(absolute.as_os_str());
+    let parent = folder.parent().unwrap_or(folder);
+    let name = folder.file_name().unwrap_or(folder.as_os_str());
     only.insert(parent.into(), name.to_string_lossy().into());
     Root {
         layout: Layout::Folders,
