@@ -95,14 +95,14 @@ impl Delta {
         let Some(Effect::Nack(refused, reason)) = effect else {
             return;
         };
+        let answer = Answer::Nack(SystemTime::now(), reason.as_str().into());
         for name in refused {
             let Some(known) = names.get_mut(name) else {
                 continue;
             };
             if Host::parse(plain(name)).is_some() && known.kind == Some(Kind::TrustBundle) {
-                let answer = Answer::Nack(SystemTime::now(), reason.as_str().into());
                 let delivery = Delivery {
-                    answer,
+                    answer: answer.clone(),
                     ..known.delivery()
                 };
                 let kind = Kind::TrustBundle;
