@@ -154,7 +154,7 @@ pub async fn serve_tcp(listener: TcpListener, pages: Arc<dyn Pages>, shutdown: C
 pub async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, String> {
     if !address.ip().is_loopback() {
         return Err(format!(
-            "{address} is no loopback address; use 127.0.0.1 or [::1], and a proxy for others"
+            "{address} is not a loopback address; use 127.0.0.1 or [::1], and a proxy for others"
         ));
     }
     TcpListener::bind(address)

@@ -11,7 +11,7 @@ use super::output;
 
 const EXAMPLES: &str = "\
 Examples:
-  Serve one credential, for an Envoy that has listeners of its own
+  Serve one credential, for an Envoy that has its own listeners
       sds-agent envoy-config site.example.com
   Try two hosts at once, with client certificates
       sds-agent envoy-config a.example.com b.example.com --mutual --full > envoy.yaml

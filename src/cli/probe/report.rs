@@ -54,7 +54,7 @@ pub(super) fn text(outcomes: &[Outcome], skipped: &[String], width: Option<usize
     }
     if !skipped.is_empty() {
         let line = format!(
-            "skipped: {}: a client can't ask for an IP address; probe it as HOST",
+            "skipped: {}: a client can't send an IP address as SNI; probe it as HOST",
             output::shown(&skipped.join(", "))
         );
         out.push_str(&output::wrapped(&line, width));

@@ -310,7 +310,7 @@ impl Shared {
         let resolving = config.clone();
         // The user database may be on the network.
         let Some(rules) = self.pool.run(move || Rules::resolve(&resolving)).await else {
-            return error!("the configuration stays as it was: users can't be looked up");
+            return error!("the configuration was not changed: users can't be looked up");
         };
         self.accounts.refresh().await;
         let (in_force, done) = oneshot::channel();

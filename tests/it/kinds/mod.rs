@@ -137,7 +137,7 @@ fn problems_of_a_staple_are_reported_and_envoy_accepts_a_valid_one() {
         (
             "cut",
             good[..good.len() - 9].to_vec(),
-            "no valid OCSP response",
+            "not a valid OCSP response",
         ),
         ("empty", Vec::new(), "it is empty"),
     ];

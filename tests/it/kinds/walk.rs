@@ -183,7 +183,7 @@ fn stapled(bed: &Bed) -> Case {
             vec![("tls.ocsp-staple", second)],
             vec![("tls.ocsp-staple", b"garbage".to_vec())],
         ],
-        words: "no valid OCSP response",
+        words: "not a valid OCSP response",
         expected,
         seen: |envoy, _| {
             let printed = s_client(envoy.port(), "stapled.test", &["-status"]);
