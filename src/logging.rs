@@ -17,7 +17,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::LogFormat;
 use crate::lines::Lines;
-use crate::text::escape;
+use crate::text::{escape, quote};
 
 /// How long the program waits at its end for lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -56,11 +56,15 @@ pub fn start(
 }
 
 /// Writes a field, including the message. All text of the log passes here and is escaped, so that it stays on
-/// one line and can't control a terminal.
+/// one line, can't control a terminal, and can't be taken for further fields.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
     let value = format!("{value:?}");
     match field.name() {
         "message" => write!(writer, "{}", escape(&value)),
+        // Strings are quoted already; paths and errors are not.
+        name if !value.starts_with('"') && value.contains([' ', '"', '=']) => {
+            write!(writer, "{name}={}", quote(&value))
+        }
         name => write!(writer, "{name}={}", escape(&value)),
     }
 }

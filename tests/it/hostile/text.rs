@@ -188,6 +188,19 @@ fn assert_facts_first(line: &str) {
 }
 
 #[test]
+fn a_path_in_a_log_line_can_not_pass_for_further_fields() {
+    let bed = Bed::new();
+    let identity = bed.ca.server(&["site.test"]);
+    bed.root.write_pair("a kinds=none", &identity);
+    let agent = bed.agent();
+    let line = agent.wait_for_line(&["loaded", "kinds=none"]);
+    let (_, fields) = line.split_once("folder=\"").unwrap();
+    let (path, others) = fields.split_once('"').unwrap();
+    assert!(path.ends_with("/a kinds=none"), "{line}");
+    assert!(others.starts_with(" kinds=\"certificate\""), "{line}");
+}
+
+#[test]
 fn text_from_outside_cannot_forge_log_lines_or_control_a_terminal() {
     let (bed, agent, _) = start(
         "log_level = \"debug,sds_agent=debug\"\n[[access]]\nsecrets = [\"site\", \"subject\"]\n",
