@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{AtFlags, FileType, Stat, statat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
@@ -304,11 +304,9 @@ impl<'a> Read<'a> {
             Err(failure) => self.failed(self.folder, failure),
         }
         // A generation is taken away once the link has been switched, perhaps while it was read.
-        let still = match self.walk.lookup(folder, OsStr::new(DATA)) {
-            Ok(Entry::Link(now)) => same(&now.stat, &link.stat) && now.target == link.target,
-            _ => false,
-        };
-        self.raced |= !still;
+        // Another target is another link.
+        let now = statat(&folder.fd, DATA, AtFlags::SYMLINK_NOFOLLOW);
+        self.raced |= !now.is_ok_and(|now| same(&now, &link.stat));
         there
     }
 
