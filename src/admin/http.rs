@@ -518,6 +518,6 @@ mod tests {
     #[tokio::test]
     async fn other_interfaces_are_refused() {
         let error = bind_loopback(([0, 0, 0, 0], 0).into()).await.unwrap_err();
-        assert!(error.contains("no loopback address"), "{error}");
+        assert!(error.contains("not a loopback address"), "{error}");
     }
 }
