@@ -1,5 +1,6 @@
 //! What can be wrong with the files of a credential: where, why, and what to do about it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +12,14 @@ use crate::text;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem(Arc<Description>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Description {
     reason: Reason,
     path: Box<Path>,
     what: Box<str>,
-    remedy: Box<str>,
+    remedy: Cow<'static, str>,
+    /// Whether FILE in the remedy stands for the path.
+    names_file: bool,
 }
 
 /// Declares [`Reason`] with its names, so that no list of its variants can forget one.
@@ -113,20 +116,38 @@ impl Problem {
         reason: Reason,
         path: impl Into<PathBuf>,
         what: impl Into<String>,
-        remedy: impl Into<String>,
+        remedy: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self(Arc::new(Description {
             reason,
             path: path.into().into(),
             what: what.into().into(),
-            remedy: remedy.into().into(),
+            remedy: remedy.into(),
+            names_file: false,
+        }))
+    }
+
+    /// The same, with FILE in the `remedy` for the path as a shell takes it.
+    pub fn of_file(
+        reason: Reason,
+        path: impl Into<PathBuf>,
+        what: impl Into<String>,
+        remedy: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let Self(problem) = Self::new(reason, path, what, remedy);
+        Self(Arc::new(Description {
+            names_file: true,
+            ..Arc::unwrap_or_clone(problem)
         }))
     }
 
     /// The same problem with what is at `path`.
     pub fn at(&self, path: impl Into<PathBuf>) -> Self {
-        let Description { what, remedy, .. } = &*self.0;
-        Self::new(self.reason(), path, &**what, &**remedy)
+        let path = path.into().into();
+        Self(Arc::new(Description {
+            path,
+            ..Description::clone(&self.0)
+        }))
     }
 
     /// Its kind.
@@ -145,8 +166,11 @@ impl Problem {
     }
 
     /// What to do about it.
-    pub fn remedy(&self) -> &str {
-        &self.0.remedy
+    pub fn remedy(&self) -> Cow<'_, str> {
+        match self.0.names_file {
+            true => Cow::Owned(self.0.remedy.replace("FILE", &text::shell(self.path()))),
+            false => Cow::Borrowed(&self.0.remedy),
+        }
     }
 }
 

@@ -48,6 +48,16 @@ pub fn path(path: &Path) -> String {
     escape(&*path.to_string_lossy()).to_string()
 }
 
+/// A path, escaped, as a shell takes it.
+pub fn shell(path: &Path) -> String {
+    let path = self::path(path);
+    let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+:@%".contains(char);
+    if path.chars().all(plain) {
+        return path;
+    }
+    format!("'{}'", path.replace('\'', r"'\''"))
+}
+
 /// The beginning of a text, of at most `bytes` bytes and whole characters.
 pub fn cut(text: &str, bytes: usize) -> &str {
     let most = bytes.min(text.len());

@@ -510,7 +510,13 @@ impl Pairs<'_> {
         named.find_map(|item| {
             let is_misnamed = takes(&item.name) && !is_keystore(&item.name);
             let flaw = pem::keystore(&item.bytes).filter(|_| is_misnamed)?;
-            Some(flaw.problem(Reason::BadPem, &self.folder.join(&item.name)))
+            let path = self.folder.join(&item.name);
+            Some(Problem::of_file(
+                Reason::BadPem,
+                path,
+                flaw.what,
+                flaw.remedy,
+            ))
         })
     }
 

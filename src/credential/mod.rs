@@ -258,7 +258,7 @@ fn require_staple(pair: &Pair, is_good: bool, staple: &Findings<'_>, findings: &
                 "{leaf} must be served with an OCSP staple (must-staple), and the one beside it can't be used: {}",
                 problem.what()
             ),
-            problem.remedy().to_owned(),
+            problem.remedy().into_owned(),
         ),
         None => (
             format!("{leaf} must be served with an OCSP staple (must-staple), and there is none"),

@@ -8,7 +8,7 @@ mod foreign;
 mod lines;
 mod tidy;
 
-use std::path::Path;
+use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,8 +19,6 @@ use zeroize::Zeroizing;
 pub use self::foreign::{foreign, join, keystore, mentions_key, replace, rewrite};
 use self::lines::{BEGIN, DASHES, END, Line, Lines};
 pub use self::tidy::{Tidied, tidy};
-use crate::problem::{Problem, Reason};
-use crate::text;
 
 /// One PEM block.
 pub struct Block {
@@ -63,33 +61,17 @@ impl Content {
 pub struct Flaw {
     /// What is wrong with which part of it, as a clause.
     pub what: String,
-    /// What to do about it.
-    pub remedy: String,
+    /// What to do about it, with FILE for the file's path.
+    pub remedy: Cow<'static, str>,
 }
 
 impl Flaw {
-    pub(crate) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, remedy: impl Into<Cow<'static, str>>) -> Self {
         Self {
             what: what.into(),
             remedy: remedy.into(),
         }
     }
-
-    /// The problem with the file at `path`, which FILE stands for in the remedy.
-    pub(crate) fn problem(self, reason: Reason, path: &Path) -> Problem {
-        let remedy = self.remedy.replace("FILE", &quoted(path));
-        Problem::new(reason, path, self.what, remedy)
-    }
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let path = text::path(path);
-    let plain = |char: char| char.is_ascii_alphanumeric() || "/._-+:@%".contains(char);
-    if path.chars().all(plain) {
-        return path;
-    }
-    format!("'{}'", path.replace('\'', r"'\''"))
 }
 
 /// The blocks of `bytes`, each one whole and decodable. One bad block spoils the whole file.

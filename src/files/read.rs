@@ -474,7 +474,7 @@ impl<'a> Read<'a> {
         reason: Reason,
         path: &Path,
         what: impl Into<String>,
-        remedy: impl Into<String>,
+        remedy: &'static str,
     ) {
         self.problems.push(Problem::new(reason, path, what, remedy));
     }

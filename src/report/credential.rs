@@ -284,7 +284,7 @@ fn of_problem(problem: &problem::Problem, kind: Option<Kind>) -> Problem {
         reason: problem.reason().as_str().to_owned(),
         path: text(problem.path()),
         what: problem.what().to_owned(),
-        remedy: problem.remedy().to_owned(),
+        remedy: problem.remedy().into_owned(),
     }
 }
 

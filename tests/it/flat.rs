@@ -118,6 +118,40 @@ fn credentials(report: &Value) -> Vec<[&str; 2]> {
 }
 
 #[test]
+fn a_remedy_names_the_file_itself_whatever_it_is_known_as() {
+    let place = Place::new();
+    let identity = place.identity("site.test");
+    place.put(&[("site.crt", &*identity.chain), ("site.key", &*identity.key)]);
+    let (root, elsewhere) = (place.bed.root.path(), place.bed.scratch("else where"));
+    write_files(
+        &elsewhere,
+        &[("chain", &identity.chain), ("it's", &identity.key)],
+    );
+    let keys = [root.join("site.key"), elsewhere.join("it's")];
+    for key in &keys {
+        fs::set_permissions(key, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    place.write(&format!(
+        "[[root]]\npath = {root:?}\nlayout = \"flat\"\n\n[[secret]]\nname = \"named\"\n\
+         certificate = {:?}\nprivate_key = {:?}\n",
+        elsewhere.join("chain"),
+        keys[1]
+    ));
+    let report = place.check_json();
+    for credential in report["credentials"].as_array().unwrap() {
+        let remedy = credential["warnings"][0]["remedy"].as_str().unwrap();
+        let (_, command) = remedy.split_once("remove it: ").unwrap();
+        let run = Command::new("sh").args(["-ec", command]).status().unwrap();
+        assert!(run.success(), "{command}");
+    }
+    for key in &keys {
+        let mode = fs::metadata(key).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640, "{}", key.display());
+    }
+    assert_eq!(place.check(&[]).status.code(), Some(0));
+}
+
+#[test]
 fn legos_certificates_folder_is_served_as_a_flat_root() {
     let place = Place::flat();
     let (site, wild) = (

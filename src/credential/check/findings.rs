@@ -1,5 +1,6 @@
 //! What has been found wrong so far.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -50,7 +51,7 @@ impl<'a> Findings<'a> {
         reason: Reason,
         file: &str,
         what: impl Into<String>,
-        remedy: impl Into<String>,
+        remedy: impl Into<Cow<'static, str>>,
     ) {
         self.errors.push(self.problem(reason, file, what, remedy));
     }
@@ -61,7 +62,7 @@ impl<'a> Findings<'a> {
         reason: Reason,
         file: &str,
         what: impl Into<String>,
-        remedy: impl Into<String>,
+        remedy: impl Into<Cow<'static, str>>,
     ) {
         self.warnings.push(self.problem(reason, file, what, remedy));
     }
@@ -71,9 +72,9 @@ impl<'a> Findings<'a> {
         reason: Reason,
         file: &str,
         what: impl Into<String>,
-        remedy: impl Into<String>,
+        remedy: impl Into<Cow<'static, str>>,
     ) -> Problem {
-        Flaw::new(what, remedy).problem(reason, &self.folder.join(file))
+        Problem::of_file(reason, self.folder.join(file), what, remedy)
     }
 
     /// Takes in a flaw that keeps the credential from being served.

@@ -32,18 +32,14 @@ fn check(folder: &Path) -> Credential {
 }
 
 /// The command in a remedy, if it has one.
-fn command(problem: &Problem) -> Option<&str> {
+fn command(problem: &Problem) -> Option<String> {
     let remedy = problem.remedy();
     let (_, command) = remedy.split_once("convert it: ")?;
-    Some(
-        command
-            .split(", with the password")
-            .next()
-            .unwrap()
-            .split("; or, if")
-            .next()
-            .unwrap(),
-    )
+    let (command, _) = command
+        .split_once(", with the password")
+        .unwrap_or((command, ""));
+    let (command, _) = command.split_once("; or, if").unwrap_or((command, ""));
+    Some(command.to_owned())
 }
 
 /// Runs the remedies one after the other, until there is no problem left.
@@ -55,7 +51,7 @@ fn heal(name: &str, folder: &Path) -> Credential {
             return credential;
         };
         let command = command(problem).unwrap_or_else(|| panic!("{name}: no command: {problem}"));
-        let output = Command::new("sh").args(["-ec", command]).output().unwrap();
+        let output = Command::new("sh").args(["-ec", &command]).output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{name}: {command}: {message}");
     }
