@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use libfuzzer_sys::fuzz_target;
 use sds_agent::config::{Config, Limits};
 use sds_agent::credential::{Bundle, BundleFacts, Credential, Verdict};
-use sds_agent::files::read::Stamps;
+use sds_agent::files::read::{RootFolder, Stamps};
 use sds_agent::files::roots::Listing;
 use sds_agent::inventory::{Inventory, Judged, Now, Read};
 use sds_agent::peer::{Groups, Peer};
@@ -57,6 +57,7 @@ fn hub() -> Arc<Hub> {
         credentials: vec!["site-cacert".to_owned()],
         problems: Vec::new(),
         stamps: Stamps::default(),
+        folder: RootFolder::default(),
     };
     let now = Now::read();
     let mut inventory = Inventory::new(&config);
