@@ -1,8 +1,10 @@
 //! The keys that a configuration file may have, and the nearest one to a key that is unknown.
 
+use std::fmt::Display;
 use std::path::Path;
 
-use serde::de::{DeserializeOwned, value};
+use serde::de::value::MapDeserializer;
+use serde::de::{self, DeserializeOwned};
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Wrong};
@@ -13,7 +15,7 @@ use super::{AccessRule, Admin, Limits, Listen, Options, Root, TrustOptions};
 pub(super) struct Section {
     /// The name, which is empty for the top of the file.
     pub(super) name: &'static str,
-    pub(super) keys: Vec<String>,
+    pub(super) keys: &'static [&'static str],
     is_repeated: bool,
 }
 
@@ -72,11 +74,11 @@ pub(super) fn check(all: &[Section], top: &DeTable<'_>) -> Result<(), Wrong> {
 }
 
 fn check_keys(all: &[Section], section: &Section, table: &DeTable<'_>) -> Result<(), Wrong> {
-    let is_known = |key: &str| section.keys.iter().any(|known| known == key);
-    let Some(key) = table.keys().find(|key| !is_known(key.get_ref())) else {
+    let mut keys = table.keys();
+    let Some(key) = keys.find(|key| !section.keys.contains(&&**key.get_ref())) else {
         return Ok(());
     };
-    let likeness = |(place, known): &(&str, &String)| {
+    let likeness = |(place, known): &(&str, &&str)| {
         let bonus = if *place == section.name { 0.1 } else { 0.0 };
         strsim::jaro_winkler(key.get_ref(), known) + bonus
     };
@@ -99,17 +101,29 @@ fn check_keys(all: &[Section], section: &Section, table: &DeTable<'_>) -> Result
     ))
 }
 
-/// The section that `T` is read from. `T` has to deny unknown fields: serde's error about such a field
-/// lists those that `T` has.
+/// The section that `T` is read from. `T` has to deny unknown fields.
 fn section<T: DeserializeOwned>(name: &'static str, is_repeated: bool) -> Section {
-    let unknown = value::MapDeserializer::<_, value::Error>::new([("", ())].into_iter());
-    let text = T::deserialize(unknown).map_or_else(|error| error.to_string(), |_| String::new());
-    let quoted = text.split('`').skip(3).step_by(2);
-    let keys: Vec<_> = quoted.map(str::to_owned).collect();
+    let unknown = MapDeserializer::new([("", ())].into_iter());
+    let keys = T::deserialize(unknown).map_or_else(|Expected(keys)| keys, |_| &[]);
     debug_assert!(!keys.is_empty(), "[{name}] accepts unknown fields");
     Section {
         name,
         keys,
         is_repeated,
+    }
+}
+
+/// The fields of a struct, which serde passes to the error about an unknown field.
+#[derive(Debug, thiserror::Error)]
+#[error("expected one of {0:?}")]
+struct Expected(&'static [&'static str]);
+
+impl de::Error for Expected {
+    fn custom<T: Display>(_: T) -> Self {
+        Self(&[])
+    }
+
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        Self(expected)
     }
 }
