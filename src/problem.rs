@@ -127,27 +127,17 @@ impl Problem {
         }))
     }
 
-    /// The same, with FILE in the `remedy` for the path as a shell takes it.
-    pub fn of_file(
-        reason: Reason,
-        path: impl Into<PathBuf>,
-        what: impl Into<String>,
-        remedy: impl Into<Cow<'static, str>>,
-    ) -> Self {
-        let Self(problem) = Self::new(reason, path, what, remedy);
-        Self(Arc::new(Description {
-            names_file: true,
-            ..Arc::unwrap_or_clone(problem)
-        }))
+    /// The same problem, where FILE in the remedy stands for the path as a shell takes it.
+    pub(crate) fn for_file(mut self) -> Self {
+        Arc::make_mut(&mut self.0).names_file = true;
+        self
     }
 
     /// The same problem with what is at `path`.
     pub fn at(&self, path: impl Into<PathBuf>) -> Self {
-        let path = path.into().into();
-        Self(Arc::new(Description {
-            path,
-            ..Description::clone(&self.0)
-        }))
+        let mut moved = self.clone();
+        Arc::make_mut(&mut moved.0).path = path.into().into();
+        moved
     }
 
     /// Its kind.

@@ -511,12 +511,7 @@ impl Pairs<'_> {
             let is_misnamed = takes(&item.name) && !is_keystore(&item.name);
             let flaw = pem::keystore(&item.bytes).filter(|_| is_misnamed)?;
             let path = self.folder.join(&item.name);
-            Some(Problem::of_file(
-                Reason::BadPem,
-                path,
-                flaw.what,
-                flaw.remedy,
-            ))
+            Some(Problem::new(Reason::BadPem, path, flaw.what, flaw.remedy).for_file())
         })
     }
 

@@ -74,7 +74,7 @@ impl<'a> Findings<'a> {
         what: impl Into<String>,
         remedy: impl Into<Cow<'static, str>>,
     ) -> Problem {
-        Problem::of_file(reason, self.folder.join(file), what, remedy)
+        Problem::new(reason, self.folder.join(file), what, remedy).for_file()
     }
 
     /// Takes in a flaw that keeps the credential from being served.
