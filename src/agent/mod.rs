@@ -159,6 +159,7 @@ impl Agent {
         }
         // A problem at the start is not a rotation in progress.
         self.inventory.report_all(Now::read());
+        // Also what `settle` has not published yet.
         let changes = self.inventory.take_changes();
         self.hub.publish(self.published(), &changes);
         self.follow_up(changes);
@@ -343,9 +344,9 @@ impl Agent {
             _ if epoch != self.epoch => due.push((owner.clone(), noticed)),
             (Owner::Root(path), Some(Found::Root(listing))) => {
                 self.problems.listed(path, &listing, &self.metrics);
-                let is_other = self.is_other(path, listing.folder);
+                let is_replaced = self.note_folder(path, listing.folder);
                 let mut read = self.inventory.listed(path, listing, now, noticed);
-                if is_other {
+                if is_replaced {
                     read = self.inventory.keys(path);
                 }
                 due.extend(read.into_iter().map(|key| (Owner::Folder(key), noticed)));
@@ -355,7 +356,7 @@ impl Agent {
                 match listed.filter(|listed| !listed.agrees(root)) {
                     None => self.inventory.observe(key, read, now, noticed),
                     Some(listed) => {
-                        // All of its folders are read again when it has been listed.
+                        // After the next listing, all of its credentials are read again.
                         *listed = RootFolder::Unknown;
                         due.push((Owner::Root(key.root.clone()), noticed));
                     }
@@ -367,9 +368,9 @@ impl Agent {
         due
     }
 
-    /// Keeps that the root at `path` was listed as `folder`. Returns whether folders may have been read in
-    /// another one.
-    fn is_other(&mut self, path: &Arc<Path>, folder: RootFolder) -> bool {
+    /// Records which folder the root at `path` was when it was listed. Returns whether credentials may have been
+    /// read in another one.
+    fn note_folder(&mut self, path: &Arc<Path>, folder: RootFolder) -> bool {
         if folder == RootFolder::Unknown {
             return false;
         }

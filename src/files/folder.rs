@@ -61,7 +61,7 @@ fn find_folder(
     let route = route.filter(|route| route.root() == root);
     let found = match route.and_then(Route::folder) {
         Some(folder) => Ok(Found::Folder(folder)),
-        // What a read fails at is watched for that read.
+        // A read that can't reach the root watches the way itself.
         None => walk.find(root),
     };
     let Ok(Found::Folder(folder)) = found else {

@@ -88,7 +88,7 @@ pub struct Options<'a> {
     /// The root that the folder is in, where no link may lead out of it, and no file be read that
     /// the owner of the folder could not read himself.
     pub confine: Option<&'a Path>,
-    /// The way to the root that the folder is in, if the listing of that watches the folders on it.
+    /// The way to the root that the folder is in, where the listing of the root watches the folders above it.
     pub route: Option<&'a Route>,
     /// Which of these names, by their places, could be part of a credential. Where a folder holds
     /// more files than the limit, those alone count and are read.
@@ -118,7 +118,7 @@ pub struct Reading {
     pub problems: Vec<Problem>,
     /// The state of every file and folder that was examined: equal stamps mean that nothing changed.
     pub stamps: Stamps,
-    /// The root that it was read in, by [`Options::route`] or [`Options::confine`].
+    /// The root that it was read in, if [`Options::route`] or [`Options::confine`] names one.
     pub root: RootFolder,
 }
 
@@ -304,7 +304,7 @@ impl<'a> Read<'a> {
             Err(failure) => self.failed(self.folder, failure),
         }
         // A generation is taken away once the link has been switched, perhaps while it was read.
-        // Another target is another link.
+        // A link's target can't change: another target is another inode.
         let now = statat(&folder.fd, DATA, AtFlags::SYMLINK_NOFOLLOW);
         self.raced |= !now.is_ok_and(|now| same(&now, &link.stat));
         there

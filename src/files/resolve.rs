@@ -127,7 +127,7 @@ impl<'a> Walk<'a> {
         self.follow(top, path.strip_prefix("/").unwrap_or(&path), 0)
     }
 
-    /// The walk goes on from `root`, the folder of a root.
+    /// Continues from the folder of a root.
     pub(super) fn begin_at(&mut self, root: &Folder) {
         self.root = Some(root.id);
         self.devices.push((root.id.device, root.kind));

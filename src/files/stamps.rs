@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 /// What the results of later calls of `stat` are compared with. A few hundred bytes for a folder, which clones
 /// share: there may be thousands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Stamps {
     /// For each path that was examined: the fingerprint of what was found, in 8 bytes, its [`Depth`], how many
     /// bytes the path has in common with the one before, in 2 bytes, and the rest of it, which a NUL ends.
@@ -24,7 +24,7 @@ pub struct Stamps {
 }
 
 /// How much of what is found matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Depth {
     /// Which file or folder it is: enough for a folder that is only walked through.
     Identity = b'i' as isize,
@@ -111,7 +111,7 @@ impl Collector {
         let mut last = PathBuf::new();
         let mut prints = self.prints.into_iter().peekable();
         while let Some(((path, depth), print)) = prints.next() {
-            // Another folder in its place has other things in it, which are examined.
+            // What is examined below it is another thing when another folder takes its place.
             let below = prints.peek().map(|((path, _), _)| path);
             if depth == Depth::Identity && below.is_some_and(|below| below.starts_with(&path)) {
                 continue;

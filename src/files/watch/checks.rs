@@ -53,11 +53,12 @@ fn check<K: Clone + Eq + Hash>(inner: &Inner<K>, device: Option<u64>, checks: Ve
 impl<K: Clone + Eq + Hash> Table<K> {
     /// Plans the next check of `id`, if it is polled: the others are checked all at once.
     pub(super) fn plan_check(&mut self, id: OwnerId, now: Instant) {
-        let usual_poll = self.settings.poll_interval;
+        let usual = self.settings.poll_interval;
         let Some(owner) = self.owner_mut(id) else {
             return;
         };
-        let at = owner.poll_interval(usual_poll).map(|every| now + every);
+        let every = owner.interval.or(owner.polled.map(|_| usual));
+        let at = every.map(|every| now + every);
         let before = std::mem::replace(&mut owner.check_at, at);
         if let Some(before) = before {
             self.schedule.remove(&(before, id));
@@ -73,10 +74,11 @@ impl<K: Clone + Eq + Hash> Table<K> {
         if self.check_all_at <= now {
             self.check_all_at = now + self.settings.check_interval;
             self.retry(now);
-            let usual_poll = self.settings.poll_interval;
-            let is_polled = |owner: &Owner<K>| owner.poll_interval(usual_poll).is_some();
-            let ids = self.ids();
-            due.extend(ids.filter(|id| !self.owner(*id).is_some_and(is_polled)));
+            let is_unplanned = |owner: &Owner<K>| owner.check_at.is_none();
+            due.extend(
+                self.ids()
+                    .filter(|id| self.owner(*id).is_some_and(is_unplanned)),
+            );
         }
         while let Some((at, id)) = self.schedule.first().copied()
             && at <= now

@@ -107,11 +107,6 @@ impl<K> Owner<K> {
     pub(super) fn key(&self) -> &K {
         &self.key
     }
-
-    /// How often it is checked by itself, if it is. `usual`: the interval where it has none of its own.
-    pub(super) fn poll_interval(&self, usual: Duration) -> Option<Duration> {
-        self.interval.or(self.polled.map(|_| usual))
-    }
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
