@@ -15,6 +15,7 @@ use crate::credential::{
 };
 use crate::proto::SECRET_TYPE_URL;
 use crate::proto::encode::{Field, Value, head_len, message_len, write_head};
+use crate::text::Texts;
 use crate::validity::Validity;
 
 /// The name of a secret. Cheap to clone.
@@ -88,12 +89,12 @@ pub enum Facts {
     /// Of an OCSP staple.
     OcspStaple(StapleFacts),
     /// The files of session ticket keys, or of a generic secret.
-    Files(Vec<String>),
+    Files(Texts),
 }
 
 impl Facts {
     /// The names of the files that it came from.
-    pub fn files(&self) -> &[String] {
+    pub fn files(&self) -> &Texts {
         match self {
             Self::Certificate(facts) => &facts.files,
             Self::TrustBundle(facts) => &facts.files,
@@ -457,6 +458,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::credential::Fingerprint;
+    use crate::credential::key::KeyType;
     use crate::proto::core::{DataSource, data_source::Specifier};
     use crate::proto::tls::{self, secret::Type};
 
@@ -472,12 +474,12 @@ pub(crate) mod tests {
             key: Zeroizing::new(format!("key {content}").into_bytes()),
             lesser_chain: false,
             facts: PairFacts {
-                leaf: facts(),
-                intermediates: Vec::new(),
-                key_type: "P-256".into(),
+                leaf: facts("", &[]),
+                intermediates: Box::default(),
+                key_type: KeyType::P256,
                 must_staple: false,
-                files: vec!["tls.crt".into(), "tls.key".into()],
-                chain: vec![Fingerprint::of(content.as_bytes())],
+                files: Texts::from_iter(["tls.crt", "tls.key"]),
+                chain: Box::new([Fingerprint::of(content.as_bytes())]),
             },
         }
     }
@@ -489,8 +491,8 @@ pub(crate) mod tests {
             crl: None,
             options: Arc::default(),
             facts: BundleFacts {
-                certificates: vec![facts()],
-                files: vec!["ca.crt".into()],
+                certificates: Box::new([facts("", &[])]),
+                files: Texts::from_iter(["ca.crt"]),
             },
         }
     }
@@ -504,22 +506,21 @@ pub(crate) mod tests {
                 serial: String::new(),
                 this_update: SystemTime::UNIX_EPOCH,
                 next_update: None,
-                files: vec!["ocsp.der".into()],
+                files: Texts::from_iter(["ocsp.der"]),
                 fingerprint: Fingerprint::of(content.as_bytes()),
             },
         }
     }
 
-    fn facts() -> CertificateFacts {
-        CertificateFacts {
-            subject: String::new(),
-            issuer: String::new(),
-            serial: String::new(),
-            names: Vec::new(),
-            common_name: None,
+    /// What a certificate with this serial number and these names says of itself.
+    pub(crate) fn facts(serial: &str, names: &[String]) -> CertificateFacts {
+        let [subject, issuer, common_name] = [const { String::new() }; 3];
+        let epoch = Validity {
             not_before: SystemTime::UNIX_EPOCH,
             not_after: SystemTime::UNIX_EPOCH,
-        }
+        };
+        let texts = [subject, issuer, serial.to_owned(), common_name];
+        CertificateFacts::new(texts, names.to_vec(), epoch)
     }
 
     fn secret(part: impl Into<Part>) -> Secret {
@@ -575,11 +576,11 @@ pub(crate) mod tests {
         );
         let keys = TicketKeys {
             keys: vec![Zeroizing::new(vec![1]), Zeroizing::new(vec![2])],
-            files: Vec::new(),
+            files: Texts::default(),
         };
         let generic = Generic {
             secret: Zeroizing::new(b"token".to_vec()),
-            files: Vec::new(),
+            files: Texts::default(),
         };
         for (secret, expected) in [
             (secret(pair("1")), certificate(None)),

@@ -65,6 +65,34 @@ pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
+/// Several texts without NUL, such as file names, in one allocation: there are thousands of such lists.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Texts(Box<str>);
+
+impl Texts {
+    /// The texts, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.split_terminator('\0')
+    }
+}
+
+impl<T: AsRef<str>> FromIterator<T> for Texts {
+    fn from_iter<I: IntoIterator<Item = T>>(texts: I) -> Self {
+        let mut all = String::new();
+        for text in texts {
+            all.push_str(text.as_ref());
+            all.push('\0');
+        }
+        Self(all.into())
+    }
+}
+
+impl fmt::Debug for Texts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
 /// Displays a text with escapes.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<'a> {

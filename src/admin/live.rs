@@ -100,10 +100,10 @@ fn of(credential: &Credential) -> Option<Served> {
         credential: credential.name.to_string(),
         version: secret.version().to_string(),
         since: secret.since().into(),
-        serial: pair.leaf.serial.clone(),
+        serial: pair.leaf.serial().to_owned(),
         not_after: pair.leaf.not_after.into(),
-        key_type: pair.key_type.clone(),
-        chain: pair.chain.clone(),
+        key_type: pair.key_type.to_string(),
+        chain: pair.chain.to_vec(),
         staple,
     })
 }

@@ -105,7 +105,7 @@ pub(super) fn remind(reminder: &Reminder, snapshot: &Snapshot, now: SystemTime) 
     let secret = snapshot.credential(key).and_then(|one| one.secret(*kind));
     let certificates = secret.map_or(&[][..], |secret| secret.facts().certificates());
     let ending = certificates.iter().filter(|facts| facts.not_after == *end);
-    let subjects: Vec<_> = ending.map(|facts| facts.subject.as_str()).collect();
+    let subjects: Vec<_> = ending.map(|facts| facts.subject()).collect();
     warn!(
         credential = &*key.name,
         folder = %text::path(&snapshot.folder_of(key)),
@@ -147,8 +147,8 @@ fn changed(credential: &Credential, first: bool, warnings: &[Problem]) {
         credential = &*credential.name,
         folder = %text::path(&credential.path()),
         kinds = kinds.join(" "),
-        names = leaf.map(|leaf| some_of(&leaf.names, " ")),
-        serial = leaf.map(|leaf| leaf.serial.as_str()),
+        names = leaf.map(|leaf| some_of(&leaf.names().collect::<Vec<_>>(), " ")),
+        serial = leaf.map(|leaf| leaf.serial()),
         not_after = leaf.map(|leaf| times::rfc3339(leaf.not_after)),
         cas = bundle.map(|bundle| bundle.certificates().len()),
         "{}",

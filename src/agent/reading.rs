@@ -174,8 +174,8 @@ fn relocate(credential: &mut Credential, source: &Source<'_>) {
     let ticket_keys = ticket_keys.part.as_mut().map(|part| &mut part.files);
     let generic = generic.part.as_mut().map(|part| &mut part.files);
     let files = [pair, bundle, staple, ticket_keys, generic];
-    for name in files.into_iter().flatten().chain([skipped]).flatten() {
-        *name = shown_name(name, source);
+    for names in files.into_iter().flatten().chain([skipped]) {
+        *names = names.iter().map(|name| shown_name(name, source)).collect();
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::SystemTime;
 
 use x509_parser::prelude::{FromDer, GeneralName, SubjectAlternativeName, X509Name};
 
-use super::CertificateFacts;
 use super::der::Der;
 use super::x509::{Extension, X509};
-use crate::text;
+use crate::text::{self, Texts};
+use crate::validity::Validity;
 
 /// Shown in the place of what can't be read.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -20,6 +21,17 @@ const DNS_NAME: u8 = 0x82;
 const URI: u8 = 0x86;
 const IP_ADDRESS: u8 = 0x87;
 
+/// What a certificate says of itself. Compact: there may be thousands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// Subject, issuer, serial number, common name, and then the names.
+    texts: Texts,
+    /// Valid from.
+    pub not_before: SystemTime,
+    /// Valid until.
+    pub not_after: SystemTime,
+}
+
 impl CertificateFacts {
     /// The facts of a certificate from elsewhere, DER; none where it can't be read.
     pub fn from_der(der: &[u8]) -> Option<Self> {
@@ -28,16 +40,71 @@ impl CertificateFacts {
 
     /// The facts of a certificate. Control characters in its names are escaped: they are shown.
     pub(crate) fn of(certificate: &X509<'_>) -> Self {
-        Self {
-            subject: distinguished(certificate.subject),
-            issuer: distinguished(certificate.issuer),
-            serial: hex(certificate.serial),
-            names: names(certificate).unwrap_or_default(),
-            common_name: common_name(certificate)
-                .filter(|_| certificate.extension(SUBJECT_ALT_NAME).is_none()),
+        let common_name =
+            common_name(certificate).filter(|_| certificate.extension(SUBJECT_ALT_NAME).is_none());
+        let texts = [
+            distinguished(certificate.subject),
+            distinguished(certificate.issuer),
+            hex(certificate.serial),
+            common_name.unwrap_or_default(),
+        ];
+        let names = names(certificate).unwrap_or_default();
+        let validity = Validity {
             not_before: certificate.not_before,
             not_after: certificate.not_after,
+        };
+        Self::new(texts, names, validity)
+    }
+
+    /// The facts with these texts: subject, issuer, serial number and common name, where an empty one is none.
+    pub(crate) fn new(
+        texts: [String; 4],
+        names: impl IntoIterator<Item = String>,
+        validity: Validity,
+    ) -> Self {
+        Self {
+            texts: texts.into_iter().chain(names).collect(),
+            not_before: validity.not_before,
+            not_after: validity.not_after,
         }
+    }
+
+    /// The subject's distinguished name.
+    pub fn subject(&self) -> &str {
+        self.text(0)
+    }
+
+    /// The issuer's distinguished name.
+    pub fn issuer(&self) -> &str {
+        self.text(1)
+    }
+
+    /// The serial number, in lower-case hexadecimal.
+    pub fn serial(&self) -> &str {
+        self.text(2)
+    }
+
+    /// The subject's common name, where there are no subject alternative names: a name that the
+    /// certificate may be meant for then.
+    pub fn common_name(&self) -> Option<&str> {
+        Some(self.text(3)).filter(|name| !name.is_empty())
+    }
+
+    /// The DNS names and IP addresses among its subject alternative names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.texts.iter().skip(4)
+    }
+
+    /// From when until when it is valid.
+    pub fn validity(&self) -> Validity {
+        Validity {
+            not_before: self.not_before,
+            not_after: self.not_after,
+        }
+    }
+
+    fn text(&self, at: usize) -> &str {
+        self.texts.iter().nth(at).unwrap_or_default()
     }
 }
 

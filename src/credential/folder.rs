@@ -86,6 +86,7 @@ fn token(folder: &Path) -> Problem {
 mod tests {
     use super::*;
     use crate::credential::tests::{ca, files, leaf};
+    use crate::text::Texts;
 
     /// What a folder with these files, and something unreadable called `unreadable`, amounts to.
     fn verdict(
@@ -114,7 +115,7 @@ mod tests {
         for name in ["README", "old", "key.pem", "a.key"] {
             let credential = verdict(&root, &pair, Some(name)).unwrap();
             assert_eq!(credential.problems().count(), 0, "{name}");
-            assert_eq!(credential.skipped, [name]);
+            assert_eq!(credential.skipped, Texts::from_iter([name]));
         }
         let reasons = |problems: &[Problem]| -> Vec<Reason> {
             problems.iter().map(Problem::reason).collect()
@@ -152,7 +153,8 @@ mod tests {
         let mut root = Root::new("/c");
         assert_eq!(verdict(&root, &names, None).unwrap_err(), [Reason::Name]);
         root.skip_token_folders = false;
-        assert_eq!(verdict(&root, &names, None).unwrap().skipped, ["token"]);
+        let judged = verdict(&root, &names, None).unwrap();
+        assert_eq!(judged.skipped, Texts::from_iter(["token"]));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::time::SystemTime;
 
 use self::check::{Findings, Judged, Stapled};
 use self::contents::Item;
+pub use self::facts::CertificateFacts;
 pub use self::fingerprint::Fingerprint;
 pub use self::folder::{from_reading, parts_among};
 use self::layout::{Layout, PairFiles};
@@ -29,6 +30,8 @@ pub use self::part::{
 use crate::config::TrustOptions;
 use crate::files::read::File;
 use crate::problem::{Problem, Reason};
+use crate::text::Texts;
+#[cfg(doc)]
 use crate::validity::Validity;
 
 /// What the files of a credential folder amount to. Each part is judged by itself.
@@ -45,17 +48,7 @@ pub struct Credential {
     /// A generic secret.
     pub generic: Verdict<Generic>,
     /// The names of the files that are no part of it.
-    pub skipped: Vec<String>,
-}
-
-impl CertificateFacts {
-    /// From when until when it is valid.
-    pub fn validity(&self) -> Validity {
-        Validity {
-            not_before: self.not_before,
-            not_after: self.not_after,
-        }
-    }
+    pub skipped: Texts,
 }
 
 impl Credential {
@@ -74,26 +67,6 @@ impl Credential {
         let of_others = of_others.chain(&self.generic.warnings);
         of_pair.chain(&self.bundle.warnings).chain(of_others)
     }
-}
-
-/// What a certificate says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateFacts {
-    /// The subject's distinguished name.
-    pub subject: String,
-    /// The issuer's distinguished name.
-    pub issuer: String,
-    /// The serial number, in lower-case hexadecimal.
-    pub serial: String,
-    /// The DNS names and IP addresses among its subject alternative names.
-    pub names: Vec<String>,
-    /// The subject's common name, where there are no subject alternative names: a name that the
-    /// certificate may be meant for then.
-    pub common_name: Option<String>,
-    /// Valid from.
-    pub not_before: SystemTime,
-    /// Valid until.
-    pub not_after: SystemTime,
 }
 
 /// By what a credential is judged, apart from its files.
@@ -172,7 +145,7 @@ fn judge(folder: &Path, mut items: Vec<Item>, rules: &Rules) -> Credential {
 
     let skipped = items.iter().enumerate().filter(|(at, _)| !layout.uses(*at));
     Credential {
-        skipped: skipped.map(|(_, item)| item.name.clone()).collect(),
+        skipped: skipped.map(|(_, item)| &item.name).collect(),
         pair: of_pair.verdict(judged.map(|judged| judged.pair)),
         bundle: of_bundle.verdict(bundle),
         staple: of_staple.verdict(staple),
@@ -251,7 +224,7 @@ fn require_staple(pair: &Pair, is_good: bool, staple: &Findings<'_>, findings: &
     if !pair.facts.must_staple || is_good {
         return;
     }
-    let leaf = &pair.facts.leaf.subject;
+    let leaf = pair.facts.leaf.subject();
     let (what, remedy) = match staple.errors.first() {
         Some(problem) => (
             format!(
@@ -267,7 +240,8 @@ fn require_staple(pair: &Pair, is_good: bool, staple: &Findings<'_>, findings: &
                 .to_owned(),
         ),
     };
-    findings.error(Reason::Incomplete, &pair.facts.files[0], what, remedy);
+    let chain = pair.facts.files.iter().next().unwrap_or_default();
+    findings.error(Reason::Incomplete, chain, what, remedy);
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@ use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
+use super::key::KeyType;
 use super::{CertificateFacts, Fingerprint};
 use crate::config::TrustOptions;
 use crate::problem::Problem;
+use crate::text::Texts;
 use crate::validity::Validity;
 
 /// What the files of one part amount to. Neither a part nor a problem: there is no file for it.
@@ -59,15 +61,15 @@ pub struct PairFacts {
     /// The leaf certificate.
     pub leaf: CertificateFacts,
     /// The certificates that follow the leaf in the chain.
-    pub intermediates: Vec<CertificateFacts>,
-    /// The type of the key, such as `P-256` or `RSA 2048`.
-    pub key_type: String,
+    pub intermediates: Box<[CertificateFacts]>,
+    /// The type of the key.
+    pub key_type: KeyType,
     /// Whether the leaf requires an OCSP staple ("must-staple", RFC 7633).
     pub must_staple: bool,
     /// The names of the files that it came from, each once: chain, then key.
-    pub files: Vec<String>,
+    pub files: Texts,
     /// The certificates of the chain as it is served, leaf first.
-    pub chain: Vec<Fingerprint>,
+    pub chain: Box<[Fingerprint]>,
 }
 
 /// A trust bundle: PEM, as the files have it.
@@ -86,9 +88,9 @@ pub struct Bundle {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleFacts {
     /// The CA certificates, in their order.
-    pub certificates: Vec<CertificateFacts>,
+    pub certificates: Box<[CertificateFacts]>,
     /// The names of the files that it came from: the bundle, and the revocation list if any.
-    pub files: Vec<String>,
+    pub files: Texts,
 }
 
 /// An OCSP response for the leaf of the pair beside it.
@@ -111,7 +113,7 @@ pub struct StapleFacts {
     /// When newer information will be available: clients refuse the staple from then on.
     pub next_update: Option<SystemTime>,
     /// The name of the file.
-    pub files: Vec<String>,
+    pub files: Texts,
     /// The response itself.
     pub fingerprint: Fingerprint,
 }
@@ -127,7 +129,7 @@ impl StapleFacts {
 
     /// Whether it is about that certificate.
     pub fn is_about(&self, leaf: &CertificateFacts) -> bool {
-        self.serial == leaf.serial && self.issuer == leaf.issuer
+        self.serial == leaf.serial() && self.issuer == leaf.issuer()
     }
 }
 
@@ -136,7 +138,7 @@ pub struct TicketKeys {
     /// The keys, in the order in which Envoy gets them.
     pub keys: Vec<Zeroizing<Vec<u8>>>,
     /// The names of the files that they came from, in that order.
-    pub files: Vec<String>,
+    pub files: Texts,
 }
 
 /// A generic secret: bytes that Envoy uses as they are, such as a token.
@@ -144,7 +146,7 @@ pub struct Generic {
     /// The bytes.
     pub secret: Zeroizing<Vec<u8>>,
     /// The name of the file.
-    pub files: Vec<String>,
+    pub files: Texts,
 }
 
 impl fmt::Debug for Pair {

@@ -9,9 +9,11 @@ use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use zeroize::Zeroizing;
 
+use super::key::KeyType;
 use super::{Credential, from_files};
 use crate::files::read::File;
 use crate::problem::{Problem, Reason};
+use crate::text::Texts;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -141,15 +143,15 @@ fn the_very_bytes_of_a_good_pair_and_its_bundle_are_kept() {
     let pair = credential.pair.part.as_ref().unwrap();
     assert_eq!(pair.chain, chain.as_bytes());
     assert_eq!(&**pair.key, key.as_bytes());
-    assert_eq!(pair.facts.key_type, "P-256");
-    assert_eq!(pair.facts.leaf.names, ["a.example"]);
-    assert_eq!(pair.facts.leaf.subject, "CN=a.example");
-    assert_eq!(pair.facts.leaf.issuer, "CN=root");
-    assert_eq!(pair.facts.files, ["tls.crt", "tls.key"]);
+    assert_eq!(pair.facts.key_type, KeyType::P256);
+    assert!(pair.facts.leaf.names().eq(["a.example"]));
+    assert_eq!(pair.facts.leaf.subject(), "CN=a.example");
+    assert_eq!(pair.facts.leaf.issuer(), "CN=root");
+    assert_eq!(pair.facts.files, Texts::from_iter(["tls.crt", "tls.key"]));
     let bundle = credential.bundle.part.as_ref().unwrap();
     assert_eq!(bundle.trusted_ca, root.pem.as_bytes());
-    assert_eq!(bundle.facts.files, ["ca.crt"]);
-    assert_eq!(credential.skipped, ["README"]);
+    assert_eq!(bundle.facts.files, Texts::from_iter(["ca.crt"]));
+    assert_eq!(credential.skipped, Texts::from_iter(["README"]));
     assert_eq!(warned(&credential), []);
 }
 
@@ -291,7 +293,7 @@ fn a_revocation_list_without_a_bundle_is_skipped() {
     let chain = format!("{cert}{}", root.pem);
     let credential = good(&[("tls.crt", &chain), ("tls.key", &key), ("ca.crl", "hello")]);
     assert_eq!(warned(&credential), [Reason::Incomplete]);
-    assert_eq!(credential.skipped, ["ca.crl"]);
+    assert_eq!(credential.skipped, Texts::from_iter(["ca.crl"]));
 }
 
 #[test]
@@ -337,8 +339,8 @@ fn names_from_a_certificate_forge_no_line() {
     let credential = good(&[("tls.crt", &cert), ("tls.key", &key)]);
     let leaf = &credential.pair.part.as_ref().unwrap().facts.leaf;
     for text in [
-        &leaf.subject,
-        &leaf.issuer,
+        leaf.subject(),
+        leaf.issuer(),
         &credential.warnings().next().unwrap().to_string(),
     ] {
         assert!(!text.contains(char::is_control), "{text:?}");

@@ -11,7 +11,7 @@ use crate::credential::{Credential, StapleFacts, Verdict};
 use crate::name;
 use crate::problem::{Problem, Reason};
 use crate::secret::{Facts, Kind, Name, Part, Secret};
-use crate::text;
+use crate::text::{self, Texts};
 use crate::times;
 
 /// How long a folder must hold a trust bundle and no pair before the bundle is announced under the
@@ -33,7 +33,7 @@ pub enum Found {
 #[derive(Debug)]
 pub struct Judged {
     verdicts: [Verdict<Part>; Kind::ALL.len()],
-    skipped: Vec<String>,
+    skipped: Texts,
 }
 
 impl Judged {
@@ -134,7 +134,7 @@ pub(super) struct Folder {
     since_start: bool,
     /// Whether its files were checked since the start.
     judged: bool,
-    skipped: Vec<String>,
+    skipped: Texts,
     warned: Vec<Problem>,
     /// When the staple of the certificate in service ended, if it has.
     staple_ended: Option<SystemTime>,
@@ -164,7 +164,7 @@ impl Folder {
             trouble: Trouble::default(),
             since_start,
             judged: false,
-            skipped: Vec::new(),
+            skipped: Texts::default(),
             warned: Vec::new(),
             staple_ended: None,
             without_pair: false,
@@ -446,7 +446,7 @@ impl Folder {
         };
         Some(Problem::new(
             Reason::Expired,
-            self.path.join(facts.files.first()?),
+            self.path.join(facts.files.iter().next()?),
             format!("the OCSP staple expired on {}: {outcome}", times::date(end)),
             "fetch a new one from the CA's OCSP responder",
         ))
@@ -517,10 +517,10 @@ impl Folder {
         let Facts::Certificate(facts) = pair.facts() else {
             return None;
         };
-        facts.leaf.common_name.as_ref()?;
+        facts.leaf.common_name()?;
         Some(Problem::new(
             Reason::Name,
-            self.path.join(facts.files.first()?),
+            self.path.join(facts.files.iter().next()?),
             "the certificate has no subject alternative name: most clients accept it for no host, \
              whatever its common name is",
             "have it issued with its hosts as subject alternative names; nothing needs to be done if \

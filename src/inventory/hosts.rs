@@ -102,6 +102,6 @@ impl Hosts {
 
 /// What the certificate of a pair covers: its alternative names, or the common name where it has none.
 pub(super) fn coverages(facts: &PairFacts) -> impl Iterator<Item = Coverage> {
-    let names = facts.leaf.names.iter().chain(&facts.leaf.common_name);
-    names.filter_map(|name| Coverage::parse(name))
+    let names = facts.leaf.names().chain(facts.leaf.common_name());
+    names.filter_map(Coverage::parse)
 }

@@ -521,7 +521,7 @@ impl Inventory {
         {
             let replaced = Replaced {
                 credential: credential.name.clone(),
-                serial: pair.leaf.serial.clone(),
+                serial: pair.leaf.serial().to_owned(),
                 version: secret.version().clone(),
                 until: SystemTime::now(),
             };

@@ -16,6 +16,7 @@ use crate::credential::Fingerprint;
 use crate::name::{self, Coverage, Host};
 use crate::problem::Problem;
 use crate::secret::{Facts, Kind, Name, Secret};
+use crate::text::Texts;
 use crate::validity::Validity;
 
 /// The state of all credentials at one moment.
@@ -82,7 +83,7 @@ pub struct Credential {
     /// Warnings about what is served.
     pub warnings: Vec<Problem>,
     /// The names of the files that belong to no part.
-    pub skipped: Vec<String>,
+    pub skipped: Texts,
     /// By kind.
     pub(super) secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
     /// Whether the bundle has the folder's own name, as there is no pair.
@@ -347,7 +348,7 @@ impl Credential {
     /// The file of the private key that it serves.
     pub fn key_file(&self) -> Option<PathBuf> {
         let files = self.secret(Kind::Certificate)?.facts().files();
-        Some(self.path().join(files.last()?))
+        Some(self.path().join(files.iter().last()?))
     }
 
     /// The secret of that kind.

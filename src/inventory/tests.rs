@@ -3,7 +3,8 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::config::Absent;
 use crate::credential::{Credential as Checked, Generic, Pair, TicketKeys, Verdict};
-use crate::secret::tests::{bundle, pair};
+use crate::secret::tests::{bundle, facts, pair};
+use crate::text::Texts;
 
 const ROOTS: [&str; 2] = ["/a", "/b"];
 
@@ -109,7 +110,10 @@ pub(crate) fn bad() -> Read {
 /// A pair that covers these hosts and ends in so many days.
 fn covering(content: &str, hosts: &[&str], days: u64) -> Read {
     let mut pair: Pair = pair(content);
-    pair.facts.leaf.names = hosts.iter().map(ToString::to_string).collect();
+    pair.facts.leaf = facts(
+        "",
+        &hosts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    );
     pair.facts.leaf.not_after = SystemTime::now() + Duration::from_secs(days * 86_400);
     judged(Checked {
         pair: verdict(pair),
@@ -317,11 +321,11 @@ fn no_client_of_a_pair_is_given_ticket_keys_or_a_generic_secret() {
             pair,
             ticket_keys: verdict(TicketKeys {
                 keys: vec![Zeroizing::new(b" ticket".to_vec())],
-                files: Vec::new(),
+                files: Texts::default(),
             }),
             generic: verdict(Generic {
                 secret: Zeroizing::new(b" token".to_vec()),
-                files: Vec::new(),
+                files: Texts::default(),
             }),
             ..Checked::default()
         })

@@ -72,7 +72,7 @@ fn shown(
     });
     let mut shown = Credential {
         secrets: secrets.collect(),
-        skipped_files: credential.skipped.clone(),
+        skipped_files: credential.skipped.iter().map(str::to_owned).collect(),
         problems: credential.rejections.iter().map(rejection).collect(),
         warnings: problems(&credential.warnings),
         ..bare(credential)
@@ -167,7 +167,7 @@ fn of_secret(
         _ => None,
     };
     let files = facts.files().iter();
-    let intermediates = pair.iter().flat_map(|pair| &pair.intermediates);
+    let intermediates = pair.iter().flat_map(|pair| &*pair.intermediates);
     let certificates = facts.certificates().iter().chain(intermediates);
     let current = facts.current(now);
     let mut shown = Secret {
@@ -179,10 +179,10 @@ fn of_secret(
         not_after: current.map(|one| one.not_after.into()),
         warn_days: credential.warn_days,
         files: files
-            .chain(staple.iter().flat_map(|staple| &staple.files))
-            .cloned()
+            .chain(staple.iter().flat_map(|staple| staple.files.iter()))
+            .map(str::to_owned)
             .collect(),
-        key_type: pair.map(|pair| pair.key_type.clone()),
+        key_type: pair.map(|pair| pair.key_type.to_string()),
         certificates: certificates.map(certificate).collect(),
         staple: staple.map(|staple| Staple {
             this_update: staple.this_update.into(),
@@ -197,10 +197,10 @@ fn of_secret(
 
 fn certificate(facts: &CertificateFacts) -> Certificate {
     Certificate {
-        subject: facts.subject.clone(),
-        issuer: facts.issuer.clone(),
-        serial: facts.serial.clone(),
-        names: facts.names.clone(),
+        subject: facts.subject().to_owned(),
+        issuer: facts.issuer().to_owned(),
+        serial: facts.serial().to_owned(),
+        names: facts.names().map(str::to_owned).collect(),
         not_before: facts.not_before.into(),
         not_after: facts.not_after.into(),
     }
@@ -226,23 +226,24 @@ fn state(
     let start = shown.not_before.is_some_and(|start| start.get() > now);
     let end = shown.not_after.map(|end| end.get());
     let refused = |one: &Subscriber| one.answer == Answer::Nack;
-    let is_warned = |reason, files: &[String]| {
+    let is_warned = |reason, files: &[&str]| {
         let paths = || files.iter().map(|file| credential.path().join(file));
         let of_reason = |one: &&problem::Problem| one.reason() == reason;
         let mut warnings = credential.warnings.iter().filter(of_reason);
         warnings.any(|warning| paths().any(|path| path == warning.path()))
     };
     // An expired CA beside valid ones needs no action.
-    let of_chain = match secret.kind() {
-        Kind::Certificate => secret.facts().files(),
-        _ => &[],
+    let of_chain: Vec<_> = match secret.kind() {
+        Kind::Certificate => secret.facts().files().iter().collect(),
+        _ => Vec::new(),
     };
+    let of_all: Vec<_> = shown.files.iter().map(String::as_str).collect();
     if shown.is_previous || start || shown.subscribers.iter().any(refused) {
         State::Rejected
-    } else if end.is_some_and(|end| end < now) || is_warned(Reason::Expired, of_chain) {
+    } else if end.is_some_and(|end| end < now) || is_warned(Reason::Expired, &of_chain) {
         State::Expired
     } else if secret.facts().is_expiring(now, credential.warn_days)
-        || is_warned(Reason::Expiring, &shown.files)
+        || is_warned(Reason::Expiring, &of_all)
     {
         State::Expiring
     } else {

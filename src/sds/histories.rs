@@ -24,7 +24,7 @@ use crate::name::{Coverage, Host};
 use crate::proto::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
-use crate::secret::tests::{bundle, pair};
+use crate::secret::tests::{bundle, facts, pair};
 
 const ROOT: &str = "/c";
 /// The credential folders. Where it matters, the client may read all of them except `x`.
@@ -76,7 +76,7 @@ impl Files {
         };
         let text = format!("{folder}{content}");
         let mut pair = pair(&text);
-        pair.facts.leaf.names = Self::hosts(folder, content);
+        pair.facts.leaf = facts("", &Self::hosts(folder, content));
         pair.facts.leaf.not_after = SystemTime::now() + Duration::from_secs(1 << 30);
         let mut checked = Checked::default();
         if Self::has_bundle(content) {

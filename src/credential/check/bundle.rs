@@ -59,7 +59,7 @@ pub(crate) fn bundle(
             files: [Some(trust), crl]
                 .iter()
                 .flatten()
-                .map(|file| file.name.clone())
+                .map(|file| &file.name)
                 .collect(),
         },
         options,

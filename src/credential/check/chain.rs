@@ -1,5 +1,7 @@
 //! A certificate chain and its private key.
 
+use std::iter;
+
 use rustls_pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
@@ -13,6 +15,7 @@ use crate::credential::pem::{self, Block, Content};
 use crate::credential::x509::{self, X509};
 use crate::credential::{Bundle, CertificateFacts, Fingerprint, Pair, PairFacts};
 use crate::problem::Reason;
+use crate::text::Texts;
 
 const TAKEN: &str = "use RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519";
 
@@ -68,7 +71,7 @@ pub(crate) fn pair(
             .iter()
             .map(|one| CertificateFacts::of(&one.x509))
             .collect(),
-        key_type: KeyType::of_public(&leaf.key).to_string(),
+        key_type: KeyType::of_public(&leaf.key),
         must_staple: leaf.must_staple(),
         files: names(chain, key),
         chain: certificates
@@ -88,14 +91,11 @@ pub(crate) fn pair(
     })
 }
 
-fn names(chain: &[&Item], key: &Item) -> Vec<String> {
-    let mut names: Vec<String> = Vec::with_capacity(chain.len() + 1);
-    for file in chain.iter().chain([&key]) {
-        if !names.contains(&file.name) {
-            names.push(file.name.clone());
-        }
-    }
-    names
+/// The names of the files, each once.
+fn names(chain: &[&Item], key: &Item) -> Texts {
+    let of_chain = chain.iter().map(|file| &*file.name);
+    let of_key = iter::once(&*key.name).filter(|name| of_chain.clone().all(|other| other != *name));
+    of_chain.clone().chain(of_key).collect()
 }
 
 /// The private key that Envoy would take: the first one. Its block, and its DER.

@@ -33,6 +33,6 @@ pub(crate) fn generic(file: &Item, findings: &mut Findings<'_>) -> Option<Generi
     }
     Some(Generic {
         secret: Zeroizing::new(secret.to_vec()),
-        files: vec![file.name.clone()],
+        files: [&file.name].into_iter().collect(),
     })
 }

@@ -91,7 +91,7 @@ fn open_end(chain: &[Certificate<'_>], bundle: Option<&Bundle>) -> Option<String
             .facts
             .certificates
             .iter()
-            .any(|ca| ca.subject == issuer)
+            .any(|ca| ca.subject() == issuer)
     };
     let is_missed = leaf.is_from_intermediate() && !bundle.is_some_and(is_root);
     (is_missed && !leaf.is_self_issued()).then(|| {

@@ -56,11 +56,11 @@ pub(crate) fn staple(
     Some(Staple {
         response: file.bytes.to_vec(),
         facts: StapleFacts {
-            issuer: of.map_or(UNKNOWN, |of| &of.leaf.issuer).to_owned(),
+            issuer: of.map_or(UNKNOWN, |of| of.leaf.issuer()).to_owned(),
             serial: hex(response.serial),
             this_update: response.this_update,
             next_update: response.next_update,
-            files: vec![file.name.clone()],
+            files: [&file.name].into_iter().collect(),
             fingerprint: Fingerprint::of(&file.bytes),
         },
     })
@@ -146,13 +146,13 @@ fn check_subject(
     let is_issuer = name_hash.is_none_or(|hash| {
         digest::digest(hash, of.issuer_name).as_ref() == response.issuer_name_hash
     });
-    if !is_issuer || hex(response.serial) != of.leaf.serial {
+    if !is_issuer || hex(response.serial) != of.leaf.serial() {
         findings.error(
             Reason::BadStaple,
             &file.name,
             format!(
                 "the OCSP staple is not about {}, but another certificate",
-                of.leaf.subject
+                of.leaf.subject()
             ),
             RENEW,
         );

@@ -30,6 +30,6 @@ pub(crate) fn ticket_keys(files: &[&Item], findings: &mut Findings<'_>) -> Optio
             .iter()
             .map(|file| Zeroizing::new(file.bytes.to_vec()))
             .collect(),
-        files: files.iter().map(|file| file.name.clone()).collect(),
+        files: files.iter().map(|file| &file.name).collect(),
     })
 }

@@ -8,6 +8,7 @@ use super::{CRL, ROWS, TRUST, parts_among, takes};
 use crate::credential::Credential;
 use crate::credential::tests::{Ca, ca, files, intermediate, judged, leaf};
 use crate::problem::{Problem, Reason};
+use crate::text::Texts;
 
 /// One generation of a server's certificate, and what else may stand beside it.
 struct Generation {
@@ -77,7 +78,7 @@ fn of(list: &[&str]) -> Credential {
 
 /// The names of the files of the pair.
 #[track_caller]
-fn pair(list: &[&str]) -> Vec<String> {
+fn pair(list: &[&str]) -> Texts {
     let credential = of(list);
     let problems: Vec<&Problem> = credential.problems().collect();
     let pair = credential.pair.part.as_ref();
@@ -224,7 +225,7 @@ fn every_row_is_found_with_what_the_tools_write_beside_it() {
         (&["f:n.crt", "k:n.key", "S:old.key"], &["n.crt", "n.key"]),
     ];
     for (list, expected) in cases {
-        assert_eq!(pair(list), expected, "{list:?}");
+        assert_eq!(pair(list), Texts::from_iter(expected), "{list:?}");
     }
 }
 
@@ -259,7 +260,7 @@ fn a_chain_that_does_not_belong_to_the_key_gives_way_to_a_lesser_one() {
     for (list, expected) in cases {
         let credential = of(list);
         let pair = credential.pair.part.unwrap_or_else(|| panic!("{list:?}"));
-        assert_eq!(pair.facts.files, expected, "{list:?}");
+        assert_eq!(pair.facts.files, Texts::from_iter(expected), "{list:?}");
         assert!(pair.lesser_chain, "{list:?}");
         let reasons = credential.pair.warnings.iter().map(Problem::reason);
         assert!(
@@ -274,11 +275,14 @@ fn a_chain_that_does_not_belong_to_the_key_gives_way_to_a_lesser_one() {
 fn trust_and_revocation_are_the_first_of_their_columns() {
     let credential = of(&["f:fullchain.pem", "k:privkey.pem", "L:ca.pem", "C:ca.crt"]);
     let bundle = credential.bundle.part.unwrap();
-    assert_eq!(bundle.facts.files, ["ca.crt"]);
+    assert_eq!(bundle.facts.files, Texts::from_iter(["ca.crt"]));
     for name in TRUST {
         let credential = of(&[&format!("C:{name}")]);
         assert!(credential.pair.is_absent(), "{name}");
-        assert_eq!(credential.bundle.part.unwrap().facts.files, [name]);
+        assert_eq!(
+            credential.bundle.part.unwrap().facts.files,
+            Texts::from_iter([name])
+        );
     }
 }
 
@@ -380,7 +384,7 @@ fn a_folder_without_a_part_is_absent_in_all_parts() {
         assert!(credential.staple.is_absent() && credential.ticket_keys.is_absent());
         let names: Vec<&str> = list.iter().map(|file| &file[2..]).collect();
         let skipped = names.iter().filter(|name| **name != "password");
-        assert_eq!(credential.skipped.len(), skipped.count());
+        assert_eq!(credential.skipped.iter().count(), skipped.count());
     }
 }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::secret::tests::{bundle, pair, staple};
+use crate::secret::tests::{bundle, facts, pair, staple};
 
 const DELAY: Duration = Duration::from_secs(5);
 /// Longer than a problem has to last before it is logged.
@@ -408,7 +408,7 @@ fn a_lesser_chain_is_taken_when_no_better_one_has_followed() {
 fn a_staple_is_sent_with_the_certificate_that_it_is_about_until_it_ends() {
     let with = |content: &str, serial: &str, ends_in: u64, now: Now| {
         let mut pair = pair(content);
-        pair.facts.leaf.serial = serial.to_owned();
+        pair.facts.leaf = facts(serial, &[]);
         let mut staple = staple("s");
         staple.facts.next_update = Some(now.system + Duration::from_secs(ends_in));
         judged(Credential {
