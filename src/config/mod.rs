@@ -172,15 +172,6 @@ impl Root {
         }
     }
 
-    /// The folder with the files of a credential. For a `[[secret]]` of the configuration there is no such
-    /// folder: its files can be anywhere.
-    pub fn folder_of(&self, credential: &str) -> PathBuf {
-        match self.layout {
-            Layout::Flat => self.path.clone(),
-            Layout::Folders | Layout::Named(_) => self.path.join(credential),
-        }
-    }
-
     /// The `warn_days` that applies to `credential`.
     pub fn warn_days_of(&self, credential: &str) -> u32 {
         let own = match &self.layout {

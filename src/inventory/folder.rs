@@ -1,6 +1,5 @@
 //! What one credential folder serves: its parts, which are checked separately, and how they depend on each other.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,7 +9,7 @@ use super::snapshot::{Credential as View, Rejection};
 use crate::credential::{Credential, StapleFacts, Verdict};
 use crate::name;
 use crate::problem::{Problem, Reason};
-use crate::secret::{Facts, Kind, Name, Part, Secret};
+use crate::secret::{Facts, Kind, Part, Secret};
 use crate::text::{self, Texts};
 use crate::times;
 
@@ -123,19 +122,21 @@ impl Event {
 /// A credential folder.
 #[derive(Debug)]
 pub(super) struct Folder {
-    path: Arc<Path>,
-    name: Name,
+    /// Its published state: what it serves is up to date at any time, the rest since the last
+    /// [`Self::publish`].
+    view: Arc<View>,
     when_gone: WhenGone,
     parts: Parts,
-    secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
     /// Problems that prevent a check of the whole folder.
     trouble: Trouble,
     /// Whether it may have been there before the start.
     since_start: bool,
     /// Whether its files were checked since the start.
     judged: bool,
-    skipped: Texts,
-    warned: Vec<Problem>,
+    /// Whether it was read since the start.
+    pub(super) observed: bool,
+    /// The warnings that its last log line was about.
+    warned: Arc<[Problem]>,
     /// When the staple of the certificate in service ended, if it has.
     staple_ended: Option<SystemTime>,
     /// Whether no file there can be part of a pair.
@@ -143,7 +144,6 @@ pub(super) struct Folder {
     /// Whether that was the case at least once.
     was_without_pair: bool,
     alone_since: Option<Instant>,
-    alone: bool,
     gone_since: Option<Instant>,
     /// What of it expires.
     pub(super) expiry: Expiry,
@@ -152,25 +152,22 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// The credential in the folder at `path`, of which nothing is known yet. `since_start`: it may have
-    /// been there before the start.
-    pub(super) fn new(path: Arc<Path>, name: Name, when_gone: WhenGone, since_start: bool) -> Self {
+    /// The credential in a folder of which nothing is known yet but this. `since_start`: it may have been there
+    /// before the start.
+    pub(super) fn new(view: View, when_gone: WhenGone, since_start: bool) -> Self {
         Self {
-            path,
-            name,
+            view: Arc::new(view),
             when_gone,
             parts: Parts::default(),
-            secrets: Default::default(),
             trouble: Trouble::default(),
             since_start,
             judged: false,
-            skipped: Texts::default(),
-            warned: Vec::new(),
+            observed: false,
+            warned: Arc::default(),
             staple_ended: None,
             without_pair: false,
             was_without_pair: false,
             alone_since: None,
-            alone: false,
             gone_since: None,
             expiry: Expiry::default(),
             timers: (None, None),
@@ -193,6 +190,7 @@ impl Folder {
         now: Now,
         noticed: Instant,
     ) -> Vec<Event> {
+        self.observed = true;
         let mut events = Vec::new();
         match found {
             Found::Gone => self.gone(now.instant),
@@ -256,7 +254,7 @@ impl Folder {
 
     /// Whether anything of it is served.
     pub(super) fn serves(&self) -> bool {
-        self.secrets.iter().any(Option::is_some)
+        self.view.serves()
     }
 
     /// The parts whose previous version is served instead of the content of the files.
@@ -265,8 +263,8 @@ impl Folder {
         held.filter_map(PartState::current)
     }
 
-    /// Its published state.
-    pub(super) fn view(&self, root: &Arc<Path>, warn_days: u32) -> View {
+    /// Its state, to be published.
+    pub(super) fn publish(&mut self, warn_days: u32) -> Arc<View> {
         let of_parts = Kind::ALL.iter().flat_map(|kind| {
             let problems = self.parts.of(*kind).trouble().problems();
             problems.iter().map(|problem| (Some(*kind), problem))
@@ -277,31 +275,34 @@ impl Folder {
             .iter()
             .map(|problem| (None, problem));
         let rejections = of_folder.chain(of_parts);
-        View {
-            root: root.clone(),
-            name: self.name.clone(),
-            folder: self.path.clone(),
-            warn_days,
-            secrets: self.secrets.clone(),
-            alone: self.alone,
-            awaits_pair: self.awaits_pair(),
-            rejections: rejections
-                .map(|(kind, problem)| Rejection {
-                    kind,
-                    problem: problem.clone(),
-                })
-                .collect(),
-            warnings: self.warnings(),
-            skipped: self.skipped.clone(),
-            unread: self.is_unread(),
-            bundle_unknown: self.is_bundle_unknown(),
-        }
+        let rejections = rejections.map(|(kind, problem)| Rejection {
+            kind,
+            problem: problem.clone(),
+        });
+        let rejections = rejections.collect();
+        let warnings = self.warnings();
+        let warnings = match warnings == *self.warned {
+            true => self.warned.clone(),
+            false => warnings.into(),
+        };
+        let awaits_pair = self.awaits_pair();
+        let (unread, bundle_unknown) = (self.is_unread(), self.is_bundle_unknown());
+        let view = self.view_mut();
+        view.warn_days = warn_days;
+        view.rejections = rejections;
+        view.warnings = warnings;
+        view.awaits_pair = awaits_pair;
+        view.unread = unread;
+        view.bundle_unknown = bundle_unknown;
+        self.view.clone()
     }
 
     fn judge(&mut self, judged: Judged, now: Now) -> Vec<Event> {
         self.gone_since = None;
         self.judged = true;
-        self.skipped = judged.skipped;
+        if self.view.skipped != judged.skipped {
+            self.view_mut().skipped = judged.skipped;
+        }
         let recovered = self
             .trouble
             .clear()
@@ -320,7 +321,7 @@ impl Folder {
                 events.push(Event::Recovered { kind: Some(kind) });
             }
         }
-        self.alone_since = match self.without_pair && self.has_bundle_alone() && !self.alone {
+        self.alone_since = match self.without_pair && self.has_bundle_alone() && !self.view.alone {
             true => self.alone_since.or(Some(now.instant)),
             false => None,
         };
@@ -329,7 +330,8 @@ impl Folder {
 
     /// How to handle that a part has no files, though other parts may have some.
     fn without_files(&self) -> Missing {
-        let problem = |what, remedy| Problem::new(Reason::Incomplete, &*self.path, what, remedy);
+        let folder = self.view.path();
+        let problem = |what, remedy| Problem::new(Reason::Incomplete, folder, what, remedy);
         match self.when_gone {
             WhenGone::KeepFolder => Missing::Kept(problem(
                 "its files are gone from the folder, which is still there".to_owned(),
@@ -338,7 +340,7 @@ impl Folder {
             WhenGone::KeepFiles => Missing::Kept(problem(
                 format!(
                     "files of {} are gone, while others are still there",
-                    text::escape(&*self.name)
+                    text::escape(&*self.view.name)
                 ),
                 "put them back, or delete the others too if they should no longer be served",
             )),
@@ -358,23 +360,26 @@ impl Folder {
         self.since_start &= !is_gone;
         if is_gone && self.serves() {
             *self = Self {
+                observed: true,
                 gone_since: self.gone_since,
                 timers: self.timers,
-                ..Self::new(self.path.clone(), self.name.clone(), self.when_gone, false)
+                ..Self::new(self.view.emptied(), self.when_gone, false)
             };
             return vec![Event::Removed];
         }
-        let (first, was_alone) = (!self.serves(), self.alone);
+        let (first, was_alone) = (!self.serves(), self.view.alone);
         for (_, part) in self.parts.iter_mut() {
             part.tick(delay, now);
         }
         let alone = self
             .alone_since
             .take_if(|since| now.instant >= *since + ALONE);
-        self.alone |= alone.is_some();
-        self.alone &= self.has_bundle_alone();
+        let is_alone = (was_alone || alone.is_some()) && self.has_bundle_alone();
+        if is_alone != was_alone {
+            self.view_mut().alone = is_alone;
+        }
         let mut events = Vec::new();
-        if self.refresh(now.system, noticed) || self.alone != was_alone {
+        if self.refresh(now.system, noticed) || is_alone != was_alone {
             let warnings = self.new_warnings();
             events.push(Event::Changed { first, warnings });
         }
@@ -391,7 +396,7 @@ impl Folder {
             }
             let part = self.parts.of(kind).current();
             let staple = part.and_then(|part| self.staple_for(part, now));
-            let old = &self.secrets[kind as usize];
+            let old = &self.view.secrets[kind as usize];
             let keeps = match (old, part) {
                 (None, None) => true,
                 (Some(old), Some(part)) if Arc::ptr_eq(old.part(), part) => {
@@ -406,10 +411,10 @@ impl Folder {
                 let part = part.filter(|part| staple.is_some() || !requires_staple(part));
                 let secret = part.map(|part| Secret::new(part.clone(), staple, noticed));
                 changed |= old.is_some() || secret.is_some();
-                self.secrets[kind as usize] = secret.map(Arc::new);
+                self.view_mut().secrets[kind as usize] = secret.map(Arc::new);
             }
         }
-        let pair = self.secrets[Kind::Certificate as usize].as_ref();
+        let pair = self.view.secret(Kind::Certificate);
         let staple = pair.and_then(|pair| self.staple_about(pair.part()));
         let end = staple.and_then(|(_, facts)| facts.next_update);
         self.staple_ended = end.filter(|end| *end <= now);
@@ -437,7 +442,7 @@ impl Folder {
     /// A staple that has expired in service.
     fn lapsed(&self) -> Option<Problem> {
         let end = self.staple_ended?;
-        let pair = self.secrets[Kind::Certificate as usize].as_ref()?;
+        let pair = self.view.secret(Kind::Certificate)?;
         let (_, facts) = self.staple_about(pair.part())?;
         let outcome = match pair.staple() {
             None => "the certificate is served without it",
@@ -446,7 +451,7 @@ impl Folder {
         };
         Some(Problem::new(
             Reason::Expired,
-            self.path.join(facts.files.iter().next()?),
+            self.view.path().join(facts.files.iter().next()?),
             format!("the OCSP staple expired on {}: {outcome}", times::date(end)),
             "fetch a new one from the CA's OCSP responder",
         ))
@@ -505,7 +510,7 @@ impl Folder {
         };
         Some(Problem::new(
             reason,
-            &*self.path,
+            self.view.path(),
             format!("{what}; the previous version, which is valid, is served until then"),
             "nothing needs to be done if that is intended; otherwise write a certificate that is valid now",
         ))
@@ -520,7 +525,7 @@ impl Folder {
         facts.leaf.common_name()?;
         Some(Problem::new(
             Reason::Name,
-            self.path.join(facts.files.iter().next()?),
+            self.view.path().join(facts.files.iter().next()?),
             "the certificate has no subject alternative name: most clients accept it for no host, \
              whatever its common name is",
             "have it issued with its hosts as subject alternative names; nothing needs to be done if \
@@ -534,12 +539,12 @@ impl Folder {
         let Facts::Certificate(facts) = pair.facts() else {
             return None;
         };
-        let host = name::host_of(&self.name)?;
+        let host = name::host_of(&self.view.name)?;
         let covered = super::hosts::coverages(facts).any(|coverage| coverage.covers(&host));
         (!covered).then(|| {
             Problem::new(
                 Reason::Name,
-                &*self.path,
+                self.view.path(),
                 format!(
                     "the credential is named like the host {host}, which its certificate does not cover"
                 ),
@@ -551,10 +556,15 @@ impl Folder {
     /// The warnings that it did not have before, and those about dates, which are repeated for each new
     /// certificate.
     fn new_warnings(&mut self) -> Vec<Problem> {
-        let warnings = self.warnings();
-        let warned = std::mem::replace(&mut self.warned, warnings.clone());
-        let is_new = |warning: &Problem| is_of_time(warning) || !warned.contains(warning);
-        warnings.into_iter().filter(is_new).collect()
+        let warnings = self.warnings().into();
+        let warned = std::mem::replace(&mut self.warned, warnings);
+        let is_new = |warning: &&Problem| is_of_time(warning) || !warned.contains(warning);
+        self.warned.iter().filter(is_new).cloned().collect()
+    }
+
+    /// Its published state, to be changed: a copy, where it is published.
+    fn view_mut(&mut self) -> &mut View {
+        Arc::make_mut(&mut self.view)
     }
 
     fn report(&mut self, now: Instant) -> Vec<Event> {

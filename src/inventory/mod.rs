@@ -69,8 +69,8 @@ pub struct Inventory {
     snapshot: Snapshot,
     /// When each folder has something to do without a change of its files.
     deadlines: BTreeSet<(Instant, Key)>,
-    /// The same, by the clock that dates certificates.
-    dates: BTreeSet<(SystemTime, Key)>,
+    /// The same, by the clock that dates certificates: no folder has anything to do before this.
+    next_date: Option<SystemTime>,
     clock: Clock,
     /// The previous versions that are in service, by kind and version.
     kept: HashMap<Key, Vec<Arc<Part>>>,
@@ -85,8 +85,8 @@ struct State {
     path: Arc<Path>,
     /// Boxed, because a map allocates more entries than it uses.
     folders: HashMap<Name, Box<Folder>>,
-    /// The folders that have not been read since the start.
-    unobserved: HashSet<Name>,
+    /// How many folders have not been read since the start.
+    unobserved: usize,
 }
 
 /// What changed in the state since it was last requested.
@@ -129,7 +129,7 @@ impl Inventory {
             roots: Vec::new(),
             snapshot: Snapshot::default(),
             deadlines: BTreeSet::new(),
-            dates: BTreeSet::new(),
+            next_date: None,
             clock: Clock::default(),
             kept: HashMap::new(),
             crowded: false,
@@ -223,9 +223,8 @@ impl Inventory {
                     continue;
                 }
                 room -= 1;
-                state.folder(&name, since_start);
             }
-            if state.unobserved.contains(&name) {
+            if !state.folder(&name, since_start).observed {
                 new.push(Key::new(root, name.clone()));
             }
             present.insert(name);
@@ -266,12 +265,10 @@ impl Inventory {
         let Some(folder) = self.folder_mut(key) else {
             return;
         };
+        let is_first = !folder.observed;
         let events = folder.observe(read, delay, now, noticed);
-        if let Some(at) = self.position(&key.root) {
-            let unobserved = &mut self.roots[at].unobserved;
-            if unobserved.remove(&key.name) && unobserved.is_empty() {
-                unobserved.shrink_to_fit();
-            }
+        if is_first && let Some(at) = self.position(&key.root) {
+            self.roots[at].unobserved -= 1;
         }
         self.take_in(key, events, now);
     }
@@ -295,10 +292,7 @@ impl Inventory {
             self.deadlines.pop_first();
             due.insert(key);
         }
-        while let Some((at, key)) = self.dates.first().cloned()
-            && at <= now.system
-        {
-            self.dates.pop_first();
+        for key in self.take_dates(now.system) {
             if let Some(winner) = self.snapshot.winner(&key.name)
                 && let Some(pair) = winner.pair()
             {
@@ -337,7 +331,7 @@ impl Inventory {
             return Some(Duration::ZERO);
         }
         let deadline = self.deadlines.first().map(|(at, _)| *at - now.instant);
-        let date = self.dates.first().map(|(at, _)| {
+        let date = self.next_date.map(|at| {
             let left = at.duration_since(now.system).unwrap_or_default();
             left.min(CLOCK_CHECK)
         });
@@ -408,7 +402,7 @@ impl Inventory {
             return;
         };
         let warn_days = state.settings.warn_days_of(&key.name);
-        let view = Arc::new(folder.view(&state.path, warn_days));
+        let view = folder.publish(warn_days);
         let kept: Vec<_> = folder.previous().cloned().collect();
         if view.serves() {
             self.snapshot.departed.remove_mut(&key.name);
@@ -441,8 +435,36 @@ impl Inventory {
         };
         let timers = (folder.deadline(delay), folder.next_date(now.system));
         let old = std::mem::replace(&mut folder.timers, timers);
-        set_timer(&mut self.deadlines, old.0, timers.0, key);
-        set_timer(&mut self.dates, old.1, timers.1, key);
+        self.set_deadline(old.0, timers.0, key);
+        self.next_date = self.next_date.into_iter().chain(timers.1).min();
+    }
+
+    fn set_deadline(&mut self, old: Option<Instant>, new: Option<Instant>, key: &Key) {
+        if let Some(old) = old {
+            self.deadlines.remove(&(old, key.clone()));
+        }
+        if let Some(new) = new {
+            self.deadlines.insert((new, key.clone()));
+        }
+    }
+
+    /// The folders whose date has come. Few have one in any minute, so that looking at each costs less than
+    /// keeping them sorted.
+    fn take_dates(&mut self, now: SystemTime) -> Vec<Key> {
+        if self.next_date.is_none_or(|next| next > now) {
+            return Vec::new();
+        }
+        let mut due = Vec::new();
+        self.next_date = None;
+        for root in &mut self.roots {
+            for (name, folder) in &mut root.folders {
+                if folder.timers.1.take_if(|date| *date <= now).is_some() {
+                    due.push(Key::new(&root.path, name.clone()));
+                }
+                self.next_date = self.next_date.into_iter().chain(folder.timers.1).min();
+            }
+        }
+        due
     }
 
     /// Drops a folder that no longer exists.
@@ -450,10 +472,9 @@ impl Inventory {
         let Some(at) = self.position(&key.root) else {
             return;
         };
-        self.roots[at].unobserved.remove(&key.name);
         if let Some(folder) = self.roots[at].folders.remove(&key.name) {
-            set_timer(&mut self.deadlines, folder.timers.0, None, key);
-            set_timer(&mut self.dates, folder.timers.1, None, key);
+            self.roots[at].unobserved -= usize::from(!folder.observed);
+            self.set_deadline(folder.timers.0, None, key);
         }
         self.keep(key, Vec::new());
         self.replace(at, &key.name, None);
@@ -474,7 +495,7 @@ impl Inventory {
                 root.credentials.remove_mut(name);
             }
         }
-        root.unobserved = self.roots[at].unobserved.len();
+        root.unobserved = self.roots[at].unobserved;
         // It may have covered hosts that no other certificate covers.
         match self.snapshot.is_unread(name) {
             true => self.snapshot.unread.insert_mut(name.clone()),
@@ -534,7 +555,6 @@ impl Inventory {
     fn rebuild(&mut self, now: Now) {
         let keys: HashSet<_> = self.roots.iter().flat_map(State::keys).collect();
         self.deadlines.retain(|(_, key)| keys.contains(key));
-        self.dates.retain(|(_, key)| keys.contains(key));
         self.kept.retain(|key, _| {
             let stays = keys.contains(key);
             if !stays {
@@ -615,36 +635,28 @@ impl State {
             settings: settings.clone(),
             path,
             folders: HashMap::new(),
-            unobserved: HashSet::new(),
+            unobserved: 0,
         };
         (state, view)
     }
 
     fn folder(&mut self, name: &Name, since_start: bool) -> &mut Folder {
         self.folders.entry(name.clone()).or_insert_with(|| {
-            self.unobserved.insert(name.clone());
+            self.unobserved += 1;
             let gone = match self.settings.layout {
                 config::Layout::Folders => WhenGone::KeepFolder,
                 config::Layout::Flat => WhenGone::KeepFiles,
                 config::Layout::Named(_) => WhenGone::TakeOut,
             };
-            let path = self.settings.folder_of(name).into();
-            Box::new(Folder::new(path, name.clone(), gone, since_start))
+            let is_flat = self.settings.layout == config::Layout::Flat;
+            let view = Credential::new(self.path.clone(), name.clone(), is_flat);
+            Box::new(Folder::new(view, gone, since_start))
         })
     }
 
     fn keys(&self) -> Vec<Key> {
         let names = self.folders.keys().cloned();
         names.map(|name| Key::new(&self.path, name)).collect()
-    }
-}
-
-fn set_timer<T: Ord>(timers: &mut BTreeSet<(T, Key)>, old: Option<T>, new: Option<T>, key: &Key) {
-    if let Some(old) = old {
-        timers.remove(&(old, key.clone()));
-    }
-    if let Some(new) = new {
-        timers.insert((new, key.clone()));
     }
 }
 

@@ -1,6 +1,6 @@
 //! What one part of a credential folder serves, and how that follows its files: a state machine without I/O.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::credential::Verdict;
@@ -45,7 +45,7 @@ pub(super) struct PartState {
     current: Option<Arc<Part>>,
     /// The previous version is served instead of the content of the files.
     holds_previous: bool,
-    warnings: Vec<Problem>,
+    warnings: Box<[Problem]>,
     /// What replaces the current version when it becomes valid.
     successor: Option<Box<Successor>>,
     trouble: Trouble,
@@ -56,7 +56,7 @@ pub(super) struct PartState {
 #[derive(Debug)]
 struct Successor {
     part: Arc<Part>,
-    warnings: Vec<Problem>,
+    warnings: Box<[Problem]>,
     /// When it is used although the files promise a better one; none when its dates decide.
     settles: Option<Instant>,
 }
@@ -133,7 +133,7 @@ impl Trouble {
 
 impl Parts {
     pub(super) fn of(&self, kind: Kind) -> &PartState {
-        static NEVER_THERE: PartState = PartState::new();
+        static NEVER_THERE: LazyLock<PartState> = LazyLock::new(PartState::default);
         self.0[kind as usize].as_deref().unwrap_or(&NEVER_THERE)
     }
 
@@ -169,18 +169,6 @@ impl Parts {
 }
 
 impl PartState {
-    const fn new() -> Self {
-        Self {
-            current: None,
-            holds_previous: false,
-            warnings: Vec::new(),
-            successor: None,
-            trouble: Trouble(None),
-            missing_since: None,
-            seen_good: false,
-        }
-    }
-
     /// The part that was served before the agent's restart.
     pub(super) fn restore(&mut self, part: Arc<Part>) {
         if self.current.is_none() && !self.seen_good {
@@ -199,7 +187,7 @@ impl PartState {
         let pending = self.successor.take();
         if let Some(part) = part {
             self.missing_since = None;
-            return self.accept(Arc::new(part), warnings, pending, now);
+            return self.accept(Arc::new(part), warnings.into(), pending, now);
         }
         self.holds_previous = self.current.is_some();
         let problems = match missing {
@@ -220,7 +208,7 @@ impl PartState {
     fn accept(
         &mut self,
         part: Arc<Part>,
-        warnings: Vec<Problem>,
+        warnings: Box<[Problem]>,
         pending: Option<Box<Successor>>,
         now: Now,
     ) -> bool {
@@ -260,7 +248,7 @@ impl PartState {
         {
             self.current = None;
             self.holds_previous = false;
-            self.warnings.clear();
+            self.warnings = Box::default();
         }
         let takes_over = self.successor.as_ref().is_some_and(|successor| {
             if let Some(settles) = successor.settles {

@@ -68,20 +68,20 @@ pub struct Root {
 }
 
 /// A credential folder: what it serves, and what is wrong with its files.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Credential {
     /// The root that it is in.
     pub root: Arc<Path>,
     /// Its name: that of the folder.
     pub name: Name,
-    /// The path of the folder.
-    pub(super) folder: Arc<Path>,
+    /// Whether its files are directly in the root.
+    pub(super) is_flat: bool,
     /// Its `warn_days`.
     pub warn_days: u32,
     /// Why files are not served. The same part may still serve its previous version.
-    pub rejections: Vec<Rejection>,
+    pub rejections: Box<[Rejection]>,
     /// Warnings about what is served.
-    pub warnings: Vec<Problem>,
+    pub warnings: Arc<[Problem]>,
     /// The names of the files that belong to no part.
     pub skipped: Texts,
     /// By kind.
@@ -340,9 +340,36 @@ impl Root {
 }
 
 impl Credential {
-    /// The path of the folder with its files: its own, or a flat root.
+    /// The credential of that name in a root, before it is read.
+    pub(super) fn new(root: Arc<Path>, name: Name, is_flat: bool) -> Self {
+        Self {
+            root,
+            name,
+            is_flat,
+            warn_days: 0,
+            rejections: Box::default(),
+            warnings: Arc::default(),
+            skipped: Texts::default(),
+            secrets: Default::default(),
+            alone: false,
+            awaits_pair: false,
+            unread: false,
+            bundle_unknown: false,
+        }
+    }
+
+    /// The same credential, as [`Self::new`] has it.
+    pub(super) fn emptied(&self) -> Self {
+        Self::new(self.root.clone(), self.name.clone(), self.is_flat)
+    }
+
+    /// The path of the folder with its files: its own, or a flat root. For a `[[secret]]` of the configuration
+    /// there is no such folder: its files can be anywhere.
     pub fn path(&self) -> PathBuf {
-        self.folder.to_path_buf()
+        match self.is_flat {
+            true => self.root.to_path_buf(),
+            false => self.root.join(&*self.name),
+        }
     }
 
     /// The file of the private key that it serves.

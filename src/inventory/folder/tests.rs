@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -56,8 +58,7 @@ impl Bench {
     fn new() -> Self {
         Self {
             folder: Folder::new(
-                Path::new("/c/site").into(),
-                "site".into(),
+                View::new(Path::new("/c").into(), "site".into(), false),
                 WhenGone::KeepFolder,
                 true,
             ),
@@ -78,7 +79,7 @@ impl Bench {
 
     /// The content that is served of a kind, as the parts of the tests have it.
     fn content(&self, kind: Kind) -> Option<String> {
-        let secret = self.folder.secrets[kind as usize].as_ref()?;
+        let secret = self.folder.view.secret(kind)?;
         let fields: Vec<u8> = secret.fields().flat_map(|bytes| bytes.to_vec()).collect();
         let text = String::from_utf8_lossy(&fields);
         let printable = |char: char| char.is_ascii_alphanumeric() || char == ' ';
@@ -95,7 +96,7 @@ impl Bench {
 
     /// Whether the bundle is served under the folder's own name.
     fn alone(&self) -> bool {
-        self.folder.alone
+        self.folder.view.alone
     }
 }
 
