@@ -1,6 +1,7 @@
 //! What can be wrong with the files of a credential: where, why, and what to do about it.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,14 +9,16 @@ use std::sync::Arc;
 use crate::text;
 
 /// One thing that is wrong, or worth a warning, as an operator reads it. Cheap to clone: a problem
-/// that lasts is kept in several places, and thousands of credentials may have the same one.
+/// that lasts is kept in several places.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem(Arc<Description>);
+pub struct Problem {
+    path: Arc<Path>,
+    description: Arc<Description>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Description {
     reason: Reason,
-    path: Box<Path>,
     what: Box<str>,
     remedy: Cow<'static, str>,
     /// Whether FILE in the remedy stands for the path.
@@ -118,48 +121,66 @@ impl Problem {
         what: impl Into<String>,
         remedy: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self(Arc::new(Description {
-            reason,
+        Self {
             path: path.into().into(),
-            what: what.into().into(),
-            remedy: remedy.into(),
-            names_file: false,
-        }))
+            description: Arc::new(Description {
+                reason,
+                what: what.into().into(),
+                remedy: remedy.into(),
+                names_file: false,
+            }),
+        }
     }
 
     /// The same problem, where FILE in the remedy stands for the path as a shell takes it.
     pub(crate) fn for_file(mut self) -> Self {
-        Arc::make_mut(&mut self.0).names_file = true;
+        Arc::make_mut(&mut self.description).names_file = true;
+        self
+    }
+
+    /// The same problem, in less memory if it is like the last one of this thread but for the path: thousands
+    /// of credentials may have the same warning.
+    pub(crate) fn shared(mut self) -> Self {
+        thread_local!(static LAST: RefCell<Option<Arc<Description>>> = const { RefCell::new(None) });
+        LAST.with_borrow_mut(|last| match last {
+            Some(last) if *last == self.description => self.description = last.clone(),
+            _ => *last = Some(self.description.clone()),
+        });
         self
     }
 
     /// The same problem with what is at `path`.
     pub fn at(&self, path: impl Into<PathBuf>) -> Self {
-        let mut moved = self.clone();
-        Arc::make_mut(&mut moved.0).path = path.into().into();
-        moved
+        Self {
+            path: path.into().into(),
+            description: self.description.clone(),
+        }
     }
 
     /// Its kind.
     pub fn reason(&self) -> Reason {
-        self.0.reason
+        self.description.reason
     }
 
     /// The file or folder that it is about.
     pub fn path(&self) -> &Path {
-        &self.0.path
+        &self.path
     }
 
     /// What is wrong.
     pub fn what(&self) -> &str {
-        &self.0.what
+        &self.description.what
     }
 
     /// What to do about it.
     pub fn remedy(&self) -> Cow<'_, str> {
-        match self.0.names_file {
-            true => Cow::Owned(self.0.remedy.replace("FILE", &text::shell(self.path()))),
-            false => Cow::Borrowed(&self.0.remedy),
+        match self.description.names_file {
+            true => Cow::Owned(
+                self.description
+                    .remedy
+                    .replace("FILE", &text::shell(self.path())),
+            ),
+            false => Cow::Borrowed(&self.description.remedy),
         }
     }
 }

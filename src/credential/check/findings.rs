@@ -64,7 +64,8 @@ impl<'a> Findings<'a> {
         what: impl Into<String>,
         remedy: impl Into<Cow<'static, str>>,
     ) {
-        self.warnings.push(self.problem(reason, file, what, remedy));
+        let warning = self.problem(reason, file, what, remedy);
+        self.warnings.push(warning.shared());
     }
 
     fn problem(
