@@ -66,12 +66,16 @@ impl Rights {
         stat: &Stat,
         read: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
     ) -> Result<Self, Errno> {
-        let mut buffer = [0; ACL_BYTES];
-        let list = match read(&mut buffer) {
-            Ok(length) => parse(&buffer[..length]).ok_or(Errno::INVAL)?,
-            Err(Errno::NODATA | Errno::OPNOTSUPP) => Vec::new(),
-            Err(error) => return Err(error),
-        };
+        let mut list = Vec::new();
+        // The bits of the group are the most that a list gives, and the kernel asks for none without them.
+        if stat.st_mode & 0o070 != 0 {
+            let mut buffer = [0; ACL_BYTES];
+            list = match read(&mut buffer) {
+                Ok(length) => parse(&buffer[..length]).ok_or(Errno::INVAL)?,
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => Vec::new(),
+                Err(error) => return Err(error),
+            };
+        }
         Ok(Self {
             uid: stat.st_uid,
             gid: stat.st_gid,
@@ -137,9 +141,15 @@ impl Rights {
         entries.collect()
     }
 
-    /// Whether the access control list lets anybody read or write besides the owner, the owning group,
-    /// and this process.
-    pub fn list_admits_others(&self) -> bool {
+    /// Whether the access control list of an open file lets anybody read or write besides the owner, the
+    /// owning group, and this process, which its mode does not let everybody do. What can't be read counts
+    /// as none.
+    pub fn list_admits_others(file: impl AsFd, stat: &Stat) -> bool {
+        let of_list_alone = stat.st_mode >> 3 & !stat.st_mode & 6;
+        of_list_alone != 0 && Self::of(file, stat).is_ok_and(|rights| rights.admits_others())
+    }
+
+    fn admits_others(&self) -> bool {
         if self.list.is_empty() {
             return false;
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use rustix::fs::{Dir as Listing, FileType, OFlags, fstat};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::resolve::{Failure, Folder, Found, Walk, open};
 use super::route::Route;
@@ -82,16 +82,20 @@ pub(super) fn list(
     walk: &mut Walk<'_>,
     folder: &Folder,
 ) -> Result<impl Iterator<Item = Result<(OsString, FileType), Errno>> + use<>, Errno> {
-    let fd = open(
-        &folder.fd,
-        OsStr::new("."),
-        OFlags::RDONLY | OFlags::DIRECTORY,
-    )
-    .inspect_err(|error| walk.stamps.add(Depth::Content, &folder.path, Err(*error)))?;
+    let fd = match folder.is_listing {
+        true => fcntl_dupfd_cloexec(&folder.fd, 0),
+        false => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            open(&folder.fd, OsStr::new("."), flags)
+        }
+    };
+    let fd = fd.inspect_err(|error| walk.stamps.add(Depth::Content, &folder.path, Err(*error)))?;
     // Before the listing: what changes during it must count as changed later.
     let stat = fstat(&fd)?;
     walk.stamps.add(Depth::Content, &folder.path, Ok(&stat));
-    Ok(Listing::new(fd)?.filter_map(|entry| match entry {
+    let mut listing = Listing::new(fd)?;
+    listing.rewind();
+    Ok(listing.filter_map(|entry| match entry {
         Ok(entry) => {
             let name = entry.file_name().to_bytes();
             (name != b"." && name != b"..")

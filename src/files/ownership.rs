@@ -2,6 +2,7 @@
 //! several users own folders, the agent must not read for one of them what is another's.
 
 use std::cell::OnceCell;
+use std::os::fd::OwnedFd;
 
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 use rustix::fs::{Stat, fstat};
@@ -38,18 +39,13 @@ impl Owner {
         self.uid
     }
 
-    /// Whether he could read the file at `leaf`, whose state is `stat`, or root has put it into his
+    /// Whether he could read the open `file` at `leaf`, whose state is `stat`, or root has put it into his
     /// folder for the agent. Rights that can't be read count as none.
-    pub(super) fn may_have(
-        &self,
-        leaf: &Leaf,
-        stat: &Stat,
-        rights: Result<&Rights, Errno>,
-    ) -> Result<bool, Errno> {
+    pub(super) fn may_have(&self, leaf: &Leaf, file: &OwnedFd, stat: &Stat) -> Result<bool, Errno> {
         if self.uid == 0 || stat.st_uid == self.uid {
             return Ok(true);
         }
-        let readable = || rights.is_ok_and(|rights| self.has(READ, rights));
+        let readable = || Rights::of(file, stat).is_ok_and(|rights| self.has(READ, &rights));
         let mut above = Vec::new();
         let way = std::iter::successors(Some(&*leaf.folder), |folder| folder.above.as_deref());
         for folder in way {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -229,7 +230,7 @@ impl<'a> Read<'a> {
     }
 
     fn files_of(&mut self, folder: &Rc<Folder>) -> bool {
-        match self.walk.lookup(folder, OsStr::new(DATA)) {
+        match self.walk.lookup_link(folder, OsStr::new(DATA)) {
             Ok(Entry::Link(link)) => self.generation(folder, &link),
             // A thing of that name that is no link is one more name that begins with `..`.
             Ok(_) | Err(Failure::Absent) => self.files_in(folder),
@@ -270,8 +271,8 @@ impl<'a> Read<'a> {
         for (known_as, path) in files {
             let shown = self.folder.join(known_as);
             match self.walk.find(path) {
-                Ok(Found::Other(leaf)) => {
-                    self.file(known_as, &shown, &leaf);
+                Ok(Found::Other(mut leaf)) => {
+                    self.file(known_as, &shown, &mut leaf);
                     leaves.push((path, leaf));
                 }
                 Ok(Found::Folder(_)) => self.not_a_file(&shown, FileType::Directory),
@@ -289,7 +290,10 @@ impl<'a> Read<'a> {
     /// Reads the generation that `link`, the folder's `..data`, leads to.
     fn generation(&mut self, folder: &Rc<Folder>, link: &Link) -> bool {
         let mut there = true;
-        match self.walk.follow(Rc::clone(folder), &link.target, 1) {
+        self.walk.for_listing = matches!(self.which, Files::All);
+        let found = self.walk.follow(Rc::clone(folder), &link.target, 1);
+        self.walk.for_listing = false;
+        match found {
             Ok(Found::Folder(generation)) => {
                 self.walk.set_complete(&generation);
                 there = self.files_in(&generation);
@@ -339,7 +343,7 @@ impl<'a> Read<'a> {
     fn entry(&mut self, found: Result<Found, Failure>, known_as: &str) {
         let path = self.folder.join(known_as);
         match found {
-            Ok(Found::Other(leaf)) => self.file(known_as, &path, &leaf),
+            Ok(Found::Other(mut leaf)) => self.file(known_as, &path, &mut leaf),
             Ok(Found::Folder(_)) => self.not_a_file(&path, FileType::Directory),
             // Gone since it was listed: certbot unlinks a link and creates it again.
             Err(Failure::Absent) => {}
@@ -382,30 +386,30 @@ impl<'a> Read<'a> {
         names
     }
 
-    fn file(&mut self, name: &str, path: &Path, leaf: &Leaf) {
+    fn file(&mut self, name: &str, path: &Path, leaf: &mut Leaf) {
         let kind = FileType::from_raw_mode(leaf.stat.st_mode);
         if kind != FileType::RegularFile {
             return self.not_a_file(path, kind);
         }
-        let folder = self.walk.dir(&leaf.folder);
-        self.walk.arm.arm(folder, Interest::Content(&leaf.name));
+        let dir = self.walk.dir(&leaf.folder);
+        self.walk.arm.arm(dir, Interest::Content(&leaf.name));
         match slurp(leaf, self.options.limits.file_bytes) {
             Ok(Slurped::Whole {
                 bytes,
                 stat,
                 shared,
-                rights,
+                file,
             }) => {
                 let seen = Seen {
                     name: &leaf.name,
                     modified: modified(&stat),
                     shared,
                 };
-                self.walk.arm.saw(folder, seen);
-                if let Some(problem) = self.not_his(path, leaf, &stat, &rights) {
+                self.walk.arm.saw(self.walk.dir(&leaf.folder), seen);
+                if let Some(problem) = self.not_his(path, leaf, &file, &stat) {
                     return self.problems.push(problem);
                 }
-                let listed = rights.is_ok_and(|rights| rights.list_admits_others());
+                let listed = Rights::list_admits_others(&file, &stat);
                 self.files.push(File {
                     name: name.to_owned(),
                     bytes,
@@ -425,15 +429,9 @@ impl<'a> Read<'a> {
     }
 
     /// What is wrong with a file that the owner of the folder must not have by way of the agent.
-    fn not_his(
-        &self,
-        path: &Path,
-        leaf: &Leaf,
-        stat: &Stat,
-        rights: &Result<Rights, Errno>,
-    ) -> Option<Problem> {
+    fn not_his(&self, path: &Path, leaf: &Leaf, file: &OwnedFd, stat: &Stat) -> Option<Problem> {
         let owner = self.owner.as_ref()?;
-        match owner.may_have(leaf, stat, rights.as_ref().map_err(|error| *error)) {
+        match owner.may_have(leaf, file, stat) {
             Ok(true) => None,
             Ok(false) => Some(Problem::new(
                 Reason::Unreadable,

@@ -1,7 +1,7 @@
 //! A path walk in user space: each folder is announced right before a name is looked up in it, so
 //! that every hop of every link can be watched, a missing one included, and none can lead astray.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
@@ -46,6 +46,8 @@ pub(super) struct Folder {
     pub(super) above: Option<Rc<Self>>,
     id: FileId,
     kind: Kind,
+    /// Whether it is open for listing.
+    pub(super) is_listing: bool,
 }
 
 impl Folder {
@@ -77,11 +79,20 @@ pub(super) struct Link {
     pub(super) stat: Stat,
 }
 
+impl Link {
+    fn new(target: CString, stat: Stat) -> Self {
+        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+        Self { target, stat }
+    }
+}
+
 /// Something that is neither folder nor link, under its name in the folder that it is in.
 pub(super) struct Leaf {
     pub(super) folder: Rc<Folder>,
     pub(super) name: OsString,
     pub(super) stat: Stat,
+    /// A regular file that is open already.
+    pub(super) opened: Option<OwnedFd>,
 }
 
 /// Where a path led.
@@ -104,6 +115,8 @@ pub(super) struct Walk<'a> {
     devices: Vec<(u64, Kind)>,
     /// A folder whose files were complete before it could be reached.
     complete: Option<FileId>,
+    /// Whether the folder that is looked for is to be listed, so that it is best opened for that at once.
+    pub(super) for_listing: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -116,6 +129,7 @@ impl<'a> Walk<'a> {
             root: None,
             devices: Vec::new(),
             complete: None,
+            for_listing: false,
         }
     }
 
@@ -204,7 +218,7 @@ impl<'a> Walk<'a> {
     ) -> Result<Found, Failure> {
         // Most reads need no more than the file itself.
         if kind == FileType::RegularFile
-            && let Ok(stat) = statat(&folder.fd, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW)
+            && let Ok((fd, stat)) = open_file(folder, name)
             && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         {
             let path = folder.path.join(name);
@@ -213,9 +227,31 @@ impl<'a> Walk<'a> {
                 folder: Rc::clone(folder),
                 name: name.to_owned(),
                 stat,
+                opened: Some(fd),
             }));
         }
         self.follow(Rc::clone(folder), Path::new(name), 0)
+    }
+
+    /// Looks `name` up in `folder`, which is a link or nothing most likely: without opening it. Whether the
+    /// link is still the same one must be checked when it has been followed.
+    pub(super) fn lookup_link(
+        &mut self,
+        folder: &Rc<Folder>,
+        name: &OsStr,
+    ) -> Result<Entry, Failure> {
+        let dir = self.dir(folder);
+        self.arm.arm(dir, Interest::Name(name));
+        let path = folder.path.join(name);
+        let stat = statat(&folder.fd, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| self.missing(&path, error))?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink
+            && let Ok(target) = readlinkat(&folder.fd, name.as_bytes(), Vec::new())
+        {
+            self.stamps.add(Depth::Content, &path, Ok(&stat));
+            return Ok(Entry::Link(Link::new(target, stat)));
+        }
+        self.lookup(folder, name)
     }
 
     /// Looks `name` up in `folder`.
@@ -223,16 +259,20 @@ impl<'a> Walk<'a> {
         let dir = self.dir(folder);
         self.arm.arm(dir, Interest::Name(name));
         let path = folder.path.join(name);
-        let opened = open(&folder.fd, name, OFlags::PATH | OFlags::NOFOLLOW)
+        let listing = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let listing = self
+            .for_listing
+            .then(|| open(&folder.fd, name, listing).ok());
+        let listing = listing.flatten();
+        let is_listing = listing.is_some();
+        let (fd, stat) = listing
+            .map_or_else(
+                || open(&folder.fd, name, OFlags::PATH | OFlags::NOFOLLOW),
+                Ok,
+            )
             .and_then(with_stat)
-            .and_then(|opened| self.mounted(opened, folder, name));
-        let (fd, stat) = opened.map_err(|error| {
-            self.stamps.add(Depth::Content, &path, Err(error));
-            match error {
-                Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Failure::Absent,
-                _ => Failure::System(error),
-            }
-        })?;
+            .and_then(|opened| self.mounted(opened, folder, name))
+            .map_err(|error| self.missing(&path, error))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let depth = match kind {
             FileType::Directory => Depth::Identity,
@@ -241,18 +281,28 @@ impl<'a> Walk<'a> {
         self.stamps.add(depth, &path, Ok(&stat));
         if kind == FileType::Directory {
             let above = self.confined.then(|| Rc::clone(folder));
-            return Ok(Entry::Folder(self.enter(fd, path, above, &stat)?));
+            let folder = self.enter(fd, path, above, &stat, is_listing)?;
+            return Ok(Entry::Folder(folder));
         }
         if kind == FileType::Symlink {
             let target = readlinkat(&fd, "", Vec::new()).map_err(Failure::System)?;
-            let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-            return Ok(Entry::Link(Link { target, stat }));
+            return Ok(Entry::Link(Link::new(target, stat)));
         }
         Ok(Entry::Other(Leaf {
             folder: Rc::clone(folder),
             name: name.to_owned(),
             stat,
+            opened: None,
         }))
+    }
+
+    /// Keeps that nothing could be looked up at `path`.
+    fn missing(&mut self, path: &Path, error: Errno) -> Failure {
+        self.stamps.add(Depth::Content, path, Err(error));
+        match error {
+            Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG => Failure::Absent,
+            _ => Failure::System(error),
+        }
     }
 
     /// Keeps whose link was followed.
@@ -284,7 +334,7 @@ impl<'a> Walk<'a> {
         let (fd, stat) = open(from, OsStr::new(name), OFlags::PATH | OFlags::DIRECTORY)
             .and_then(with_stat)
             .map_err(Failure::System)?;
-        self.enter(fd, path, None, &stat)
+        self.enter(fd, path, None, &stat, false)
     }
 
     fn enter(
@@ -293,6 +343,7 @@ impl<'a> Walk<'a> {
         path: PathBuf,
         above: Option<Rc<Folder>>,
         stat: &Stat,
+        is_listing: bool,
     ) -> Result<Rc<Folder>, Failure> {
         let way = std::iter::successors(above.as_deref(), |folder| folder.above.as_deref());
         if way.count() > MAX_DEPTH {
@@ -306,6 +357,7 @@ impl<'a> Walk<'a> {
             above,
             id,
             kind,
+            is_listing,
         }))
     }
 
@@ -360,6 +412,12 @@ fn push_steps(steps: &mut Vec<Step>, path: &Path) {
 pub(super) fn open(folder: impl AsFd, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC;
     retry_on_intr(|| openat(&folder, name.as_bytes(), flags, Mode::empty()))
+}
+
+/// Opens what is a regular file most likely. Anything else must not block, nor become our terminal.
+pub(super) fn open_file(folder: &Folder, name: &OsStr) -> Result<(OwnedFd, Stat), Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    open(&folder.fd, name, flags).and_then(with_stat)
 }
 
 fn with_stat(fd: OwnedFd) -> Result<(OwnedFd, Stat), Errno> {

@@ -2,13 +2,12 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, FileType, OFlags, Stat, StatxAttributes, StatxFlags, fstat, statx};
+use rustix::fs::{AtFlags, FileType, Stat, StatxAttributes, StatxFlags, fstat, statx};
 use rustix::io::{Errno, read, retry_on_intr};
 use zeroize::Zeroizing;
 
 use super::arm::FileId;
-use super::resolve::{Leaf, open};
-use crate::rights::Rights;
+use super::resolve::{Leaf, open_file};
 
 /// What reading a file came to.
 #[allow(
@@ -22,8 +21,8 @@ pub(super) enum Slurped {
         stat: Stat,
         /// Whether it has other names, under which it can be written.
         shared: bool,
-        /// Who may read it.
-        rights: Result<Rights, Errno>,
+        /// The open file.
+        file: OwnedFd,
     },
     /// It has more bytes than it may have.
     TooLarge,
@@ -32,15 +31,15 @@ pub(super) enum Slurped {
 }
 
 /// Reads the file at `leaf`, which was a regular one.
-pub(super) fn slurp(leaf: &Leaf, limit: usize) -> Result<Slurped, Errno> {
-    // What has taken its place since must not block, nor become our terminal.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd = match open(&leaf.folder.fd, &leaf.name, flags) {
-        Ok(fd) => fd,
-        Err(Errno::LOOP | Errno::NOENT | Errno::NXIO) => return Ok(Slurped::Raced),
-        Err(error) => return Err(error),
+pub(super) fn slurp(leaf: &mut Leaf, limit: usize) -> Result<Slurped, Errno> {
+    let (fd, before) = match leaf.opened.take() {
+        Some(fd) => (fd, leaf.stat),
+        None => match open_file(&leaf.folder, &leaf.name) {
+            Ok(opened) => opened,
+            Err(Errno::LOOP | Errno::NOENT | Errno::NXIO) => return Ok(Slurped::Raced),
+            Err(error) => return Err(error),
+        },
     };
-    let before = fstat(&fd)?;
     if FileType::from_raw_mode(before.st_mode) != FileType::RegularFile
         || FileId::of(&before) != FileId::of(&leaf.stat)
     {
@@ -50,7 +49,10 @@ pub(super) fn slurp(leaf: &Leaf, limit: usize) -> Result<Slurped, Errno> {
     if size > limit {
         return Ok(Slurped::TooLarge);
     }
-    let Some(bytes) = read_up_to(limit, size, |buffer| {
+    // Where a server or the kernel makes content up, it may have another size.
+    let is_exact =
+        !leaf.folder.as_dir().remote && FileId::of(&before).device == leaf.folder.id().device;
+    let Some(bytes) = read_up_to(limit, size, is_exact, |buffer| {
         retry_on_intr(|| read(&fd, &mut *buffer))
     })?
     else {
@@ -62,7 +64,7 @@ pub(super) fn slurp(leaf: &Leaf, limit: usize) -> Result<Slurped, Errno> {
     Ok(Slurped::Whole {
         bytes,
         shared: before.st_nlink > 1 || mounted,
-        rights: Rights::of(&fd, &before),
+        file: fd,
         stat: before,
     })
 }
@@ -102,10 +104,11 @@ fn size_of(stat: &Stat) -> i128 {
 }
 
 /// Reads to the end, or returns `None` when there are more than `limit` bytes. About `size` are
-/// expected, but a size may be wrong, as that of the files in /proc is.
+/// expected, but unless it `is_exact`, a size may be wrong, as that of the files in /proc is.
 fn read_up_to(
     limit: usize,
     size: usize,
+    is_exact: bool,
     mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Errno> {
     // One byte more than expected, so that the end is seen without growing.
@@ -118,6 +121,10 @@ fn read_up_to(
         }
         if filled > limit {
             return Ok(None);
+        }
+        // There was room for more.
+        if is_exact && filled == size {
+            break;
         }
         if filled == bytes.len() {
             // A vector that grows by itself leaves its old bytes behind unwiped.
@@ -139,7 +146,7 @@ mod tests {
     fn read_pieces(limit: usize, size: usize, length: usize, piece: usize) -> Option<Vec<u8>> {
         let source: Vec<u8> = (0..length).map(|i| i as u8).collect();
         let mut at = 0;
-        let bytes = read_up_to(limit, size, |buffer| {
+        let bytes = read_up_to(limit, size, false, |buffer| {
             let count = piece.min(buffer.len()).min(length - at);
             buffer[..count].copy_from_slice(&source[at..at + count]);
             at += count;
@@ -172,8 +179,27 @@ mod tests {
     }
 
     #[test]
+    fn an_exact_size_saves_the_read_of_the_end_and_hides_no_growth() {
+        let read = |lengths: &[usize]| {
+            let mut lengths = lengths.iter();
+            let mut reads = 0;
+            let bytes = read_up_to(100, 10, true, |buffer| {
+                reads += 1;
+                Ok(lengths
+                    .next()
+                    .map_or(0, |length| *length.min(&buffer.len())))
+            });
+            (bytes.unwrap().map(|bytes| bytes.len()), reads)
+        };
+        assert_eq!(read(&[10]), (Some(10), 1));
+        assert_eq!(read(&[4, 6]), (Some(10), 2));
+        assert_eq!(read(&[11, 2]), (Some(13), 3));
+        assert_eq!(read(&[9]), (Some(9), 2));
+    }
+
+    #[test]
     fn an_error_is_passed_on() {
-        let read = read_up_to(10, 5, |_| Err(Errno::IO));
+        let read = read_up_to(10, 5, true, |_| Err(Errno::IO));
         assert_eq!(read.err(), Some(Errno::IO));
     }
 }
