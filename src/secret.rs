@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::config::{Matcher, SanKind, TrustOptions};
 use crate::credential::{
     Bundle, BundleFacts, CertificateFacts, Generic, Pair, PairFacts, Staple, StapleFacts,
-    TicketKeys,
+    TicketKeys, hex,
 };
 use crate::proto::SECRET_TYPE_URL;
 use crate::proto::encode::{Field, Value, head_len, message_len, write_head};
@@ -446,10 +446,7 @@ fn inline_bytes(bytes: &[u8]) -> Value<'_> {
 
 /// As much of a SHA-256 hash as a version has, in lower-case hexadecimal.
 pub(crate) fn short_hex(hash: &[u8]) -> String {
-    hash.iter()
-        .take(VERSION_BYTES)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&hash[..VERSION_BYTES.min(hash.len())])
 }
 
 #[cfg(test)]

@@ -112,10 +112,12 @@ impl Item {
     }
 
     fn hints(&self) -> Holdings {
-        Holdings {
-            certificate: pem::begins(&self.bytes, "CERTIFICATE"),
-            key: pem::begins(&self.bytes, "PRIVATE KEY"),
+        let mut has = Holdings::default();
+        for label in pem::labels(&self.bytes) {
+            has.certificate |= label.ends_with(b"CERTIFICATE");
+            has.key |= label.ends_with(b"PRIVATE KEY");
         }
+        has
     }
 
     fn load(&mut self) {
@@ -141,7 +143,7 @@ impl Item {
     /// Whether one of its certificates is that of `key`, and which.
     pub(crate) fn place_of(&self, key: &Loaded) -> Option<usize> {
         let mut certificates = self.certificates().into_iter();
-        certificates.position(|x509| key.belongs_to(&x509.key) == Some(true))
+        certificates.position(|x509| key.belongs_to(&x509) == Some(true))
     }
 
     /// Opens its encrypted key with `password`.
@@ -230,7 +232,7 @@ fn in_order<'a>(key: &[u8], certificates: &'a [Vec<u8>]) -> Vec<&'a [u8]> {
         return all();
     }
     let is_leaf =
-        |x509: &X509<'_>| loaded.as_ref().and_then(|key| key.belongs_to(&x509.key)) == Some(true);
+        |x509: &X509<'_>| loaded.as_ref().and_then(|key| key.belongs_to(x509)) == Some(true);
     let Some(leaf) = parsed.iter().position(is_leaf) else {
         return all();
     };

@@ -1,6 +1,5 @@
 //! What is shown of a certificate.
 
-use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
 
@@ -40,20 +39,29 @@ impl CertificateFacts {
 
     /// The facts of a certificate. Control characters in its names are escaped: they are shown.
     pub(crate) fn of(certificate: &X509<'_>) -> Self {
-        let common_name =
-            common_name(certificate).filter(|_| certificate.extension(SUBJECT_ALT_NAME).is_none());
+        Self::read(certificate).0
+    }
+
+    /// The facts of a certificate, and whether all of its names could be read.
+    pub(crate) fn read(certificate: &X509<'_>) -> (Self, bool) {
+        let [subject, issuer] = [certificate.subject, certificate.issuer].map(readable);
+        let names = names(certificate);
+        let is_whole = subject.is_some() && issuer.is_some() && names.is_some();
+        let common_name = match certificate.extension(SUBJECT_ALT_NAME) {
+            Some(_) => None,
+            None => common_name(certificate),
+        };
         let texts = [
-            distinguished(certificate.subject),
-            distinguished(certificate.issuer),
+            subject.unwrap_or_else(unknown),
+            issuer.unwrap_or_else(unknown),
             hex(certificate.serial),
             common_name.unwrap_or_default(),
         ];
-        let names = names(certificate).unwrap_or_default();
-        let validity = Validity {
-            not_before: certificate.not_before,
-            not_after: certificate.not_after,
-        };
-        Self::new(texts, names, validity)
+        let validity = certificate.validity();
+        (
+            Self::new(texts, names.unwrap_or_default(), validity),
+            is_whole,
+        )
     }
 
     /// The facts with these texts: subject, issuer, serial number and common name, where an empty one is none.
@@ -108,18 +116,18 @@ impl CertificateFacts {
     }
 }
 
-/// An encoded distinguished name in one line, `CN=a, O=b`.
-pub(crate) fn distinguished(name: &[u8]) -> String {
-    match X509Name::from_der(name) {
-        Ok((_, name)) => printable(&name.to_string()),
-        Err(_) => UNKNOWN.to_owned(),
-    }
+fn unknown() -> String {
+    UNKNOWN.to_owned()
 }
 
-/// Whether the names of `certificate`, its subject and issuer included, can be read.
-pub(crate) fn are_names_known(certificate: &X509<'_>) -> bool {
-    let known = |name| X509Name::from_der(name).is_ok();
-    known(certificate.subject) && known(certificate.issuer) && names(certificate).is_some()
+/// An encoded distinguished name in one line, `CN=a, O=b`.
+pub(crate) fn distinguished(name: &[u8]) -> String {
+    readable(name).unwrap_or_else(unknown)
+}
+
+fn readable(name: &[u8]) -> Option<String> {
+    let (_, name) = X509Name::from_der(name).ok()?;
+    Some(printable(&name.to_string()))
 }
 
 /// The name that `certificate` goes by in a message: its common name, a name that it covers, or all of
@@ -195,10 +203,12 @@ fn printable(text: &str) -> String {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+    ];
     let mut hex = String::with_capacity(2 * bytes.len());
     for byte in bytes {
-        // Writing to a String does not fail.
-        let _ = write!(hex, "{byte:02x}");
+        hex.extend([byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]));
     }
     hex
 }

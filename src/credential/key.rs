@@ -1,17 +1,19 @@
 //! Private keys and the public ones in certificates: their types, and whether one is the other's half.
 
 use std::fmt;
-use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::sign::{any_ecdsa_type, any_supported_type};
-use rustls::sign::SigningKey;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use rustls_pki_types::{
+    PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer,
+    SubjectPublicKeyInfoDer,
+};
 use x509_parser::asn1_rs::{Any, Class, FromDer, Integer, Oid, OptTaggedParser, Sequence, Tag};
 use x509_parser::oid_registry as oid;
 use x509_parser::prelude::SubjectPublicKeyInfo;
 use x509_parser::public_key::PublicKey;
 
 use super::der::{Der, tag};
+use super::x509::X509;
 
 /// The smallest RSA key that Envoy takes, in bits.
 const RSA_MIN: usize = 2048;
@@ -119,8 +121,9 @@ impl fmt::Display for KeyType {
     }
 }
 
-/// A private key that has proved to be consistent.
-pub struct Loaded(Arc<dyn SigningKey>);
+/// A private key that has proved to be consistent: its public half, with its algorithm, as certificates
+/// encode it; `None` where that is unknown.
+pub struct Loaded(Option<SubjectPublicKeyInfoDer<'static>>);
 
 impl Loaded {
     /// Loads a private key with AWS-LC, BoringSSL's sibling. `None` when either would not take it.
@@ -131,14 +134,19 @@ impl Loaded {
             Some(KeyType::P256 | KeyType::P384 | KeyType::P521) => any_ecdsa_type(&der),
             _ => any_supported_type(&der),
         };
-        loaded.ok().map(Self)
+        let public = loaded.ok()?.public_key().map(|public| public.into_owned());
+        Some(Self(public))
     }
 
-    /// Whether `certified`, a certificate's public key, is this key's public half. `None` when the two
-    /// can't be compared.
-    pub fn belongs_to(&self, certified: &SubjectPublicKeyInfo<'_>) -> Option<bool> {
-        let public = self.0.public_key()?;
-        let (_, mine) = SubjectPublicKeyInfo::from_der(&public).ok()?;
+    /// Whether the public key in `certificate` is this key's public half. `None` when the two can't be
+    /// compared.
+    pub(crate) fn belongs_to(&self, certificate: &X509<'_>) -> Option<bool> {
+        let public = self.0.as_deref()?;
+        if public == certificate.key_der {
+            return Some(true);
+        }
+        let certified = &certificate.key;
+        let (_, mine) = SubjectPublicKeyInfo::from_der(public).ok()?;
         let types = [KeyType::of_public(&mine), KeyType::of_public(certified)];
         if types[0] != types[1] {
             return Some(false);

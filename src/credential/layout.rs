@@ -252,15 +252,13 @@ fn staple(items: &[Item], pair: Option<&PairFiles>) -> Option<usize> {
             .chain
             .iter()
             .chain([&pair.key])
-            .map(|at| &items[*at].name);
-        let all = names.flat_map(|name| {
+            .map(|at| items[*at].name.as_str());
+        let mut stems = names.flat_map(|name| {
             let stem = name.rsplit_once('.').map_or("", |(stem, _)| stem);
-            [
-                format!("{name}{STAPLE_ENDING}"),
-                format!("{stem}{STAPLE_ENDING}"),
-            ]
+            [name, stem]
         });
-        all.into_iter().find_map(|name| place(&name, items))
+        let named = |item: &Item, stem| item.name.strip_suffix(STAPLE_ENDING) == Some(stem);
+        stems.find_map(|stem| items.iter().position(|item| named(item, stem)))
     })
 }
 
@@ -282,8 +280,10 @@ enum Found {
 impl Pairs<'_> {
     fn find(&self) -> Option<Result<PairFiles, Problem>> {
         let mut mismatch: Option<PairFiles> = None;
+        let others: [fn(&Self) -> Vec<Found>; 3] =
+            [Self::in_one_file, Self::keystores, Self::by_content];
         let rows = ROWS.iter().map(|row| self.row(row));
-        let candidates = rows.chain([self.in_one_file(), self.keystores(), self.by_content()]);
+        let candidates = rows.chain(others.iter().map(|find| find(self)));
         for found in candidates {
             let mut belongs = Vec::new();
             let mut others = None;
@@ -359,7 +359,7 @@ impl Pairs<'_> {
                     self.items[*leaf].certificates(),
                     self.items[*rest].certificates(),
                 );
-                let belongs = |key: &Loaded| key.belongs_to(&leaf.first()?.key);
+                let belongs = |key: &Loaded| key.belongs_to(leaf.first()?);
                 let continues = rest.first().zip(leaf.last()).is_some_and(|(issuer, one)| {
                     issuer.is_issuer_of(one) && one.signed.is_by(&issuer.key) != Some(false)
                 });

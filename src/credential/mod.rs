@@ -21,6 +21,7 @@ use std::time::SystemTime;
 use self::check::{Findings, Judged, Stapled};
 use self::contents::Item;
 pub use self::facts::CertificateFacts;
+pub(crate) use self::facts::hex;
 pub use self::fingerprint::Fingerprint;
 pub use self::folder::{from_reading, parts_among};
 use self::layout::{Layout, PairFiles};
@@ -183,7 +184,7 @@ fn pair(
 ) -> Option<Judged> {
     let chain: Vec<&Item> = files.chain.iter().map(|at| &items[*at]).collect();
     let key = &items[files.key];
-    let mut judged = check::pair(&chain, key, bundle, findings)?;
+    let mut judged = check::pair(&chain, key, bundle, layout.staple.is_some(), findings)?;
     let is_cut = chain.iter().any(|file| pem::ends_in_a_marker(&file.bytes));
     judged.pair.lesser_chain = files.better.is_some() || files.by_content || is_cut;
     if let Some(better) = files.better {

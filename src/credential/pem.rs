@@ -89,10 +89,9 @@ pub fn blocks(bytes: &[u8]) -> Result<Vec<Block>, Flaw> {
     Ok(blocks)
 }
 
-/// Whether `bytes` has a line that begins a block whose label ends so, whatever becomes of the block.
-pub fn begins(bytes: &[u8], label_end: &str) -> bool {
-    let mut labels = Lines::new(bytes).filter_map(|line| line.label());
-    labels.any(|label| label.ends_with(label_end.as_bytes()))
+/// The labels of the lines that begin a block, whatever becomes of it.
+pub(crate) fn labels(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    Lines::new(bytes).filter_map(|line| line.label())
 }
 
 /// Reads the rest of the block whose BEGIN line is `begin`.
@@ -109,7 +108,8 @@ fn block<'a>(
             remedy,
         )
     };
-    let (body, end) = Body::read(label, lines).map_err(flaw)?;
+    let (mut body, end) = Body::read(label, lines).map_err(flaw)?;
+    body.untrimmed |= !begin.is_plain();
     let text = &bytes[begin.start..end.end];
     Ok(Block {
         text: Zeroizing::new(text.to_vec()),
@@ -137,6 +137,8 @@ struct Body {
     padding: usize,
     /// It is not base64.
     stray: bool,
+    /// A line has more at its end than a line feed, or none.
+    untrimmed: bool,
 }
 
 impl Body {
@@ -147,6 +149,7 @@ impl Body {
     ) -> Result<(Self, Line<'a>), (&'static str, &'static str)> {
         let mut body = Self::default();
         for line in lines {
+            body.untrimmed |= !line.is_plain();
             if let Some(end) = line.text.strip_prefix(END) {
                 return match end.strip_suffix(DASHES) == Some(label) {
                     true => Ok((body, line)),
@@ -175,12 +178,17 @@ impl Body {
         if line.starts_with(b"Proc-Type: 4,ENCRYPTED") {
             self.encrypted = true;
         }
+        let digits = line.iter().filter(|byte| is_digit(**byte)).count();
+        if digits == line.len() && self.padding == 0 {
+            self.digits += digits;
+            return;
+        }
         for byte in line {
             match byte {
                 b' ' | b'\t' | b'\r' => {}
                 b'=' => self.padding += 1,
                 _ if self.padding > 0 => self.stray = true,
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => self.digits += 1,
+                digit if is_digit(*digit) => self.digits += 1,
                 _ => self.stray = true,
             }
         }
@@ -203,23 +211,31 @@ impl Body {
         }
         match label {
             // The label of old, which BoringSSL takes and the library does not.
-            b"X509 CERTIFICATE" | b"TRUSTED CERTIFICATE" => decode(b"CERTIFICATE", text),
+            b"X509 CERTIFICATE" | b"TRUSTED CERTIFICATE" => decode(&plain(b"CERTIFICATE", text)),
             b"ENCRYPTED PRIVATE KEY" => match decoded(text) {
                 Some(der) => Ok(Content::EncryptedKey(Some(der.to_vec()))),
                 None => Err(("is not valid base64", WRITE_WHOLE)),
             },
             b"CERTIFICATE" | b"X509 CRL" | b"PRIVATE KEY" | b"RSA PRIVATE KEY"
-            | b"EC PRIVATE KEY" => decode(label, text),
+            | b"EC PRIVATE KEY" => match self.untrimmed {
+                true => decode(&plain(label, text)),
+                false => decode(text),
+            },
             _ if is_key => Ok(Content::ForeignKey),
             _ => Ok(Content::Other),
         }
     }
 }
 
-/// Decodes the block `text` as one of the label `label`.
-fn decode(label: &[u8], text: &[u8]) -> Result<Content, (&'static str, &'static str)> {
+/// Whether it is a digit of base64.
+fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/')
+}
+
+/// Decodes the block `text`, which is [`plain`].
+fn decode(text: &[u8]) -> Result<Content, (&'static str, &'static str)> {
     let key = |der: PrivateKeyDer<'static>| Content::Key(Zeroizing::new(der));
-    match rustls_pemfile::read_one_from_slice(&plain(label, text)) {
+    match rustls_pemfile::read_one_from_slice(text) {
         Ok(Some((item, _))) => Ok(match item {
             Item::X509Certificate(der) => Content::Certificate(der.to_vec()),
             Item::Crl(der) => Content::Crl(der.to_vec()),
@@ -234,7 +250,7 @@ fn decode(label: &[u8], text: &[u8]) -> Result<Content, (&'static str, &'static 
 
 /// What the block `text` encodes, whatever its label is.
 fn decoded(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    match decode(b"PRIVATE KEY", text) {
+    match decode(&plain(b"PRIVATE KEY", text)) {
         Ok(Content::Key(der)) => Some(Zeroizing::new(der.secret_der().to_vec())),
         _ => None,
     }

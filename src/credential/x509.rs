@@ -281,10 +281,9 @@ impl<'a> Signed<'a> {
         valid.then_some((content.content, signed))
     }
 
-    /// The identifier of the algorithm of the signature, in numbers.
-    pub(crate) fn algorithm(&self) -> Option<String> {
-        let (_, algorithm) = AlgorithmIdentifier::from_der(self.algorithm).ok()?;
-        Some(algorithm.algorithm.to_id_string())
+    /// The object identifier of the algorithm of the signature, without tag and length.
+    pub(crate) fn algorithm(&self) -> Option<&'a [u8]> {
+        Der(self.algorithm).sequence()?.oid()
     }
 
     /// Whether the holder of `issuer`'s key signed it. `None` when that can't be verified here.

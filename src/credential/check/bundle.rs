@@ -14,7 +14,7 @@ use crate::credential::contents::Item;
 use crate::credential::facts::called;
 use crate::credential::pem::{self, Content};
 use crate::credential::x509::{self, X509};
-use crate::credential::{Bundle, BundleFacts, CertificateFacts};
+use crate::credential::{Bundle, BundleFacts};
 use crate::problem::Reason;
 
 /// The trust bundle in the file `trust`, with the revocation lists in `crl`; `None` when there are
@@ -48,14 +48,12 @@ pub(crate) fn bundle(
         true => Vec::new(),
         false => hindrances(&certificates, &cas, &trust.name, findings),
     };
+    let trusted_ca = served(trust, &hidden, findings);
     Some(Bundle {
-        trusted_ca: served(trust, &hidden, findings),
+        trusted_ca,
         crl: crl.map(|file| served(file, &[], findings)),
         facts: BundleFacts {
-            certificates: certificates
-                .iter()
-                .map(|ca| CertificateFacts::of(&ca.x509))
-                .collect(),
+            certificates: certificates.into_iter().map(|ca| ca.facts).collect(),
             files: [Some(trust), crl]
                 .iter()
                 .flatten()

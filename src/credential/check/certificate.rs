@@ -1,18 +1,19 @@
 //! The certificates of a file: their parsing, dates and signatures.
 
 use super::findings::Findings;
+use crate::credential::CertificateFacts;
 use crate::credential::contents::Item;
-use crate::credential::facts::{are_names_known, called};
+use crate::credential::facts::called;
 use crate::credential::pem::{Block, Content, Flaw};
 use crate::credential::x509::X509;
 use crate::problem::Reason;
 use crate::times::date;
 
 /// Signature algorithms that are no longer trusted.
-const WEAK: [(&str, &str); 3] = [
-    ("1.2.840.113549.1.1.4", "MD5"),
-    ("1.2.840.113549.1.1.5", "SHA-1"),
-    ("1.2.840.10045.4.1", "SHA-1"),
+const WEAK: [(&[u8], &str); 3] = [
+    (b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x04", "MD5"), // with RSA
+    (b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x05", "SHA-1"), // with RSA
+    (b"\x2a\x86\x48\xce\x3d\x04\x01", "SHA-1"),       // with ECDSA
 ];
 
 /// A certificate of a file.
@@ -21,6 +22,9 @@ pub(super) struct Certificate<'a> {
     pub(super) text: &'a [u8],
     pub(super) der: &'a [u8],
     pub(super) x509: X509<'a>,
+    pub(super) facts: CertificateFacts,
+    /// Whether the facts contain all of its names.
+    names_known: bool,
 }
 
 /// The certificates of a file; `None`, and an error, when one of them is broken or there is none.
@@ -36,8 +40,8 @@ pub(super) fn certificates<'a>(
             findings.nothing(Reason::BadPem, file, "certificate", "x509");
         }
         Ok(certificates) => {
-            for Certificate { x509, .. } in &certificates {
-                check_names(&file.name, x509, findings);
+            for certificate in &certificates {
+                check_names(&file.name, certificate, findings);
             }
             return Some(certificates);
         }
@@ -49,10 +53,15 @@ fn parsed(block: &Block) -> Option<Result<Certificate<'_>, Flaw>> {
     let Content::Certificate(der) = &block.content else {
         return None;
     };
-    let certificate = X509::parse(der).map(|x509| Certificate {
-        text: &block.text,
-        der,
-        x509,
+    let certificate = X509::parse(der).map(|x509| {
+        let (facts, names_known) = CertificateFacts::read(&x509);
+        Certificate {
+            text: &block.text,
+            der,
+            x509,
+            facts,
+            names_known,
+        }
     });
     Some(certificate.ok_or_else(|| {
         Flaw::new(
@@ -66,14 +75,14 @@ fn parsed(block: &Block) -> Option<Result<Certificate<'_>, Flaw>> {
 }
 
 /// Warns of a certificate whose names can't be shown.
-fn check_names(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) {
-    if !are_names_known(certificate) {
+fn check_names(file: &str, certificate: &Certificate<'_>, findings: &mut Findings<'_>) {
+    if !certificate.names_known {
         findings.warn(
             Reason::Unparsed,
             file,
             format!(
                 "not all names in the certificate {} can be read: Envoy takes it, clients may not",
-                called(certificate)
+                called(&certificate.x509)
             ),
             "have it issued again if a client refuses it",
         );

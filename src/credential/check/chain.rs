@@ -13,7 +13,7 @@ use crate::credential::facts::{called, has_name};
 use crate::credential::key::{self, KeyType, Loaded};
 use crate::credential::pem::{self, Block, Content};
 use crate::credential::x509::{self, X509};
-use crate::credential::{Bundle, CertificateFacts, Fingerprint, Pair, PairFacts};
+use crate::credential::{Bundle, Fingerprint, Pair, PairFacts};
 use crate::problem::Reason;
 use crate::text::Texts;
 
@@ -24,16 +24,18 @@ pub(crate) struct Judged {
     pub(crate) pair: Pair,
     /// The issuer's distinguished name, as it is encoded.
     pub(crate) issuer_name: Vec<u8>,
-    /// The issuer's public key with its algorithm, if the issuer is in the chain.
+    /// The issuer's public key with its algorithm, if it is needed and the issuer is in the chain.
     pub(crate) issuer_key: Option<Vec<u8>>,
 }
 
 /// The pair in the files `chain`, of which the second continues the first, and `key`, which may be one
-/// of them; `None` when there are errors. `bundle` is the trust bundle beside them.
+/// of them; `None` when there are errors. `bundle` is the trust bundle beside them. The issuer's key is
+/// looked for only if it is needed to check a staple.
 pub(crate) fn pair(
     chain: &[&Item],
     key: &Item,
     bundle: Option<&Bundle>,
+    for_staple: bool,
     findings: &mut Findings<'_>,
 ) -> Option<Judged> {
     let certificates = chain
@@ -65,29 +67,33 @@ pub(crate) fn pair(
         check_signature(&first.name, x509, findings);
     }
     findings.check_mode(key, "private key");
+    let issuer_key = for_staple
+        .then(|| issuer_key(&certificates, leaf))
+        .flatten();
+    let issuer_name = leaf.issuer.to_vec();
+    let key_type = KeyType::of_public(&leaf.key);
+    let must_staple = leaf.must_staple();
+    let served = served_chain(chain, key, place == 0, &certificates, findings);
+    let fingerprints = certificates.iter().map(|one| Fingerprint::of(one.der));
+    let fingerprints = fingerprints.collect();
+    let mut facts = certificates.into_iter().map(|one| one.facts);
     let facts = PairFacts {
-        leaf: CertificateFacts::of(leaf),
-        intermediates: certificates[1..]
-            .iter()
-            .map(|one| CertificateFacts::of(&one.x509))
-            .collect(),
-        key_type: KeyType::of_public(&leaf.key),
-        must_staple: leaf.must_staple(),
+        leaf: facts.next()?,
+        intermediates: facts.collect(),
+        key_type,
+        must_staple,
         files: names(chain, key),
-        chain: certificates
-            .iter()
-            .map(|one| Fingerprint::of(one.der))
-            .collect(),
+        chain: fingerprints,
     };
     Some(Judged {
         pair: Pair {
-            chain: served_chain(chain, key, place == 0, &certificates, findings),
+            chain: served,
             key: served_key(key, blocks?, key_text),
             lesser_chain: false,
             facts,
         },
-        issuer_name: leaf.issuer.to_vec(),
-        issuer_key: issuer_key(&certificates, leaf),
+        issuer_name,
+        issuer_key,
     })
 }
 
@@ -200,7 +206,7 @@ fn place(
     [chain, key]: [&Item; 2],
     findings: &mut Findings<'_>,
 ) -> Option<usize> {
-    let answer = |certificate: &Certificate<'_>| loaded.belongs_to(&certificate.x509.key);
+    let answer = |certificate: &Certificate<'_>| loaded.belongs_to(&certificate.x509);
     if let Some(place) = certificates
         .iter()
         .position(|one| answer(one) == Some(true))

@@ -85,16 +85,15 @@ fn open_end(chain: &[Certificate<'_>], bundle: Option<&Bundle>) -> Option<String
     let [Certificate { x509: leaf, .. }] = chain else {
         return None;
     };
+    if !leaf.is_from_intermediate() || leaf.is_self_issued() {
+        return None;
+    }
     let issuer = distinguished(leaf.issuer);
-    let is_root = |bundle: &Bundle| {
-        bundle
-            .facts
-            .certificates
-            .iter()
-            .any(|ca| ca.subject() == issuer)
-    };
-    let is_missed = leaf.is_from_intermediate() && !bundle.is_some_and(is_root);
-    (is_missed && !leaf.is_self_issued()).then(|| {
+    let mut cas = bundle
+        .into_iter()
+        .flat_map(|bundle| bundle.facts.certificates.iter());
+    let is_missed = !cas.any(|ca| ca.subject() == issuer);
+    is_missed.then(|| {
         format!("the issuer of {}, {issuer}, is missing from the chain, and clients need it unless they trust it itself", called(leaf))
     })
 }

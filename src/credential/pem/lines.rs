@@ -18,9 +18,16 @@ pub(super) struct Line<'a> {
     pub(super) end: usize,
     /// From 1.
     pub(super) number: usize,
+    /// Whether a line feed ends it.
+    ends_in_feed: bool,
 }
 
 impl<'a> Line<'a> {
+    /// Whether nothing but a line feed is trimmed from its end.
+    pub(super) fn is_plain(&self) -> bool {
+        self.ends_in_feed && self.end - self.start == self.text.len() + 1
+    }
+
     /// The label, if the line begins a block.
     pub(super) fn label(&self) -> Option<&'a [u8]> {
         self.text.strip_prefix(BEGIN)?.strip_suffix(DASHES)
@@ -64,9 +71,10 @@ impl<'a> Iterator for Lines<'a> {
             start: self.at,
             end: self.at + raw.len(),
             number: self.number,
+            ends_in_feed: newline.is_some(),
         };
         self.at = line.end;
-        self.number += usize::from(newline.is_some());
+        self.number += usize::from(line.ends_in_feed);
         Some(line)
     }
 }

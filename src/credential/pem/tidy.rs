@@ -4,8 +4,8 @@
 use zeroize::Zeroizing;
 
 use super::foreign::{beginnings, find, rewrite};
-use super::lines::{BEGIN, DASHES, END, LINE_MAX, Lines};
-use super::{Flaw, base64_text, decoded};
+use super::lines::{BEGIN, DASHES, END, LINE_MAX};
+use super::{Flaw, base64_text, decoded, labels};
 use crate::credential::der::Der;
 
 /// The byte-order mark that Windows editors put at the start of a file.
@@ -53,10 +53,9 @@ pub fn tidy(bytes: &[u8]) -> Result<Option<Tidied>, Flaw> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Ok(None);
     }
-    let labels: Vec<&[u8]> = Lines::new(bytes).filter_map(|line| line.label()).collect();
-    let plain = labels.iter().filter(|label| !find(label, DASHES)).count();
+    let plain = labels(bytes).filter(|label| !find(label, DASHES)).count();
     let is_visible = plain == beginnings(bytes);
-    if is_visible && !labels.contains(&TRUSTED) {
+    if is_visible && !labels(bytes).any(|label| label == TRUSTED) {
         return Ok(None);
     }
     let mut tidy = Tidy {
