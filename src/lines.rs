@@ -142,7 +142,6 @@ impl Shared {
                 }
             }
             batch.clear();
-            batch.shrink_to(PIECE);
             let mut queue = self.lock();
             (queue.writing, queue.stuck) = (false, false);
             queue.lose(failed as u64);
@@ -163,6 +162,9 @@ impl Shared {
     fn take(&self, batch: &mut Vec<u8>) {
         let mut queue = self.lock();
         while queue.lines.is_empty() {
+            // Room that a burst has made is kept until its end.
+            queue.lines.shrink_to(PIECE);
+            batch.shrink_to(PIECE);
             queue.awake = false;
             let woken = self.filled.wait(queue);
             queue = woken.unwrap_or_else(PoisonError::into_inner);
