@@ -1,5 +1,6 @@
 //! Logs to standard error, as text or JSON, with levels that a reload can change.
 
+use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::Duration;
@@ -7,13 +8,13 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use rustix::io::Errno;
 use tracing::Metadata;
-use tracing::field::Field;
-use tracing_subscriber::field::MakeExt;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::field::{MakeExt, MakeVisitor, VisitFmt, VisitOutput};
 use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::fmt::format::{self, Writer};
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 use crate::config::LogFormat;
 use crate::lines::Lines;
@@ -40,11 +41,13 @@ pub fn start(
 ) -> Logging {
     let (filter, levels) = reload::Layer::new(levels);
     let lines = Lines::new(write);
-    let layer = fmt::layer().with_writer(lines.clone()).with_target(false);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(lines.clone())
+        .with_target(false);
     let layer = match format {
         LogFormat::Text => layer
             .with_ansi(io::stderr().is_terminal())
-            .fmt_fields(format::debug_fn(field).delimited(" "))
+            .fmt_fields(Fields.delimited(" "))
             .boxed(),
         LogFormat::Json => layer.json().with_target(true).flatten_event(true).boxed(),
     };
@@ -55,17 +58,85 @@ pub fn start(
     Logging { levels, lines }
 }
 
-/// Writes a field, including the message. All text of the log passes here and is escaped, so that it stays on
+/// Writes the fields, including the message. All text of the log passes here and is escaped, so that it stays on
 /// one line, can't control a terminal, and can't be taken for further fields.
-fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug) -> std::fmt::Result {
-    let value = format!("{value:?}");
-    match field.name() {
-        "message" => write!(writer, "{}", escape(&value)),
-        // Strings are quoted already; paths and errors are not.
-        name if !value.starts_with('"') && value.contains([' ', '"', '=']) => {
-            write!(writer, "{name}={}", quote(&value))
+struct Fields;
+
+struct Fielder<'a> {
+    writer: Writer<'a>,
+    result: fmt::Result,
+}
+
+impl<'a> MakeVisitor<Writer<'a>> for Fields {
+    type Visitor = Fielder<'a>;
+
+    fn make_visitor(&self, writer: Writer<'a>) -> Fielder<'a> {
+        let result = Ok(());
+        Fielder { writer, result }
+    }
+}
+
+impl Fielder<'_> {
+    fn text(&mut self, name: &str, value: &str) -> fmt::Result {
+        // Nearly all text is of this kind, and the same with escapes as without.
+        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        if !value.as_bytes().iter().all(is_plain) {
+            return write!(self.writer, "{name}={}", escape(&format!("{value:?}")));
         }
-        name => write!(writer, "{name}={}", escape(&value)),
+        for part in [name, "=\"", value, "\""] {
+            self.writer.write_str(part)?;
+        }
+        Ok(())
+    }
+
+    fn value(&mut self, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
+        let value = format!("{value:?}");
+        // Strings are quoted already; paths and errors are not.
+        if !value.starts_with('"') && value.contains([' ', '"', '=']) {
+            write!(self.writer, "{name}={}", quote(&value))
+        } else {
+            write!(self.writer, "{name}={}", escape(&value))
+        }
+    }
+}
+
+impl Visit for Fielder<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.result = self.result.and(self.text(field.name(), value));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        let written = write!(self.writer, "{}={value}", field.name());
+        self.result = self.result.and(written);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let written = match field.name() {
+            "message" => write!(Escaping(&mut self.writer), "{value:?}"),
+            name => self.value(name, value),
+        };
+        self.result = self.result.and(written);
+    }
+}
+
+impl VisitOutput<fmt::Result> for Fielder<'_> {
+    fn finish(self) -> fmt::Result {
+        self.result
+    }
+}
+
+impl VisitFmt for Fielder<'_> {
+    fn writer(&mut self) -> &mut dyn Write {
+        &mut self.writer
+    }
+}
+
+/// Escapes what is written to it.
+struct Escaping<'a, 'w>(&'a mut Writer<'w>);
+
+impl Write for Escaping<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write!(self.0, "{}", escape(text))
     }
 }
 
