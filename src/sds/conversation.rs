@@ -74,10 +74,10 @@ where
 
     /// The next response, or the end of the stream.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, Status>> {
+        if self.stopping.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(Status::unavailable("the agent is stopping")));
+        }
         for _ in 0..TURN {
-            if self.stopping.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(Status::unavailable("the agent is stopping")));
-            }
             if let Some(response) = self.respond() {
                 return Poll::Ready(self.pay(response));
             }
@@ -85,10 +85,7 @@ where
                 return Poll::Ready(Err(Status::ok("")));
             }
             if let Poll::Ready(names) = self.inbox.poll(cx) {
-                let subscriptions = self.entry.subscriptions();
-                names
-                    .iter()
-                    .for_each(|name| self.session.changed(name, &subscriptions));
+                self.session.changed(names);
                 continue;
             }
             match self.requests.poll_next(cx) {

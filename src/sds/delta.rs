@@ -177,10 +177,8 @@ impl Session for Delta {
         !self.due.is_empty() || !self.impossible.is_empty()
     }
 
-    fn changed(&mut self, name: &Name, names: &Subscriptions) {
-        if names.contains_key(name) {
-            self.due.insert(name.clone());
-        }
+    fn changed(&mut self, mut names: BTreeSet<Name>) {
+        self.due.append(&mut names);
     }
 
     fn respond(&mut self, names: &mut Subscriptions, view: &impl View) -> Option<Response> {
@@ -349,7 +347,7 @@ mod tests {
         );
         assert_eq!(client.receive(&world), None);
         world.0.insert("b", 2);
-        client.session.changed(&"b".into(), &client.names);
+        client.session.changed(["b".into()].into());
         assert_eq!(client.receive(&world).unwrap(), (strings(&["b"]), vec![]));
     }
 
@@ -363,13 +361,13 @@ mod tests {
             (strings(&["a"]), strings(&["ghost"]))
         );
         world.0.remove("a");
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         assert_eq!(client.receive(&world).unwrap(), (vec![], strings(&["a"])));
-        client.session.changed(&"a".into(), &client.names);
-        client.session.changed(&"ghost".into(), &client.names);
+        client.session.changed(["a".into()].into());
+        client.session.changed(["ghost".into()].into());
         assert_eq!(client.receive(&world), None);
         world.0.insert("a", 1);
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         assert_eq!(
             client.receive(&world).unwrap().0,
             ["a"],
@@ -423,10 +421,10 @@ mod tests {
             client.answer(Some("no")),
             [Effect::Nack(vec!["a".into()], "no".into())]
         );
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         assert_eq!(client.receive(&world), None);
         world.0.insert("a", 2);
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         assert_eq!(client.receive(&world).unwrap().0, ["a"]);
     }
 
@@ -549,10 +547,10 @@ mod tests {
         let received = client.receive(&world).unwrap();
         assert_eq!(received, (vec![], strings(&["u2"])));
         world.0.insert("u1", 1);
-        client.session.changed(&"u1".into(), &client.names);
+        client.session.changed(["u1".into()].into());
         assert_eq!(client.receive(&world).unwrap().0, ["u1"]);
         world.0.remove("u1");
-        client.session.changed(&"u1".into(), &client.names);
+        client.session.changed(["u1".into()].into());
         let removed = client.receive(&world).unwrap().1;
         assert_eq!(removed, ["u1"], "it was there, and is gone");
     }
@@ -577,7 +575,7 @@ mod tests {
         client.reconnect();
         let ended = Ended(world(&[("a", 1)]));
         assert!(client.session.respond(&mut client.names, &ended).is_none());
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         assert_eq!(
             client.receive(&ended.0).unwrap().0,
             ["a"],
@@ -611,7 +609,7 @@ mod tests {
         client.answer(Some("unexpected secret type"));
         let answer = client.session.respond(&mut client.names, &Bundles).unwrap();
         assert_eq!(answer.removed, ["site-cacert".into()]);
-        client.session.changed(&"site-cacert".into(), &client.names);
+        client.session.changed(["site-cacert".into()].into());
         assert!(
             client
                 .session
@@ -639,7 +637,7 @@ mod tests {
                             Some(content) => world.0.insert(name, content),
                             None => world.0.remove(name),
                         };
-                        client.session.changed(&name.into(), &client.names);
+                        client.session.changed([name.into()].into());
                     }
                     Step::Ack => { client.answer(None); }
                     Step::Nack => { client.answer(Some("no")); }

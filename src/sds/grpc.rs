@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::Response;
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -257,18 +257,31 @@ fn names(status: Status) -> Broken {
 }
 
 impl Segments {
-    /// A frame that holds a message of these pieces.
-    pub(crate) fn frame(pieces: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut segments: VecDeque<_> = pieces.into_iter().collect();
-        let length: usize = segments.iter().map(Bytes::len).sum();
-        let mut head = BytesMut::with_capacity(HEAD);
-        head.put_u8(0);
+    /// A buffer for the message of a frame, with room for the frame's head.
+    pub(crate) fn plain() -> Vec<u8> {
+        let mut plain = Vec::with_capacity(256);
+        plain.extend([0; HEAD]);
+        plain
+    }
+
+    /// A frame of the message in that buffer, and of shared bytes: those come at these places in it.
+    pub(crate) fn frame(mut plain: Vec<u8>, shared: Vec<(usize, Bytes)>) -> Self {
+        let all = shared.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + plain.len() - HEAD;
         // Responses are bounded far below 4 GiB by the number of names and the size of files.
-        head.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-        segments.push_front(head.freeze());
+        let length = u32::try_from(all).unwrap_or(u32::MAX);
+        plain[1..HEAD].copy_from_slice(&length.to_be_bytes());
+        let mut plain = Bytes::from(plain);
+        let mut pieces = VecDeque::with_capacity(2 * shared.len() + 1);
+        let mut start = 0;
+        for (place, bytes) in shared {
+            pieces.extend([plain.split_to(place - start), bytes]);
+            start = place;
+        }
+        pieces.push_back(plain);
+        pieces.retain(|piece| !piece.is_empty());
         Self {
-            pieces: segments,
-            grant: None,
+            pieces,
+            ..Self::default()
         }
     }
 
@@ -289,7 +302,7 @@ impl From<Bytes> for Segments {
     fn from(bytes: Bytes) -> Self {
         Self {
             pieces: VecDeque::from([bytes]),
-            grant: None,
+            ..Self::default()
         }
     }
 }
@@ -341,7 +354,9 @@ mod tests {
     }
 
     fn frame(message: &DiscoveryRequest) -> Bytes {
-        let mut frame = Segments::frame([Bytes::from(message.encode_to_vec())]);
+        let mut plain = Segments::plain();
+        message.encode(&mut plain).unwrap();
+        let mut frame = Segments::frame(plain, Vec::new());
         frame.copy_to_bytes(frame.remaining())
     }
 

@@ -335,9 +335,7 @@ impl<S: Session> Stream<S> {
     fn receive<M: prost::Message + Default>(&mut self, world: &World) -> Option<M> {
         let mut context = Context::from_waker(Waker::noop());
         while let Poll::Ready(changed) = self.inbox.poll(&mut context) {
-            for name in changed {
-                self.session.changed(&name, &self.names);
-            }
+            self.session.changed(changed);
         }
         let mut response = self.session.respond(&mut self.names, world)?;
         Some(decode(&mut response))

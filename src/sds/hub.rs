@@ -244,7 +244,10 @@ impl Inbox {
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<BTreeSet<Name>> {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         if mail.changed.is_empty() {
-            mail.waker = Some(cx.waker().clone());
+            match &mut mail.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                None => mail.waker = Some(cx.waker().clone()),
+            }
             return Poll::Pending;
         }
         Poll::Ready(std::mem::take(&mut mail.changed))

@@ -340,9 +340,14 @@ impl Intake {
             content.truncate(whole_characters(&content));
         }
         let content = match self.keep(number) {
-            Some(Keep::Text) => cut(&text(content), TEXT).as_bytes().to_owned(),
-            _ => text(content).into_bytes(),
+            Some(Keep::Text) => {
+                let mut text = text(content);
+                text.truncate(cut(&text, TEXT).len());
+                text
+            }
+            _ => text(content),
         };
+        let content = content.into_bytes();
         let is_name = matches!(self.keep(number), Some(Keep::Name));
         if is_name && self.last_name.0 == number && self.last_name.1 == content {
             // A request that repeats one name costs as much as one name.
@@ -403,6 +408,7 @@ fn text(bytes: Vec<u8>) -> String {
 }
 
 fn append(number: u32, content: &[u8], kept: &mut Vec<u8>) {
+    kept.reserve(HEAD + content.len());
     encode_key(number, WireType::LengthDelimited, kept);
     encode_varint(content.len() as u64, kept);
     kept.extend_from_slice(content);

@@ -1,7 +1,5 @@
 //! Responses, encoded around the shared bytes of the secrets that they hold.
 
-use bytes::Bytes;
-
 use super::grpc::Segments;
 use super::session::Named;
 use crate::proto::SECRET_TYPE_URL;
@@ -13,7 +11,7 @@ const CONTROL_PLANE: &str = concat!("sds-agent/", env!("CARGO_PKG_VERSION"));
 
 /// A `DiscoveryResponse`.
 pub(crate) fn sotw(version_info: &str, nonce: &str, secrets: &[Named]) -> Segments {
-    let mut plain = Vec::new();
+    let mut plain = Segments::plain();
     string(1, version_info, &mut plain);
     string(4, SECRET_TYPE_URL, &mut plain);
     string(5, nonce, &mut plain);
@@ -25,7 +23,7 @@ pub(crate) fn sotw(version_info: &str, nonce: &str, secrets: &[Named]) -> Segmen
 
 /// A `DeltaDiscoveryResponse`.
 pub(crate) fn delta(nonce: &str, secrets: &[Named], removed: &[Name]) -> Segments {
-    let mut plain = Vec::new();
+    let mut plain = Segments::plain();
     string(4, SECRET_TYPE_URL, &mut plain);
     string(5, nonce, &mut plain);
     removed.iter().for_each(|name| string(6, name, &mut plain));
@@ -49,18 +47,15 @@ fn pieces(
     secrets: &[Named],
     lead_in: impl Fn(&Named, &mut Vec<u8>),
 ) -> Segments {
-    let mut pieces = Vec::with_capacity(2 * secrets.len() + 1);
+    let mut shared = Vec::with_capacity(secrets.len());
     for secret in secrets {
         lead_in(secret, &mut plain);
         let Named { name, found } = secret;
         found.secret.write_resource_head(name, &mut plain);
-        pieces.push(Bytes::from(std::mem::take(&mut plain)));
-        pieces.extend(found.secret.fields().cloned());
+        let fields = found.secret.fields();
+        shared.extend(fields.map(|field| (plain.len(), field.clone())));
     }
-    if secrets.is_empty() {
-        pieces.push(Bytes::from(plain));
-    }
-    Segments::frame(pieces)
+    Segments::frame(plain, shared)
 }
 
 fn string(number: u32, text: &str, buffer: &mut Vec<u8>) {
@@ -69,5 +64,6 @@ fn string(number: u32, text: &str, buffer: &mut Vec<u8>) {
 
 fn control_plane(number: u32, buffer: &mut Vec<u8>) {
     let identifier = Field(1, Value::Bytes(CONTROL_PLANE.as_bytes()));
-    Field(number, Value::Message(vec![identifier])).write(buffer);
+    write_head(number, identifier.len(), buffer);
+    identifier.write(buffer);
 }

@@ -1,6 +1,6 @@
 //! What the two protocols have in common.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -31,8 +31,8 @@ pub(crate) trait Session {
     /// Whether there may be a response that is due.
     fn is_due(&self) -> bool;
 
-    /// Handles that a name may have changed.
-    fn changed(&mut self, name: &Name, names: &Subscriptions);
+    /// Handles that these names may have changed.
+    fn changed(&mut self, names: BTreeSet<Name>);
 
     /// The next response that is due, built from the current state.
     fn respond(&mut self, names: &mut Subscriptions, view: &impl View) -> Option<Response>;

@@ -119,10 +119,8 @@ impl Session for Sotw {
         !self.due.is_empty()
     }
 
-    fn changed(&mut self, name: &Name, names: &Subscriptions) {
-        if names.contains_key(name) {
-            self.due.insert(name.clone());
-        }
+    fn changed(&mut self, mut names: BTreeSet<Name>) {
+        self.due.append(&mut names);
     }
 
     fn respond(&mut self, names: &mut Subscriptions, view: &impl View) -> Option<Response> {
@@ -288,7 +286,7 @@ mod tests {
         assert_eq!(client.receive(&world).unwrap(), ["a"]);
         assert_eq!(client.ack(), [Effect::Ack(vec!["a".into()])]);
         assert_eq!(client.receive(&world), None);
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         assert_eq!(client.receive(&world), None, "woken, but nothing is new");
     }
 
@@ -304,7 +302,7 @@ mod tests {
         );
         assert_eq!(client.receive(&world), None);
         world.0.insert("a", 2);
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         assert_eq!(client.receive(&world).unwrap(), ["a"]);
     }
 
@@ -317,7 +315,7 @@ mod tests {
         let mut stale = client.request();
         stale.resource_names.push("b".into());
         world.0.insert("a", 2);
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         client.receive(&world).unwrap();
         assert_eq!(client.send(stale), []);
         assert_eq!(client.receive(&world), None);
@@ -330,10 +328,10 @@ mod tests {
         client.subscribe(&["a"]);
         assert_eq!(client.receive(&world), None);
         world.0.insert("a", 1);
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         assert_eq!(client.receive(&world).unwrap(), ["a"]);
         world.0.remove("a");
-        client.session.changed(&"a".into(), &client.names);
+        client.session.changed(["a".into()].into());
         assert_eq!(client.receive(&world), None, "a removal is not announced");
     }
 
@@ -445,7 +443,7 @@ mod tests {
                             Some(content) => world.0.insert(name, content),
                             None => world.0.remove(name),
                         };
-                        client.session.changed(&name.into(), &client.names);
+                        client.session.changed([name.into()].into());
                     }
                     Step::Ack => { client.ack(); }
                     Step::Nack => { client.nack(""); }
