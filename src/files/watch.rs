@@ -13,6 +13,7 @@ mod checks;
 mod events;
 mod folders;
 mod kernel;
+mod owners;
 mod pending;
 mod polled;
 mod session;
@@ -20,35 +21,18 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::future::pending as never;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::time::sleep_until;
 
 pub use self::polled::Polled;
 use self::session::Session;
-use self::table::Table;
+pub use self::table::Settings;
+use self::table::Shared;
 use super::read::{Arm, Stamps};
-
-/// How often files are checked by `stat` alone.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Everything is checked this often.
-    pub check_interval: Duration,
-    /// What can't be watched is checked this often.
-    pub poll_interval: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            check_interval: Duration::from_secs(60),
-            poll_interval: Duration::from_secs(5),
-        }
-    }
-}
 
 /// What the watch is doing.
 #[derive(Clone, Debug)]
@@ -68,26 +52,16 @@ pub struct State<K> {
 }
 
 /// A cheap handle on the watch of all folders that owners depend on. Dropping the last one ends it.
+#[derive(Clone)]
 pub struct Watch<K: Clone + Eq + Hash + Send + 'static> {
-    inner: Arc<Inner<K>>,
-}
-
-impl<K: Clone + Eq + Hash + Send + 'static> Clone for Watch<K> {
-    fn clone(&self) -> Self {
-        Self {
-            inner: Arc::clone(&self.inner),
-        }
-    }
+    inner: Arc<Shared<K>>,
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     /// Starts watching. What can't be watched is polled.
     pub fn start(settings: Settings) -> Self {
         Self {
-            inner: Arc::new(Inner {
-                table: Mutex::new(Table::new(settings)),
-                wake: Notify::new(),
-            }),
+            inner: Arc::new(Shared::new(settings)),
         }
     }
 
@@ -102,8 +76,14 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     /// Blocks: call it on a thread made for that, for as many owners at a time as you like.
     pub fn read<T>(&self, owner: &K, read: impl FnOnce(&mut dyn Arm) -> (T, Stamps)) -> Option<T> {
         let mut session = Session::begin(&self.inner, owner)?;
-        let (found, stamps) = read(&mut session);
-        session.end(stamps).then_some(found)
+        match catch_unwind(AssertUnwindSafe(|| read(&mut session))) {
+            Ok((found, stamps)) => session.end(Some(stamps)).then_some(found),
+            Err(panic) => {
+                // The owner must not count as being read for ever.
+                session.end(None);
+                resume_unwind(panic)
+            }
+        }
     }
 
     /// Stops watching for `owner`.
@@ -114,11 +94,11 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     /// Has `owner` checked by `stat` alone this often, regardless of the settings.
     pub fn set_interval(&self, owner: &K, interval: Option<Duration>) {
         self.inner.with(|table| {
-            let id = table.enter(owner);
-            if let Some(owner) = table.owner_mut(id) {
+            let id = table.owners.enter(owner);
+            if let Some(owner) = table.owners.get_mut(id) {
                 owner.interval = interval;
             }
-            table.plan_check(id, Instant::now());
+            table.plan_check(id);
         });
     }
 
@@ -131,7 +111,6 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
             checks::start(&self.inner, now);
             let (due, next) = {
                 let mut table = self.inner.lock();
-                table.drain();
                 (table.take_due(now), table.next_deadline())
             };
             if !due.is_empty() {
@@ -139,8 +118,8 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
             }
             tokio::select! {
                 () = self.inner.wake.notified() => {}
-                () = self.inner.events() => {}
-                () = tokio::time::sleep_until(next.into()) => {}
+                () = events::taken(&self.inner) => {}
+                () = sleep_until(next.unwrap_or(now).into()), if next.is_some() => {}
             }
         }
     }
@@ -148,8 +127,8 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     /// Makes `owner` due.
     pub fn mark(&self, owner: &K) {
         self.inner.with(|table| {
-            let id = table.enter(owner);
-            table.mark(&[id], Instant::now());
+            let id = table.owners.enter(owner);
+            table.mark([id], Instant::now());
         });
     }
 
@@ -161,58 +140,16 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     /// What the watch is doing.
     pub fn state(&self) -> State<K> {
         let table = self.inner.lock();
+        let owners = table.owners.iter();
         State {
-            directories: table.folders.live(),
-            overflows: table.counters.overflows,
-            refusals: table.counters.refusals,
-            rebuilds: table.counters.rebuilds,
-            missed: table.counters.missed,
-            polled: table
-                .owners()
-                .filter_map(|owner| Some((owner.key().clone(), owner.polled?)))
+            directories: table.folders.watched.len(),
+            overflows: table.overflows,
+            refusals: table.folders.refusals,
+            rebuilds: table.rebuilds,
+            missed: table.missed,
+            polled: owners
+                .filter_map(|(_, key, owner)| Some((key.clone(), owner.polled?)))
                 .collect(),
-        }
-    }
-}
-
-/// What the handles of a watch share.
-struct Inner<K> {
-    table: Mutex<Table<K>>,
-    /// Wakes the task that waits for changes.
-    wake: Notify,
-}
-
-impl<K: Clone + Eq + Hash> Inner<K> {
-    fn lock(&self) -> MutexGuard<'_, Table<K>> {
-        // No change of the table is left half done where something can panic.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the table, and wakes the waiting task if there is something to do sooner than before.
-    fn with<T>(&self, change: impl FnOnce(&mut Table<K>) -> T) -> T {
-        let mut table = self.lock();
-        let before = table.next_deadline();
-        let result = change(&mut table);
-        let after = table.next_deadline();
-        drop(table);
-        if after < before {
-            self.wake.notify_one();
-        }
-        result
-    }
-
-    /// Waits until the kernel has events, and takes them.
-    async fn events(&self) {
-        let readiness = self.lock().readiness();
-        let Some(readiness) = readiness else {
-            return never().await;
-        };
-        // Fails only when the runtime is shutting down.
-        let Ok(mut guard) = readiness.readable().await else {
-            return never().await;
-        };
-        if self.lock().drain() {
-            guard.clear_ready();
         }
     }
 }

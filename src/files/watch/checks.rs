@@ -1,170 +1,127 @@
 //! Checks by `stat` alone, from time to time though no event asks for them.
 //!
-//! Each device has a thread of its own while it is checked: one that hangs (a dead NFS server)
+//! Each device has threads of its own while it is checked: one that hangs (a dead NFS server)
 //! delays neither the others nor the end of the program.
 
+use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::Inner;
-use super::folders::{OwnerId, Placement};
-use super::table::{Owner, Table};
+use super::folders::OwnerId;
+use super::owners::Round;
+use super::table::{FIRST_ROUND, Shared, Table};
 use crate::files::read::Stamps;
 
-/// Devices that are checked at a time. All but hanging ones are done in milliseconds.
-const MAX_CHECKING: usize = 32;
+/// Rounds that are under way at a time. All but hanging ones are done in milliseconds.
+const MAX_ROUNDS: usize = 32;
 
-/// An owner to check, and the stamps of its last read.
-struct Check {
-    owner: OwnerId,
-    stamps: Stamps,
-}
+/// While there are so many, another one is tried again after this long.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// Starts what is due.
-pub(super) fn start<K: Clone + Eq + Hash + Send + 'static>(inner: &Arc<Inner<K>>, now: Instant) {
-    let batches = inner.lock().take_checks(now);
-    for (device, checks) in batches {
-        let shared = Arc::clone(inner);
+pub(super) fn start<K: Clone + Eq + Hash + Send + 'static>(shared: &Arc<Shared<K>>, now: Instant) {
+    let rounds = shared.lock().take_rounds(now);
+    for (round, owners) in rounds {
+        let handle = Arc::clone(shared);
         let thread = thread::Builder::new().name("files-check".into());
-        if let Err(error) = thread.spawn(move || check(&shared, device, checks)) {
+        if let Err(error) = thread.spawn(move || check(&handle, round, &owners)) {
             tracing::warn!(%error, "files could not be checked; raise the limit on threads");
-            inner.lock().abandon(device, now);
+            shared.lock().end_round(round);
         }
     }
 }
 
-fn check<K: Clone + Eq + Hash>(inner: &Inner<K>, device: Option<u64>, checks: Vec<Check>) {
-    for check in &checks {
-        let changed = check.stamps.changed();
-        inner.with(|table| {
-            if changed {
+fn check<K: Clone + Eq + Hash>(shared: &Shared<K>, round: Round, owners: &[OwnerId]) {
+    for id in owners {
+        let stamps = shared.lock().owners.stamps(*id);
+        if let Some(stamps) = stamps.filter(Stamps::changed) {
+            shared.with(|table| {
                 // The kernel may have reported it already.
                 table.drain();
-            }
-            table.checked(check, changed);
-        });
+                table.found_changed(*id, &stamps, Instant::now());
+            });
+        }
     }
-    inner.lock().checking.remove(&device);
-    inner.wake.notify_one();
+    shared.with(|table| table.end_round(round));
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
-    /// Plans the next check of `id`, if it is polled: the others are checked all at once.
-    pub(super) fn plan_check(&mut self, id: OwnerId, now: Instant) {
-        let usual = self.settings.poll_interval;
-        let Some(owner) = self.owner_mut(id) else {
-            return;
-        };
-        let every = owner.interval.or(owner.polled.map(|_| usual));
-        let at = every.map(|every| now + every);
-        let before = std::mem::replace(&mut owner.check_at, at);
-        if let Some(before) = before {
-            self.schedule.remove(&(before, id));
-        }
-        if let Some(at) = at {
-            self.schedule.insert((at, id));
+    /// Has an owner checked from time to time.
+    pub(super) fn plan_check(&mut self, id: OwnerId) {
+        if let Some(owner) = self.owners.get(id) {
+            let round = owner.round(self.settings.poll_interval);
+            let at = Instant::now() + self.interval(round);
+            self.rounds.entry(round).or_insert(Some(at));
         }
     }
 
-    /// The owners whose time has come and whose device is not being checked.
-    fn take_checks(&mut self, now: Instant) -> Vec<(Option<u64>, Vec<Check>)> {
-        let mut due = Vec::new();
-        if self.check_all_at <= now {
-            self.check_all_at = now + self.settings.check_interval;
-            self.retry(now);
-            let is_unplanned = |owner: &Owner<K>| owner.check_at.is_none();
-            due.extend(
-                self.ids()
-                    .filter(|id| self.owner(*id).is_some_and(is_unplanned)),
-            );
-        }
-        while let Some((at, id)) = self.schedule.first().copied()
-            && at <= now
-        {
-            self.schedule.pop_first();
-            due.push(id);
-        }
-        for id in due {
-            if let Some(owner) = self.owner_mut(id) {
-                owner.check_at.take_if(|at| *at <= now);
-                let device = owner.device;
-                self.to_check.entry(device).or_default().insert(id);
-            }
-        }
-        let room = MAX_CHECKING.saturating_sub(self.checking.len());
-        let mut ready: Vec<Option<u64>> = self.to_check.keys().copied().collect();
-        ready.retain(|device| !self.checking.contains(device));
-        // Local files are never kept waiting by the others.
-        ready.sort_unstable();
-        ready.truncate(room.max(1));
-        ready
+    fn interval(&self, (_, polled_every): Round) -> Duration {
+        polled_every.unwrap_or(self.settings.check_interval)
+    }
+
+    /// The rounds whose time has come, with their owners. They are under way from now on.
+    fn take_rounds(&mut self, now: Instant) -> Vec<(Round, Vec<OwnerId>)> {
+        let due = self
+            .rounds
+            .iter()
+            .filter(|(_, at)| at.is_some_and(|at| at <= now));
+        let due: Vec<Round> = due.map(|(round, _)| *round).collect();
+        let taken = due
             .into_iter()
-            .map(|device| {
-                self.checking.insert(device);
-                let owners = self.to_check.remove(&device).unwrap_or_default();
-                let checks = owners.into_iter().filter_map(|id| self.check_of(id));
-                (device, checks.collect())
-            })
-            .collect()
+            .filter_map(|round| self.take_round(round, now));
+        taken.collect()
     }
 
-    fn check_of(&self, id: OwnerId) -> Option<Check> {
-        self.owner(id).map(|owner| Check {
-            owner: id,
-            stamps: owner.stamps.clone(),
-        })
+    fn take_round(&mut self, round: Round, now: Instant) -> Option<(Round, Vec<OwnerId>)> {
+        let under_way = self.rounds.values().filter(|at| at.is_none()).count();
+        // Local files are never kept waiting by the others.
+        if under_way >= MAX_ROUNDS && round.0.is_some() {
+            self.rounds.insert(round, Some(now + BUSY));
+            return None;
+        }
+        if round == FIRST_ROUND {
+            self.retry(now);
+        }
+        let usual = self.settings.poll_interval;
+        let owners = self.owners.iter();
+        let owners = owners.filter(|(.., owner)| owner.round(usual) == round);
+        let owners: Vec<OwnerId> = owners.map(|(id, ..)| id).collect();
+        if owners.is_empty() && round != FIRST_ROUND {
+            self.rounds.remove(&round);
+            return None;
+        }
+        self.rounds.insert(round, None);
+        Some((round, owners))
     }
 
-    fn checked(&mut self, check: &Check, changed: bool) {
-        let now = Instant::now();
-        let Some(owner) = self.owner_mut(check.owner) else {
+    /// A round is no longer under way.
+    fn end_round(&mut self, round: Round) {
+        let next = Instant::now() + self.interval(round);
+        self.rounds.insert(round, Some(next));
+    }
+
+    /// A check found that something has changed since the read that these stamps are of.
+    fn found_changed(&mut self, id: OwnerId, stamps: &Stamps, now: Instant) {
+        let Some(owner) = self.owners.get(id) else {
             return;
         };
-        // One that is read meanwhile plans its own next check.
-        if owner.reading || !owner.stamps.is_same_as(&check.stamps) {
+        // What is read meanwhile, or about to be, finds that itself.
+        if owner.pending.is_some() || !owner.stamps.is_same_as(stamps) {
             return;
         }
-        let reported = owner.pending.deadline().is_some();
-        let watched = owner.polled.is_none();
-        if changed && !reported && watched {
-            // An event is missing. Whatever swallowed it (a mount over a watched folder, say) may
-            // swallow the next one.
-            self.counters.missed += 1;
-            self.distrust(check.owner, now);
-        } else if changed {
-            self.mark(&[check.owner], now);
+        if owner.polled.is_some() {
+            return self.mark([id], now);
         }
-        self.plan_check(check.owner, now);
-    }
-
-    /// `device` can't be checked now.
-    fn abandon(&mut self, device: Option<u64>, now: Instant) {
-        self.checking.remove(&device);
-        let owners: Vec<OwnerId> = self.ids().collect();
-        for id in owners {
-            let is_unplanned =
-                |owner: &Owner<K>| owner.device == device && owner.check_at.is_none();
-            if self.owner(id).is_some_and(is_unplanned) {
-                self.plan_check(id, now);
-            }
+        // An event is missing. Whatever swallowed it (a mount over a watched folder, say) may swallow the
+        // next one: all who share a folder are due, and their reads place the watches again.
+        self.missed += 1;
+        self.folders.distrust(now);
+        let mut owners = BTreeSet::from([id]);
+        for (watch, _) in owner.needs.clone() {
+            owners.extend(self.folders.needs_of(watch).map(|(_, id)| id));
         }
-    }
-
-    /// The watches that an owner depends on can't be relied on: all who share them are due, and their
-    /// reads place the watches again.
-    fn distrust(&mut self, id: OwnerId, now: Instant) {
-        let needs = self.owner(id).map(|owner| owner.needs.clone());
-        let mut owners = vec![id];
-        for (folder, _) in needs.unwrap_or_default() {
-            if let Some(folder) = self.folders.get_mut(folder) {
-                folder.placement = Placement::Unplaced;
-            }
-            self.folders.everyone(folder, &mut owners);
-        }
-        owners.sort_unstable();
-        owners.dedup();
-        self.mark(&owners, now);
+        self.mark(owners, now);
     }
 }

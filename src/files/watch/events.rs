@@ -1,86 +1,113 @@
 //! What the kernel reports → who is concerned, and how.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::future::pending as never;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::{Event, ReadFlags};
 
-use super::folders::{FolderId, OwnerId, What};
-use super::kernel::Scope;
+use super::folders::{OwnerId, What, is_hidden};
+use super::kernel::{Scope, WatchId};
 use super::pending::{Change, FileKey};
-use super::table::Table;
+use super::table::{Shared, Table};
 use crate::files::read::FileId;
+
+/// Folders remembered as renamed into place lately: enough for what one read of a root may find.
+const MAX_ARRIVED: usize = 256;
+
+/// How long a folder counts as having been renamed into place lately.
+const ARRIVED: Duration = Duration::from_secs(2);
+
+/// Waits until the kernel has events, and takes them.
+pub(super) async fn taken<K: Clone + Eq + Hash>(shared: &Shared<K>) {
+    let inotify = shared.lock().folders.inotify.clone();
+    let Some(inotify) = inotify else {
+        return never().await;
+    };
+    let readiness = match inotify.readiness() {
+        Ok(readiness) => readiness,
+        Err(error) => return shared.lock().lose_events(&error),
+    };
+    // Fails only when the runtime is shutting down.
+    let Ok(mut guard) = readiness.readable().await else {
+        return never().await;
+    };
+    if shared.lock().drain() {
+        guard.clear_ready();
+    }
+}
 
 impl<K: Clone + Eq + Hash> Table<K> {
     /// Takes in everything that the kernel has reported up to now. False when more may be waiting.
     pub(super) fn drain(&mut self) -> bool {
-        let Some(queue) = self.inotify.as_ref().map(|inotify| inotify.queue()) else {
+        let Some(inotify) = self.folders.inotify.clone() else {
             return true;
         };
         let now = Instant::now();
-        match queue.drain(|event| self.handle(event, now)) {
-            Ok(all) => all,
-            Err(error) => {
+        inotify
+            .drain(|event| self.handle(event, now))
+            .unwrap_or_else(|error| {
                 let error = std::io::Error::from(error);
                 tracing::warn!(%error, "file events can't be read; everything is read again");
-                self.rebuild(now);
+                self.rebuild(Instant::now());
                 true
-            }
-        }
+            })
     }
 
     fn handle(&mut self, event: &Event<'_>, now: Instant) {
-        let flags = event.events();
+        let (watch, flags) = (event.wd(), event.events());
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            self.counters.overflows += 1;
+            self.overflows += 1;
             tracing::warn!(
                 "the kernel's queue of file events overflowed, and everything is read again; \
                  raise fs.inotify.max_queued_events (sysctl) if this happens often"
             );
-            return self.rebuild(now);
+            // Events were lost until this one was taken, a moment ago.
+            return self.rebuild(Instant::now());
         }
         // Events of a watch that was removed may still be on the way.
-        let Some(id) = self.folders.watched_by(event.wd()) else {
+        if !self.folders.watched.contains_key(&watch) {
             return;
-        };
-        if flags.contains(ReadFlags::IGNORED) {
-            self.folders.watch_removed(id);
         }
         match event.file_name() {
-            Some(name) => self.entry_changed(id, OsStr::from_bytes(name.to_bytes()), flags, now),
-            None => self.folder_changed(id, flags, now),
+            Some(name) => self.entry_changed(watch, OsStr::from_bytes(name.to_bytes()), flags, now),
+            None => self.folder_changed(watch, flags, now),
+        }
+        if flags.contains(ReadFlags::IGNORED) {
+            self.folders.watched.remove(&watch);
         }
     }
 
     /// Something happened to the folder itself.
-    fn folder_changed(&mut self, id: FolderId, flags: ReadFlags, now: Instant) {
-        let mut owners = Vec::new();
-        self.folders.everyone(id, &mut owners);
-        if flags.contains(ReadFlags::ATTRIB) {
-            // Its mode matters to those who list it, or were not let in. All the others would have
-            // to read again whenever somebody touches a root.
-            owners.retain(|id| self.is_denied(*id));
-            self.folders.who_needs(id, What::ALL, &mut owners);
-            self.folders.who_needs(id, What::NAMES, &mut owners);
-        }
+    fn folder_changed(&mut self, watch: WatchId, flags: ReadFlags, now: Instant) {
+        // Its mode matters to those who list it, or were not let in. All the others would have to read
+        // again whenever somebody touches a root.
+        let is_mode = flags.contains(ReadFlags::ATTRIB);
+        let needs = self.folders.needs_of(watch).filter(|(what, id)| {
+            !is_mode || [What::ALL, What::NAMES].contains(what) || self.is_denied(*id)
+        });
+        let owners = needs.map(|(_, id)| id).collect();
         self.note(owners, Change::Touched, 0, now);
     }
 
     /// Something happened to `name` in the folder.
-    fn entry_changed(&mut self, id: FolderId, name: &OsStr, flags: ReadFlags, now: Instant) {
-        let of_folder = flags.contains(ReadFlags::ISDIR);
+    fn entry_changed(&mut self, watch: WatchId, name: &OsStr, flags: ReadFlags, now: Instant) {
+        let is_folder = flags.contains(ReadFlags::ISDIR);
         let content = ReadFlags::MODIFY | ReadFlags::CLOSE_WRITE | ReadFlags::ATTRIB;
-        let mut owners = self.concerned(id, name, !flags.intersects(content));
-        if of_folder && flags.contains(ReadFlags::ATTRIB) {
+        let mut owners = self.concerned(watch, name, !flags.intersects(content));
+        if is_folder && flags.contains(ReadFlags::ATTRIB) {
             owners.retain(|id| self.is_denied(*id));
         }
-        let Some(folder) = self.folders.get(id).filter(|_| !owners.is_empty()) else {
+        let Some(folder) = self.folders.watched.get(&watch) else {
             return;
         };
-        let (file, path) = (file_key(folder.file, name), folder.path.join(name));
+        if owners.is_empty() {
+            return;
+        }
         let change = if flags.contains(ReadFlags::MODIFY) {
             Change::Written
         } else if flags.contains(ReadFlags::CLOSE_WRITE) {
@@ -88,47 +115,61 @@ impl<K: Clone + Eq + Hash> Table<K> {
         } else if flags.contains(ReadFlags::ATTRIB) {
             Change::Touched
         } else if flags.contains(ReadFlags::CREATE)
-            && !of_folder
+            && !is_folder
             // Otherwise nothing would report that it is complete.
             && folder.scope == Scope::Content
-            && !is_complete(&path)
+            && !is_complete(&folder.path.join(name))
         {
             Change::Written
         } else {
             Change::Replaced
         };
-        if flags.contains(ReadFlags::MOVED_TO) {
-            self.note_arrival(path, now);
+        if flags.contains(ReadFlags::MOVED_TO) && is_folder {
+            self.note_arrival(folder.path.join(name), now);
         }
-        self.note(owners, change, file, now);
+        self.note(owners, change, file_key(Ok(watch), name), now);
     }
 
     /// The owners that a change of `name` in the folder is for: `names` when it is one of the names
     /// themselves.
-    fn concerned(&self, id: FolderId, name: &OsStr, names: bool) -> Vec<OwnerId> {
-        let mut owners = Vec::new();
-        self.folders.who_needs(id, What::name(name), &mut owners);
-        if !name.as_bytes().starts_with(b"..") {
-            self.folders.who_needs(id, What::ALL, &mut owners);
-        }
-        if names {
-            self.folders.who_needs(id, What::NAMES, &mut owners);
-        }
-        owners
+    fn concerned(&self, watch: WatchId, name: &OsStr, names: bool) -> BTreeSet<OwnerId> {
+        let all = (!is_hidden(name)).then_some(What::ALL);
+        let names = names.then_some(What::NAMES);
+        let whats = [Some(What::name(name)), all, names].into_iter().flatten();
+        let owners = whats.flat_map(|what| self.folders.who_needs(watch, what));
+        owners.collect()
+    }
+
+    /// Whether a missing permission hid something that the owner depends on.
+    fn is_denied(&self, id: OwnerId) -> bool {
+        let owner = self.owners.get(id);
+        owner.is_some_and(|owner| owner.stamps.denied())
     }
 
     /// Notes a change of a file for those concerned.
-    fn note(&mut self, mut owners: Vec<OwnerId>, change: Change, file: FileKey, now: Instant) {
-        owners.sort_unstable();
-        owners.dedup();
+    fn note(&mut self, owners: BTreeSet<OwnerId>, change: Change, file: FileKey, now: Instant) {
         for id in owners {
             self.update(id, |pending| pending.note(change, file, now));
         }
     }
+
+    /// The folder at `path` was renamed into place.
+    fn note_arrival(&mut self, path: PathBuf, now: Instant) {
+        self.arrived
+            .retain(|(other, at)| *at + ARRIVED > now && *other != path);
+        self.arrived.truncate(MAX_ARRIVED - 1);
+        self.arrived.push_front((path, now));
+    }
+
+    /// Whether the folder at `path` was renamed into place lately, with all that is in it.
+    pub(super) fn has_arrived(&self, path: &Path, now: Instant) -> bool {
+        let mut arrived = self.arrived.iter();
+        arrived.any(|(folder, at)| *at + ARRIVED > now && path.starts_with(folder))
+    }
 }
 
-/// Tells the file `name` in `folder` apart from others.
-pub(super) fn file_key(folder: FileId, name: &OsStr) -> FileKey {
+/// Tells the file `name` in `folder` apart from others. One that can't be watched has no events.
+pub(super) fn file_key(folder: Result<WatchId, FileId>, name: &OsStr) -> FileKey {
     let mut hasher = DefaultHasher::new();
     (folder, name).hash(&mut hasher);
     hasher.finish()

@@ -1,24 +1,22 @@
-//! The folders that owners depend on, one entry for each inode, and what each owner depends on.
+//! The watched folders, and what of each an owner depends on.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use slab::Slab;
+use super::kernel::{Inotify, Scope, WatchId};
+use super::polled::Polled;
+use crate::files::read::{Dir, Interest};
 
-use super::Polled;
-use super::kernel::{Scope, WatchId};
-use crate::files::read::{Dir, FileId, Interest};
-
-/// An owner, by its place in the table. There may be a dozen of these numbers for each credential, and
-/// never 2^32 different ones.
+/// An owner, by its number. There may be a dozen of these for each credential.
 pub(super) type OwnerId = u32;
 
-/// A folder, by its place in [`Folders`].
-pub(super) type FolderId = u32;
+/// What an owner depends on in a watched folder.
+pub(super) type Need = (WatchId, What);
 
 /// What of a folder an owner depends on. Names are distinguished by a hash: two with the same one cost
 /// a read too many.
@@ -26,7 +24,7 @@ pub(super) type FolderId = u32;
 pub(super) struct What(u32);
 
 impl What {
-    /// Everything in it but names that begin with `..`.
+    /// Everything in it but [hidden](is_hidden) names.
     pub(super) const ALL: Self = Self(0);
     /// Which names there are.
     pub(super) const NAMES: Self = Self(1);
@@ -57,234 +55,124 @@ impl From<Interest<'_>> for Scope {
     }
 }
 
-/// How a folder is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Placement {
-    /// Not, or its watch can't be relied on.
-    Unplaced,
-    /// What its scope asks for has been reported since then.
-    Live(Instant),
-    /// It can't be.
-    Refused(Polled),
+/// Whether this is one of the names that whoever depends on all of a folder does not depend on.
+pub(super) fn is_hidden(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b"..")
 }
 
-/// A folder that owners depend on.
+/// A watched folder.
 pub(super) struct Folder {
-    pub(super) file: FileId,
     /// Where it was last found.
-    pub(super) path: Arc<Path>,
-    pub(super) placement: Placement,
+    pub(super) path: Box<Path>,
     pub(super) scope: Scope,
-    pub(super) watch: Option<WatchId>,
+    /// All that its scope asks for has been reported since then.
+    pub(super) since: Instant,
 }
 
-impl Folder {
-    pub(super) fn is_live(&self) -> bool {
-        matches!(self.placement, Placement::Live(_))
-    }
-}
-
-/// The folders that owners depend on.
+/// The watched folders.
 #[derive(Default)]
 pub(super) struct Folders {
-    folders: Slab<Folder>,
-    by_file: HashMap<FileId, FolderId>,
-    by_watch: HashMap<WatchId, FolderId>,
-    /// Folder, what of it, and who depends on that: a folder's entries stand together.
-    needs: BTreeSet<(FolderId, What, OwnerId)>,
+    /// The instance that all watches are of.
+    pub(super) inotify: Option<Arc<Inotify>>,
+    pub(super) watched: HashMap<WatchId, Folder>,
+    /// Who depends on what: a folder's entries stand together. Those of a folder whose watch the kernel has
+    /// removed are here until the owner is read again.
+    needs: BTreeSet<(WatchId, What, OwnerId)>,
+    /// Times that the kernel refused a watch.
+    pub(super) refusals: u64,
 }
 
 impl Folders {
-    pub(super) fn get(&self, id: FolderId) -> Option<&Folder> {
-        self.folders.get(id as usize)
-    }
-
-    pub(super) fn get_mut(&mut self, id: FolderId) -> Option<&mut Folder> {
-        self.folders.get_mut(id as usize)
-    }
-
-    /// How many have a live watch.
-    pub(super) fn live(&self) -> usize {
-        let folders = self.folders.iter();
-        folders.filter(|(_, folder)| folder.is_live()).count()
-    }
-
-    /// The folder that `watch` is on.
-    pub(super) fn watched_by(&self, watch: WatchId) -> Option<FolderId> {
-        self.by_watch.get(&watch).copied()
-    }
-
-    /// The entry of `dir`, new if need be.
-    pub(super) fn enter(&mut self, dir: &Dir<'_>) -> FolderId {
-        if let Some(id) = self.by_file.get(&dir.id).copied()
-            && let Some(folder) = self.folders.get_mut(id as usize)
-        {
-            if *folder.path != *dir.path {
-                folder.path = dir.path.into();
-            }
-            return id;
+    /// Opens the inotify instance, if there is none.
+    pub(super) fn open(&mut self) -> std::io::Result<()> {
+        if self.inotify.is_none() {
+            self.inotify = Some(Arc::new(Inotify::open()?));
         }
-        let id = self.folders.insert(Folder {
-            file: dir.id,
+        Ok(())
+    }
+
+    /// Gives the inotify instance up. Another one counts its watches from 1 again, so nothing may be left of
+    /// these.
+    pub(super) fn close(&mut self) {
+        self.inotify = None;
+        self.watched.clear();
+        self.needs.clear();
+    }
+
+    /// Watches the folder that `dir` holds open, for at least what `scope` asks for.
+    pub(super) fn watch(&mut self, dir: &Dir<'_>, scope: Scope) -> Result<WatchId, Polled> {
+        if dir.remote {
+            return Err(Polled::RemoteFileSystem);
+        }
+        let inotify = self.inotify.as_ref().ok_or(Polled::NoInotify);
+        let placed = inotify.and_then(|inotify| inotify.place(dir.fd, scope));
+        let watch = placed.inspect_err(|_| self.refusals += 1)?;
+        // What happened before that call is not reported.
+        let since = Instant::now();
+        let folder = self.watched.entry(watch).or_insert_with(|| Folder {
             path: dir.path.into(),
-            placement: Placement::Unplaced,
-            scope: Scope::Names,
-            watch: None,
-        }) as FolderId;
-        self.by_file.insert(dir.id, id);
-        id
-    }
-
-    /// Registers that `owner` depends on `what` of the folder `id`.
-    pub(super) fn add_need(&mut self, id: FolderId, what: What, owner: OwnerId) {
-        self.needs.insert((id, what, owner));
-    }
-
-    /// `owner` no longer depends on `what` of the folder `id`. Returns the watch to remove when
-    /// no owner depends on that folder any more.
-    pub(super) fn drop_need(
-        &mut self,
-        id: FolderId,
-        what: What,
-        owner: OwnerId,
-    ) -> Option<WatchId> {
-        self.needs.remove(&(id, what, owner));
-        let mut left = self.needs.range((id, What::ALL, 0)..);
-        if left.next().is_some_and(|(folder, ..)| *folder == id) {
-            return None;
+            scope,
+            since,
+        });
+        if folder.scope < scope {
+            (folder.scope, folder.since) = (scope, since);
         }
-        let folder = self.folders.try_remove(id as usize)?;
-        self.by_file.remove(&folder.file);
-        self.by_watch.remove(&folder.watch?);
-        folder.watch
-    }
-
-    /// The folder `id` is watched by `watch` from `now` on. Returns another folder that the kernel
-    /// takes for the same one, and whose entry is therefore out of date.
-    pub(super) fn set_live(
-        &mut self,
-        id: FolderId,
-        watch: WatchId,
-        scope: Scope,
-        now: Instant,
-    ) -> Option<FolderId> {
-        let folder = self.folders.get_mut(id as usize)?;
-        folder.placement = Placement::Live(now);
-        folder.scope = scope;
-        let before = folder.watch.replace(watch);
-        if let Some(before) = before.filter(|before| *before != watch) {
-            self.by_watch.remove(&before);
+        if *folder.path != *dir.path {
+            folder.path = dir.path.into();
         }
-        let other = self.by_watch.insert(watch, id);
-        let other = other.filter(|other| *other != id)?;
-        let stale = self.folders.get_mut(other as usize)?;
-        (stale.placement, stale.watch) = (Placement::Unplaced, None);
-        Some(other)
+        Ok(watch)
     }
 
-    /// The kernel has removed the watch on the folder `id`.
-    pub(super) fn watch_removed(&mut self, id: FolderId) {
-        if let Some(folder) = self.folders.get_mut(id as usize) {
-            folder.placement = Placement::Unplaced;
-            if let Some(watch) = folder.watch.take() {
-                self.by_watch.remove(&watch);
+    /// Whether what happened at `when` in the folder has been reported.
+    pub(super) fn has_reported(&self, watch: WatchId, when: Instant) -> bool {
+        let folder = self.watched.get(&watch);
+        folder.is_some_and(|folder| folder.since < when)
+    }
+
+    /// What was reported up to `now` can't be relied on.
+    pub(super) fn distrust(&mut self, now: Instant) {
+        for folder in self.watched.values_mut() {
+            folder.since = now;
+        }
+    }
+
+    /// Registers that `owner` depends on `what` of a folder.
+    pub(super) fn add_need(&mut self, (watch, what): Need, owner: OwnerId) {
+        self.needs.insert((watch, what, owner));
+    }
+
+    /// `owner` no longer depends on these. A folder that nobody depends on any more is no longer watched.
+    pub(super) fn drop_needs(&mut self, needs: impl IntoIterator<Item = Need>, owner: OwnerId) {
+        for (watch, what) in needs {
+            self.needs.remove(&(watch, what, owner));
+            if self.needs_of(watch).next().is_none()
+                && self.watched.remove(&watch).is_some()
+                && let Some(inotify) = &self.inotify
+            {
+                inotify.remove(watch);
             }
         }
     }
 
-    /// No watch can be relied on any more.
-    pub(super) fn unplace_all(&mut self) {
-        for (_, folder) in &mut self.folders {
-            folder.placement = Placement::Unplaced;
-        }
+    /// Who depends on `what` of the folder.
+    pub(super) fn who_needs(
+        &self,
+        watch: WatchId,
+        what: What,
+    ) -> impl Iterator<Item = OwnerId> + use<'_> {
+        let needs = self
+            .needs
+            .range((watch, what, 0)..=(watch, what, OwnerId::MAX));
+        needs.map(|(.., owner)| *owner)
     }
 
-    /// Adds to `owners` those that depend on `what` of the folder `id`.
-    pub(super) fn who_needs(&self, id: FolderId, what: What, owners: &mut Vec<OwnerId>) {
-        let needs = self.needs.range((id, what, 0)..=(id, what, OwnerId::MAX));
-        owners.extend(needs.map(|(_, _, owner)| *owner));
-    }
-
-    /// Adds to `owners` all that depend on anything of the folder `id`.
-    pub(super) fn everyone(&self, id: FolderId, owners: &mut Vec<OwnerId>) {
-        let needs = self.needs.range((id, What::ALL, 0)..);
-        let needs = needs.take_while(|(folder, ..)| *folder == id);
-        owners.extend(needs.map(|(_, _, owner)| *owner));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd;
-
-    use super::*;
-
-    fn enter(folders: &mut Folders, path: &str, inode: u64) -> FolderId {
-        let file = std::fs::File::open("/").unwrap();
-        folders.enter(&Dir {
-            fd: file.as_fd(),
-            path: Path::new(path),
-            id: FileId { device: 1, inode },
-            remote: false,
-            complete: false,
-        })
-    }
-
-    fn everyone(folders: &Folders, id: FolderId) -> Vec<OwnerId> {
-        let mut owners = Vec::new();
-        folders.everyone(id, &mut owners);
-        owners
-    }
-
-    #[test]
-    fn a_folder_under_two_paths_is_one() {
-        let mut folders = Folders::default();
-        let first = enter(&mut folders, "/a", 5);
-        assert_eq!(enter(&mut folders, "/b", 5), first);
-        assert_eq!(&*folders.get(first).unwrap().path, Path::new("/b"));
-        assert_ne!(enter(&mut folders, "/b", 6), first);
-    }
-
-    #[test]
-    fn needs_are_told_apart_by_folder_and_name() {
-        let mut folders = Folders::default();
-        let (a, b) = (enter(&mut folders, "/a", 5), enter(&mut folders, "/b", 6));
-        let [x, y] = ["x", "y"].map(|name| What::name(name.as_ref()));
-        for (folder, what, owner) in [(a, x, 1), (a, x, 2), (a, y, 3), (b, What::ALL, 4)] {
-            folders.add_need(folder, what, owner);
-        }
-        let mut owners = Vec::new();
-        folders.who_needs(a, x, &mut owners);
-        assert_eq!(owners, [1, 2]);
-        let mut all = everyone(&folders, a);
-        all.sort_unstable();
-        assert_eq!((all, everyone(&folders, b)), (vec![1, 2, 3], vec![4]));
-    }
-
-    #[test]
-    fn a_folder_without_owners_is_dropped_with_its_watch() {
-        let mut folders = Folders::default();
-        let id = enter(&mut folders, "/a", 5);
-        folders.add_need(id, What::ALL, 1);
-        folders.add_need(id, What::NAMES, 2);
-        assert_eq!(
-            folders.set_live(id, 7, Scope::Content, Instant::now()),
-            None
-        );
-        assert_eq!(folders.drop_need(id, What::ALL, 1), None);
-        assert_eq!((folders.live(), folders.watched_by(7)), (1, Some(id)));
-        assert_eq!(folders.drop_need(id, What::NAMES, 2), Some(7));
-        assert_eq!((folders.live(), folders.watched_by(7)), (0, None));
-    }
-
-    #[test]
-    fn a_watch_that_the_kernel_gives_to_another_folder_is_no_longer_the_first_ones() {
-        let mut folders = Folders::default();
-        let (a, b) = (enter(&mut folders, "/a", 5), enter(&mut folders, "/b", 6));
-        let now = Instant::now();
-        assert_eq!(folders.set_live(a, 7, Scope::Names, now), None);
-        assert_eq!(folders.set_live(b, 7, Scope::Names, now), Some(a));
-        assert!(!folders.get(a).unwrap().is_live());
-        assert_eq!(folders.watched_by(7), Some(b));
+    /// What is needed of the folder, and by whom.
+    pub(super) fn needs_of(
+        &self,
+        watch: WatchId,
+    ) -> impl Iterator<Item = (What, OwnerId)> + use<'_> {
+        let needs = self.needs.range((watch, What::ALL, 0)..);
+        let needs = needs.take_while(move |(other, ..)| *other == watch);
+        needs.map(|(_, what, owner)| (*what, *owner))
     }
 }

@@ -2,16 +2,17 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::inotify::{self, CreateFlags, Event, Reader, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::Polled;
+use super::polled::Polled;
 
-/// A watch, by the number that the kernel gave it. Numbers are not reused.
+/// A watch, by the number that the kernel gave it. The kernel has one watch for each folder, so this
+/// is the folder's identity too: unlike inode numbers, these are not reused (before 2^31 others).
 pub(super) type WatchId = i32;
 
 /// Bytes of events taken at a time.
@@ -41,7 +42,9 @@ impl Scope {
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR
-            | WatchFlags::EXCL_UNLINK;
+            | WatchFlags::EXCL_UNLINK
+            // Others may need more of the folder than whoever places this watch.
+            | WatchFlags::MASK_ADD;
         match self {
             Self::Names => names,
             Self::Content => names | WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE,
@@ -52,20 +55,15 @@ impl Scope {
 /// An inotify instance.
 pub(super) struct Inotify {
     fd: Arc<OwnedFd>,
-    readiness: Option<Arc<AsyncFd<Arc<OwnedFd>>>>,
+    readiness: OnceLock<AsyncFd<Arc<OwnedFd>>>,
 }
 
 impl Inotify {
     pub(super) fn open() -> Result<Self, Errno> {
-        let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        Ok(Self {
-            fd: Arc::new(fd),
-            readiness: None,
-        })
+        inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map(Self::from)
     }
 
-    /// Places a watch on the open folder `dir`, or widens the one that it has. The kernel has one
-    /// watch for each folder, by whatever path it was found.
+    /// Places a watch on the open folder `dir`, or widens the one that it has.
     pub(super) fn place(&self, dir: BorrowedFd<'_>, scope: Scope) -> Result<WatchId, Polled> {
         let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
         inotify::add_watch(&self.fd, path, scope.flags()).map_err(|error| match error {
@@ -87,12 +85,12 @@ impl Inotify {
         deprecated,
         reason = "an `OwnedFd` meets all that its unsafe successor asks for"
     )]
-    pub(super) fn readiness(&mut self) -> std::io::Result<Arc<AsyncFd<Arc<OwnedFd>>>> {
-        if let Some(readiness) = &self.readiness {
-            return Ok(Arc::clone(readiness));
+    pub(super) fn readiness(&self) -> std::io::Result<&AsyncFd<Arc<OwnedFd>>> {
+        if let Some(readiness) = self.readiness.get() {
+            return Ok(readiness);
         }
         let readiness = AsyncFd::with_interest(Arc::clone(&self.fd), Interest::READABLE)?;
-        Ok(Arc::clone(self.readiness.insert(Arc::new(readiness))))
+        Ok(self.readiness.get_or_init(|| readiness))
     }
 
     /// Bytes of events that have not been taken yet.
@@ -101,20 +99,10 @@ impl Inotify {
         rustix::io::ioctl_fionread(&self.fd).unwrap()
     }
 
-    /// What takes events from this instance.
-    pub(super) fn queue(&self) -> Queue {
-        Queue(Arc::clone(&self.fd))
-    }
-}
-
-/// The events of an instance.
-pub(super) struct Queue(Arc<OwnedFd>);
-
-impl Queue {
     /// Gives `handle` all events up to now. False when some may be left.
     pub(super) fn drain(&self, mut handle: impl FnMut(&Event<'_>)) -> Result<bool, Errno> {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
-        let mut reader = Reader::new(&*self.0, &mut buffer);
+        let mut reader = Reader::new(&*self.fd, &mut buffer);
         for _ in 0..MAX_EVENTS {
             match reader.next() {
                 Ok(event) => handle(&event),
@@ -128,5 +116,14 @@ impl Queue {
             handle(&reader.next()?);
         }
         Ok(false)
+    }
+}
+
+impl From<OwnedFd> for Inotify {
+    fn from(fd: OwnedFd) -> Self {
+        Self {
+            fd: Arc::new(fd),
+            readiness: OnceLock::new(),
+        }
     }
 }

@@ -9,10 +9,14 @@ pub(super) const QUIET: Duration = Duration::from_millis(100);
 /// ever must not keep the others from being read. Copying the largest file allowed takes less.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
+/// After a read that could not be used, the next one waits this long unless an event calls for it: a
+/// file that is written without a pause must not keep the processor busy.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// How many files being written are tracked separately for one owner. More share one entry.
 const MAX_WRITING: usize = 128;
 
-/// What has happened to an owner's files since they were read.
+/// What has happened to an owner's files since they were read, and the read that is under way.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     /// Due, but not before this.
@@ -21,20 +25,14 @@ pub(super) struct Pending {
     writing: Vec<(FileKey, Instant)>,
     /// Since when no read could be used.
     since: Option<Instant>,
-    /// Whether the content of a file changed since the last read began.
-    torn: bool,
     /// Whether the owner was returned as due and has not been read since.
     handed_over: bool,
-}
-
-/// Conditions under which a read may still be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Excuse {
-    Nothing,
-    /// A file that is being written, but did not change during the read.
-    Writing,
-    /// A file that changed during the read.
-    Tearing,
+    /// When the read that is under way began.
+    reading: Option<Instant>,
+    /// Whether the content of a file has changed since then.
+    torn: bool,
+    /// The last [deadline](Self::deadline) that the table has noted.
+    pub(super) planned: Option<Instant>,
 }
 
 /// A file, identified among those of an owner by a hash of its path.
@@ -55,18 +53,14 @@ pub(super) enum Change {
 
 impl Pending {
     pub(super) fn note(&mut self, change: Change, file: FileKey, now: Instant) {
+        self.torn |= matches!(change, Change::Written | Change::Finished);
         match change {
             Change::Written => {
-                self.torn = true;
                 self.write(file, now);
                 self.since.get_or_insert(now);
                 return;
             }
-            Change::Finished => {
-                self.torn = true;
-                self.writing.retain(|(key, _)| *key != file);
-            }
-            Change::Replaced => self.writing.retain(|(key, _)| *key != file),
+            Change::Finished | Change::Replaced => self.writing.retain(|(key, _)| *key != file),
             Change::Touched => {}
         }
         self.mark(now);
@@ -94,16 +88,21 @@ impl Pending {
         }
     }
 
-    /// When a read is next called for, if at all.
+    /// When a read is next called for, if at all. While one is under way, that is not known.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let quiet = self.writing.iter().map(|(_, last)| *last + QUIET).max();
-        let settled = self.due.max(quiet)?;
+        let settled = self.due.max(quiet).filter(|_| self.reading.is_none())?;
         // Patience ends the wait for writers, once, and not that for a delayed mark.
         let patience = self
             .since
             .filter(|_| !self.handed_over)
             .map(|since| since + PATIENCE);
         Some(patience.map_or(settled, |end| settled.min(end.max(self.due.unwrap_or(end)))))
+    }
+
+    /// Whether there is nothing left to remember.
+    pub(super) fn is_over(&self) -> bool {
+        self.deadline().is_none() && !self.handed_over && self.reading.is_none()
     }
 
     /// The owner was returned as due; what happens from now on calls for another read.
@@ -113,33 +112,38 @@ impl Pending {
         self.handed_over = true;
     }
 
-    /// A read begins. Returns the conditions under which it may be used.
-    pub(super) fn begin(&mut self, now: Instant) -> Excuse {
+    /// A read begins, unless one is under way: then the owner is due again after that.
+    pub(super) fn begin(&mut self, now: Instant) -> bool {
+        if self.reading.is_some() {
+            self.mark(now);
+            return false;
+        }
         self.hand_over(now);
-        self.handed_over = false;
-        self.torn = false;
-        match self.since {
-            // One that is rewritten without a pause lets no read be whole.
-            Some(since) if since + 2 * PATIENCE <= now => Excuse::Tearing,
-            Some(since) if since + PATIENCE <= now => Excuse::Writing,
-            _ => Excuse::Nothing,
-        }
+        (self.handed_over, self.reading, self.torn) = (false, Some(now), false);
+        true
     }
 
-    /// Whether the read that is under way may be used.
-    pub(super) fn is_usable(&self, excuse: Excuse, now: Instant) -> bool {
+    /// The read that is under way ends, and `found` something or failed. Tells whether that may be used.
+    pub(super) fn end(&mut self, found: bool, now: Instant) -> bool {
+        let began = self.reading.take().unwrap_or(now);
+        let is_usable = found && self.is_usable(began, now);
+        if is_usable {
+            let quiet = self.due.is_none() && self.writing.is_empty();
+            self.since = (!quiet).then_some(began);
+        } else {
+            self.mark(now + PAUSE);
+        }
+        is_usable
+    }
+
+    fn is_usable(&self, began: Instant, now: Instant) -> bool {
         let writing = self.writing.iter().any(|(_, last)| *last + QUIET > now);
-        match excuse {
-            Excuse::Nothing => !self.torn && !writing,
-            Excuse::Writing => !self.torn,
-            Excuse::Tearing => true,
+        match self.since {
+            // A file that is rewritten without a pause lets no read be whole.
+            Some(since) if since + 2 * PATIENCE <= began => true,
+            Some(since) if since + PATIENCE <= began => !self.torn,
+            _ => !self.torn && !writing,
         }
-    }
-
-    /// The read that began at `began` is used.
-    pub(super) fn settle(&mut self, began: Instant) {
-        let quiet = self.due.is_none() && self.writing.is_empty();
-        self.since = (!quiet).then_some(began);
     }
 }
 
@@ -156,6 +160,12 @@ mod tests {
             pending.note(*change, *file, start + *at * MS);
         }
         (pending, start)
+    }
+
+    /// Whether a read from `began` to `ended` may be used.
+    fn read(pending: &mut Pending, began: Instant, ended: Instant) -> bool {
+        assert!(pending.begin(began));
+        pending.end(true, ended)
     }
 
     #[test]
@@ -201,13 +211,10 @@ mod tests {
         let now = start + 6000 * MS;
         pending.hand_over(now);
         assert_eq!(pending.deadline(), Some(start + 6050 * MS), "told of once");
-        assert_eq!(pending.begin(now), Excuse::Writing);
-        assert!(pending.is_usable(Excuse::Writing, now));
-        pending.settle(now);
+        assert!(read(&mut pending, now, now));
         assert_eq!(pending.deadline(), Some(start + 6050 * MS));
-        assert_eq!(
-            pending.begin(now + MS),
-            Excuse::Nothing,
+        assert!(
+            !read(&mut pending, now + MS, now + MS),
             "the patience starts again"
         );
     }
@@ -219,14 +226,11 @@ mod tests {
         let mut used = Vec::new();
         for at in 0..11_000 {
             let now = start + at * MS;
-            let excuse = pending.begin(now);
+            pending.begin(now);
             pending.note(Change::Written, 1, now);
             pending.note(Change::Finished, 1, now);
-            if pending.is_usable(excuse, now) {
-                pending.settle(now);
+            if pending.end(true, now) {
                 used.push(at);
-            } else {
-                pending.mark(now);
             }
         }
         assert_eq!(used, [10_000]);
@@ -241,21 +245,33 @@ mod tests {
             &[Change::Written, Change::Finished],
         ] {
             let mut pending = Pending::default();
-            pending.begin(start);
-            assert!(pending.is_usable(Excuse::Nothing, start));
+            assert!(read(&mut pending, start, start));
+            assert!(pending.is_over());
+            assert!(pending.begin(start));
             for change in changes {
                 pending.note(*change, 1, start + MS);
             }
-            assert!(!pending.is_usable(Excuse::Writing, start + 300 * MS));
+            assert!(!pending.end(true, start + 300 * MS));
             assert!(pending.deadline().is_some());
         }
         let mut pending = Pending::default();
         pending.begin(start);
         pending.note(Change::Replaced, 1, start + MS);
-        assert!(
-            pending.is_usable(Excuse::Nothing, start + MS),
-            "whole files can't be torn"
-        );
+        assert!(pending.end(true, start + MS), "whole files can't be torn");
+    }
+
+    #[test]
+    fn one_read_at_a_time_and_one_that_fails_is_repeated() {
+        let (mut pending, start) = noted(&[]);
+        assert!(pending.begin(start));
+        assert!(!pending.begin(start + MS) && pending.deadline().is_none());
+        assert!(pending.end(true, start + 2 * MS));
+        assert_eq!(pending.deadline(), Some(start + MS));
+        assert!(!{
+            pending.begin(start + 3 * MS);
+            pending.end(false, start + 4 * MS)
+        });
+        assert_eq!(pending.deadline(), Some(start + 4 * MS + PAUSE));
     }
 
     #[test]
@@ -263,9 +279,12 @@ mod tests {
         let (mut pending, start) = noted(&[]);
         pending.begin(start);
         pending.suspect(1, start - 40 * MS);
-        assert!(!pending.is_usable(Excuse::Nothing, start));
-        assert!(pending.is_usable(Excuse::Nothing, start + 60 * MS));
+        assert!(!pending.end(true, start));
         assert_eq!(pending.deadline(), Some(start + 60 * MS));
+        let mut usable = Pending::default();
+        usable.begin(start);
+        usable.suspect(1, start - 40 * MS);
+        assert!(usable.end(true, start + 60 * MS));
         pending.suspect(1, start - 20 * MS);
         assert_eq!(pending.deadline(), Some(start + 60 * MS));
     }

@@ -33,46 +33,51 @@ impl Polled {
 
     /// The reason as a metric label and JSON value, in snake case.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PassingFailure => "passing_failure",
-            Self::SharedFile => "shared_file",
-            Self::RemoteFileSystem => "remote_file_system",
-            Self::Refused => "refused",
-            Self::WatchLimit => "watch_limit",
-            Self::NoInotify => "no_inotify",
-        }
+        self.texts().0
     }
 
     /// What it means, and what to do about it.
     pub fn remedy(self) -> &'static str {
+        self.texts().1
+    }
+
+    fn texts(self) -> (&'static str, &'static str) {
         match self {
-            Self::PassingFailure => {
+            Self::PassingFailure => (
+                "passing_failure",
                 "files could not be read for a temporary reason; raise the limit on open files, \
-                 or see the system's log"
-            }
-            Self::SharedFile => {
+                 or see the system's log",
+            ),
+            Self::SharedFile => (
+                "shared_file",
                 "files have several hard links or are mounted one by one; mount or link their \
-                 folder to have changes seen at once"
-            }
-            Self::RemoteFileSystem => {
+                 folder to have changes seen at once",
+            ),
+            Self::RemoteFileSystem => (
+                "remote_file_system",
                 "their file system does not report changes; keep them on a local one to have \
-                 changes seen at once"
-            }
-            Self::Refused => {
-                "folders can't be watched; let the agent's user read every folder on the way"
-            }
-            Self::WatchLimit => {
+                 changes seen at once",
+            ),
+            Self::Refused => (
+                "refused",
+                "folders can't be watched; let the agent's user read every folder on the way",
+            ),
+            Self::WatchLimit => (
+                "watch_limit",
                 "the kernel's limit on watches is reached; raise fs.inotify.max_user_watches \
-                 (sysctl)"
-            }
-            Self::NoInotify => "inotify can't be had; raise fs.inotify.max_user_instances (sysctl)",
+                 (sysctl)",
+            ),
+            Self::NoInotify => (
+                "no_inotify",
+                "inotify can't be had; raise fs.inotify.max_user_instances (sysctl)",
+            ),
         }
     }
 }
 
 /// How many owners are polled for which reason.
 #[derive(Default)]
-pub(super) struct Tally(BTreeMap<Polled, usize>);
+pub(super) struct Tally(BTreeMap<Polled, isize>);
 
 impl Tally {
     /// An owner that was polled for the reason `before` is polled for the reason `after` now. The
@@ -86,24 +91,22 @@ impl Tally {
         if before == after {
             return;
         }
-        if let Some(why) = before
-            && let Some(count) = self.0.get_mut(&why)
-        {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                tracing::info!(
-                    reason = why.as_str(),
-                    "polling ended: no folder is polled for this reason any more"
-                );
-            }
+        if let Some(why) = before.filter(|why| self.add(*why, -1) == 0) {
+            let reason = why.as_str();
+            tracing::info!(
+                reason,
+                "polling ended: no folder is polled for this reason any more"
+            );
         }
-        if let Some(why) = after {
-            let count = self.0.entry(why).or_default();
-            *count += 1;
-            if *count == 1 {
-                let (reason, remedy) = (why.as_str(), why.remedy());
-                tracing::warn!(reason, ?every, "folders are polled: {remedy}");
-            }
+        if let Some(why) = after.filter(|why| self.add(*why, 1) == 1) {
+            let (reason, remedy) = (why.as_str(), why.remedy());
+            tracing::warn!(reason, ?every, "folders are polled: {remedy}");
         }
+    }
+
+    fn add(&mut self, why: Polled, change: isize) -> isize {
+        let count = self.0.entry(why).or_default();
+        *count += change;
+        *count
     }
 }

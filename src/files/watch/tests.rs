@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use super::*;
 use crate::config::Limits;
 use crate::files::read::{Options, read};
 
+mod folders;
 mod model;
 mod tools;
 
@@ -366,6 +369,7 @@ fn what_strangers_do_beside_the_way_is_not_even_reported() {
             .watch
             .inner
             .lock()
+            .folders
             .inotify
             .as_ref()
             .unwrap()
@@ -450,15 +454,10 @@ fn an_overflow_of_the_queue_loses_nothing() {
     let mut follower = Follower::new(&folder);
     follower.until(&A);
     follower.settle();
-    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
-    let limit: usize = limit.trim().parse().unwrap();
     {
         // While nobody takes events, more come than the queue holds, and the last one is a change.
         let held = follower.watch.inner.lock();
-        for round in 0..=limit {
-            fs::write(dir.path().join("other"), round.to_string()).unwrap();
-            fs::remove_file(dir.path().join("other")).unwrap();
-        }
+        overflow(dir.path());
         fs::remove_dir_all(&folder).unwrap();
         write(&folder, &B);
         drop(held);
@@ -468,6 +467,16 @@ fn an_overflow_of_the_queue_loses_nothing() {
     follower.settle();
     write(&folder, &A);
     follower.until(&A);
+}
+
+/// Causes more events in a watched folder than the queue holds.
+fn overflow(folder: &Path) {
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    for round in 0..=limit {
+        fs::write(folder.join("other"), round.to_string()).unwrap();
+        fs::remove_file(folder.join("other")).unwrap();
+    }
 }
 
 #[test]
@@ -497,9 +506,13 @@ fn what_no_event_tells_of_is_found_by_the_next_look() {
     follower.until(&A);
     follower.settle();
     follower.assert_idle();
-    // Another instance has none of its watches.
-    follower.watch.inner.lock().inotify = Some(Inotify::open().unwrap());
-    write(&folder, &B);
+    {
+        // Something swallows the events.
+        let table = follower.watch.inner.lock();
+        write(&folder, &B);
+        let inotify = table.folders.inotify.as_ref().unwrap();
+        assert!(inotify.drain(|_| {}).unwrap());
+    }
     follower.until(&B);
     assert!(follower.watch.state().missed >= 1);
 }
@@ -509,7 +522,7 @@ fn without_inotify_everything_is_polled() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
     let watch = Watch::start(quick());
-    watch.inner.lock().inotify = None;
+    watch.inner.lock().folders.close();
     let mut follower = Follower::with(&folder, quick());
     follower.watch = watch;
     follower.read();
@@ -537,18 +550,30 @@ fn refused_watches_are_polled_and_had_later() {
     write(&folder, &A);
     let mut follower = Follower::with(dir.path().join("none"), quick());
     follower.watch.forget(&follower.folder.clone());
-    // As if the kernel had refused one.
-    follower.watch.inner.lock().limited = true;
+    // No watch can be placed on a socket.
+    let (socket, _other) = UnixStream::pair().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let refusing = Arc::new(Inotify::from(OwnedFd::from(socket)));
+    let willing = follower
+        .watch
+        .inner
+        .lock()
+        .folders
+        .inotify
+        .replace(refusing);
     follower.folder.clone_from(&folder);
     follower.read();
     follower.until(&A);
-    let polled = [(folder.clone(), Polled::WatchLimit)];
+    let polled = [(folder.clone(), Polled::Refused)];
     assert_eq!(follower.watch.state().polled, polled);
     assert!(follower.watch.state().refusals > 0);
     write(&folder, &B);
     follower.until(&B);
-    let now = Instant::now();
-    follower.watch.inner.with(|table| table.check_all_at = now);
+    follower.watch.inner.with(|table| {
+        table.folders.inotify = willing;
+        let now = Some(Instant::now());
+        table.rounds.insert(table::FIRST_ROUND, now);
+    });
     while !follower.watch.state().polled.is_empty() {
         assert!(follower.step(LOST));
     }
@@ -584,9 +609,8 @@ fn a_file_system_that_reports_no_changes_is_polled_and_not_watched() {
     let polled = [(folder.clone(), Polled::RemoteFileSystem)];
     assert_eq!(follower.watch.state().polled, polled);
     let table = follower.watch.inner.lock();
-    let folders = (0..).map_while(|id| table.folders.get(id));
-    let mut proc = folders.filter(|folder| *folder.path == *Path::new("/proc"));
-    assert_eq!(proc.next().unwrap().watch, None);
+    let mut folders = table.folders.watched.values();
+    assert!(!folders.any(|folder| *folder.path == *Path::new("/proc")));
 }
 
 #[test]
