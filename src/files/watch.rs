@@ -5,6 +5,10 @@
 //! on the folder and the name, and [`Watch::changed`] returns each of them once when it is to be
 //! read again.
 //!
+//! A folder is identified by the number of its watch. The kernel has one watch for each inode, returns
+//! its number whenever the folder is watched again, and does not reuse numbers. So each read places all
+//! its watches, and nothing else keeps track of which folder is at which path.
+//!
 //! There is one inotify instance and one lock. Events are taken from the kernel under that lock, by
 //! whoever needs to know all that has happened so far: the task that waits for changes, and each
 //! read when it ends.
@@ -88,18 +92,17 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
 
     /// Stops watching for `owner`.
     pub fn forget(&self, owner: &K) {
-        self.inner.with(|table| table.forget(owner));
+        self.inner.lock().forget(owner);
     }
 
     /// Has `owner` checked by `stat` alone this often, regardless of the settings.
     pub fn set_interval(&self, owner: &K, interval: Option<Duration>) {
-        self.inner.with(|table| {
-            let id = table.owners.enter(owner);
-            if let Some(owner) = table.owners.get_mut(id) {
-                owner.interval = interval;
-            }
-            table.plan_check(id);
-        });
+        let mut table = self.inner.lock();
+        let id = table.owners.enter(owner);
+        if let Some(owner) = table.owners.get_mut(id) {
+            owner.interval = interval;
+        }
+        table.plan_check(id);
     }
 
     /// Waits until owners are due, and returns them, each once. Nothing is lost when the future
@@ -118,7 +121,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
             }
             tokio::select! {
                 () = self.inner.wake.notified() => {}
-                () = events::taken(&self.inner) => {}
+                () = events::wait(&self.inner) => {}
                 () = sleep_until(next.unwrap_or(now).into()), if next.is_some() => {}
             }
         }
@@ -126,15 +129,14 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
 
     /// Makes `owner` due.
     pub fn mark(&self, owner: &K) {
-        self.inner.with(|table| {
-            let id = table.owners.enter(owner);
-            table.mark([id], Instant::now());
-        });
+        let mut table = self.inner.lock();
+        let id = table.owners.enter(owner);
+        table.mark([id], Instant::now());
     }
 
     /// Has all watches placed again, and makes every owner due.
     pub fn mark_all(&self) {
-        self.inner.with(|table| table.rebuild(Instant::now()));
+        self.inner.lock().rebuild(Instant::now());
     }
 
     /// What the watch is doing.

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::folders::OwnerId;
-use super::owners::Round;
-use super::table::{FIRST_ROUND, Shared, Table};
+use super::owners::{FIRST_ROUND, Round};
+use super::table::{Shared, Table};
 use crate::files::read::Stamps;
 
 /// Rounds that are under way at a time. All but hanging ones are done in milliseconds.
@@ -22,8 +22,8 @@ const BUSY: Duration = Duration::from_secs(1);
 
 /// Starts what is due.
 pub(super) fn start<K: Clone + Eq + Hash + Send + 'static>(shared: &Arc<Shared<K>>, now: Instant) {
-    let rounds = shared.lock().take_rounds(now);
-    for (round, owners) in rounds {
+    let next = || shared.lock().take_round(now);
+    while let Some((round, owners)) = next() {
         let handle = Arc::clone(shared);
         let thread = thread::Builder::new().name("files-check".into());
         if let Err(error) = thread.spawn(move || check(&handle, round, &owners)) {
@@ -37,73 +37,60 @@ fn check<K: Clone + Eq + Hash>(shared: &Shared<K>, round: Round, owners: &[Owner
     for id in owners {
         let stamps = shared.lock().owners.stamps(*id);
         if let Some(stamps) = stamps.filter(Stamps::changed) {
-            shared.with(|table| {
-                // The kernel may have reported it already.
-                table.drain();
-                table.found_changed(*id, &stamps, Instant::now());
-            });
+            shared.lock().found_changed(*id, &stamps);
         }
     }
-    shared.with(|table| table.end_round(round));
+    shared.lock().end_round(round);
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
     /// Has an owner checked from time to time.
     pub(super) fn plan_check(&mut self, id: OwnerId) {
-        if let Some(owner) = self.owners.get(id) {
-            let round = owner.round(self.settings.poll_interval);
-            let at = Instant::now() + self.interval(round);
-            self.rounds.entry(round).or_insert(Some(at));
+        let owner = self.owners.get(id);
+        let round = owner.map(|owner| owner.round(self.settings.poll_interval));
+        if let Some(round) = round.filter(|round| !self.rounds.contains_key(round)) {
+            self.end_round(round);
         }
     }
 
-    fn interval(&self, (_, polled_every): Round) -> Duration {
-        polled_every.unwrap_or(self.settings.check_interval)
+    /// The next round whose time has come, with its owners. It is under way from now on.
+    fn take_round(&mut self, now: Instant) -> Option<(Round, Vec<OwnerId>)> {
+        loop {
+            let mut rounds = self.rounds.iter();
+            let (round, _) = rounds.find(|(_, at)| at.is_some_and(|at| at <= now))?;
+            let round = *round;
+            let under_way = self.rounds.values().filter(|at| at.is_none()).count();
+            let owners = self.owners.iter();
+            let owners =
+                owners.filter(|(.., owner)| owner.round(self.settings.poll_interval) == round);
+            let owners: Vec<OwnerId> = owners.map(|(id, ..)| id).collect();
+            if round == FIRST_ROUND {
+                self.retry(now);
+            } else if owners.is_empty() {
+                self.rounds.remove(&round);
+                continue;
+            } else if under_way >= MAX_ROUNDS && round.0.is_some() {
+                // Local files are never kept waiting by the others.
+                self.rounds.insert(round, Some(now + BUSY));
+                continue;
+            }
+            self.rounds.insert(round, None);
+            return Some((round, owners));
+        }
     }
 
-    /// The rounds whose time has come, with their owners. They are under way from now on.
-    fn take_rounds(&mut self, now: Instant) -> Vec<(Round, Vec<OwnerId>)> {
-        let due = self
-            .rounds
-            .iter()
-            .filter(|(_, at)| at.is_some_and(|at| at <= now));
-        let due: Vec<Round> = due.map(|(round, _)| *round).collect();
-        let taken = due
-            .into_iter()
-            .filter_map(|round| self.take_round(round, now));
-        taken.collect()
-    }
-
-    fn take_round(&mut self, round: Round, now: Instant) -> Option<(Round, Vec<OwnerId>)> {
-        let under_way = self.rounds.values().filter(|at| at.is_none()).count();
-        // Local files are never kept waiting by the others.
-        if under_way >= MAX_ROUNDS && round.0.is_some() {
-            self.rounds.insert(round, Some(now + BUSY));
-            return None;
-        }
-        if round == FIRST_ROUND {
-            self.retry(now);
-        }
-        let usual = self.settings.poll_interval;
-        let owners = self.owners.iter();
-        let owners = owners.filter(|(.., owner)| owner.round(usual) == round);
-        let owners: Vec<OwnerId> = owners.map(|(id, ..)| id).collect();
-        if owners.is_empty() && round != FIRST_ROUND {
-            self.rounds.remove(&round);
-            return None;
-        }
-        self.rounds.insert(round, None);
-        Some((round, owners))
-    }
-
-    /// A round is no longer under way.
+    /// A round is no longer under way, or is new.
     fn end_round(&mut self, round: Round) {
-        let next = Instant::now() + self.interval(round);
-        self.rounds.insert(round, Some(next));
+        let every = round.1.unwrap_or(self.settings.check_interval);
+        self.rounds.insert(round, Some(Instant::now() + every));
+        self.wake.notify_one();
     }
 
     /// A check found that something has changed since the read that these stamps are of.
-    fn found_changed(&mut self, id: OwnerId, stamps: &Stamps, now: Instant) {
+    fn found_changed(&mut self, id: OwnerId, stamps: &Stamps) {
+        // The kernel may have reported it already.
+        self.drain();
+        let now = Instant::now();
         let Some(owner) = self.owners.get(id) else {
             return;
         };

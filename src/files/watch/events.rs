@@ -16,6 +16,9 @@ use super::pending::{Change, FileKey};
 use super::table::{Shared, Table};
 use crate::files::read::FileId;
 
+/// Where events can't be waited for, they are taken this often.
+const UNREADY: Duration = Duration::from_secs(1);
+
 /// Folders remembered as renamed into place lately: enough for what one read of a root may find.
 const MAX_ARRIVED: usize = 256;
 
@@ -23,14 +26,16 @@ const MAX_ARRIVED: usize = 256;
 const ARRIVED: Duration = Duration::from_secs(2);
 
 /// Waits until the kernel has events, and takes them.
-pub(super) async fn taken<K: Clone + Eq + Hash>(shared: &Shared<K>) {
+pub(super) async fn wait<K: Clone + Eq + Hash>(shared: &Shared<K>) {
     let inotify = shared.lock().folders.inotify.clone();
     let Some(inotify) = inotify else {
         return never().await;
     };
-    let readiness = match inotify.readiness() {
-        Ok(readiness) => readiness,
-        Err(error) => return shared.lock().lose_events(&error),
+    let Ok(readiness) = inotify.readiness() else {
+        // Such as at the limit on what can be waited for (fs.epoll.max_user_watches).
+        tokio::time::sleep(UNREADY).await;
+        shared.lock().drain();
+        return;
     };
     // Fails only when the runtime is shutting down.
     let Ok(mut guard) = readiness.readable().await else {
@@ -66,7 +71,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
                 "the kernel's queue of file events overflowed, and everything is read again; \
                  raise fs.inotify.max_queued_events (sysctl) if this happens often"
             );
-            // Events were lost until this one was taken, a moment ago.
+            // Events were lost until this one was taken from the queue.
             return self.rebuild(Instant::now());
         }
         // Events of a watch that was removed may still be on the way.

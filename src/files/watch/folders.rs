@@ -72,7 +72,7 @@ pub(super) struct Folder {
 /// The watched folders.
 #[derive(Default)]
 pub(super) struct Folders {
-    /// The instance that all watches are of.
+    /// The instance that all watches are of: another one would count them from 1 again.
     pub(super) inotify: Option<Arc<Inotify>>,
     pub(super) watched: HashMap<WatchId, Folder>,
     /// Who depends on what: a folder's entries stand together. Those of a folder whose watch the kernel has
@@ -89,14 +89,6 @@ impl Folders {
             self.inotify = Some(Arc::new(Inotify::open()?));
         }
         Ok(())
-    }
-
-    /// Gives the inotify instance up. Another one counts its watches from 1 again, so nothing may be left of
-    /// these.
-    pub(super) fn close(&mut self) {
-        self.inotify = None;
-        self.watched.clear();
-        self.needs.clear();
     }
 
     /// Watches the folder that `dir` holds open, for at least what `scope` asks for.

@@ -17,7 +17,7 @@ pub(super) struct Owner {
     /// What it depends on, in order.
     pub(super) needs: Box<[Need]>,
     pub(super) stamps: Stamps,
-    /// Boxed: of thousands of owners, few have it.
+    /// What has happened since it was read, if anything has. Boxed: few of many thousand owners have it.
     pub(super) pending: Option<Box<Pending>>,
     pub(super) polled: Option<Polled>,
     /// How often it is checked, when not as usual.
@@ -37,6 +37,9 @@ impl Owner {
 /// Owners that are checked together: those on this device, polled at this interval or not polled.
 pub(super) type Round = (Option<u64>, Option<Duration>);
 
+/// The round of all that is local and not polled. There is always this one.
+pub(super) const FIRST_ROUND: Round = (None, None);
+
 /// All owners. There may be tens of thousands, so their keys are stored once, and the maps, which have
 /// room for more than are in them, contain numbers and pointers.
 pub(super) struct Owners<K> {
@@ -44,7 +47,7 @@ pub(super) struct Owners<K> {
     /// By the hash of their keys.
     ids: HashTable<OwnerId>,
     hasher: RandomState,
-    /// The number given last: they are used again as late as possible, because of reads that are under way.
+    /// The number given last. Numbers are reused as late as possible: a read of a forgotten owner may be under way.
     last: OwnerId,
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Pending {
     reading: Option<Instant>,
     /// Whether the content of a file has changed since then.
     torn: bool,
-    /// The last [deadline](Self::deadline) that the table has noted.
+    /// The [deadline](Self::deadline) that the table has in its list of what is due.
     pub(super) planned: Option<Instant>,
 }
 
@@ -88,7 +88,7 @@ impl Pending {
         }
     }
 
-    /// When a read is next called for, if at all. While one is under way, that is not known.
+    /// When the next read is due, if at all. While one is under way, none is.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let quiet = self.writing.iter().map(|(_, last)| *last + QUIET).max();
         let settled = self.due.max(quiet).filter(|_| self.reading.is_none())?;
@@ -100,7 +100,7 @@ impl Pending {
         Some(patience.map_or(settled, |end| settled.min(end.max(self.due.unwrap_or(end)))))
     }
 
-    /// Whether there is nothing left to remember.
+    /// Whether nothing calls for a read and none is under way or about to begin.
     pub(super) fn is_over(&self) -> bool {
         self.deadline().is_none() && !self.handed_over && self.reading.is_none()
     }
@@ -112,7 +112,7 @@ impl Pending {
         self.handed_over = true;
     }
 
-    /// A read begins, unless one is under way: then the owner is due again after that.
+    /// A read begins, unless another one is under way: then the owner is due again after that one.
     pub(super) fn begin(&mut self, now: Instant) -> bool {
         if self.reading.is_some() {
             self.mark(now);
@@ -123,7 +123,7 @@ impl Pending {
         true
     }
 
-    /// The read that is under way ends, and `found` something or failed. Tells whether that may be used.
+    /// The read that is under way ends; it `found` something or failed. Returns whether that may be used.
     pub(super) fn end(&mut self, found: bool, now: Instant) -> bool {
         let began = self.reading.take().unwrap_or(now);
         let is_usable = found && self.is_usable(began, now);

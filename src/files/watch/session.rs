@@ -15,7 +15,7 @@ use crate::files::read::{Arm, Dir, FileId, Interest, Seen, Stamps};
 
 /// One read for one owner.
 pub(super) struct Session<'a, K> {
-    shared: &'a Shared<K>,
+    inner: &'a Shared<K>,
     owner: OwnerId,
     read: Read,
 }
@@ -72,26 +72,23 @@ impl Read {
 
 impl<'a, K: Clone + Eq + Hash> Session<'a, K> {
     /// Begins a read for `owner`, unless one is under way.
-    pub(super) fn begin(shared: &'a Shared<K>, owner: &K) -> Option<Self> {
-        let owner = shared.with(|table| {
-            let id = table.owners.enter(owner);
-            let began = table.update(id, |pending| pending.begin(Instant::now()));
-            (began == Some(true)).then_some(id)
-        })?;
-        Some(Self {
-            shared,
+    pub(super) fn begin(inner: &'a Shared<K>, owner: &K) -> Option<Self> {
+        let mut table = inner.lock();
+        let owner = table.owners.enter(owner);
+        let begins = table.update(owner, |pending| pending.begin(Instant::now()))?;
+        begins.then(|| Self {
+            inner,
             owner,
             read: Read::default(),
         })
     }
 
-    /// Ends the read, and tells whether what it found may be used. Without stamps it found nothing.
+    /// Ends the read, and returns whether what it found may be used. Without stamps it found nothing.
     pub(super) fn end(self, stamps: Option<Stamps>) -> bool {
-        self.shared.with(|table| {
-            // What happened until the files were read must be known.
-            table.drain();
-            table.end_read(self.owner, &self.read, stamps)
-        })
+        let mut table = self.inner.lock();
+        // What happened until the files were read must be known.
+        table.drain();
+        table.end_read(self.owner, &self.read, stamps)
     }
 }
 
@@ -103,9 +100,7 @@ impl<K: Clone + Eq + Hash> Arm for Session<'_, K> {
         if dir.remote {
             self.read.device = Some(dir.id.device);
         }
-        let armed = self
-            .shared
-            .with(|table| table.arm(&dir, interest, self.owner));
+        let armed = self.inner.lock().arm(&dir, interest, self.owner);
         self.read.armed.insert((dir.id, interest.into()), armed);
     }
 
@@ -133,7 +128,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         if let Ok(watch) = watch {
             self.folders.add_need((watch, interest.into()), owner);
             if scope == Scope::Content && !self.folders.has_reported(watch, now) {
-                // It is new here, and may have been renamed into place a moment ago.
+                // The folder was not watched before, and may have been renamed into place a moment ago.
                 self.drain();
             }
         }
@@ -145,10 +140,10 @@ impl<K: Clone + Eq + Hash> Table<K> {
         }
     }
 
-    /// A read has ended. Tells whether what it found may be used.
+    /// A read has ended. Returns whether what it found may be used.
     fn end_read(&mut self, id: OwnerId, read: &Read, stamps: Option<Stamps>) -> bool {
         let (now, needs) = (Instant::now(), read.needs());
-        // Of what was reported it is known whether it is complete.
+        // If the last change of a file was reported, it is known whether the file is complete.
         let suspects = read.suspects.iter().filter(|(armed, _, changed)| {
             let reported = |watch| self.folders.has_reported(watch, *changed);
             !armed.watch.is_ok_and(reported)
@@ -161,7 +156,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
             pending.end(stamps.is_some(), now)
         });
         let (Some(usable), Some(owner)) = (usable, self.owners.get_mut(id)) else {
-            // It was forgotten meanwhile.
+            // The owner was forgotten during the read.
             self.folders.drop_needs(needs, id);
             return false;
         };

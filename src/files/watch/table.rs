@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hash;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::folders::{Folders, OwnerId};
-use super::owners::{Owners, Round};
+use super::owners::{FIRST_ROUND, Owners, Round};
 use super::pending::Pending;
 use super::polled::{Polled, Tally};
 
@@ -35,12 +35,11 @@ impl Default for Settings {
     }
 }
 
-/// The round of all that is local and not polled. There is always this one.
-pub(super) const FIRST_ROUND: Round = (None, None);
-
 /// Everything that the watch knows.
 pub(super) struct Table<K> {
     pub(super) settings: Settings,
+    /// Wakes the task that waits for changes, when there is something to do sooner than before.
+    pub(super) wake: Arc<Notify>,
     pub(super) owners: Owners<K>,
     pub(super) folders: Folders,
     /// When which owner is due.
@@ -57,7 +56,7 @@ pub(super) struct Table<K> {
 }
 
 impl<K: Clone + Eq + Hash> Table<K> {
-    pub(super) fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: Settings, wake: Arc<Notify>) -> Self {
         let mut folders = Folders::default();
         if let Err(error) = folders.open() {
             let remedy = Polled::NoInotify.remedy();
@@ -67,6 +66,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         Self {
             rounds: BTreeMap::from([(FIRST_ROUND, Some(first))]),
             settings,
+            wake,
             owners: Owners::default(),
             folders,
             due: BTreeSet::new(),
@@ -115,6 +115,9 @@ impl<K: Clone + Eq + Hash> Table<K> {
         if before != at {
             before.map(|before| self.due.remove(&(before, id)));
             self.due.extend(at.map(|at| (at, id)));
+            if at.is_some() && self.due.first() == at.map(|at| (at, id)).as_ref() {
+                self.wake.notify_one();
+            }
         }
         Some(result)
     }
@@ -150,19 +153,8 @@ impl<K: Clone + Eq + Hash> Table<K> {
         let earliest = self.last_rebuild.map(|last| last + REBUILD_INTERVAL);
         let when = earliest.map_or(now, |earliest| earliest.max(now));
         self.last_rebuild = Some(when);
-        self.mark_all(when);
-    }
-
-    fn mark_all(&mut self, when: Instant) {
         let owners: Vec<OwnerId> = self.owners.iter().map(|(id, ..)| id).collect();
         self.mark(owners, when);
-    }
-
-    /// The kernel's events can't be waited for.
-    pub(super) fn lose_events(&mut self, error: &std::io::Error) {
-        tracing::warn!(%error, "file events can't be waited for, and everything is polled");
-        self.folders.close();
-        self.mark_all(Instant::now());
     }
 
     /// Tries again what was refused, by reads of the owners concerned: somebody may have raised a limit.
@@ -181,33 +173,20 @@ impl<K: Clone + Eq + Hash> Table<K> {
 /// What the handles of a watch share.
 pub(super) struct Shared<K> {
     table: Mutex<Table<K>>,
-    /// Wakes the task that waits for changes.
-    pub(super) wake: Notify,
+    pub(super) wake: Arc<Notify>,
 }
 
 impl<K: Clone + Eq + Hash> Shared<K> {
     pub(super) fn new(settings: Settings) -> Self {
+        let wake = Arc::<Notify>::default();
         Self {
-            table: Mutex::new(Table::new(settings)),
-            wake: Notify::new(),
+            table: Mutex::new(Table::new(settings, Arc::clone(&wake))),
+            wake,
         }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Table<K>> {
         // No change of the table is left half done where something can panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the table, and wakes the waiting task if there is something to do sooner than before.
-    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Table<K>) -> T) -> T {
-        let mut table = self.lock();
-        let before = table.next_deadline();
-        let result = change(&mut table);
-        let after = table.next_deadline();
-        drop(table);
-        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
-            self.wake.notify_one();
-        }
-        result
     }
 }

@@ -522,7 +522,7 @@ fn without_inotify_everything_is_polled() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
     let watch = Watch::start(quick());
-    watch.inner.lock().folders.close();
+    watch.inner.lock().folders.inotify = None;
     let mut follower = Follower::with(&folder, quick());
     follower.watch = watch;
     follower.read();
@@ -569,11 +569,13 @@ fn refused_watches_are_polled_and_had_later() {
     assert!(follower.watch.state().refusals > 0);
     write(&folder, &B);
     follower.until(&B);
-    follower.watch.inner.with(|table| {
+    {
+        let mut table = follower.watch.inner.lock();
         table.folders.inotify = willing;
-        let now = Some(Instant::now());
-        table.rounds.insert(table::FIRST_ROUND, now);
-    });
+        table
+            .rounds
+            .insert(owners::FIRST_ROUND, Some(Instant::now()));
+    }
     while !follower.watch.state().polled.is_empty() {
         assert!(follower.step(LOST));
     }

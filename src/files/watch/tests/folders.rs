@@ -126,33 +126,6 @@ fn a_watch_is_widened_and_never_narrowed_by_another_owner() {
 }
 
 #[test]
-fn nothing_is_left_of_an_inotify_instance_that_is_given_up() {
-    let bed = Bed::new();
-    let [a, b] = ["a", "b"].map(|name| bed.folder(name));
-    bed.read("a", &a, Interest::All);
-    bed.read("b", &b, Interest::All);
-    let error = std::io::Error::other("on purpose");
-    bed.watch.inner.with(|table| table.lose_events(&error));
-    assert!(bed.is_due(&["a", "b"]));
-    bed.read("a", &a, Interest::All);
-    let state = bed.watch.state();
-    assert_eq!(state.polled, [("a".into(), Polled::NoInotify)]);
-    assert_eq!(state.directories, 0);
-    // The next instance counts its watches from the same number, and in another order.
-    bed.watch.mark_all();
-    assert!(bed.is_due(&["a", "b"]));
-    bed.read("b", &b, Interest::All);
-    bed.read("a", &a, Interest::All);
-    assert!(bed.watch.state().polled.is_empty());
-    for (owner, folder) in [("a", &a), ("b", &b)] {
-        fs::write(folder.join("tls.key"), "key").unwrap();
-        assert!(bed.is_due(&[owner]));
-        bed.watch.forget(&owner.into());
-    }
-    assert_eq!(bed.watch.state().directories, 0);
-}
-
-#[test]
 fn an_owner_that_is_forgotten_during_its_read_is_another_one_afterwards() {
     let bed = Bed::new();
     let [old, new] = ["old", "new"].map(|name| bed.folder(name));
