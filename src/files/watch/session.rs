@@ -24,6 +24,8 @@ pub(super) struct Session<'a, K> {
 #[derive(Default)]
 struct Read {
     armed: HashMap<(FileId, What), Armed>,
+    /// What the owner has been registered for.
+    needs: BTreeSet<Need>,
     /// Files that may be being written, and when they last changed.
     suspects: Vec<(Armed, FileKey, Instant)>,
     /// Whether a file can be changed without an event in the folder that it is in.
@@ -62,12 +64,6 @@ impl Read {
             .chain(self.shared.then_some(Polled::SharedFile))
             .max()
     }
-
-    fn needs(&self) -> BTreeSet<Need> {
-        let armed = self.armed.iter();
-        let needs = armed.filter_map(|((_, what), armed)| Some((armed.watch.ok()?, *what)));
-        needs.collect()
-    }
 }
 
 impl<'a, K: Clone + Eq + Hash> Session<'a, K> {
@@ -88,7 +84,7 @@ impl<'a, K: Clone + Eq + Hash> Session<'a, K> {
         let mut table = self.inner.lock();
         // What happened until the files were read must be known.
         table.drain();
-        table.end_read(self.owner, &self.read, stamps)
+        table.end_read(self.owner, self.read, stamps)
     }
 }
 
@@ -101,6 +97,8 @@ impl<K: Clone + Eq + Hash> Arm for Session<'_, K> {
             self.read.device = Some(dir.id.device);
         }
         let armed = self.inner.lock().arm(&dir, interest, self.owner);
+        let need = armed.watch.map(|watch| (watch, interest.into()));
+        self.read.needs.extend(need);
         self.read.armed.insert((dir.id, interest.into()), armed);
     }
 
@@ -141,8 +139,8 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     /// A read has ended. Returns whether what it found may be used.
-    fn end_read(&mut self, id: OwnerId, read: &Read, stamps: Option<Stamps>) -> bool {
-        let (now, needs) = (Instant::now(), read.needs());
+    fn end_read(&mut self, id: OwnerId, read: Read, stamps: Option<Stamps>) -> bool {
+        let now = Instant::now();
         // If the last change of a file was reported, it is known whether the file is complete.
         let suspects = read.suspects.iter().filter(|(armed, _, changed)| {
             let reported = |watch| self.folders.has_reported(watch, *changed);
@@ -157,7 +155,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         });
         let (Some(usable), Some(owner)) = (usable, self.owners.get_mut(id)) else {
             // The owner was forgotten during the read.
-            self.folders.drop_needs(needs, id);
+            self.folders.drop_needs(read.needs, id);
             return false;
         };
         owner.device = read.device;
@@ -165,10 +163,11 @@ impl<K: Clone + Eq + Hash> Table<K> {
         let passing = owner.stamps.unsure().then_some(Polled::PassingFailure);
         let polled = read.polled().max(passing);
         let polled_before = std::mem::replace(&mut owner.polled, polled);
-        let needs_before = std::mem::replace(&mut owner.needs, needs.iter().copied().collect());
+        let needs_before =
+            std::mem::replace(&mut owner.needs, read.needs.iter().copied().collect());
         let dropped = needs_before
             .into_iter()
-            .filter(|need| !needs.contains(need));
+            .filter(|need| !read.needs.contains(need));
         self.folders.drop_needs(dropped, id);
         let every = self.settings.poll_interval;
         self.tally.change(polled_before, polled, every);

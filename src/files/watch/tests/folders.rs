@@ -107,6 +107,22 @@ fn a_folder_that_is_replaced_during_a_read_has_it_read_again() {
 }
 
 #[test]
+fn no_watch_is_left_of_two_folders_with_one_inode_number() {
+    let bed = Bed::new();
+    let [first, second] = ["first", "second"].map(|name| bed.folder(name));
+    let name = "tls.key".as_ref();
+    let read = bed.watch.read(&"a".into(), |arm| {
+        arm_folder(arm, &first, Interest::Name(name));
+        arm_folder(arm, &second, Interest::Content(name));
+        ((), Stamps::default())
+    });
+    assert!(read.is_some());
+    assert_eq!(bed.watch.state().directories, 2);
+    bed.watch.forget(&"a".into());
+    assert_eq!(bed.watch.state().directories, 0);
+}
+
+#[test]
 fn a_watch_is_widened_and_never_narrowed_by_another_owner() {
     let bed = Bed::new();
     let folder = bed.folder("folder");
