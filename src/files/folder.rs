@@ -5,10 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{Dir as Listing, FileType, OFlags, fstat};
+use rustix::fs::{Dir as Listing, FileType, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
-use super::resolve::{Failure, Folder, Found, Walk, open};
+use super::resolve::{Failure, Folder, Found, Walk, open, with_stat};
 use super::route::Route;
 use super::stamps::Depth;
 use crate::problem::{Problem, Reason};
@@ -82,16 +82,16 @@ pub(super) fn list(
     walk: &mut Walk<'_>,
     folder: &Folder,
 ) -> Result<impl Iterator<Item = Result<(OsString, FileType), Errno>> + use<>, Errno> {
-    let fd = match folder.is_listing {
-        true => fcntl_dupfd_cloexec(&folder.fd, 0),
-        false => {
+    let opened = match &folder.listing {
+        Some(stat) => fcntl_dupfd_cloexec(&folder.fd, 0).map(|fd| (fd, *stat)),
+        None => {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-            open(&folder.fd, OsStr::new("."), flags)
+            open(&folder.fd, OsStr::new("."), flags).and_then(with_stat)
         }
     };
-    let fd = fd.inspect_err(|error| walk.stamps.add(Depth::Content, &folder.path, Err(*error)))?;
-    // Before the listing: what changes during it must count as changed later.
-    let stat = fstat(&fd)?;
+    // The state is that before the listing: what changes during it must count as changed later.
+    let (fd, stat) =
+        opened.inspect_err(|error| walk.stamps.add(Depth::Content, &folder.path, Err(*error)))?;
     walk.stamps.add(Depth::Content, &folder.path, Ok(&stat));
     let mut listing = Listing::new(fd)?;
     listing.rewind();

@@ -46,8 +46,8 @@ pub(super) struct Folder {
     pub(super) above: Option<Rc<Self>>,
     id: FileId,
     kind: Kind,
-    /// Whether it is open for listing.
-    pub(super) is_listing: bool,
+    /// If it is open for listing, its state when it was opened.
+    pub(super) listing: Option<Stat>,
 }
 
 impl Folder {
@@ -259,20 +259,10 @@ impl<'a> Walk<'a> {
         let dir = self.dir(folder);
         self.arm.arm(dir, Interest::Name(name));
         let path = folder.path.join(name);
-        let listing = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let listing = self
-            .for_listing
-            .then(|| open(&folder.fd, name, listing).ok());
-        let listing = listing.flatten();
+        let listing = self.open_listing(folder, name);
         let is_listing = listing.is_some();
-        let (fd, stat) = listing
-            .map_or_else(
-                || open(&folder.fd, name, OFlags::PATH | OFlags::NOFOLLOW),
-                Ok,
-            )
-            .and_then(with_stat)
-            .and_then(|opened| self.mounted(opened, folder, name))
-            .map_err(|error| self.missing(&path, error))?;
+        let opened = listing.map_or_else(|| self.open(folder, name), Ok);
+        let (fd, stat) = opened.map_err(|error| self.missing(&path, error))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         let depth = match kind {
             FileType::Directory => Depth::Identity,
@@ -281,7 +271,7 @@ impl<'a> Walk<'a> {
         self.stamps.add(depth, &path, Ok(&stat));
         if kind == FileType::Directory {
             let above = self.confined.then(|| Rc::clone(folder));
-            let folder = self.enter(fd, path, above, &stat, is_listing)?;
+            let folder = self.enter(fd, path, above, &stat, is_listing.then_some(stat))?;
             return Ok(Entry::Folder(folder));
         }
         if kind == FileType::Symlink {
@@ -334,7 +324,7 @@ impl<'a> Walk<'a> {
         let (fd, stat) = open(from, OsStr::new(name), OFlags::PATH | OFlags::DIRECTORY)
             .and_then(with_stat)
             .map_err(Failure::System)?;
-        self.enter(fd, path, None, &stat, false)
+        self.enter(fd, path, None, &stat, None)
     }
 
     fn enter(
@@ -343,7 +333,7 @@ impl<'a> Walk<'a> {
         path: PathBuf,
         above: Option<Rc<Folder>>,
         stat: &Stat,
-        is_listing: bool,
+        listing: Option<Stat>,
     ) -> Result<Rc<Folder>, Failure> {
         let way = std::iter::successors(above.as_deref(), |folder| folder.above.as_deref());
         if way.count() > MAX_DEPTH {
@@ -357,18 +347,24 @@ impl<'a> Walk<'a> {
             above,
             id,
             kind,
-            is_listing,
+            listing,
         }))
     }
 
+    /// Opens the folder `name` for listing, if it is to be listed and this process may.
+    fn open_listing(&self, folder: &Folder, name: &OsStr) -> Option<(OwnedFd, Stat)> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let opened = self.for_listing.then(|| open(&folder.fd, name, flags))?;
+        opened.and_then(with_stat).ok()
+    }
+
+    /// Opens whatever `name` is by its path alone, which has no effect on a pipe or a device.
+    ///
     /// A folder that an automounter stands ready for is not mounted by `stat` alone, only by
     /// opening it as a folder.
-    fn mounted(
-        &mut self,
-        (fd, stat): (OwnedFd, Stat),
-        folder: &Folder,
-        name: &OsStr,
-    ) -> Result<(OwnedFd, Stat), Errno> {
+    fn open(&mut self, folder: &Folder, name: &OsStr) -> Result<(OwnedFd, Stat), Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let (fd, stat) = open(&folder.fd, name, flags).and_then(with_stat)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
             && self.kind(&fd, FileId::of(&stat).device)?.is_automount()
         {
@@ -420,7 +416,7 @@ pub(super) fn open_file(folder: &Folder, name: &OsStr) -> Result<(OwnedFd, Stat)
     open(&folder.fd, name, flags).and_then(with_stat)
 }
 
-fn with_stat(fd: OwnedFd) -> Result<(OwnedFd, Stat), Errno> {
+pub(super) fn with_stat(fd: OwnedFd) -> Result<(OwnedFd, Stat), Errno> {
     let stat = fstat(&fd)?;
     Ok((fd, stat))
 }
