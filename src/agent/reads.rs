@@ -1,11 +1,12 @@
 //! The reads in progress, one per owner at a time, on threads where they may block.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -14,12 +15,8 @@ use crate::files::read::Route;
 use crate::files::watch::Watch;
 use crate::metrics::{Metrics, Read};
 
-/// Concurrent reads of one root. The limit is per root, so that a root that hangs only delays itself.
+/// Concurrent reads of one root at most. The limit is per root, so that a root that hangs only delays itself.
 const READS_PER_ROOT: usize = 4;
-
-/// A read that takes longer waits for storage. While there are none, a thread for each processor is enough, and more
-/// would only wait for each other.
-const SLOW: Duration = Duration::from_millis(5);
 
 /// Finished reads that wait to be taken in. When there are more, the threads that read wait.
 pub(super) const RESULTS: usize = 256;
@@ -34,8 +31,9 @@ pub(super) struct Reads {
     owners: HashMap<Owner, Option<Instant>>,
     /// Owners with a file that was being written when they were read: due again soon.
     deferred: HashSet<Owner>,
-    /// Concurrent reads of one root, as long as none of them is slow.
-    threads: usize,
+    /// Concurrent reads of one root: one more than there are processors to do them, for while one of them waits. More
+    /// would only wait for each other.
+    per_root: usize,
 }
 
 /// The reads of one root. There may be thousands, so waiting ones use little memory.
@@ -74,14 +72,14 @@ pub(super) struct Done {
 impl Default for Reads {
     fn default() -> Self {
         let (send, done) = mpsc::channel(RESULTS);
+        let processors = available_parallelism().map_or(1, NonZero::get);
         Self {
             send,
             done,
             queues: HashMap::new(),
             owners: HashMap::new(),
             deferred: HashSet::new(),
-            threads: available_parallelism()
-                .map_or(2, |processors| processors.get().clamp(2, READS_PER_ROOT)),
+            per_root: READS_PER_ROOT.min(processors + 1),
         }
     }
 }
@@ -112,8 +110,11 @@ impl Reads {
             watch,
             metrics,
         });
-        drop(reading);
-        queue.add_thread(self.threads, &root, &self.send);
+        if reading.threads < self.per_root {
+            reading.threads += 1;
+            let (queue, send) = (Arc::clone(queue), self.send.clone());
+            tokio::task::spawn_blocking(move || queue.work(&root, &send));
+        }
     }
 
     /// The next read that finishes; `None` if none is in progress.
@@ -180,30 +181,13 @@ impl Queue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts another thread, if reads wait for one and there are fewer than `most`.
-    fn add_thread(self: &Arc<Self>, most: usize, root: &Arc<Path>, results: &mpsc::Sender<Done>) {
-        let mut reading = self.lock();
-        if reading.threads < most && !reading.waiting.is_empty() {
-            reading.threads += 1;
-            let (queue, root, results) = (Arc::clone(self), Arc::clone(root), results.clone());
-            tokio::task::spawn_blocking(move || queue.work(&root, &results));
-        }
-    }
-
     /// Reads until the queue is empty or the receiver of the results is gone. Consecutive reads share the
     /// walk to the root, and one thread for many reads costs less than waking one for each.
-    fn work(self: &Arc<Self>, root: &Arc<Path>, results: &mpsc::Sender<Done>) {
+    fn work(&self, root: &Path, results: &mpsc::Sender<Done>) {
         let route = Route::to(root);
-        while let Some(read) = self.next() {
-            let start = Instant::now();
-            let done = read.run(&route);
-            if start.elapsed() > SLOW {
-                self.add_thread(READS_PER_ROOT, root, results);
-            }
-            if results.blocking_send(done).is_err() {
-                break;
-            }
-        }
+        while let Some(read) = self.next()
+            && results.blocking_send(read.run(&route)).is_ok()
+        {}
     }
 
     /// The next read. `None` if there is none: the calling thread no longer counts then, and must end.
