@@ -20,6 +20,7 @@ use tonic::Status;
 
 use super::budget::Grant;
 use super::intake::{Intake, Request};
+use super::outgoing::Outgoing;
 use crate::metrics::Limit;
 
 /// A frame's head: a byte of flags, four of length, from gRPC's "PROTOCOL-HTTP2".
@@ -71,6 +72,8 @@ pub struct Segments {
     pieces: VecDeque<Bytes>,
     /// The grant for a response that the client made large; returned when all is sent.
     grant: Option<Grant>,
+    /// The connection that it is sent on.
+    outgoing: Option<Outgoing>,
 }
 
 /// The body of an answer.
@@ -289,6 +292,14 @@ impl Segments {
     pub(crate) fn hold(&mut self, grant: Grant) {
         self.grant = Some(grant);
     }
+
+    /// The same message, without copies on its way to this connection.
+    pub(crate) fn on(self, outgoing: &Outgoing) -> Self {
+        Self {
+            outgoing: Some(outgoing.clone()),
+            ..self
+        }
+    }
 }
 
 /// Its bytes may be a private key's.
@@ -317,6 +328,9 @@ impl Buf for Segments {
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        if let Some(outgoing) = &self.outgoing {
+            outgoing.offer(self.pieces.iter().take(slices.len()));
+        }
         let pairs = slices.iter_mut().zip(&self.pieces);
         pairs
             .map(|(slice, piece)| *slice = IoSlice::new(piece))

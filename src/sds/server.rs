@@ -1,11 +1,14 @@
 //! The HTTP/2 server on the Unix socket: connections, their limits, and their end.
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
+use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -18,6 +21,8 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::budget::{Budget, Grant, Holder};
+use super::grpc::Segments;
+use super::outgoing::Outgoing;
 use super::service::Sds;
 use crate::config::Limits;
 use crate::listen::Listener;
@@ -152,24 +157,27 @@ async fn serve(
 ) {
     let peer = Arc::new(peer);
     let streams = Streams::default();
+    let (incoming, outgoing) = stream.into_split();
+    let outgoing = Outgoing::new(outgoing);
     let service = service_fn(|request| {
-        let (sds, peer) = (sds.clone(), peer.clone());
+        let (sds, peer, outgoing) = (sds.clone(), peer.clone(), outgoing.clone());
         let place = streams.open(&sds, &peer, limits.streams_per_connection);
         async move {
             let response = sds.call(peer, request).await;
-            let hold = move |frame| {
+            let hold = move |frame: Frame<Segments>| {
                 let _ = &place;
-                frame
+                frame.map_data(|message| message.on(&outgoing))
             };
             Ok::<_, Infallible>(response.map(|body| body.map_frame(hold)))
         }
     });
-    let connection = builder(limits).serve_connection(TokioIo::new(stream), service);
+    let socket = TokioIo::new(tokio::io::join(incoming, outgoing.clone()));
+    let connection = builder(limits).serve_connection(socket, service);
     let mut connection = pin!(connection);
     let mut asked = pin!(tokio::time::sleep(FIRST_REQUEST));
     let result = loop {
         tokio::select! {
-            result = connection.as_mut() => break result,
+            result = drive(connection.as_mut(), &outgoing) => break result,
             () = &mut asked, if !streams.asked.load(Ordering::Relaxed) => {
                 if !streams.asked.load(Ordering::Relaxed) {
                     debug!(%peer, "connection closed: it had no request");
@@ -178,12 +186,40 @@ async fn serve(
             }
             () = stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                break connection.await;
+                break drive(connection, &outgoing).await;
             }
         }
     };
     if let Err(error) = result {
         debug!(%peer, "connection ended: {error}");
+    }
+}
+
+/// Runs a connection, and writes what it sends.
+async fn drive<C, E>(mut connection: Pin<&mut C>, outgoing: &Outgoing) -> anyhow::Result<()>
+where
+    C: Future<Output = Result<(), E>>,
+    E: Into<anyhow::Error>,
+{
+    loop {
+        let mut was_polled = false;
+        let ended = poll_fn(|cx| {
+            if std::mem::replace(&mut was_polled, true) {
+                return Poll::Ready(None);
+            }
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Some(ended.map_err(E::into)));
+            }
+            match outgoing.poll_write_out(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+                _ => Poll::Pending,
+            }
+        });
+        if let Some(ended) = ended.await {
+            return ended;
+        }
+        // Other streams that were woken at the same time come first, and all is written together.
+        tokio::task::yield_now().await;
     }
 }
 
