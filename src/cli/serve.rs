@@ -104,10 +104,10 @@ fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Re
         .build()
         .context("the asynchronous runtime can't start")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // Threads that are busy look for new connections and woken streams after so many tasks, by default
-        // after 61.
+        // Threads that are busy look for woken streams, and for new connections and requests, after so many
+        // tasks, by default after 61.
         .global_queue_interval(5)
-        .event_interval(5)
+        .event_interval(31)
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?;
