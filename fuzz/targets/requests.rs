@@ -33,8 +33,8 @@ fn peer() -> Arc<Peer> {
 /// A hub with one secret, which the seeds ask for.
 fn hub() -> Arc<Hub> {
     let facts = BundleFacts {
-        certificates: Vec::new(),
-        files: Vec::new(),
+        certificates: Box::default(),
+        files: Default::default(),
     };
     let bundle = Bundle {
         trusted_ca: b"a CA".to_vec(),
