@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::kernel::{Inotify, Scope, WatchId};
+use super::kernel::{Inotify, Placed, Scope, WatchId};
 use super::polled::Polled;
 use crate::files::read::{Dir, Interest};
 
@@ -91,15 +91,22 @@ impl Folders {
         Ok(())
     }
 
-    /// Watches the folder that `dir` holds open, for at least what `scope` asks for.
-    pub(super) fn watch(&mut self, dir: &Dir<'_>, scope: Scope) -> Result<WatchId, Polled> {
+    /// Records the watch that was placed on the folder `dir` for at least what `scope` asks for.
+    pub(super) fn watch(
+        &mut self,
+        dir: &Dir<'_>,
+        scope: Scope,
+        placed: Option<Placed>,
+    ) -> Result<WatchId, Polled> {
         if dir.remote {
             return Err(Polled::RemoteFileSystem);
         }
-        let inotify = self.inotify.as_ref().ok_or(Polled::NoInotify);
-        let placed = inotify.and_then(|inotify| inotify.place(dir.fd, scope));
+        let placed = match (&self.inotify, placed) {
+            (Some(inotify), Some(placed)) => inotify.confirm(placed, dir.fd, scope),
+            _ => Err(Polled::NoInotify),
+        };
         let watch = placed.inspect_err(|_| self.refusals += 1)?;
-        // What happened before that call is not reported.
+        // What happened before the watch was placed is not reported.
         let since = Instant::now();
         let folder = self.watched.entry(watch).or_insert_with(|| Folder {
             path: dir.path.into(),

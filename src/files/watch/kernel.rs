@@ -2,9 +2,10 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use rustix::fs::inotify::{self, CreateFlags, Event, Reader, WatchFlags};
+use rustix::fs::inotify::{self, CreateFlags, Event, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -56,6 +57,15 @@ impl Scope {
 pub(super) struct Inotify {
     fd: Arc<OwnedFd>,
     readiness: OnceLock<AsyncFd<Arc<OwnedFd>>>,
+    /// Watches that are gone: the events that say so, as far as they were taken.
+    gone: AtomicU64,
+}
+
+/// A watch that was placed before it can be recorded.
+pub(super) struct Placed {
+    watch: Result<WatchId, Polled>,
+    /// The watches that were gone before.
+    gone: u64,
 }
 
 impl Inotify {
@@ -63,8 +73,29 @@ impl Inotify {
         inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map(Self::from)
     }
 
-    /// Places a watch on the open folder `dir`, or widens the one that it has.
-    pub(super) fn place(&self, dir: BorrowedFd<'_>, scope: Scope) -> Result<WatchId, Polled> {
+    /// Places a watch on the open folder `dir`, or widens the one that it has. This takes longer than all that
+    /// is done under the lock of the table, and needs none.
+    pub(super) fn place(&self, dir: BorrowedFd<'_>, scope: Scope) -> Placed {
+        let gone = self.gone.load(Ordering::SeqCst);
+        let watch = self.add(dir, scope);
+        Placed { watch, gone }
+    }
+
+    /// The watch that was placed on `dir`, for the table to record: another one if any watch has gone
+    /// since, which may have been that one. To be called under the lock that events are taken under.
+    pub(super) fn confirm(
+        &self,
+        placed: Placed,
+        dir: BorrowedFd<'_>,
+        scope: Scope,
+    ) -> Result<WatchId, Polled> {
+        match placed.gone == self.gone.load(Ordering::SeqCst) {
+            true => placed.watch,
+            false => self.add(dir, scope),
+        }
+    }
+
+    fn add(&self, dir: BorrowedFd<'_>, scope: Scope) -> Result<WatchId, Polled> {
         let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
         inotify::add_watch(&self.fd, path, scope.flags()).map_err(|error| match error {
             Errno::NOSPC => Polled::WatchLimit,
@@ -101,6 +132,11 @@ impl Inotify {
 
     /// Gives `handle` all events up to now. False when some may be left.
     pub(super) fn drain(&self, mut handle: impl FnMut(&Event<'_>)) -> Result<bool, Errno> {
+        let mut handle = |event: &Event<'_>| {
+            let is_gone = event.events().contains(ReadFlags::IGNORED);
+            self.gone.fetch_add(is_gone.into(), Ordering::SeqCst);
+            handle(event);
+        };
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut reader = Reader::new(&*self.fd, &mut buffer);
         for _ in 0..MAX_EVENTS {
@@ -124,6 +160,7 @@ impl From<OwnedFd> for Inotify {
         Self {
             fd: Arc::new(fd),
             readiness: OnceLock::new(),
+            gone: AtomicU64::new(0),
         }
     }
 }

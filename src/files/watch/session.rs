@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::events::file_key;
 use super::folders::{Need, OwnerId, What, is_hidden};
-use super::kernel::{Scope, WatchId};
+use super::kernel::{Inotify, Placed, Scope, WatchId};
 use super::pending::{FileKey, QUIET};
 use super::polled::Polled;
 use super::table::{Shared, Table};
@@ -16,6 +17,7 @@ use crate::files::read::{Arm, Dir, FileId, Interest, Seen, Stamps};
 /// One read for one owner.
 pub(super) struct Session<'a, K> {
     inner: &'a Shared<K>,
+    inotify: Option<Arc<Inotify>>,
     owner: OwnerId,
     read: Read,
 }
@@ -74,6 +76,7 @@ impl<'a, K: Clone + Eq + Hash> Session<'a, K> {
         let begins = table.update(owner, |pending| pending.begin(Instant::now()))?;
         begins.then(|| Self {
             inner,
+            inotify: table.folders.inotify.clone(),
             owner,
             read: Read::default(),
         })
@@ -96,7 +99,9 @@ impl<K: Clone + Eq + Hash> Arm for Session<'_, K> {
         if dir.remote {
             self.read.device = Some(dir.id.device);
         }
-        let armed = self.inner.lock().arm(&dir, interest, self.owner);
+        let inotify = self.inotify.as_ref().filter(|_| !dir.remote);
+        let placed = inotify.map(|inotify| inotify.place(dir.fd, interest.into()));
+        let armed = self.inner.lock().arm(&dir, interest, self.owner, placed);
         let need = armed.watch.map(|watch| (watch, interest.into()));
         self.read.needs.extend(need);
         self.read.armed.insert((dir.id, interest.into()), armed);
@@ -120,9 +125,15 @@ impl<K: Clone + Eq + Hash> Arm for Session<'_, K> {
 
 impl<K: Clone + Eq + Hash> Table<K> {
     /// Watches a folder for the read of `owner`, which is about to look something up in it.
-    fn arm(&mut self, dir: &Dir<'_>, interest: Interest<'_>, owner: OwnerId) -> Armed {
+    fn arm(
+        &mut self,
+        dir: &Dir<'_>,
+        interest: Interest<'_>,
+        owner: OwnerId,
+        placed: Option<Placed>,
+    ) -> Armed {
         let (now, scope) = (Instant::now(), interest.into());
-        let watch = self.folders.watch(dir, scope);
+        let watch = self.folders.watch(dir, scope, placed);
         if let Ok(watch) = watch {
             self.folders.add_need((watch, interest.into()), owner);
             if scope == Scope::Content && !self.folders.has_reported(watch, now) {

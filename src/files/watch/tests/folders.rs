@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 
+use super::kernel::{Inotify, Scope};
 use super::*;
 use crate::files::read::{Dir, FileId, Interest};
 
@@ -139,6 +140,22 @@ fn a_watch_is_widened_and_never_narrowed_by_another_owner() {
     fs::remove_file(folder.join("tls.key")).unwrap();
     assert!(bed.is_due(&["b"]));
     assert_eq!(bed.watch.state().directories, 1);
+}
+
+#[test]
+fn a_watch_that_goes_before_it_is_recorded_is_placed_again() {
+    let inotify = Inotify::open().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = File::open(dir.path()).unwrap();
+    let [first, second] = [(); 2].map(|()| inotify.place(folder.as_fd(), Scope::Names));
+    let confirm = |placed| {
+        let confirmed = inotify.confirm(placed, folder.as_fd(), Scope::Names);
+        confirmed.unwrap()
+    };
+    let gone = confirm(first);
+    inotify.remove(gone);
+    inotify.drain(|_| {}).unwrap();
+    assert_ne!(confirm(second), gone);
 }
 
 #[test]
