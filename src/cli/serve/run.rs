@@ -194,7 +194,7 @@ async fn serve(
     let mut guard = Guard::new(shared);
     let mut follow = source.follow(&running);
     // It may have changed since it was read.
-    let mut cause = Some(Cause::File);
+    let mut cause = follow.is_some().then_some(Cause::File);
     loop {
         if let Some(cause) = cause.take() {
             let reload = shared.reload(&running, cause, source, logging, &commands);
