@@ -167,7 +167,9 @@ impl<K: Clone + Eq + Hash> Table<K> {
     }
 
     /// Whether the folder at `path` was renamed into place lately, with all that is in it.
-    pub(super) fn has_arrived(&self, path: &Path, now: Instant) -> bool {
+    pub(super) fn has_just_arrived(&mut self, path: &Path) -> bool {
+        self.drain();
+        let now = Instant::now();
         let mut arrived = self.arrived.iter();
         arrived.any(|(folder, at)| *at + ARRIVED > now && path.starts_with(folder))
     }

@@ -41,8 +41,6 @@ struct Read {
 struct Armed {
     watch: Result<WatchId, Polled>,
     scope: Scope,
-    /// Whether its files were complete before it could be reached.
-    complete: bool,
 }
 
 impl Read {
@@ -114,11 +112,12 @@ impl<K: Clone + Eq + Hash> Arm for Session<'_, K> {
         let age = age.filter(|age| *age < QUIET);
         let changed = age.and_then(|age| Instant::now().checked_sub(age));
         let armed = self.read.armed(dir.id, Interest::Content(file.name));
-        if let (Some(changed), Some(armed)) = (changed, armed)
-            && !armed.complete
+        if let (Some(changed), Some(armed)) = (changed, armed.copied())
+            && !dir.complete
+            && !self.inner.lock().has_just_arrived(dir.path)
         {
             let key = file_key(armed.watch.map_err(|_| dir.id), file.name);
-            self.read.suspects.push((*armed, key, changed));
+            self.read.suspects.push((armed, key, changed));
         }
     }
 }
@@ -132,21 +131,12 @@ impl<K: Clone + Eq + Hash> Table<K> {
         owner: OwnerId,
         placed: Option<Placed>,
     ) -> Armed {
-        let (now, scope) = (Instant::now(), interest.into());
+        let scope = interest.into();
         let watch = self.folders.watch(dir, scope, placed);
         if let Ok(watch) = watch {
             self.folders.add_need((watch, interest.into()), owner);
-            if scope == Scope::Content && !self.folders.has_reported(watch, now) {
-                // The folder was not watched before, and may have been renamed into place a moment ago.
-                self.drain();
-            }
         }
-        let complete = dir.complete || self.has_arrived(dir.path, now);
-        Armed {
-            watch,
-            scope,
-            complete,
-        }
+        Armed { watch, scope }
     }
 
     /// A read has ended. Returns whether what it found may be used.
