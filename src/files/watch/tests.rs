@@ -42,6 +42,14 @@ impl Follower {
         Self::with(folder, Settings::default())
     }
 
+    /// One that has read these files, and has nothing more to follow.
+    fn settled(folder: impl Into<PathBuf>, files: &[(&str, &str)]) -> Self {
+        let mut follower = Self::new(folder);
+        follower.until(files);
+        follower.settle();
+        follower
+    }
+
     fn with(folder: impl Into<PathBuf>, settings: Settings) -> Self {
         let mut follower = Self {
             runtime: tokio::runtime::Builder::new_current_thread()
@@ -203,9 +211,7 @@ fn a_link_switched_anywhere_on_the_way_is_seen() {
     write(&at("releases/2/host"), &B);
     symlink("releases/1", at("current")).unwrap();
     symlink(at("current"), at("root")).unwrap();
-    let mut follower = Follower::new(at("root/host"));
-    follower.until(&A);
-    follower.settle();
+    let mut follower = Follower::settled(at("root/host"), &A);
     for (target, files) in [("releases/2", &B), ("releases/1", &A), ("releases/2", &B)] {
         symlink(target, at("new")).unwrap();
         fs::rename(at("new"), at("current")).unwrap();
@@ -266,9 +272,7 @@ fn a_file_being_written_is_read_when_it_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
     write(&folder, &A);
-    let mut follower = Follower::new(&folder);
-    follower.until(&A);
-    follower.settle();
+    let mut follower = Follower::settled(&folder, &A);
     follower.seen.clear();
     let mut file = fs::File::create(folder.join("tls.crt")).unwrap();
     for piece in ["certificate b", " and", " its", " issuer"] {
@@ -316,9 +320,7 @@ fn a_change_of_mode_and_a_hard_link_are_seen() {
     let folder = dir.path().join("host");
     write(&folder, &A);
     write(dir.path(), &[("cacert", "ca")]);
-    let mut follower = Follower::new(&folder);
-    follower.until(&A);
-    follower.settle();
+    let mut follower = Follower::settled(&folder, &A);
     fs::set_permissions(folder.join("tls.key"), PermissionsExt::from_mode(0o600)).unwrap();
     assert!(follower.step(LOST));
     fs::hard_link(dir.path().join("cacert"), folder.join("cacert")).unwrap();
@@ -343,9 +345,7 @@ fn forgotten_owners_are_silent_and_leave_no_watch() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
     write(&folder, &A);
-    let mut follower = Follower::new(&folder);
-    follower.until(&A);
-    follower.settle();
+    let mut follower = Follower::settled(&folder, &A);
     follower.watch.forget(&folder);
     write(&folder, &B);
     follower.assert_idle();
@@ -361,9 +361,7 @@ fn what_strangers_do_beside_the_way_is_not_even_reported() {
     write(&folder, &A);
     let stranger = dir.path().join("stranger");
     fs::write(&stranger, "x").unwrap();
-    let mut follower = Follower::new(&folder);
-    follower.until(&A);
-    follower.settle();
+    let mut follower = Follower::settled(&folder, &A);
     let reported = || {
         follower
             .watch
@@ -401,9 +399,7 @@ fn a_link_to_a_file_that_comes_later_is_read_when_that_file_is_complete() {
     fs::create_dir(&folder).unwrap();
     fs::create_dir(&archive).unwrap();
     symlink("../archive/tls.crt", folder.join("tls.crt")).unwrap();
-    let mut follower = Follower::new(&folder);
-    follower.until(&[]);
-    follower.settle();
+    let mut follower = Follower::settled(&folder, &[]);
     follower.seen.clear();
     let mut file = fs::File::create(archive.join("tls.crt")).unwrap();
     for piece in ["certificate a", " and", " its", " issuer"] {
@@ -420,9 +416,7 @@ fn a_link_to_a_file_that_comes_later_is_read_when_that_file_is_complete() {
 fn a_second_read_of_one_owner_waits_for_the_first() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), &A);
-    let mut follower = Follower::new(dir.path());
-    follower.until(&A);
-    follower.settle();
+    let mut follower = Follower::settled(dir.path(), &A);
     let (watch, folder) = (follower.watch.clone(), follower.folder.clone());
     let both = watch.read(&folder, |_| {
         assert!(read_files(&watch, &folder).is_none());
@@ -451,9 +445,7 @@ fn an_overflow_of_the_queue_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
     write(&folder, &A);
-    let mut follower = Follower::new(&folder);
-    follower.until(&A);
-    follower.settle();
+    let mut follower = Follower::settled(&folder, &A);
     {
         // While nobody takes events, more come than the queue holds, and the last one is a change.
         let held = follower.watch.inner.lock();
@@ -621,9 +613,7 @@ fn a_touch_of_a_folder_above_is_no_change() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("root/host");
     write(&folder, &A);
-    let mut follower = Follower::new(&folder);
-    follower.until(&A);
-    follower.settle();
+    let mut follower = Follower::settled(&folder, &A);
     let mode = |path: &Path, mode| {
         fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     };

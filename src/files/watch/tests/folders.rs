@@ -181,9 +181,7 @@ fn a_file_whose_events_were_lost_is_not_used_before_it_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
     write(&folder, &A);
-    let mut follower = Follower::new(&folder);
-    follower.until(&A);
-    follower.settle();
+    let mut follower = Follower::settled(&folder, &A);
     let mut attempt = || {
         overflow(dir.path());
         follower.seen.clear();
