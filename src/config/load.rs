@@ -52,7 +52,9 @@ impl Config {
             let list = document.get_ref().get("credentials");
             let list = list.map(Spanned::span).unwrap_or_default();
             let file = Options::deserialize(toml::Deserializer::from(document))?;
-            let folder = path.parent().unwrap_or(Path::new(""));
+            // The threads that read files don't all have the working directory of the process.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            let folder = path.parent().unwrap_or(&path);
             Ok((file.config(given, folder, list)?, renamed))
         };
         let (mut config, renamed) = parse().map_err(|wrong: Wrong| wrong.in_file(path, text))?;

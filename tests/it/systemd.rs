@@ -254,6 +254,31 @@ fn the_sandbox_has_no_writable_path_and_no_network() {
 }
 
 #[test]
+fn a_filter_of_system_calls_as_containers_have_it_keeps_no_folder_from_being_watched() {
+    let Some(machine) = machine() else { return };
+    let first = pair("www");
+    write_pair(&machine, "www", &first);
+    machine.drop_in(
+        "sds-agent.service",
+        "[Service]\nSystemCallFilter=~unshare\nSystemCallErrorNumber=EPERM\n",
+    );
+    machine.run("systemctl start sds-agent");
+    assert_served(&machine, "www", &first);
+    let second = pair("www");
+    write_pair(&machine, "www", &second);
+    assert_served(&machine, "www", &second);
+    let status = machine.run("sds-agent status --output json");
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let watch = &status["watch"];
+    assert!(watch["directories"].as_u64().unwrap() > 1, "{watch}");
+    assert_eq!(
+        (&watch["polled"], &watch["missed"]),
+        (&serde_json::json!({}), &0.into()),
+        "{watch}"
+    );
+}
+
+#[test]
 fn a_configuration_that_is_refused_is_not_tried_again() {
     let Some(machine) = machine() else { return };
     machine.write("etc/sds-agent/sds-agent.toml", "credentails = []\n");

@@ -5,8 +5,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use nix::sched::{CloneFlags, unshare};
 use rustix::fs::inotify::{self, CreateFlags, Event, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
+use rustix::process::{chdir, fchdir};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -22,6 +24,12 @@ const BUFFER: usize = 16 * 1024;
 /// Events taken in one go: more than the queue holds unless its limit was raised a lot. Whoever
 /// writes faster than they are taken must not keep the lock for ever.
 const MAX_EVENTS: usize = 1 << 17;
+
+thread_local! {
+    /// Whether the working directory of this thread is its own. The process shares one at first, and where it is
+    /// forbidden to part with that, as in some containers, it keeps sharing it.
+    static OWN_DIRECTORY: bool = unshare(CloneFlags::CLONE_FS).is_ok();
+}
 
 /// How much of what happens in a folder is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,8 +104,20 @@ impl Inotify {
     }
 
     fn add(&self, dir: BorrowedFd<'_>, scope: Scope) -> Result<WatchId, Polled> {
-        let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
-        inotify::add_watch(&self.fd, path, scope.flags()).map_err(|error| match error {
+        // inotify takes a path. `.` is the shortest one: the walk through /proc takes longer than all the rest.
+        let is_here = OWN_DIRECTORY.with(|own| *own) && fchdir(dir).is_ok();
+        let added = match is_here {
+            true => inotify::add_watch(&self.fd, ".", scope.flags()),
+            false => {
+                let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
+                inotify::add_watch(&self.fd, path, scope.flags())
+            }
+        };
+        if is_here {
+            // Its file system could not be unmounted while a thread stays in it.
+            let _ = chdir("/");
+        }
+        added.map_err(|error| match error {
             Errno::NOSPC => Polled::WatchLimit,
             error => {
                 tracing::debug!(error = %std::io::Error::from(error), "a folder can't be watched");
