@@ -35,8 +35,9 @@ const LOADING: Duration = Duration::from_secs(30);
 /// How many reads are published together at most, so that the first of many does not wait too long.
 const AT_ONCE: usize = 32;
 
-/// How long to gather results while many of the first reads are in progress: waking up for each has a cost.
-const GATHERING: Duration = Duration::from_millis(10);
+/// How long to gather results while many of the first reads are in progress: waking up for each has a cost, and
+/// in longer than this the threads that read may fill the queue and wait.
+const GATHERING: Duration = Duration::from_millis(4);
 
 /// How often what the first reads have found is published. Each publication has a cost, and only `status`
 /// shows the states before the last one.
