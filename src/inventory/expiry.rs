@@ -29,7 +29,7 @@ pub struct Reminder {
 const KINDS: [Kind; 3] = [Kind::Certificate, Kind::OcspStaple, Kind::TrustBundle];
 
 /// What of a credential expires, and how near each end was when it was logged.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Expiry(Box<[Tracked]>);
 
 /// The expiry of one certificate. Those of a kind are sorted by time.

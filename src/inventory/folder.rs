@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::expiry::Expiry;
 use super::part::{Missing, Now, PartState, Parts, Trouble};
 use super::snapshot::{Credential as View, Rejection};
 use crate::credential::{Credential, StapleFacts, Verdict};
@@ -119,7 +118,8 @@ impl Event {
     }
 }
 
-/// A credential folder.
+/// A credential folder. While it [rests](Self::rests), what is published of it is enough to make it again, and
+/// takes less memory: there may be thousands.
 #[derive(Debug)]
 pub(super) struct Folder {
     /// Its published state: what it serves is up to date at any time, the rest since the last
@@ -129,49 +129,65 @@ pub(super) struct Folder {
     parts: Parts,
     /// Problems that prevent a check of the whole folder.
     trouble: Trouble,
-    /// Whether it may have been there before the start.
-    since_start: bool,
-    /// Whether its files were checked since the start.
-    judged: bool,
-    /// Whether it was read since the start.
-    pub(super) observed: bool,
     /// The warnings that its last log line was about.
     warned: Arc<[Problem]>,
     /// When the staple of the certificate in service ended, if it has.
     staple_ended: Option<SystemTime>,
-    /// Whether no file there can be part of a pair.
-    without_pair: bool,
-    /// Whether that was the case at least once.
-    was_without_pair: bool,
     alone_since: Option<Instant>,
     gone_since: Option<Instant>,
-    /// What of it expires.
-    pub(super) expiry: Expiry,
-    /// The deadline and the date that the inventory has stored for it.
-    pub(super) timers: (Option<Instant>, Option<SystemTime>),
+    /// The deadline that the inventory has stored for it.
+    pub(super) timer: Option<Instant>,
 }
 
 impl Folder {
-    /// The credential in a folder of which nothing is known yet but this. `since_start`: it may have been there
-    /// before the start.
-    pub(super) fn new(view: View, when_gone: WhenGone, since_start: bool) -> Self {
+    /// The folder of which this is published: one that is new, or rested.
+    pub(super) fn woken(view: Arc<View>, when_gone: WhenGone) -> Self {
+        let mut parts = Parts::default();
+        for kind in Kind::ALL {
+            if let Some(part) = view.part(kind) {
+                let warnings = (view.warns == Some(kind)).then(|| (*view.warnings).into());
+                parts.wake(kind, part.clone(), warnings.unwrap_or_default());
+            }
+        }
         Self {
-            view: Arc::new(view),
+            warned: view.warnings.clone(),
+            view,
             when_gone,
-            parts: Parts::default(),
+            parts,
             trouble: Trouble::default(),
-            since_start,
-            judged: false,
-            observed: false,
-            warned: Arc::default(),
             staple_ended: None,
-            without_pair: false,
-            was_without_pair: false,
             alone_since: None,
             gone_since: None,
-            expiry: Expiry::default(),
-            timers: (None, None),
+            timer: None,
         }
+    }
+
+    /// Whether [`Self::woken`] makes the same folder of what is published of it: it has nothing to do until its
+    /// files change or a date comes.
+    pub(super) fn rests(&self) -> bool {
+        let is_published = |kind| {
+            let part = |part: Option<&Arc<Part>>| part.map(Arc::as_ptr);
+            part(self.parts.of(kind).current()) == part(self.view.part(kind))
+        };
+        let rests = self.trouble.problems().is_empty()
+            && self.parts.iter().all(PartState::rests)
+            && Kind::ALL.into_iter().all(is_published)
+            && Arc::ptr_eq(&self.warned, &self.view.warnings)
+            && (self.warned.is_empty() || self.view.warns.is_some())
+            && [self.alone_since, self.gone_since, self.timer] == [None; 3]
+            && self.staple_ended.is_none();
+        debug_assert!(
+            !rests
+                || format!("{self:?}")
+                    == format!("{:?}", Self::woken(self.view.clone(), self.when_gone)),
+            "{self:?}"
+        );
+        rests
+    }
+
+    /// Whether it was read since the start.
+    pub(super) fn is_observed(&self) -> bool {
+        self.view.observed
     }
 
     /// Serves `part` from before the agent's restart until the files are valid or removed.
@@ -190,7 +206,7 @@ impl Folder {
         now: Now,
         noticed: Instant,
     ) -> Vec<Event> {
-        self.observed = true;
+        self.view_mut().observed = true;
         let mut events = Vec::new();
         match found {
             Found::Gone => self.gone(now.instant),
@@ -234,10 +250,20 @@ impl Folder {
 
     /// The next date at which it may change what is served or which certificate is the best for a host,
     /// or at which an expiry is to be logged.
-    pub(super) fn next_date(&self, now: SystemTime) -> Option<SystemTime> {
+    fn next_date(&self, now: SystemTime) -> Option<SystemTime> {
         let dates = self.parts.iter().flat_map(PartState::dates);
         let dates = dates.filter(|date| *date > now);
-        dates.chain(self.expiry.next()).min()
+        dates.chain(self.view.expiry.next()).min()
+    }
+
+    /// The ends of certificates to log now.
+    pub(super) fn remind(&mut self, now: SystemTime) -> Vec<(Kind, SystemTime)> {
+        self.view_mut().expiry.remind(now)
+    }
+
+    /// The clock was set back.
+    pub(super) fn set_back(&mut self, now: SystemTime) {
+        self.view_mut().expiry.set_back(now);
     }
 
     /// When the wait ends for a pair to follow its bundle, or for a preferred chain to follow another one.
@@ -263,8 +289,14 @@ impl Folder {
         held.filter_map(PartState::current)
     }
 
-    /// Its state, to be published.
-    pub(super) fn publish(&mut self, warn_days: u32) -> Arc<View> {
+    /// Its state at `now`, to be published. What it serves has `changed`, or else nothing: then whether a log line
+    /// already reports that it expires soon.
+    pub(super) fn publish(
+        &mut self,
+        warn_days: u32,
+        changed: Option<bool>,
+        now: SystemTime,
+    ) -> Arc<View> {
         let of_parts = Kind::ALL.iter().flat_map(|kind| {
             let problems = self.parts.of(*kind).trouble().problems();
             problems.iter().map(|problem| (Some(*kind), problem))
@@ -285,33 +317,41 @@ impl Folder {
             true => self.warned.clone(),
             false => warnings.into(),
         };
+        let all_of = |kind: &Kind| self.parts.of(*kind).warnings().len() == warnings.len();
+        let warns = Kind::ALL.into_iter().find(all_of);
         let awaits_pair = self.awaits_pair();
         let (unread, bundle_unknown) = (self.is_unread(), self.is_bundle_unknown());
         let view = self.view_mut();
         view.warn_days = warn_days;
         view.rejections = rejections;
         view.warnings = warnings;
+        view.warns = warns;
         view.awaits_pair = awaits_pair;
         view.unread = unread;
         view.bundle_unknown = bundle_unknown;
+        if let Some(warned) = changed {
+            let mut expiry = std::mem::take(&mut view.expiry);
+            expiry.set(view, warned, now);
+            view.expiry = expiry;
+        }
+        self.view_mut().next_date = self.next_date(now);
         self.view.clone()
     }
 
     fn judge(&mut self, judged: Judged, now: Now) -> Vec<Event> {
         self.gone_since = None;
-        self.judged = true;
-        if self.view.skipped != judged.skipped {
-            self.view_mut().skipped = judged.skipped;
-        }
         let recovered = self
             .trouble
             .clear()
             .then_some(Event::Recovered { kind: None });
         let mut events: Vec<_> = recovered.into_iter().collect();
         let pair = &judged.verdicts[Kind::Certificate as usize];
-        self.without_pair = pair.is_absent();
-        self.was_without_pair |= self.without_pair;
-        let beside_pair = pair.part.is_some();
+        let (without_pair, beside_pair) = (pair.is_absent(), pair.part.is_some());
+        let view = self.view_mut();
+        view.judged = true;
+        view.without_pair = without_pair;
+        view.was_without_pair |= without_pair;
+        view.skipped = judged.skipped;
         for (kind, verdict) in Kind::ALL.into_iter().zip(judged.verdicts) {
             let missing = match kind {
                 Kind::TrustBundle | Kind::OcspStaple if beside_pair => Missing::TakenOut,
@@ -321,7 +361,7 @@ impl Folder {
                 events.push(Event::Recovered { kind: Some(kind) });
             }
         }
-        self.alone_since = match self.without_pair && self.has_bundle_alone() && !self.view.alone {
+        self.alone_since = match without_pair && self.has_bundle_alone() && !self.view.alone {
             true => self.alone_since.or(Some(now.instant)),
             false => None,
         };
@@ -357,15 +397,16 @@ impl Folder {
 
     fn advance(&mut self, delay: Duration, now: Now, noticed: Instant) -> Vec<Event> {
         let is_gone = is_due(self.gone_since, delay, now.instant);
-        self.since_start &= !is_gone;
         if is_gone && self.serves() {
             *self = Self {
-                observed: true,
                 gone_since: self.gone_since,
-                timers: self.timers,
-                ..Self::new(self.view.emptied(), self.when_gone, false)
+                timer: self.timer,
+                ..Self::woken(Arc::new(self.view.emptied()), self.when_gone)
             };
             return vec![Event::Removed];
+        }
+        if is_gone {
+            self.view_mut().since_start = false;
         }
         let (first, was_alone) = (!self.serves(), self.view.alone);
         for (_, part) in self.parts.iter_mut() {
@@ -470,14 +511,14 @@ impl Folder {
     fn is_unread(&self) -> bool {
         let pair = self.parts.of(Kind::Certificate);
         let seen_good = self.parts.iter().any(PartState::seen_good);
-        let holds_no_pair = self.judged && self.without_pair && seen_good;
-        self.since_start && !pair.seen_good() && !holds_no_pair
+        let holds_no_pair = self.view.judged && self.view.without_pair && seen_good;
+        self.view.since_start && !pair.seen_good() && !holds_no_pair
     }
 
     /// Whether it has had files of a pair since it was first read, but never a valid pair.
     fn awaits_pair(&self) -> bool {
         let pair = self.parts.of(Kind::Certificate);
-        self.judged && !self.was_without_pair && !pair.seen_good()
+        self.view.judged && !self.view.was_without_pair && !pair.seen_good()
     }
 
     fn is_bundle_unknown(&self) -> bool {

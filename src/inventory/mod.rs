@@ -83,8 +83,8 @@ pub struct Inventory {
 struct State {
     settings: config::Root,
     path: Arc<Path>,
-    /// Boxed, because a map allocates more entries than it uses.
-    folders: HashMap<Name, Box<Folder>>,
+    /// The folders that don't [rest](Folder::rests). Boxed, because a map allocates more entries than it uses.
+    awake: HashMap<Name, Box<Folder>>,
     /// How many folders have not been read since the start.
     unobserved: usize,
 }
@@ -159,9 +159,9 @@ impl Inventory {
             });
             self.snapshot.roots.push(view);
         }
-        for root in old {
-            self.changes.forgotten.extend(root.keys());
-        }
+        self.changes
+            .forgotten
+            .extend(views.iter().flat_map(RootView::keys));
         self.snapshot.rules = Arc::new(Rules {
             hosts: config.hosts,
             default_credential: config.default_credential.as_deref().map(Name::from),
@@ -187,10 +187,8 @@ impl Inventory {
         let Some(at) = self.position(&key.root) else {
             return false;
         };
-        let root = &mut self.roots[at];
-        root.folder(&key.name, true).restore(part, now);
-        self.publish(key);
-        self.set_timers(key, now);
+        self.enter(at, &key.name, true).restore(part, now);
+        self.publish(key, None, now);
         true
     }
 
@@ -207,24 +205,24 @@ impl Inventory {
             return Vec::new();
         };
         let mut problems = listing.problems;
-        let total: usize = self.roots.iter().map(|root| root.folders.len()).sum();
-        let mut room = self.max_credentials.saturating_sub(total);
+        let mut room = self.max_credentials.saturating_sub(self.folders());
         self.changes.published = true;
-        let state = &mut self.roots[at];
-        let since_start = !self.snapshot.roots[at].listed;
+        let view = &self.snapshot.roots[at];
+        let since_start = !view.listed;
         let mut new = Vec::new();
         let mut present = HashSet::new();
         let mut left_out = 0;
         for name in listing.credentials {
             let name = Name::from(name);
-            if !state.folders.contains_key(&name) {
+            let known = view.credentials.get(&name);
+            if known.is_none() {
                 if room == 0 {
                     left_out += 1;
                     continue;
                 }
                 room -= 1;
             }
-            if !state.folder(&name, since_start).observed {
+            if known.is_none_or(|known| !known.observed) {
                 new.push(Key::new(root, name.clone()));
             }
             present.insert(name);
@@ -235,11 +233,9 @@ impl Inventory {
             problems.push(too_many(root, self.max_credentials, left_out));
         }
         // A root that can't be listed completely keeps its folders.
-        let missing: Vec<_> = state
-            .folders
+        let missing: Vec<_> = view
             .keys()
-            .filter(|name| listing.complete && !present.contains(*name))
-            .cloned()
+            .filter(|key| listing.complete && !present.contains(&key.name))
             .collect();
         let view = &mut self.snapshot.roots[at];
         view.present = Some(listing.present);
@@ -249,12 +245,12 @@ impl Inventory {
         let newly_listed = !view.listed && listing.present && listing.complete && left_out == 0;
         view.listed |= newly_listed;
         self.changes.everything |= newly_listed;
-        for name in missing {
-            self.observe(&Key::new(root, name), Read::Gone, now, noticed);
+        for key in missing {
+            self.observe(&key, Read::Gone, now, noticed);
         }
         for key in &new {
-            self.publish(key);
-            self.set_timers(key, now);
+            self.enter(at, &key.name, since_start);
+            self.publish(key, None, now);
         }
         new
     }
@@ -265,7 +261,7 @@ impl Inventory {
         let Some(folder) = self.folder_mut(key) else {
             return;
         };
-        let is_first = !folder.observed;
+        let is_first = !folder.is_observed();
         let events = folder.observe(read, delay, now, noticed);
         if is_first && let Some(at) = self.position(&key.root) {
             self.roots[at].unobserved -= 1;
@@ -277,14 +273,10 @@ impl Inventory {
     pub fn tick(&mut self, now: Now) {
         let delay = self.removal_delay;
         let mut due = BTreeSet::new();
-        if self.clock.check(now.system) {
+        let was_set_back = self.clock.check(now.system);
+        if was_set_back {
             // Dates that had passed are ahead again.
-            let folders = self
-                .roots
-                .iter_mut()
-                .flat_map(|root| root.folders.values_mut());
-            folders.for_each(|folder| folder.expiry.set_back(now.system));
-            due.extend(self.roots.iter().flat_map(State::keys));
+            due.extend(self.snapshot.roots.iter().flat_map(RootView::keys));
         }
         while let Some((at, key)) = self.deadlines.first().cloned()
             && at <= now.instant
@@ -304,7 +296,10 @@ impl Inventory {
         }
         for key in due {
             if let Some(folder) = self.folder_mut(&key) {
-                let ends = folder.expiry.remind(now.system);
+                if was_set_back {
+                    folder.set_back(now.system);
+                }
+                let ends = folder.remind(now.system);
                 let events = folder.tick(delay, now);
                 self.take_in(&key, events, now);
                 self.remind(key, ends);
@@ -340,7 +335,7 @@ impl Inventory {
 
     /// When the name of a bundle without a pair is decided, if that is pending.
     pub fn settles_at(&self) -> Option<Instant> {
-        let folders = self.roots.iter().flat_map(|root| root.folders.values());
+        let folders = self.roots.iter().flat_map(|root| root.awake.values());
         folders.filter_map(|folder| folder.settles_at()).min()
     }
 
@@ -365,8 +360,8 @@ impl Inventory {
 
     /// The folders of a root.
     pub fn keys(&self, root: &Path) -> Vec<Key> {
-        let at = self.position(root);
-        at.map(|at| self.roots[at].keys()).unwrap_or_default()
+        let root = self.snapshot.roots.iter().find(|one| *one.path == *root);
+        root.into_iter().flat_map(RootView::keys).collect()
     }
 
     /// The settings of a root.
@@ -381,29 +376,31 @@ impl Inventory {
         self.changes
             .events
             .extend(events.into_iter().map(|event| (key.clone(), event)));
-        self.publish(key);
-        if changed {
-            self.track(key, warned, now);
-        }
-        self.set_timers(key, now);
-        let over = self.folder_mut(key).is_some_and(|folder| folder.is_over());
-        if over {
+        let is_over = self.folder_mut(key).is_some_and(|folder| folder.is_over());
+        self.publish(key, changed.then_some(warned), now);
+        if is_over {
             self.forget(key);
         }
     }
 
-    /// Publishes the state of a folder.
-    fn publish(&mut self, key: &Key) {
+    /// Publishes the state of a folder, after a change of what it serves if there is one; see [`Folder::publish`].
+    fn publish(&mut self, key: &Key, changed: Option<bool>, now: Now) {
+        let delay = self.removal_delay;
         let Some(at) = self.position(&key.root) else {
             return;
         };
-        let state = &mut self.roots[at];
-        let Some(folder) = state.folders.get_mut(&key.name) else {
+        let warn_days = self.roots[at].settings.warn_days_of(&key.name);
+        let Some(folder) = self.folder_mut(key) else {
             return;
         };
-        let warn_days = state.settings.warn_days_of(&key.name);
-        let view = folder.publish(warn_days);
+        let view = folder.publish(warn_days, changed, now.system);
         let kept: Vec<_> = folder.previous().cloned().collect();
+        let timer = folder.deadline(delay);
+        let timer_before = std::mem::replace(&mut folder.timer, timer);
+        let rests = folder.rests();
+        if rests {
+            self.roots[at].awake.remove(&key.name);
+        }
         if view.serves() {
             self.snapshot.departed.remove_mut(&key.name);
         } else if self
@@ -413,30 +410,10 @@ impl Inventory {
         {
             self.departs(at, &key.name);
         }
+        self.set_deadline(timer_before, timer, key);
+        self.next_date = self.next_date.into_iter().chain(view.next_date).min();
         self.keep(key, kept);
         self.replace(at, &key.name, Some(view));
-    }
-
-    /// Tracks when the certificates of a folder expire, as published. `warned`: the log line of a change
-    /// already reports that.
-    fn track(&mut self, key: &Key, warned: bool, now: Now) {
-        let credential = self.snapshot.credential(key).cloned();
-        if let Some(credential) = credential
-            && let Some(folder) = self.folder_mut(key)
-        {
-            folder.expiry.set(&credential, warned, now.system);
-        }
-    }
-
-    fn set_timers(&mut self, key: &Key, now: Now) {
-        let delay = self.removal_delay;
-        let Some(folder) = self.folder_mut(key) else {
-            return;
-        };
-        let timers = (folder.deadline(delay), folder.next_date(now.system));
-        let old = std::mem::replace(&mut folder.timers, timers);
-        self.set_deadline(old.0, timers.0, key);
-        self.next_date = self.next_date.into_iter().chain(timers.1).min();
     }
 
     fn set_deadline(&mut self, old: Option<Instant>, new: Option<Instant>, key: &Key) {
@@ -456,12 +433,14 @@ impl Inventory {
         }
         let mut due = Vec::new();
         self.next_date = None;
-        for root in &mut self.roots {
-            for (name, folder) in &mut root.folders {
-                if folder.timers.1.take_if(|date| *date <= now).is_some() {
-                    due.push(Key::new(&root.path, name.clone()));
+        for root in &self.snapshot.roots {
+            for credential in root.credentials.values() {
+                match credential.next_date {
+                    Some(date) if date <= now => {
+                        due.push(Key::new(&root.path, credential.name.clone()))
+                    }
+                    date => self.next_date = self.next_date.into_iter().chain(date).min(),
                 }
-                self.next_date = self.next_date.into_iter().chain(folder.timers.1).min();
             }
         }
         due
@@ -472,9 +451,9 @@ impl Inventory {
         let Some(at) = self.position(&key.root) else {
             return;
         };
-        if let Some(folder) = self.roots[at].folders.remove(&key.name) {
-            self.roots[at].unobserved -= usize::from(!folder.observed);
-            self.set_deadline(folder.timers.0, None, key);
+        if let Some(folder) = self.roots[at].awake.remove(&key.name) {
+            self.roots[at].unobserved -= usize::from(!folder.is_observed());
+            self.set_deadline(folder.timer, None, key);
         }
         self.keep(key, Vec::new());
         self.replace(at, &key.name, None);
@@ -546,14 +525,16 @@ impl Inventory {
                 version: secret.version().clone(),
                 until: SystemTime::now(),
             };
-            let folders = self.roots.iter().map(|root| root.folders.len()).sum();
+            let folders = self.folders();
             self.snapshot.history.push(old, replaced, folders);
         }
     }
 
     /// Rebuilds the published state, after roots were added, removed or reordered.
     fn rebuild(&mut self, now: Now) {
-        let keys: HashSet<_> = self.roots.iter().flat_map(State::keys).collect();
+        let keys: HashSet<_> = (self.snapshot.roots.iter())
+            .flat_map(RootView::keys)
+            .collect();
         self.deadlines.retain(|(_, key)| keys.contains(key));
         self.kept.retain(|key, _| {
             let stays = keys.contains(key);
@@ -576,9 +557,7 @@ impl Inventory {
             }
         }
         for key in &keys {
-            self.publish(key);
-            self.track(key, false, now);
-            self.set_timers(key, now);
+            self.publish(key, Some(false), now);
         }
         self.changes.everything = true;
         self.changes.published = true;
@@ -608,9 +587,32 @@ impl Inventory {
         }
     }
 
+    /// The folder of that key, awake until its state is published.
     fn folder_mut(&mut self, key: &Key) -> Option<&mut Folder> {
         let at = self.position(&key.root)?;
-        Some(&mut **self.roots[at].folders.get_mut(&key.name)?)
+        let state = &mut self.roots[at];
+        match self.snapshot.roots[at].credentials.get(&key.name) {
+            Some(published) => Some(state.wake(published.clone())),
+            // A new one, which is about to be published.
+            None => state.awake.get_mut(&key.name).map(|folder| &mut **folder),
+        }
+    }
+
+    /// The same, made if need be. `since_start`: it may have been there before the start.
+    fn enter(&mut self, at: usize, name: &Name, since_start: bool) -> &mut Folder {
+        let (view, state) = (&self.snapshot.roots[at], &mut self.roots[at]);
+        let published = view.credentials.get(name).cloned();
+        let published = published.unwrap_or_else(|| {
+            state.unobserved += 1;
+            let new = Credential::new(state.path.clone(), name.clone(), view.is_flat);
+            Arc::new(Credential { since_start, ..new })
+        });
+        state.wake(published)
+    }
+
+    /// How many folders there are.
+    fn folders(&self) -> usize {
+        self.snapshot.roots.iter().map(RootView::folders).sum()
     }
 
     fn position(&self, root: &Path) -> Option<usize> {
@@ -634,29 +636,21 @@ impl State {
         let state = Self {
             settings: settings.clone(),
             path,
-            folders: HashMap::new(),
+            awake: HashMap::new(),
             unobserved: 0,
         };
         (state, view)
     }
 
-    fn folder(&mut self, name: &Name, since_start: bool) -> &mut Folder {
-        self.folders.entry(name.clone()).or_insert_with(|| {
-            self.unobserved += 1;
-            let gone = match self.settings.layout {
-                config::Layout::Folders => WhenGone::KeepFolder,
-                config::Layout::Flat => WhenGone::KeepFiles,
-                config::Layout::Named(_) => WhenGone::TakeOut,
-            };
-            let is_flat = self.settings.layout == config::Layout::Flat;
-            let view = Credential::new(self.path.clone(), name.clone(), is_flat);
-            Box::new(Folder::new(view, gone, since_start))
-        })
-    }
-
-    fn keys(&self) -> Vec<Key> {
-        let names = self.folders.keys().cloned();
-        names.map(|name| Key::new(&self.path, name)).collect()
+    /// The folder of which `published` is published.
+    fn wake(&mut self, published: Arc<Credential>) -> &mut Folder {
+        let gone = match self.settings.layout {
+            config::Layout::Folders => WhenGone::KeepFolder,
+            config::Layout::Flat => WhenGone::KeepFiles,
+            config::Layout::Named(_) => WhenGone::TakeOut,
+        };
+        let entry = self.awake.entry(published.name.clone());
+        entry.or_insert_with(|| Box::new(Folder::woken(published, gone)))
     }
 }
 

@@ -141,6 +141,16 @@ impl Parts {
         self.0[kind as usize].get_or_insert_default()
     }
 
+    /// The part of a folder that [rested](PartState::rests).
+    pub(super) fn wake(&mut self, kind: Kind, part: Arc<Part>, warnings: Box<[Problem]>) {
+        *self.of_mut(kind) = PartState {
+            current: Some(part),
+            warnings,
+            seen_good: true,
+            ..PartState::default()
+        };
+    }
+
     /// Those that were there once.
     pub(super) fn iter(&self) -> impl Iterator<Item = &PartState> {
         self.0.iter().flatten().map(|part| &**part)
@@ -263,6 +273,16 @@ impl PartState {
             self.warnings = successor.warnings;
             self.holds_previous = false;
         }
+    }
+
+    /// Whether it serves what is in the files, and has nothing to do until they change or a date comes.
+    pub(super) fn rests(&self) -> bool {
+        self.current.is_some()
+            && self.seen_good
+            && !self.holds_previous
+            && self.successor.is_none()
+            && self.trouble.problems().is_empty()
+            && self.missing_since.is_none()
     }
 
     pub(super) fn current(&self) -> Option<&Arc<Part>> {

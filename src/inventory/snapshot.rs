@@ -9,13 +9,14 @@ use std::time::SystemTime;
 use rpds::{HashTrieMapSync, HashTrieSetSync};
 
 use super::Key;
+use super::expiry::Expiry;
 use super::history::{History, Replaced};
 use super::hosts::Hosts;
 use crate::config::Absent;
 use crate::credential::Fingerprint;
 use crate::name::{self, Coverage, Host};
 use crate::problem::Problem;
-use crate::secret::{Facts, Kind, Name, Secret};
+use crate::secret::{Facts, Kind, Name, Part, Secret};
 use crate::text::Texts;
 use crate::validity::Validity;
 
@@ -95,6 +96,22 @@ pub struct Credential {
     pub(super) unread: bool,
     /// The same for a bundle.
     pub(super) bundle_unknown: bool,
+    /// Whether it may have been there before the start.
+    pub(super) since_start: bool,
+    /// Whether it was read since the start.
+    pub(super) observed: bool,
+    /// Whether its files were checked since the start.
+    pub(super) judged: bool,
+    /// Whether no file there can be part of a pair.
+    pub(super) without_pair: bool,
+    /// Whether that was the case at least once.
+    pub(super) was_without_pair: bool,
+    /// The part that all warnings are about, if it is one.
+    pub(super) warns: Option<Kind>,
+    /// What of it expires.
+    pub(super) expiry: Expiry,
+    /// When it has something to do without a change of its files, by the clock that dates certificates.
+    pub(super) next_date: Option<SystemTime>,
 }
 
 /// Why files are not served.
@@ -333,6 +350,12 @@ impl Root {
         self.present.map(|present| present && self.complete)
     }
 
+    /// Its credential folders.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        let names = self.credentials.keys();
+        names.map(|name| Key::new(&self.path, name.clone()))
+    }
+
     /// The number of its credential folders.
     pub fn folders(&self) -> usize {
         self.credentials.size()
@@ -355,12 +378,23 @@ impl Credential {
             awaits_pair: false,
             unread: false,
             bundle_unknown: false,
+            since_start: false,
+            observed: false,
+            judged: false,
+            without_pair: false,
+            was_without_pair: false,
+            warns: None,
+            expiry: Expiry::default(),
+            next_date: None,
         }
     }
 
-    /// The same credential, as [`Self::new`] has it.
+    /// The same credential, of which nothing is left but that it was read.
     pub(super) fn emptied(&self) -> Self {
-        Self::new(self.root.clone(), self.name.clone(), self.is_flat)
+        Self {
+            observed: true,
+            ..Self::new(self.root.clone(), self.name.clone(), self.is_flat)
+        }
     }
 
     /// The path of the folder with its files: its own, or a flat root. For a `[[secret]]` of the configuration
@@ -383,15 +417,18 @@ impl Credential {
         self.secrets[kind as usize].as_ref()
     }
 
+    /// The part that it serves of that kind.
+    pub(super) fn part(&self, kind: Kind) -> Option<&Arc<Part>> {
+        match kind {
+            Kind::OcspStaple => self.secret(Kind::Certificate)?.staple(),
+            kind => self.secret(kind).map(|secret| secret.part()),
+        }
+    }
+
     /// The times of the certificates, or of the staple, that it serves as that kind.
     pub(super) fn validities(&self, kind: Kind) -> Vec<Validity> {
-        let part = match kind {
-            Kind::OcspStaple => self
-                .secret(Kind::Certificate)
-                .and_then(|pair| pair.staple()),
-            kind => self.secret(kind).map(|secret| secret.part()),
-        };
-        part.map(|part| part.facts().validities())
+        self.part(kind)
+            .map(|part| part.facts().validities())
             .unwrap_or_default()
     }
 

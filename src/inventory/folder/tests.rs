@@ -57,24 +57,40 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            folder: Folder::new(
-                View::new(Path::new("/c").into(), "site".into(), false),
+            folder: Folder::woken(
+                Arc::new(View {
+                    since_start: true,
+                    ..View::new(Path::new("/c").into(), "site".into(), false)
+                }),
                 WhenGone::KeepFolder,
-                true,
             ),
             now: Now::read(),
         }
     }
 
     fn observe(&mut self, found: Found) -> Vec<Event> {
-        self.folder
-            .observe(found, DELAY, self.now, self.now.instant)
+        let events = self
+            .folder
+            .observe(found, DELAY, self.now, self.now.instant);
+        self.publish();
+        events
     }
 
     fn wait(&mut self, time: Duration) -> Vec<Event> {
         self.now.instant += time;
         self.now.system += time;
-        self.folder.tick(DELAY, self.now)
+        let events = self.folder.tick(DELAY, self.now);
+        self.publish();
+        events
+    }
+
+    /// Publishes its state. If it rests then, it goes on as what is made of that.
+    fn publish(&mut self) {
+        let published = self.folder.publish(0, Some(false), self.now.system);
+        self.folder.timer = self.folder.deadline(DELAY);
+        if self.folder.rests() {
+            self.folder = Folder::woken(published, WhenGone::KeepFolder);
+        }
     }
 
     /// The content that is served of a kind, as the parts of the tests have it.
@@ -102,6 +118,22 @@ impl Bench {
 
 fn is_served(content: Option<String>, expected: &str) -> bool {
     content.is_some_and(|content| content.contains(expected))
+}
+
+#[test]
+fn a_folder_rests_unless_it_has_something_to_do() {
+    let mut bench = Bench::new();
+    assert!(bench.folder.rests(), "it was never read");
+    bench.observe(good(Some("1"), Some("1")));
+    assert!(bench.folder.rests());
+    bench.observe(bad("broken"));
+    assert!(!bench.folder.rests(), "it serves what is gone");
+    bench.observe(good(Some("2"), Some("1")));
+    assert!(bench.folder.rests());
+    bench.observe(Found::Gone);
+    assert!(!bench.folder.rests(), "it is to be removed");
+    bench.wait(DELAY);
+    assert!(!bench.folder.rests(), "it is to be forgotten");
 }
 
 #[test]
