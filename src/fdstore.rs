@@ -20,7 +20,7 @@ use crate::files::read::File as CredentialFile;
 use crate::inventory::{Judged, Key};
 use crate::proto::core::{DataSource, data_source::Specifier};
 use crate::proto::tls::{self, secret::Type};
-use crate::secret::{Kind, Part, short_hex};
+use crate::secret::{Kind, Part, Version};
 
 /// The prefix of the names of these descriptors; sockets have other names.
 const PREFIX: &str = "previous-";
@@ -59,7 +59,7 @@ impl Keeper {
         let mut kept = Kept::default();
         for (key, part) in stored {
             let parts = kept.0.entry(key.clone()).or_default();
-            parts.insert(part.kind(), part.version().clone());
+            parts.insert(part.kind(), part.version());
         }
         let wanted = Arc::<Wanted>::default();
         let thread = std::thread::Builder::new().name("fdstore".into());
@@ -105,7 +105,7 @@ impl Wanted {
 
 /// The content of the store, by folder: the version of each part.
 #[derive(Debug, Default)]
-struct Kept(HashMap<Key, HashMap<Kind, Arc<str>>>);
+struct Kept(HashMap<Key, HashMap<Kind, Version>>);
 
 impl Kept {
     fn keep(&mut self, key: &Key, parts: &[Arc<Part>]) {
@@ -118,11 +118,11 @@ impl Kept {
             stays
         });
         for part in parts {
-            if kept.get(&part.kind()) == Some(part.version()) {
+            if kept.get(&part.kind()) == Some(&part.version()) {
                 continue;
             }
             // Storing a name twice would leave two descriptors.
-            if kept.insert(part.kind(), part.version().clone()).is_some() {
+            if kept.insert(part.kind(), part.version()).is_some() {
                 report(remove(key, part.kind()));
             }
             report(store(key, part));
@@ -176,7 +176,7 @@ fn descriptor_name(key: &Key, kind: Kind) -> String {
     let mut hash = Sha256::new_with_prefix(key.path().as_os_str().as_encoded_bytes());
     hash.update([0]);
     hash.update(kind.as_str());
-    format!("{PREFIX}{}", short_hex(&hash.finalize()))
+    format!("{PREFIX}{}", Version::of(hash))
 }
 
 /// The folders and parts in descriptors of the store. Parts that can't be read, or would now fail the check,
@@ -277,7 +277,7 @@ mod tests {
         memory.push(File::open("/dev/null").unwrap());
         let mut restored = restore(memory);
         restored.sort_by_key(|(_, part)| part.kind());
-        let shown = |part: &Part| (part.kind(), part.version().clone());
+        let shown = |part: &Part| (part.kind(), part.version());
         assert_eq!(
             restored
                 .iter()

@@ -21,9 +21,10 @@ use crate::validity::Validity;
 /// The name of a secret. Cheap to clone.
 pub type Name = Arc<str>;
 
-/// How much of the SHA-256 of a secret's content makes its version: 128 bits leave no room for an
-/// accidental collision, which would hide a rotation from a client that reconnects.
-const VERSION_BYTES: usize = 16;
+/// The first bytes of the SHA-256 of a secret's content; lower-case hexadecimal as text. 128 bits leave no room
+/// for an accidental collision, which would hide a rotation from a client that reconnects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Version([u8; 16]);
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -179,7 +180,7 @@ impl Facts {
 pub struct Part {
     kind: Kind,
     fields: Bytes,
-    version: Arc<str>,
+    version: Version,
     facts: Facts,
     provisional: bool,
 }
@@ -191,8 +192,8 @@ impl Part {
     }
 
     /// A hash of its content.
-    pub fn version(&self) -> &Arc<str> {
-        &self.version
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// What may be shown of it.
@@ -225,7 +226,7 @@ impl Part {
         Self {
             kind,
             fields: Bytes::from_owner(encoded),
-            version: short_hex(&hash.finalize()).into(),
+            version: Version::of(hash),
             facts,
             provisional: false,
         }
@@ -286,7 +287,7 @@ impl From<Generic> for Part {
 pub struct Secret {
     part: Arc<Part>,
     staple: Option<Arc<Part>>,
-    version: Arc<str>,
+    version: Version,
     since: SystemTime,
     noticed: Instant,
 }
@@ -296,11 +297,11 @@ impl Secret {
     /// was noticed at `noticed`.
     pub fn new(part: Arc<Part>, staple: Option<Arc<Part>>, noticed: Instant) -> Self {
         let version = match &staple {
-            None => part.version.clone(),
+            None => part.version,
             Some(staple) => {
-                let mut hash = Sha256::new_with_prefix(&*part.version);
-                hash.update(&*staple.version);
-                short_hex(&hash.finalize()).into()
+                let mut hash = Sha256::new_with_prefix(part.version.to_string());
+                hash.update(staple.version.to_string());
+                Version::of(hash)
             }
         };
         Self {
@@ -319,8 +320,8 @@ impl Secret {
 
     /// A hash of its content: the same on every machine and after every restart, so that a client
     /// that reconnects is sent a change, and only a change.
-    pub fn version(&self) -> &Arc<str> {
-        &self.version
+    pub fn version(&self) -> Version {
+        self.version
     }
 
     /// What may be shown of it.
@@ -384,6 +385,32 @@ impl Secret {
     }
 }
 
+impl Version {
+    /// The version of what was hashed.
+    pub(crate) fn of(hash: Sha256) -> Self {
+        let hash: [u8; 32] = hash.finalize().into();
+        Self(std::array::from_fn(|at| hash[at]))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl PartialEq<str> for Version {
+    fn eq(&self, text: &str) -> bool {
+        hex(&self.0) == text
+    }
+}
+
 impl fmt::Debug for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Part")
@@ -442,11 +469,6 @@ fn trust_options(options: &TrustOptions) -> Vec<Field<'_>> {
 /// A `DataSource` with the field `inline_bytes`.
 fn inline_bytes(bytes: &[u8]) -> Value<'_> {
     Value::Message(vec![Field(2, Value::Bytes(bytes))])
-}
-
-/// As much of a SHA-256 hash as a version has, in lower-case hexadecimal.
-pub(crate) fn short_hex(hash: &[u8]) -> String {
-    hex(&hash[..VERSION_BYTES.min(hash.len())])
 }
 
 #[cfg(test)]
@@ -608,14 +630,14 @@ pub(crate) mod tests {
 
     #[test]
     fn the_version_depends_on_the_content_alone() {
-        let version = |content| sample(content).version().clone();
+        let version = |content| sample(content).version();
         assert_eq!(version("one"), version("one"));
         assert_ne!(version("one"), version("two"));
-        assert_eq!(version("one").len(), 2 * VERSION_BYTES);
+        assert_eq!(version("one").to_string().len(), 32);
         let stapled = |content| {
             let staple = Arc::new(Part::from(staple(content)));
             let secret = Secret::new(Arc::new(pair("one").into()), Some(staple), Instant::now());
-            secret.version().clone()
+            secret.version()
         };
         assert_ne!(stapled("a"), version("one"));
         assert_ne!(stapled("a"), stapled("b"));

@@ -203,12 +203,11 @@ fn printable(text: &str) -> String {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-    ];
+    let digit = |half: u8| char::from(b"0123456789abcdef"[usize::from(half)]);
     let mut hex = String::with_capacity(2 * bytes.len());
     for byte in bytes {
-        hex.extend([byte >> 4, byte & 15].map(|digit| DIGITS[usize::from(digit)]));
+        hex.push(digit(byte >> 4));
+        hex.push(digit(byte & 15));
     }
     hex
 }

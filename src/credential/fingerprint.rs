@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use super::facts::hex;
+
 /// The SHA-256 of what is sent in a handshake: a certificate or an OCSP staple, DER. Lower-case
 /// hexadecimal as text and in JSON.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,7 +22,7 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex(&self.0))
     }
 }
 

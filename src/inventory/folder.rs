@@ -441,7 +441,7 @@ impl Folder {
             let keeps = match (old, part) {
                 (None, None) => true,
                 (Some(old), Some(part)) if Arc::ptr_eq(old.part(), part) => {
-                    let same = |one: &Arc<Part>| one.version().clone();
+                    let same = |one: &Arc<Part>| one.version();
                     // Envoy rejects a must-staple certificate without a staple.
                     old.staple().map(same) == staple.as_ref().map(same)
                         || (staple.is_none() && requires_staple(part))

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use rpds::{HashTrieMapSync, QueueSync};
 
 use crate::credential::Fingerprint;
-use crate::secret::Name;
+use crate::secret::{Name, Version};
 
 /// How many certificates are remembered at least.
 const AT_LEAST: usize = 1000;
@@ -23,7 +23,7 @@ pub struct Replaced {
     /// Its serial number, in lower-case hexadecimal.
     pub serial: String,
     /// The version of the secret that it was last served in.
-    pub version: Arc<str>,
+    pub version: Version,
     /// When it was replaced, or its credential was removed.
     pub until: SystemTime,
 }
@@ -71,7 +71,7 @@ mod tests {
         let replaced = Replaced {
             credential: "site".into(),
             serial: serial.to_string(),
-            version: "v".into(),
+            version: Version::of(Default::default()),
             until: SystemTime::UNIX_EPOCH,
         };
         (Fingerprint::of(&serial.to_le_bytes()), replaced)

@@ -491,7 +491,7 @@ impl Inventory {
     fn move_hosts(&mut self, name: &Name, before: Option<&Credential>, after: Option<&Credential>) {
         let version = |one: Option<&Credential>| {
             let secret = one.and_then(|one| one.secret(Kind::Certificate));
-            secret.map(|secret| secret.version().clone())
+            secret.map(|secret| secret.version())
         };
         if version(before) == version(after) {
             return;
@@ -522,7 +522,7 @@ impl Inventory {
             let replaced = Replaced {
                 credential: credential.name.clone(),
                 serial: pair.leaf.serial().to_owned(),
-                version: secret.version().clone(),
+                version: secret.version(),
                 until: SystemTime::now(),
             };
             let folders = self.folders();
@@ -572,9 +572,8 @@ impl Inventory {
     }
 
     fn keep(&mut self, key: &Key, kept: Vec<Arc<Part>>) {
-        let versions = |parts: &[Arc<Part>]| -> Vec<_> {
-            parts.iter().map(|part| part.version().clone()).collect()
-        };
+        let versions =
+            |parts: &[Arc<Part>]| -> Vec<_> { parts.iter().map(|part| part.version()).collect() };
         let old = self.kept.get(key).map(Vec::as_slice).unwrap_or_default();
         if versions(old) == versions(&kept) {
             return;

@@ -468,7 +468,7 @@ impl Credential {
     pub(super) fn answers(&self) -> impl PartialEq + use<> {
         let versions = self.secrets.each_ref().map(|secret| {
             let secret = secret.as_ref()?;
-            Some(secret.version().clone())
+            Some(secret.version())
         });
         (
             versions,

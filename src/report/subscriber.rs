@@ -73,7 +73,8 @@ impl Subscriber {
     /// The stream `account`, which requested `secret` as `name` and was sent `delivery`.
     pub(crate) fn of(account: &Account, name: &str, delivery: Delivery, secret: &Secret) -> Self {
         let peer = account.peer();
-        let is_current = delivery.version.as_ref() == Some(secret.version());
+        let is_current =
+            (delivery.version.as_deref()).is_some_and(|held| secret.version() == *held);
         let standing = match (&delivery.answer, &delivery.version) {
             (ledger::Answer::Nack(..), _) => Standing::Rejected,
             (_, None) => Standing::NothingSent,

@@ -128,7 +128,11 @@ fn news(known: &mut Subscription, name: &str, view: &impl View) -> Option<News> 
                 return None;
             }
             let version = found.secret.version();
-            let has = matches!(&known.client_state, ClientState::Held(v) | ClientState::Version(v) if v == version);
+            let has = match &known.client_state {
+                ClientState::Held(held) => version == **held,
+                ClientState::Version(sent) => version == *sent,
+                ClientState::Nothing | ClientState::Absent => false,
+            };
             known.note_sent(&found);
             return (!has).then_some(News::Secret(found));
         }

@@ -386,7 +386,7 @@ impl Client {
         while let Some(response) = self.stream.receive::<DeltaDiscoveryResponse>(world) {
             for resource in response.resources {
                 let found = world.lookup(&resource.name).found().unwrap();
-                assert_eq!(**found.secret.version(), resource.version);
+                assert_eq!(found.secret.version(), *resource.version);
                 let from = found.credential.to_string();
                 self.gone.remove(&resource.name);
                 self.has.insert(resource.name, (resource.version, from));

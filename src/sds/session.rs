@@ -10,7 +10,7 @@ use super::grpc::Segments;
 use super::intake;
 use crate::inventory::{Doubt, Found, Lookup};
 use crate::proto::{SECRET_TYPE_URL, core, rpc};
-use crate::secret::{Kind, Name};
+use crate::secret::{Kind, Name, Version};
 
 /// The state machine of a protocol for one stream, without I/O: requests and changes go in, responses come
 /// out. The subscriptions are passed to it each time.
@@ -95,7 +95,7 @@ pub(crate) enum ClientState {
     /// It has a version from before this stream or this agent.
     Held(Arc<str>),
     Absent,
-    Version(Arc<str>),
+    Version(Version),
 }
 
 /// How a client answered a response.
@@ -131,7 +131,7 @@ impl Subscription {
 
     /// Records that the client is sent this secret.
     pub(crate) fn note_sent(&mut self, found: &Found) {
-        self.client_state = ClientState::Version(found.secret.version().clone());
+        self.client_state = ClientState::Version(found.secret.version());
         self.credential = Some(found.credential.clone());
         self.kind = Some(found.secret.kind());
     }
@@ -141,9 +141,8 @@ impl Subscription {
     pub(crate) fn delivery(&self) -> Delivery {
         let version = match (&self.client_state, &self.refused) {
             (ClientState::Absent, Some(refused)) => return refused.delivery.clone(),
-            (ClientState::Held(version) | ClientState::Version(version), _) => {
-                Some(version.clone())
-            }
+            (ClientState::Held(version), _) => Some(version.clone()),
+            (ClientState::Version(version), _) => Some(version.to_string().into()),
             (ClientState::Nothing | ClientState::Absent, _) => None,
         };
         Delivery {
@@ -180,7 +179,7 @@ impl Subscription {
     /// Whether a client with a version from before must keep it for now, because the current certificate is
     /// another one and not valid.
     pub(crate) fn keeps_its_own(&self, found: &Found, now: SystemTime) -> bool {
-        matches!(&self.client_state, ClientState::Held(version) if version != found.secret.version())
+        matches!(&self.client_state, ClientState::Held(version) if found.secret.version() != **version)
             && !found.secret.facts().is_valid(now)
     }
 }

@@ -16,7 +16,7 @@ use super::session::{
 use crate::inventory::Found;
 use crate::name::is_requestable;
 use crate::proto::discovery::DiscoveryRequest;
-use crate::secret::Name;
+use crate::secret::{Name, Version};
 
 /// One SotW stream.
 pub(crate) struct Sotw {
@@ -132,7 +132,7 @@ impl Session for Sotw {
                 return false;
             };
             !known.keeps_its_own(&found, now)
-                && known.client_state != ClientState::Version(found.secret.version().clone())
+                && known.client_state != ClientState::Version(found.secret.version())
         });
         if !news {
             return None;
@@ -171,10 +171,10 @@ pub(crate) fn version_info(secrets: &[Named]) -> String {
     for Named { name, found } in secrets {
         hash.update(name.as_bytes());
         hash.update([0]);
-        hash.update(found.secret.version().as_bytes());
+        hash.update(found.secret.version().to_string());
         hash.update([0]);
     }
-    crate::secret::short_hex(&hash.finalize())
+    Version::of(hash).to_string()
 }
 
 #[cfg(test)]
