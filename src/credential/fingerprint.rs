@@ -10,7 +10,7 @@ use super::facts::hex;
 
 /// The SHA-256 of what is sent in a handshake: a certificate or an OCSP staple, DER. Lower-case
 /// hexadecimal as text and in JSON.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {

@@ -1,11 +1,11 @@
 //! Certificates that were served earlier, and when they were replaced. `sds-agent probe` uses them to identify
 //! what a listener still presents.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rpds::{HashTrieMapSync, QueueSync};
-
+use super::sorted::{Entry, Sorted};
 use crate::credential::Fingerprint;
 use crate::secret::{Name, Version};
 
@@ -31,35 +31,66 @@ pub struct Replaced {
 /// The most recent of the certificates that were replaced or removed since the start. Cloning is cheap.
 #[derive(Clone, Default)]
 pub(super) struct History {
-    by_leaf: HashTrieMapSync<Fingerprint, Arc<Replaced>>,
-    /// The oldest first. A leaf that was served and replaced again is in it twice.
-    order: QueueSync<(Fingerprint, Arc<Replaced>)>,
+    by_leaf: Sorted<ByLeaf>,
+    /// The same ones, the oldest first.
+    by_age: Sorted<ByAge>,
+    /// How many were ever added.
+    count: u64,
 }
+
+/// A certificate in the history.
+struct Remembered {
+    leaf: Fingerprint,
+    /// Its number among all that were ever added.
+    number: u64,
+    replaced: Replaced,
+}
+
+#[derive(Clone)]
+struct ByLeaf(Arc<Remembered>);
+
+#[derive(Clone)]
+struct ByAge(Arc<Remembered>);
 
 impl History {
     /// Adds a replaced certificate, and drops the oldest ones beyond the limit for this number of folders.
     pub(super) fn push(&mut self, leaf: Fingerprint, replaced: Replaced, folders: usize) {
-        let replaced = Arc::new(replaced);
-        self.by_leaf.insert_mut(leaf, replaced.clone());
-        self.order.enqueue_mut((leaf, replaced));
-        while self.order.len() > AT_LEAST + PER_FOLDER * folders {
-            self.forget_oldest();
+        self.count += 1;
+        let remembered = Arc::new(Remembered {
+            leaf,
+            number: self.count,
+            replaced,
+        });
+        self.by_age.insert(ByAge(remembered.clone()));
+        if let Some(ByLeaf(earlier)) = self.by_leaf.insert(ByLeaf(remembered)) {
+            self.by_age.remove(|one| one.0.number.cmp(&earlier.number));
+        }
+        let excess = self
+            .by_age
+            .len()
+            .saturating_sub(AT_LEAST + PER_FOLDER * folders);
+        let oldest: Vec<_> = self.by_age.iter().take(excess).cloned().collect();
+        for ByAge(oldest) in oldest {
+            self.by_age.remove(|one| one.0.number.cmp(&oldest.number));
+            self.by_leaf.remove(|one| one.0.leaf.cmp(&oldest.leaf));
         }
     }
 
     pub(super) fn get(&self, leaf: &Fingerprint) -> Option<&Replaced> {
-        self.by_leaf.get(leaf).map(|replaced| &**replaced)
+        let found = self.by_leaf.get(|one| one.0.leaf.cmp(leaf))?;
+        Some(&found.0.replaced)
     }
+}
 
-    fn forget_oldest(&mut self) {
-        let Some((leaf, replaced)) = self.order.peek().cloned() else {
-            return;
-        };
-        self.order.dequeue_mut();
-        let is_latest = |latest: &Arc<Replaced>| Arc::ptr_eq(latest, &replaced);
-        if self.by_leaf.get(&leaf).is_some_and(is_latest) {
-            self.by_leaf.remove_mut(&leaf);
-        }
+impl Entry for ByLeaf {
+    fn order(&self, other: &Self) -> Ordering {
+        self.0.leaf.cmp(&other.0.leaf)
+    }
+}
+
+impl Entry for ByAge {
+    fn order(&self, other: &Self) -> Ordering {
+        self.0.number.cmp(&other.0.number)
     }
 }
 
@@ -94,6 +125,6 @@ mod tests {
         history.push(leaf, entry, 1);
         assert!(history.get(&replaced(1).0).is_none());
         assert!(history.get(&first).is_some() && history.get(&leaf).is_some());
-        assert_eq!(history.order.len(), limit);
+        assert_eq!(history.by_age.len(), limit);
     }
 }

@@ -7,6 +7,7 @@ mod history;
 mod hosts;
 mod part;
 mod snapshot;
+mod sorted;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -22,7 +23,8 @@ use self::folder::{Folder, WhenGone};
 pub use self::history::Replaced;
 pub use self::part::Now;
 pub use self::snapshot::{Credential, Doubt, Found, Lookup, Rejection, Root, Snapshot};
-use self::snapshot::{Root as RootView, Rules};
+use self::snapshot::{Departed, Root as RootView, Rules};
+use self::sorted::Sorted;
 use crate::config::{self, Config};
 use crate::files::roots::Listing;
 use crate::name::Coverage;
@@ -214,7 +216,7 @@ impl Inventory {
         let mut left_out = 0;
         for name in listing.credentials {
             let name = Name::from(name);
-            let known = view.credentials.get(&name);
+            let known = view.credential(&name);
             if known.is_none() {
                 if room == 0 {
                     left_out += 1;
@@ -402,7 +404,8 @@ impl Inventory {
             self.roots[at].awake.remove(&key.name);
         }
         if view.serves() {
-            self.snapshot.departed.remove_mut(&key.name);
+            let departed = &mut self.snapshot.departed;
+            departed.remove(|one| one.name.cmp(&key.name));
         } else if self
             .snapshot
             .credential(key)
@@ -434,7 +437,7 @@ impl Inventory {
         let mut due = Vec::new();
         self.next_date = None;
         for root in &self.snapshot.roots {
-            for credential in root.credentials.values() {
+            for credential in root.credentials.iter() {
                 match credential.next_date {
                     Some(date) if date <= now => {
                         due.push(Key::new(&root.path, credential.name.clone()))
@@ -467,51 +470,59 @@ impl Inventory {
         self.changes.published = true;
         let before = self.snapshot.winner(name).cloned();
         let root = &mut self.snapshot.roots[at];
-        let old = root.credentials.get(name).cloned();
-        match &view {
-            Some(view) => root.credentials.insert_mut(name.clone(), view.clone()),
-            None => {
-                root.credentials.remove_mut(name);
-            }
-        }
+        let old = match view.clone() {
+            Some(view) => root.credentials.insert(view),
+            None => root.credentials.remove(|one| one.name.cmp(name)),
+        };
         root.unobserved = self.roots[at].unobserved;
         // It may have covered hosts that no other certificate covers.
-        match self.snapshot.is_unread(name) {
-            true => self.snapshot.unread.insert_mut(name.clone()),
-            false => self.changes.everything |= self.snapshot.unread.remove_mut(name),
+        if self.snapshot.is_unread(name) {
+            self.snapshot.unread.insert(name.clone());
+        } else {
+            let was_unread = self.snapshot.unread.remove(|one| one.cmp(name));
+            self.changes.everything |= was_unread.is_some();
         }
         let after = self.snapshot.winner(name).cloned();
         let answers = |one: &Option<Arc<Credential>>| one.as_ref().map(|one| one.answers());
         if answers(&before) != answers(&after) || answers(&old) != answers(&view) {
             self.changes.credentials.push(name.clone());
         }
-        self.move_hosts(name, before.as_deref(), after.as_deref());
+        self.move_hosts(name, before.as_ref(), after.as_ref());
     }
 
-    fn move_hosts(&mut self, name: &Name, before: Option<&Credential>, after: Option<&Credential>) {
-        let version = |one: Option<&Credential>| {
+    fn move_hosts(
+        &mut self,
+        name: &Name,
+        before: Option<&Arc<Credential>>,
+        after: Option<&Arc<Credential>>,
+    ) {
+        let version = |one: Option<&Arc<Credential>>| {
             let secret = one.and_then(|one| one.secret(Kind::Certificate));
             secret.map(|secret| secret.version())
         };
-        if version(before) == version(after) {
+        let is_same = version(before) == version(after);
+        let hosts = &mut self.snapshot.hosts;
+        if let Some(before) = before.filter(|_| !is_same) {
+            hosts.remove(before);
+        }
+        // The same certificate too: its credential was published again.
+        if let Some(after) = after {
+            hosts.insert(after);
+        }
+        if is_same {
             return;
         }
         self.remember(before, after);
-        if let Some(pair) = before.and_then(Credential::pair) {
-            self.snapshot.hosts.remove(name, pair);
-            self.changes.hosts.extend(hosts::coverages(pair));
-        }
-        if let Some(pair) = after.and_then(Credential::pair) {
-            self.snapshot.hosts.insert(name, pair);
-            self.changes.hosts.extend(hosts::coverages(pair));
-        }
+        let pairs = before.into_iter().chain(after);
+        let pairs = pairs.filter_map(|credential| credential.pair());
+        self.changes.hosts.extend(pairs.flat_map(hosts::coverages));
         let default = self.snapshot.rules.default_credential.as_ref();
         self.changes.everything |= default == Some(name);
     }
 
     /// Adds the certificate that was served before to the history, if it was replaced.
-    fn remember(&mut self, before: Option<&Credential>, after: Option<&Credential>) {
-        let leaf = |credential: &Credential| credential.pair()?.chain.first().copied();
+    fn remember(&mut self, before: Option<&Arc<Credential>>, after: Option<&Arc<Credential>>) {
+        let leaf = |credential: &Arc<Credential>| credential.pair()?.chain.first().copied();
         let Some((credential, old)) = before.and_then(|one| Some((one, leaf(one)?))) else {
             return;
         };
@@ -543,19 +554,16 @@ impl Inventory {
             }
             stays
         });
-        self.snapshot.hosts = hosts::Hosts::default();
-        let credentials = self.snapshot.credentials().into_iter();
-        let unread = credentials.filter(|view| view.unread);
-        self.snapshot.unread = unread.map(|view| view.name.clone()).collect();
-        let winners: HashMap<_, _> = keys
-            .iter()
-            .filter_map(|key| Some((key.name.clone(), self.snapshot.winner(&key.name)?.clone())))
-            .collect();
-        for (name, winner) in winners {
-            if let Some(pair) = winner.pair() {
-                self.snapshot.hosts.insert(&name, pair);
+        let mut hosts = hosts::Hosts::default();
+        let mut unread = Sorted::default();
+        for credential in self.snapshot.credentials() {
+            if credential.unread {
+                unread.insert(credential.name.clone());
             }
         }
+        self.snapshot.winners().for_each(|one| hosts.insert(one));
+        self.snapshot.hosts = hosts;
+        self.snapshot.unread = unread;
         for key in &keys {
             self.publish(key, Some(false), now);
         }
@@ -564,11 +572,13 @@ impl Inventory {
     }
 
     fn departs(&mut self, at: usize, name: &Name) {
-        if self.snapshot.departed.size() >= DEPARTED {
-            self.snapshot.departed = Default::default();
+        if self.snapshot.departed.len() >= DEPARTED {
+            self.snapshot.departed = Sorted::default();
         }
-        let absent = self.roots[at].settings.absent;
-        self.snapshot.departed.insert_mut(name.clone(), absent);
+        self.snapshot.departed.insert(Departed {
+            name: name.clone(),
+            absent: self.roots[at].settings.absent,
+        });
     }
 
     fn keep(&mut self, key: &Key, kept: Vec<Arc<Part>>) {
@@ -590,7 +600,7 @@ impl Inventory {
     fn folder_mut(&mut self, key: &Key) -> Option<&mut Folder> {
         let at = self.position(&key.root)?;
         let state = &mut self.roots[at];
-        match self.snapshot.roots[at].credentials.get(&key.name) {
+        match self.snapshot.roots[at].credential(&key.name) {
             Some(published) => Some(state.wake(published.clone())),
             // A new one, which is about to be published.
             None => state.awake.get_mut(&key.name).map(|folder| &mut **folder),
@@ -600,7 +610,7 @@ impl Inventory {
     /// The same, made if need be. `since_start`: it may have been there before the start.
     fn enter(&mut self, at: usize, name: &Name, since_start: bool) -> &mut Folder {
         let (view, state) = (&self.snapshot.roots[at], &mut self.roots[at]);
-        let published = view.credentials.get(name).cloned();
+        let published = view.credential(name).cloned();
         let published = published.unwrap_or_else(|| {
             state.unobserved += 1;
             let new = Credential::new(state.path.clone(), name.clone(), view.is_flat);

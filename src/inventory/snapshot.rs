@@ -2,16 +2,16 @@
 //!
 //! A snapshot never changes, and a clone of one shares all of it.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rpds::{HashTrieMapSync, HashTrieSetSync};
-
 use super::Key;
 use super::expiry::Expiry;
 use super::history::{History, Replaced};
-use super::hosts::Hosts;
+use super::hosts::{self, Hosts};
+use super::sorted::{Entry, Sorted};
 use crate::config::Absent;
 use crate::credential::Fingerprint;
 use crate::name::{self, Coverage, Host};
@@ -28,10 +28,17 @@ pub struct Snapshot {
     pub(super) hosts: Hosts,
     pub(super) history: History,
     /// The answer to names that were removed, if their root has its own `absent`.
-    pub(super) departed: HashTrieMapSync<Name, Absent>,
+    pub(super) departed: Sorted<Departed>,
     pub(super) rules: Arc<Rules>,
     /// The folders that may have had a certificate before the start that can't be read now.
-    pub(super) unread: HashTrieSetSync<Name>,
+    pub(super) unread: Sorted<Name>,
+}
+
+/// A name that was removed, and the answer to it.
+#[derive(Clone)]
+pub(super) struct Departed {
+    pub(super) name: Name,
+    pub(super) absent: Absent,
 }
 
 /// The configured rules of lookup.
@@ -63,7 +70,8 @@ pub struct Root {
     pub(super) complete: bool,
     /// What is not served in it, and why, besides rejected credentials.
     pub problems: Arc<[Problem]>,
-    pub(super) credentials: HashTrieMapSync<Name, Arc<Credential>>,
+    /// By name.
+    pub(super) credentials: Sorted<Arc<Credential>>,
     /// How many credential folders have not been read since the start.
     pub(super) unobserved: usize,
 }
@@ -196,26 +204,19 @@ impl Snapshot {
     }
 
     /// All credential folders: those of the first root by name, then those of the next one.
-    pub fn credentials(&self) -> Vec<&Arc<Credential>> {
-        let sorted = self.roots.iter().flat_map(|root| {
-            let mut credentials: Vec<_> = root.credentials.values().collect();
-            credentials.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-            credentials
-        });
-        sorted.collect()
+    pub fn credentials(&self) -> impl Iterator<Item = &Arc<Credential>> {
+        self.roots.iter().flat_map(|root| root.credentials.iter())
     }
 
     /// The credential in that folder.
     pub fn credential(&self, key: &Key) -> Option<&Arc<Credential>> {
         let root = self.roots.iter().find(|root| root.path == key.root)?;
-        root.credentials.get(&key.name)
+        root.credential(&key.name)
     }
 
     /// The number of secrets that can be requested, not counting hosts.
     pub fn secret_count(&self) -> usize {
-        let credentials = self.roots.iter().flat_map(|root| root.credentials.values());
-        let winners = credentials.filter(|credential| self.wins(credential));
-        winners.map(|credential| credential.secrets().count()).sum()
+        self.winners().map(|one| one.secrets().count()).sum()
     }
 
     /// Of the credentials with that name in several roots, the one that is served: that of the first
@@ -226,23 +227,25 @@ impl Snapshot {
 
     /// The hosts that the served certificates cover, sorted.
     pub fn covered(&self) -> Vec<Coverage> {
-        self.hosts.covered()
+        let pairs = self.winners().filter_map(|one| one.pair());
+        let mut covered: Vec<_> = pairs.flat_map(hosts::coverages).collect();
+        covered.sort_unstable();
+        covered.dedup();
+        covered
     }
 
     /// The credentials whose certificate covers `host`, in the order of lookup.
     pub fn covering(&self, host: &Host, now: SystemTime) -> impl Iterator<Item = &Arc<Credential>> {
-        let names = self.hosts.covering(host, now);
-        names.filter_map(|name| self.winner(name))
+        self.hosts.covering(host, now)
     }
 
     /// The credentials that currently serve the certificate with that fingerprint.
     pub fn serving(&self, leaf: &Fingerprint) -> Vec<&Arc<Credential>> {
-        let mut credentials = self.credentials();
-        credentials.retain(|one| {
+        let serves = |one: &&Arc<Credential>| {
             let pair = one.pair();
-            pair.is_some_and(|pair| pair.chain.first() == Some(leaf)) && self.wins(one)
-        });
-        credentials
+            pair.is_some_and(|pair| pair.chain.first() == Some(leaf))
+        };
+        self.winners().filter(serves).collect()
     }
 
     /// When a certificate that is no longer served was replaced.
@@ -291,8 +294,8 @@ impl Snapshot {
     }
 
     fn by_host(&self, host: &Host, now: SystemTime, may: &dyn Fn(&str) -> bool) -> Option<Found> {
-        let name = self.hosts.covering(host, now).find(|name| may(name))?;
-        let credential = self.winner(name)?;
+        let mut covering = self.hosts.covering(host, now);
+        let credential = covering.find(|credential| may(&credential.name))?;
         Some(credential.found(credential.secret(Kind::Certificate)?))
     }
 
@@ -325,17 +328,34 @@ impl Snapshot {
         (is_host && self.unread.iter().any(|unread| may(unread))).then_some(Doubt::Host)
     }
 
+    /// The credentials that are served under their names, by root and name.
+    pub(super) fn winners(&self) -> impl Iterator<Item = &Arc<Credential>> {
+        // No lookup is necessary for those in the first root, which usually are most.
+        self.roots.iter().enumerate().flat_map(move |(at, root)| {
+            let is_taken = move |name: &str| {
+                let earlier = self.roots[..at].iter();
+                let mut same = earlier.filter_map(|root| root.credential(name));
+                same.any(|one| one.serves())
+            };
+            let credentials = root.credentials.iter();
+            credentials.filter(move |one| one.serves() && !is_taken(&one.name))
+        })
+    }
+
     /// The credentials of that name, in the order of precedence.
     fn named(&self, name: &str) -> impl Iterator<Item = &Arc<Credential>> {
         let roots = self.roots.iter();
-        roots.filter_map(move |root| root.credentials.get(name))
+        roots.filter_map(move |root| root.credential(name))
     }
 
     fn absent(&self, name: &str, may: &dyn Fn(&str) -> bool) -> Absent {
-        let credential = name::bundle_owner(name).into_iter().chain([name]);
-        let mut departed =
-            credential.filter_map(|name| self.departed.get(name).filter(|_| may(name)));
-        departed.next().copied().unwrap_or(self.rules.absent)
+        let names = name::bundle_owner(name).into_iter().chain([name]);
+        let mut departed = names.filter_map(|name| {
+            let departed = self.departed.get(|one| (*one.name).cmp(name));
+            departed.filter(|_| may(name))
+        });
+        let departed = departed.next();
+        departed.map_or(self.rules.absent, |departed| departed.absent)
     }
 }
 
@@ -352,13 +372,18 @@ impl Root {
 
     /// Its credential folders.
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
-        let names = self.credentials.keys();
+        let names = self.credentials.iter().map(|credential| &credential.name);
         names.map(|name| Key::new(&self.path, name.clone()))
     }
 
     /// The number of its credential folders.
     pub fn folders(&self) -> usize {
-        self.credentials.size()
+        self.credentials.len()
+    }
+
+    /// The one of that name.
+    pub(super) fn credential(&self, name: &str) -> Option<&Arc<Credential>> {
+        self.credentials.get(|one| (*one.name).cmp(name))
     }
 }
 
@@ -506,5 +531,17 @@ impl Credential {
             credential: self.name.clone(),
             secret: secret.clone(),
         }
+    }
+}
+
+impl Entry for Arc<Credential> {
+    fn order(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
+    }
+}
+
+impl Entry for Departed {
+    fn order(&self, other: &Self) -> Ordering {
+        self.name.cmp(&other.name)
     }
 }

@@ -221,6 +221,25 @@ fn the_best_certificate_for_a_host_wins_and_hands_back() {
 }
 
 #[test]
+fn nothing_keeps_what_is_no_longer_published() {
+    let pair = |content| covering(content, &["www.example.com"], 90);
+    let mut bench = with_folders(config(), vec![("site", pair("1"))]);
+    let published = |bench: &Bench| {
+        let credential = bench.inventory.snapshot().winner("site").unwrap();
+        let secret = credential.secret(Kind::Certificate).unwrap();
+        (Arc::downgrade(credential), Arc::downgrade(secret))
+    };
+    let (credential, secret) = published(&bench);
+    bench.read("/a/site", bad());
+    assert_eq!(bench.lookup("www.example.com"), "site 1");
+    assert!(credential.upgrade().is_none() && secret.upgrade().is_some());
+    let (credential, secret) = published(&bench);
+    bench.read("/a/site", pair("2"));
+    assert_eq!(bench.lookup("www.example.com"), "site 2");
+    assert!(credential.upgrade().is_none() && secret.upgrade().is_none());
+}
+
+#[test]
 fn only_the_streams_of_what_changed_are_concerned() {
     let mut bench = with_folders(
         config(),

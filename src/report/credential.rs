@@ -19,7 +19,7 @@ impl Report {
     /// What is known at `now` of the credentials in `snapshot` and of the streams that are subscribed to
     /// them.
     pub fn of(snapshot: &Snapshot, now: SystemTime, mut subscribers: Subscribers) -> Self {
-        let of_folders = snapshot.credentials().into_iter();
+        let of_folders = snapshot.credentials();
         let of_folders = of_folders.filter(|credential| !credential.is_empty());
         let of_folders = of_folders.map(|credential| {
             let mut of_part = |kind| {

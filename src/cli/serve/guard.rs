@@ -61,7 +61,7 @@ impl<'a> Guard<'a> {
                 return Vec::new();
             }
             let credentials = published.snapshot.credentials();
-            clients.exposures(credentials.iter().filter_map(|one| one.key_file()))
+            clients.exposures(credentials.filter_map(|one| one.key_file()))
         });
         for exposure in found.await.unwrap_or_default() {
             self.warn_once(&exposure);
