@@ -216,7 +216,7 @@ impl Snapshot {
 
     /// The number of secrets that can be requested, not counting hosts.
     pub fn secret_count(&self) -> usize {
-        self.winners().map(|one| one.secrets().count()).sum()
+        self.winners().map(|one| one.secret_count()).sum()
     }
 
     /// Of the credentials with that name in several roots, the one that is served: that of the first
@@ -469,14 +469,22 @@ impl Credential {
     /// What it serves: the names, without hosts, and the secrets.
     pub fn secrets(&self) -> impl Iterator<Item = (Name, &Arc<Secret>)> {
         let own = self.own_secret().map(|secret| (self.name.clone(), secret));
-        let bundle = self
-            .secret(Kind::TrustBundle)
-            .filter(|bundle| {
-                own.as_ref()
-                    .is_none_or(|(_, own)| !Arc::ptr_eq(own, bundle))
-            })
-            .map(|secret| (format!("{}{}", self.name, name::CACERT).into(), secret));
+        let bundle_name = || format!("{}{}", self.name, name::CACERT).into();
+        let bundle = self.separate_bundle();
+        let bundle = bundle.map(|secret| (bundle_name(), secret));
         own.into_iter().chain(bundle)
+    }
+
+    /// The number of [`Self::secrets`].
+    fn secret_count(&self) -> usize {
+        self.own_secret().iter().count() + self.separate_bundle().iter().count()
+    }
+
+    /// The bundle, where it does not have the folder's own name.
+    fn separate_bundle(&self) -> Option<&Arc<Secret>> {
+        let own = self.own_secret();
+        let bundle = self.secret(Kind::TrustBundle);
+        bundle.filter(|bundle| own.is_none_or(|own| !Arc::ptr_eq(own, bundle)))
     }
 
     /// Whether it serves anything.

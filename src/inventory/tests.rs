@@ -278,9 +278,12 @@ fn the_first_root_that_serves_a_name_wins() {
     bench.list("/b", &["site"], true);
     bench.read("/a/site", bad());
     bench.read("/b/site", good("b"));
+    let count = |bench: &Bench| bench.inventory.snapshot().secret_count();
     assert_eq!(bench.lookup("site"), "site b");
+    assert_eq!(count(&bench), 2, "a pair and a bundle");
     bench.read("/a/site", good("a"));
     assert_eq!(bench.lookup("site"), "site a");
+    assert_eq!(count(&bench), 2, "those of /b are not served");
     bench.read("/a/site", Read::Gone);
     bench.wait(2);
     assert_eq!(bench.lookup("site"), "site b");
