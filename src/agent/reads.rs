@@ -139,9 +139,10 @@ impl Reads {
 
     fn took(&mut self, mut done: Done) -> Done {
         done.again = self.owners.remove(&done.owner).flatten();
+        if is_sparse(self.owners.len(), self.owners.capacity()) {
+            self.owners.shrink_to(2 * self.owners.len());
+        }
         if self.owners.is_empty() {
-            // After a start with thousands of reads, this memory is no longer needed.
-            self.owners.shrink_to_fit();
             self.queues.retain(|_, queue| queue.lock().threads > 0);
         }
         if done.found.is_none() {
@@ -193,13 +194,22 @@ impl Queue {
     /// The next read. `None` if there is none: the calling thread no longer counts then, and must end.
     fn next(&self) -> Option<Waiting> {
         let mut reading = self.lock();
-        let next = reading.waiting.pop_front();
+        let waiting = &mut reading.waiting;
+        let next = waiting.pop_front();
+        if is_sparse(waiting.len(), waiting.capacity()) {
+            waiting.shrink_to(2 * waiting.len());
+        }
         if next.is_none() {
             reading.threads -= 1;
-            reading.waiting.shrink_to_fit();
         }
         next
     }
+}
+
+/// Whether so few are left that room for thousands should be given back. At a start, what is read meanwhile takes
+/// the place of it.
+fn is_sparse(len: usize, capacity: usize) -> bool {
+    4 * len < capacity
 }
 
 impl Waiting {
