@@ -83,7 +83,8 @@ impl<T: AsRef<str>> FromIterator<T> for Texts {
             all.push_str(text.as_ref());
             all.push('\0');
         }
-        Self(all.into())
+        // A copy of the exact size: what is left over when an allocation shrinks is too small to be used again.
+        Self((*all).into())
     }
 }
 

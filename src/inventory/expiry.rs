@@ -184,7 +184,8 @@ impl Expiry {
             end,
             logged: logged(end),
         }));
-        self.0 = all.into();
+        // A copy of the exact size, as in `Texts`.
+        self.0 = (*all).into();
     }
 }
 

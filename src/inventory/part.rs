@@ -197,7 +197,7 @@ impl PartState {
         let pending = self.successor.take();
         if let Some(part) = part {
             self.missing_since = None;
-            return self.accept(Arc::new(part), warnings.into(), pending, now);
+            return self.accept(Arc::new(part), (*warnings).into(), pending, now);
         }
         self.holds_previous = self.current.is_some();
         let problems = match missing {
