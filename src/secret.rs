@@ -286,28 +286,31 @@ impl From<Generic> for Part {
 /// The content of an SDS resource, which many names may share: a part, and the staple of a certificate.
 pub struct Secret {
     part: Arc<Part>,
-    staple: Option<Arc<Part>>,
-    version: Version,
+    stapled: Option<Box<Stapled>>,
     since: SystemTime,
     noticed: Instant,
+}
+
+/// What a staple adds to a secret.
+struct Stapled {
+    staple: Arc<Part>,
+    /// The version of both.
+    version: Version,
 }
 
 impl Secret {
     /// The secret made of `part`, with the staple that goes with a certificate. The change of the files
     /// was noticed at `noticed`.
     pub fn new(part: Arc<Part>, staple: Option<Arc<Part>>, noticed: Instant) -> Self {
-        let version = match &staple {
-            None => part.version,
-            Some(staple) => {
-                let mut hash = Sha256::new_with_prefix(part.version.to_string());
-                hash.update(staple.version.to_string());
-                Version::of(hash)
-            }
-        };
+        let stapled = staple.map(|staple| {
+            let mut hash = Sha256::new_with_prefix(part.version.to_string());
+            hash.update(staple.version.to_string());
+            let version = Version::of(hash);
+            Box::new(Stapled { staple, version })
+        });
         Self {
             part,
-            staple,
-            version,
+            stapled,
             since: SystemTime::now(),
             noticed,
         }
@@ -321,7 +324,8 @@ impl Secret {
     /// A hash of its content: the same on every machine and after every restart, so that a client
     /// that reconnects is sent a change, and only a change.
     pub fn version(&self) -> Version {
-        self.version
+        let stapled = self.stapled.as_ref();
+        stapled.map_or(self.part.version, |stapled| stapled.version)
     }
 
     /// What may be shown of it.
@@ -336,7 +340,7 @@ impl Secret {
 
     /// The staple that is sent with a certificate.
     pub fn staple(&self) -> Option<&Arc<Part>> {
-        self.staple.as_ref()
+        self.stapled.as_ref().map(|stapled| &stapled.staple)
     }
 
     /// Since when this version is served.
@@ -365,7 +369,7 @@ impl Secret {
 
     /// The encoded content. All clones share one buffer, which is wiped when the last one is dropped.
     pub(crate) fn fields(&self) -> impl Iterator<Item = &Bytes> {
-        let parts = [Some(&self.part), self.staple.as_ref()];
+        let parts = [Some(&self.part), self.staple()];
         parts.into_iter().flatten().map(|part| &part.fields)
     }
 
@@ -424,7 +428,7 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secret")
             .field("kind", &self.kind())
-            .field("version", &self.version)
+            .field("version", &self.version())
             .finish_non_exhaustive()
     }
 }

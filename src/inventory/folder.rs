@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::part::{Missing, Now, PartState, Parts, Trouble};
-use super::snapshot::{Credential as View, Rejection};
+use super::snapshot::{Credential as View, Rejection, Unserved};
 use crate::credential::{Credential, StapleFacts, Verdict};
 use crate::name;
 use crate::problem::{Problem, Reason};
@@ -311,7 +311,7 @@ impl Folder {
             kind,
             problem: problem.clone(),
         });
-        let rejections = rejections.collect();
+        let rejections: Box<[_]> = rejections.collect();
         let warnings = self.warnings();
         let warnings = match warnings == *self.warned {
             true => self.warned.clone(),
@@ -323,7 +323,13 @@ impl Folder {
         let (unread, bundle_unknown) = (self.is_unread(), self.is_bundle_unknown());
         let view = self.view_mut();
         view.warn_days = warn_days;
-        view.rejections = rejections;
+        let skipped = view.unserved.take().map(|unserved| unserved.skipped);
+        let skipped = skipped.unwrap_or_default();
+        let unserved = Unserved {
+            rejections,
+            skipped,
+        };
+        view.unserved = (!unserved.is_empty()).then(|| Box::new(unserved));
         view.warnings = warnings;
         view.warns = warns;
         view.awaits_pair = awaits_pair;
@@ -351,7 +357,7 @@ impl Folder {
         view.judged = true;
         view.without_pair = without_pair;
         view.was_without_pair |= without_pair;
-        view.skipped = judged.skipped;
+        view.unserved.get_or_insert_default().skipped = judged.skipped;
         for (kind, verdict) in Kind::ALL.into_iter().zip(judged.verdicts) {
             let missing = match kind {
                 Kind::TrustBundle | Kind::OcspStaple if beside_pair => Missing::TakenOut,

@@ -87,12 +87,10 @@ pub struct Credential {
     pub(super) is_flat: bool,
     /// Its `warn_days`.
     pub warn_days: u32,
-    /// Why files are not served. The same part may still serve its previous version.
-    pub rejections: Box<[Rejection]>,
     /// Warnings about what is served.
     pub warnings: Arc<[Problem]>,
-    /// The names of the files that belong to no part.
-    pub skipped: Texts,
+    /// What is not served of it. Boxed, because most folders have no such files.
+    pub(super) unserved: Option<Box<Unserved>>,
     /// By kind.
     pub(super) secrets: [Option<Arc<Secret>>; Kind::ALL.len()],
     /// Whether the bundle has the folder's own name, as there is no pair.
@@ -120,6 +118,13 @@ pub struct Credential {
     pub(super) expiry: Expiry,
     /// When it has something to do without a change of its files, by the clock that dates certificates.
     pub(super) next_date: Option<SystemTime>,
+}
+
+/// The files of a folder that are not served.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unserved {
+    pub(super) rejections: Box<[Rejection]>,
+    pub(super) skipped: Texts,
 }
 
 /// Why files are not served.
@@ -359,6 +364,12 @@ impl Snapshot {
     }
 }
 
+impl Unserved {
+    pub(super) fn is_empty(&self) -> bool {
+        self.rejections.is_empty() && self.skipped.iter().next().is_none()
+    }
+}
+
 impl Root {
     /// Whether it, and every credential folder in it, has been read since the start.
     pub fn is_read(&self) -> bool {
@@ -395,9 +406,8 @@ impl Credential {
             name,
             is_flat,
             warn_days: 0,
-            rejections: Box::default(),
             warnings: Arc::default(),
-            skipped: Texts::default(),
+            unserved: None,
             secrets: Default::default(),
             alone: false,
             awaits_pair: false,
@@ -435,6 +445,18 @@ impl Credential {
     pub fn key_file(&self) -> Option<PathBuf> {
         let files = self.secret(Kind::Certificate)?.facts().files();
         Some(self.path().join(files.iter().last()?))
+    }
+
+    /// Why files are not served. The same part may still serve its previous version.
+    pub fn rejections(&self) -> &[Rejection] {
+        let unserved = self.unserved.as_ref();
+        unserved.map_or(&[], |unserved| &unserved.rejections)
+    }
+
+    /// The names of the files that belong to no part.
+    pub fn skipped(&self) -> impl Iterator<Item = &str> {
+        let unserved = self.unserved.iter();
+        unserved.flat_map(|unserved| unserved.skipped.iter())
     }
 
     /// The secret of that kind.
@@ -494,7 +516,7 @@ impl Credential {
 
     /// Whether it is empty or irrelevant, and that is not an error.
     pub fn is_empty(&self) -> bool {
-        !self.serves() && self.rejections.is_empty()
+        !self.serves() && self.rejections().is_empty()
     }
 
     /// Everything that lookups of its names depend on.

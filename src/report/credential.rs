@@ -72,8 +72,8 @@ fn shown(
     });
     let mut shown = Credential {
         secrets: secrets.collect(),
-        skipped_files: credential.skipped.iter().map(str::to_owned).collect(),
-        problems: credential.rejections.iter().map(rejection).collect(),
+        skipped_files: credential.skipped().map(str::to_owned).collect(),
+        problems: credential.rejections().iter().map(rejection).collect(),
         warnings: problems(&credential.warnings),
         ..bare(credential)
     };
@@ -209,7 +209,7 @@ fn certificate(facts: &CertificateFacts) -> Certificate {
 /// Whether the present files of a secret, its staple's included, were rejected.
 fn is_previous(secret: &secret::Secret, credential: &inventory::Credential) -> bool {
     let has_staple = secret.kind() == Kind::Certificate;
-    credential.rejections.iter().any(|rejection| {
+    credential.rejections().iter().any(|rejection| {
         rejection
             .kind
             .is_none_or(|kind| kind == secret.kind() || (has_staple && kind == Kind::OcspStaple))
@@ -252,7 +252,7 @@ fn state(
 }
 
 fn of_credential(credential: &inventory::Credential, shown: &Credential) -> State {
-    let rejections = || credential.rejections.iter().map(|one| &one.problem);
+    let rejections = || credential.rejections().iter().map(|one| &one.problem);
     let of_files = match rejections().next() {
         None => State::Ok,
         Some(_) => of_rejections(rejections()),
