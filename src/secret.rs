@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::config::{Matcher, SanKind, TrustOptions};
 use crate::credential::{
     Bundle, BundleFacts, CertificateFacts, Generic, Pair, PairFacts, Staple, StapleFacts,
-    TicketKeys, hex,
+    TicketKeys, hex_digits,
 };
 use crate::proto::SECRET_TYPE_URL;
 use crate::proto::encode::{Field, Value, head_len, message_len, write_head};
@@ -395,11 +395,20 @@ impl Version {
         let hash: [u8; 32] = hash.finalize().into();
         Self(std::array::from_fn(|at| hash[at]))
     }
+
+    /// Its text. Each delivery has it twice, in the message and in the audit's line.
+    pub(crate) fn digits(self) -> [u8; 32] {
+        let mut text = [0; 32];
+        for (digits, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            digits.copy_from_slice(&hex_digits(byte));
+        }
+        text
+    }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        f.write_str(str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
@@ -411,7 +420,7 @@ impl fmt::Debug for Version {
 
 impl PartialEq<str> for Version {
     fn eq(&self, text: &str) -> bool {
-        hex(&self.0) == text
+        self.digits() == text.as_bytes()
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::SystemTime;
 use self::check::{Findings, Judged, Stapled};
 use self::contents::Item;
 pub use self::facts::CertificateFacts;
-pub(crate) use self::facts::hex;
+pub(crate) use self::facts::hex_digits;
 pub use self::fingerprint::Fingerprint;
 pub use self::folder::{from_reading, parts_among};
 use self::layout::{Layout, PairFiles};

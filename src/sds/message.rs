@@ -30,9 +30,9 @@ pub(crate) fn delta(nonce: &str, secrets: &[Named], removed: &[Name]) -> Segment
     control_plane(7, &mut plain);
     pieces(plain, secrets, |Named { name, found }, plain| {
         let any = found.secret.resource_len(name);
-        let version = found.secret.version().to_string();
+        let version = found.secret.version().digits();
         let named = [
-            Field(1, Value::Bytes(version.as_bytes())),
+            Field(1, Value::Bytes(&version)),
             Field(3, Value::Bytes(name.as_bytes())),
         ];
         let length = named.iter().map(Field::len).sum::<usize>() + head_len(2, any) + any;
