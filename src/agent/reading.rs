@@ -8,7 +8,7 @@ use crate::config::{Layout, Limits, Root};
 use crate::credential::{self, Credential};
 use crate::files::read::{self, Arm, Files, Reading, RootFolder, Route, Source, Stamps};
 use crate::files::roots::{self, Listing};
-use crate::files::watch::Watch;
+use crate::files::watch::{self, Watch};
 use crate::inventory::{self, Key};
 use crate::problem::Problem;
 
@@ -43,6 +43,15 @@ impl Owner {
         match self {
             Self::Root(path) => path,
             Self::Folder(key) => &key.root,
+        }
+    }
+}
+
+impl watch::Key for Owner {
+    fn folder(&self) -> PathBuf {
+        match self {
+            Self::Root(path) => path.to_path_buf(),
+            Self::Folder(key) => key.path(),
         }
     }
 }

@@ -184,7 +184,7 @@ impl<'a> Read<'a> {
             files: self.files,
             problems: self.problems,
             root: RootFolder::of(self.walk.root, present),
-            stamps: self.walk.stamps.finish(),
+            stamps: self.walk.stamps.finish(self.folder),
         }
     }
 

@@ -104,7 +104,7 @@ pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
         credentials: list.credentials.into_iter().collect(),
         problems: list.problems,
         folder: RootFolder::of(folder, present),
-        stamps: list.walk.stamps.finish(),
+        stamps: list.walk.stamps.finish(root),
     }
 }
 

@@ -2,21 +2,23 @@
 //! changed.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::fs::{Stat, lstat};
 use rustix::io::Errno;
 
-/// What the results of later calls of `stat` are compared with. A few hundred bytes for a folder, which clones
-/// share: there may be thousands.
-#[derive(Clone, Debug, Default)]
+/// What the results of later calls of `stat` are compared with. A hundred bytes for a folder: there may be tens of
+/// thousands.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamps {
-    /// For each path that was examined: the fingerprint of what was found, in 8 bytes, its [`Depth`], how many
-    /// bytes the path has in common with the one before, in 2 bytes, and the rest of it, which a NUL ends.
-    looks: Arc<[u8]>,
+    /// A fingerprint of all that was found.
+    print: u64,
+    /// For each path that was examined: its [`Depth`], how many bytes it has in common with the one before,
+    /// and the rest of it, which a NUL ends. The one before the first is the folder that was read.
+    looks: Box<[u8]>,
     /// Whether something could not be examined, for a reason that passes without a trace.
     unsure: bool,
     /// Whether something could not be examined because permission was denied.
@@ -33,20 +35,36 @@ pub(super) enum Depth {
 }
 
 impl Stamps {
-    /// Examines everything again, by `lstat` alone: true when something is not as it was.
-    pub fn changed(&self) -> bool {
-        let mut path = Vec::new();
-        let mut looks = &*self.looks;
-        let mut changed = self.unsure;
-        while let Some((print, depth)) = next_look(&mut looks, &mut path).filter(|_| !changed) {
-            changed = fingerprint(depth, lstat(&*path).as_ref().map_err(|e| *e)) != print;
+    /// Examines everything again that was examined when `folder` was read, by `lstat` alone: true when
+    /// something is not as it was.
+    pub fn changed(&self, folder: &Path) -> bool {
+        let mut print = DefaultHasher::new();
+        for (path, depth) in self.looks(folder) {
+            fingerprint(depth, lstat(&path).as_ref().map_err(|e| *e)).hash(&mut print);
         }
-        changed
+        self.unsure || print.finish() != self.print
     }
 
-    /// Whether these are the stamps of the same read.
-    pub(super) fn is_same_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.looks, &other.looks)
+    /// The paths that were examined when `folder` was read.
+    pub(super) fn paths(&self, folder: &Path) -> impl Iterator<Item = PathBuf> + use<'_> {
+        self.looks(folder).map(|(path, _)| path)
+    }
+
+    fn looks(&self, folder: &Path) -> impl Iterator<Item = (PathBuf, Depth)> + use<'_> {
+        let mut path = folder.as_os_str().as_bytes().to_vec();
+        let mut looks = &*self.looks;
+        std::iter::from_fn(move || {
+            let ([depth, common], rest) = looks.split_first_chunk()?;
+            let end = rest.iter().position(|byte| *byte == 0)?;
+            path.truncate((*common).into());
+            path.extend_from_slice(&rest[..end]);
+            looks = &rest[end + 1..];
+            let depth = match depth {
+                b'i' => Depth::Identity,
+                _ => Depth::Content,
+            };
+            Some((PathBuf::from(OsStr::from_bytes(&path)), depth))
+        })
     }
 
     /// Whether something could not be examined because permission was denied.
@@ -61,19 +79,11 @@ impl Stamps {
     }
 }
 
-/// Takes the next look off `looks`, and makes `path`, the one before, its path.
-fn next_look(looks: &mut &[u8], path: &mut Vec<u8>) -> Option<(u64, Depth)> {
-    let (print, rest) = looks.split_first_chunk()?;
-    let ([depth, low, high], rest) = rest.split_first_chunk()?;
-    let end = rest.iter().position(|byte| *byte == 0)?;
-    path.truncate(u16::from_le_bytes([*low, *high]).into());
-    path.extend_from_slice(&rest[..end]);
-    *looks = &rest[end + 1..];
-    let depth = match depth {
-        b'i' => Depth::Identity,
-        _ => Depth::Content,
-    };
-    Some((u64::from_le_bytes(*print), depth))
+impl Default for Stamps {
+    /// Those of a read that examined nothing.
+    fn default() -> Self {
+        Collector::default().finish(Path::new(""))
+    }
 }
 
 /// Gathers [`Stamps`] during a read.
@@ -106,11 +116,13 @@ impl Collector {
         self.unsure = true;
     }
 
-    pub(super) fn finish(self) -> Stamps {
+    /// The stamps of a read of `folder`.
+    pub(super) fn finish(self, folder: &Path) -> Stamps {
+        let mut print = DefaultHasher::new();
         let mut looks = Vec::new();
-        let mut last = PathBuf::new();
+        let mut last = folder.to_owned();
         let mut prints = self.prints.into_iter().peekable();
-        while let Some(((path, depth), print)) = prints.next() {
+        while let Some(((path, depth), found)) = prints.next() {
             // What is examined below it is another thing when another folder takes its place.
             let below = prints.peek().map(|((path, _), _)| path);
             if depth == Depth::Identity && below.is_some_and(|below| below.starts_with(&path)) {
@@ -119,15 +131,15 @@ impl Collector {
             let [bytes, before] = [&path, &last].map(|path| path.as_os_str().as_bytes());
             let pairs = before.iter().zip(bytes);
             let common = pairs.take_while(|(a, b)| a == b).count();
-            let common = u16::try_from(common).unwrap_or(u16::MAX);
-            looks.extend(print.to_le_bytes());
-            looks.push(depth as u8);
-            looks.extend(common.to_le_bytes());
+            let common = u8::try_from(common).unwrap_or(u8::MAX);
+            looks.extend([depth as u8, common]);
             looks.extend(&bytes[common.into()..]);
             looks.push(0);
+            found.hash(&mut print);
             last = path;
         }
         Stamps {
+            print: print.finish(),
             looks: looks.into(),
             unsure: self.unsure,
             denied: self.denied,
@@ -179,10 +191,11 @@ fn fingerprint(depth: Depth, found: Result<&Stat, Errno>) -> u64 {
 mod tests {
     use super::*;
 
+    /// What a read of the folder that `path` is in finds there.
     fn stamps(depth: Depth, path: &Path) -> Stamps {
         let mut collector = Collector::default();
         collector.add(depth, path, lstat(path).as_ref().map_err(|e| *e));
-        collector.finish()
+        collector.finish(path.parent().unwrap())
     }
 
     #[test]
@@ -190,18 +203,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tls.key");
         let absent = stamps(Depth::Content, &file);
-        assert!(!absent.changed());
+        assert!(!absent.changed(dir.path()));
 
         std::fs::write(&file, "a").unwrap();
-        assert!(absent.changed());
+        assert!(absent.changed(dir.path()));
         let there = stamps(Depth::Content, &file);
-        assert!(!there.changed());
+        assert!(!there.changed(dir.path()));
 
         std::fs::write(&file, "ab").unwrap();
-        assert!(there.changed());
+        assert!(there.changed(dir.path()));
         let changed = stamps(Depth::Content, &file);
         std::fs::remove_file(&file).unwrap();
-        assert!(changed.changed() && there.changed() && !absent.changed());
+        assert!(
+            changed.changed(dir.path()) && there.changed(dir.path()) && !absent.changed(dir.path())
+        );
     }
 
     #[test]
@@ -215,10 +230,10 @@ mod tests {
             for path in &paths {
                 collector.add(Depth::Content, path, lstat(path).as_ref().map_err(|e| *e));
             }
-            let stamps = collector.finish();
-            assert!(!stamps.changed());
+            let stamps = collector.finish(dir.path());
+            assert!(!stamps.changed(dir.path()));
             std::fs::write(path, "x").unwrap();
-            assert!(stamps.changed(), "{path:?}");
+            assert!(stamps.changed(dir.path()), "{path:?}");
         }
     }
 
@@ -230,17 +245,17 @@ mod tests {
         std::fs::create_dir(&other).unwrap();
         let before = stamps(Depth::Identity, &folder);
         std::fs::write(folder.join("file"), "a").unwrap();
-        assert!(!before.changed());
+        assert!(!before.changed(dir.path()));
         std::fs::remove_file(folder.join("file")).unwrap();
         std::fs::rename(&other, &folder).unwrap();
-        assert!(before.changed());
+        assert!(before.changed(dir.path()));
     }
 
     #[test]
     fn a_passing_failure_counts_as_changed() {
         let mut collector = Collector::default();
         collector.add(Depth::Content, Path::new("/"), Err(Errno::MFILE));
-        let stamps = collector.finish();
-        assert!(stamps.unsure() && stamps.changed());
+        let stamps = collector.finish(Path::new("/"));
+        assert!(stamps.unsure() && stamps.changed(Path::new("/")));
     }
 }

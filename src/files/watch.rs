@@ -27,16 +27,36 @@ mod tests;
 
 use std::hash::Hash;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
+use self::owners::Polling;
 pub use self::polled::Polled;
 use self::session::Session;
-pub use self::table::Settings;
-use self::table::Shared;
+use self::table::Table;
 use super::read::{Arm, Stamps};
+
+/// How often files are checked by `stat` alone.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Everything is checked this often.
+    pub check_interval: Duration,
+    /// What can't be watched is checked this often.
+    pub poll_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            check_interval: Duration::from_secs(60),
+            poll_interval: Duration::from_secs(5),
+        }
+    }
+}
 
 /// What the watch is doing.
 #[derive(Clone, Debug)]
@@ -55,18 +75,34 @@ pub struct State<K> {
     pub polled: Vec<(K, Polled)>,
 }
 
-/// A cheap handle on the watch of all folders that owners depend on. Dropping the last one ends it.
-#[derive(Clone)]
-pub struct Watch<K: Clone + Eq + Hash + Send + 'static> {
-    inner: Arc<Shared<K>>,
+/// What identifies an owner.
+pub trait Key: Clone + Eq + Hash + Send + 'static {
+    /// The folder that it is: most of what its reads examine is in there.
+    fn folder(&self) -> PathBuf;
 }
 
-impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
+/// A cheap handle on the watch of all folders that owners depend on. Dropping the last one ends it.
+#[derive(Clone)]
+pub struct Watch<K> {
+    table: Arc<Mutex<Table<K>>>,
+    /// Wakes the task that waits for changes, when there is something to do sooner than before.
+    wake: Arc<Notify>,
+}
+
+impl<K: Key> Watch<K> {
     /// Starts watching. What can't be watched is polled.
     pub fn start(settings: Settings) -> Self {
+        let wake = Arc::<Notify>::default();
+        let table = Table::new(settings, Arc::clone(&wake));
         Self {
-            inner: Arc::new(Shared::new(settings)),
+            table: Arc::new(Mutex::new(table)),
+            wake,
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table<K>> {
+        // No change of the table is left half done where something can panic.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads for `owner` by `read`, which names each folder to the [`Arm`] right before it looks
@@ -79,7 +115,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     ///
     /// Blocks: call it on a thread made for that, for as many owners at a time as you like.
     pub fn read<T>(&self, owner: &K, read: impl FnOnce(&mut dyn Arm) -> (T, Stamps)) -> Option<T> {
-        let mut session = Session::begin(&self.inner, owner)?;
+        let mut session = Session::begin(self, owner)?;
         match catch_unwind(AssertUnwindSafe(|| read(&mut session))) {
             Ok((found, stamps)) => session.end(Some(stamps)).then_some(found),
             Err(panic) => {
@@ -92,15 +128,19 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
 
     /// Stops watching for `owner`.
     pub fn forget(&self, owner: &K) {
-        self.inner.lock().forget(owner);
+        self.lock().forget(owner);
     }
 
     /// Has `owner` checked by `stat` alone this often, regardless of the settings.
     pub fn set_interval(&self, owner: &K, interval: Option<Duration>) {
-        let mut table = self.inner.lock();
+        let mut table = self.lock();
         let id = table.owners.enter(owner);
         if let Some(owner) = table.owners.get_mut(id) {
-            owner.interval = interval;
+            let polling = owner.polling();
+            owner.set_polling(Polling {
+                interval,
+                ..polling
+            });
         }
         table.plan_check(id);
     }
@@ -111,17 +151,17 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
     pub async fn changed(&self) -> Vec<K> {
         loop {
             let now = Instant::now();
-            checks::start(&self.inner, now);
+            self.start_checks(now);
             let (due, next) = {
-                let mut table = self.inner.lock();
+                let mut table = self.lock();
                 (table.take_due(now), table.next_deadline())
             };
             if !due.is_empty() {
                 return due;
             }
             tokio::select! {
-                () = self.inner.wake.notified() => {}
-                () = events::wait(&self.inner) => {}
+                () = self.wake.notified() => {}
+                () = self.take_events() => {}
                 () = sleep_until(next.unwrap_or(now).into()), if next.is_some() => {}
             }
         }
@@ -129,19 +169,19 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
 
     /// Makes `owner` due.
     pub fn mark(&self, owner: &K) {
-        let mut table = self.inner.lock();
+        let mut table = self.lock();
         let id = table.owners.enter(owner);
         table.mark([id], Instant::now());
     }
 
     /// Has all watches placed again, and makes every owner due.
     pub fn mark_all(&self) {
-        self.inner.lock().rebuild(Instant::now());
+        self.lock().rebuild(Instant::now());
     }
 
     /// What the watch is doing.
     pub fn state(&self) -> State<K> {
-        let table = self.inner.lock();
+        let table = self.lock();
         let owners = table.owners.iter();
         State {
             directories: table.folders.watched.len(),
@@ -150,7 +190,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> Watch<K> {
             rebuilds: table.rebuilds,
             missed: table.missed,
             polled: owners
-                .filter_map(|(_, key, owner)| Some((key.clone(), owner.polled?)))
+                .filter_map(|(key, owner)| Some((key.clone(), owner.polling().why?)))
                 .collect(),
         }
     }

@@ -90,9 +90,9 @@ fn files_come_whole_by_name_and_with_their_modes() {
     assert_eq!(names(&reading), ["a", "b"]);
     assert_eq!(*reading.files[1].bytes, b"two");
     assert_eq!(reading.files[1].mode, 0o640);
-    assert!(!reading.stamps.changed());
+    assert!(!reading.stamps.changed(&place.at("host")));
     place.write("host/b", "2");
-    assert!(reading.stamps.changed());
+    assert!(reading.stamps.changed(&place.at("host")));
 }
 
 #[test]
@@ -101,11 +101,11 @@ fn a_folder_that_is_not_there_is_absent_and_no_problem() {
     for path in ["none", "none/at/all"] {
         let reading = place.read(path);
         assert!(!reading.present && reading.problems.is_empty());
-        assert!(!reading.stamps.changed());
+        assert!(!reading.stamps.changed(&place.at(path)));
     }
     let reading = place.read("none");
     fs::create_dir(place.at("none")).unwrap();
-    assert!(reading.stamps.changed());
+    assert!(reading.stamps.changed(&place.at("none")));
 }
 
 #[test]
@@ -293,9 +293,9 @@ fn the_data_link_leads_to_all_files() {
     assert_eq!(names(&reading), ["ca.crt", "tls.key"]);
     assert!(reading.problems.is_empty());
     place.write("host/beside", "changed");
-    assert!(!reading.stamps.changed());
+    assert!(!reading.stamps.changed(&place.at("host")));
     place.write("elsewhere/ca", "new");
-    assert!(reading.stamps.changed());
+    assert!(reading.stamps.changed(&place.at("host")));
 }
 
 #[test]
@@ -588,7 +588,7 @@ fn what_can_not_be_opened_for_now_is_unsure() {
     );
     read.failed(&place.at("x"), Failure::System(Errno::MFILE));
     let reading = read.finish(true);
-    assert!(reading.stamps.unsure() && reading.stamps.changed());
+    assert!(reading.stamps.unsure() && reading.stamps.changed(Path::new("/x")));
     let text = reading.problems[0].to_string();
     assert!(text.contains("LimitNOFILE"), "{text}");
 }

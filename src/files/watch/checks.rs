@@ -4,14 +4,12 @@
 //! delays neither the others nor the end of the program.
 
 use std::collections::BTreeSet;
-use std::hash::Hash;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::folders::OwnerId;
-use super::owners::{FIRST_ROUND, Round};
-use super::table::{Shared, Table};
+use super::owners::{FIRST_ROUND, OwnerId, Polling, Round};
+use super::table::Table;
+use super::{Key, Watch};
 use crate::files::read::Stamps;
 
 /// Rounds that are under way at a time. All but hanging ones are done in milliseconds.
@@ -20,34 +18,38 @@ const MAX_ROUNDS: usize = 32;
 /// While there are so many, another one is tried again after this long.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// Starts what is due.
-pub(super) fn start<K: Clone + Eq + Hash + Send + 'static>(shared: &Arc<Shared<K>>, now: Instant) {
-    let next = || shared.lock().take_round(now);
-    while let Some((round, owners)) = next() {
-        let handle = Arc::clone(shared);
-        let thread = thread::Builder::new().name("files-check".into());
-        if let Err(error) = thread.spawn(move || check(&handle, round, &owners)) {
-            tracing::warn!(%error, "files could not be checked; raise the limit on threads");
-            shared.lock().end_round(round);
+impl<K: Key> Watch<K> {
+    /// Starts the checks that are due.
+    pub(super) fn start_checks(&self, now: Instant) {
+        let next = || self.lock().take_round(now);
+        while let Some((round, owners)) = next() {
+            let watch = self.clone();
+            let thread = thread::Builder::new().name("files-check".into());
+            if let Err(error) = thread.spawn(move || watch.check(round, &owners)) {
+                tracing::warn!(%error, "files could not be checked; raise the limit on threads");
+                self.lock().end_round(round);
+            }
         }
+    }
+
+    fn check(&self, round: Round, owners: &[OwnerId]) {
+        for id in owners {
+            let Some((folder, stamps)) = self.lock().owners.stamps(*id) else {
+                continue;
+            };
+            if stamps.changed(&folder) {
+                self.lock().found_changed(*id, &stamps);
+            }
+        }
+        self.lock().end_round(round);
     }
 }
 
-fn check<K: Clone + Eq + Hash>(shared: &Shared<K>, round: Round, owners: &[OwnerId]) {
-    for id in owners {
-        let stamps = shared.lock().owners.stamps(*id);
-        if let Some(stamps) = stamps.filter(Stamps::changed) {
-            shared.lock().found_changed(*id, &stamps);
-        }
-    }
-    shared.lock().end_round(round);
-}
-
-impl<K: Clone + Eq + Hash> Table<K> {
+impl<K: Key> Table<K> {
     /// Has an owner checked from time to time.
     pub(super) fn plan_check(&mut self, id: OwnerId) {
         let owner = self.owners.get(id);
-        let round = owner.map(|owner| owner.round(self.settings.poll_interval));
+        let round = owner.map(|owner| owner.polling().round(&self.settings));
         if let Some(round) = round.filter(|round| !self.rounds.contains_key(round)) {
             self.end_round(round);
         }
@@ -60,10 +62,8 @@ impl<K: Clone + Eq + Hash> Table<K> {
             let (round, _) = rounds.find(|(_, at)| at.is_some_and(|at| at <= now))?;
             let round = *round;
             let under_way = self.rounds.values().filter(|at| at.is_none()).count();
-            let owners = self.owners.iter();
-            let owners =
-                owners.filter(|(.., owner)| owner.round(self.settings.poll_interval) == round);
-            let owners: Vec<OwnerId> = owners.map(|(id, ..)| id).collect();
+            let is_in = |polling: Polling| polling.round(&self.settings) == round;
+            let owners = self.owners.checked(is_in);
             if round == FIRST_ROUND {
                 self.retry(now);
             } else if owners.is_empty() {
@@ -95,20 +95,20 @@ impl<K: Clone + Eq + Hash> Table<K> {
             return;
         };
         // What is read meanwhile, or about to be, finds that itself.
-        if owner.pending.is_some() || !owner.stamps.is_same_as(stamps) {
+        if owner.pending.is_some() || owner.stamps != *stamps {
             return;
         }
-        if owner.polled.is_some() {
+        if owner.polling().why.is_some() {
             return self.mark([id], now);
         }
         // An event is missing. Whatever swallowed it (a mount over a watched folder, say) may swallow the
         // next one: all who share a folder are due, and their reads place the watches again.
+        let mut owners = BTreeSet::from([id]);
+        for (watch, _) in &owner.needs {
+            owners.extend(self.needs_of(*watch).map(|(_, id)| id));
+        }
         self.missed += 1;
         self.folders.distrust(now);
-        let mut owners = BTreeSet::from([id]);
-        for (watch, _) in owner.needs.clone() {
-            owners.extend(self.folders.needs_of(watch).map(|(_, id)| id));
-        }
         self.mark(owners, now);
     }
 }

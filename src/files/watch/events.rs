@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::future::pending as never;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::{Event, ReadFlags};
 
-use super::folders::{OwnerId, What, is_hidden};
+use super::folders::{Place, What, hash, is_hidden};
 use super::kernel::{Scope, WatchId};
+use super::owners::OwnerId;
 use super::pending::{Change, FileKey};
-use super::table::{Shared, Table};
+use super::table::Table;
+use super::{Key, Watch};
 use crate::files::read::FileId;
 
 /// Where events can't be waited for, they are taken this often.
@@ -25,28 +26,30 @@ const MAX_ARRIVED: usize = 256;
 /// How long a folder counts as having been renamed into place lately.
 const ARRIVED: Duration = Duration::from_secs(2);
 
-/// Waits until the kernel has events, and takes them.
-pub(super) async fn wait<K: Clone + Eq + Hash>(shared: &Shared<K>) {
-    let inotify = shared.lock().folders.inotify.clone();
-    let Some(inotify) = inotify else {
-        return never().await;
-    };
-    let Ok(readiness) = inotify.readiness() else {
-        // Such as at the limit on what can be waited for (fs.epoll.max_user_watches).
-        tokio::time::sleep(UNREADY).await;
-        shared.lock().drain();
-        return;
-    };
-    // Fails only when the runtime is shutting down.
-    let Ok(mut guard) = readiness.readable().await else {
-        return never().await;
-    };
-    if shared.lock().drain() {
-        guard.clear_ready();
+impl<K: Key> Watch<K> {
+    /// Waits until the kernel has events, and takes them.
+    pub(super) async fn take_events(&self) {
+        let inotify = self.lock().folders.inotify.clone();
+        let Some(inotify) = inotify else {
+            return never().await;
+        };
+        let Ok(readiness) = inotify.readiness() else {
+            // Such as at the limit on what can be waited for (fs.epoll.max_user_watches).
+            tokio::time::sleep(UNREADY).await;
+            self.lock().drain();
+            return;
+        };
+        // Fails only when the runtime is shutting down.
+        let Ok(mut guard) = readiness.readable().await else {
+            return never().await;
+        };
+        if self.lock().drain() {
+            guard.clear_ready();
+        }
     }
 }
 
-impl<K: Clone + Eq + Hash> Table<K> {
+impl<K: Key> Table<K> {
     /// Takes in everything that the kernel has reported up to now. False when more may be waiting.
     pub(super) fn drain(&mut self) -> bool {
         let Some(inotify) = self.folders.inotify.clone() else {
@@ -92,7 +95,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         // Its mode matters to those who list it, or were not let in. All the others would have to read
         // again whenever somebody touches a root.
         let is_mode = flags.contains(ReadFlags::ATTRIB);
-        let needs = self.folders.needs_of(watch).filter(|(what, id)| {
+        let needs = self.needs_of(watch).filter(|(what, id)| {
             !is_mode || [What::ALL, What::NAMES].contains(what) || self.is_denied(*id)
         });
         let owners = needs.map(|(_, id)| id).collect();
@@ -123,14 +126,14 @@ impl<K: Clone + Eq + Hash> Table<K> {
             && !is_folder
             // Otherwise nothing would report that it is complete.
             && folder.scope == Scope::Content
-            && !is_complete(&folder.path.join(name))
+            && !self.is_complete(folder.place, name, &owners)
         {
             Change::Written
         } else {
             Change::Replaced
         };
         if flags.contains(ReadFlags::MOVED_TO) && is_folder {
-            self.note_arrival(folder.path.join(name), now);
+            self.note_arrival(folder.place.join(name), now);
         }
         self.note(owners, change, file_key(Ok(watch), name), now);
     }
@@ -141,14 +144,28 @@ impl<K: Clone + Eq + Hash> Table<K> {
         let all = (!is_hidden(name)).then_some(What::ALL);
         let names = names.then_some(What::NAMES);
         let whats = [Some(What::name(name)), all, names].into_iter().flatten();
-        let owners = whats.flat_map(|what| self.folders.who_needs(watch, what));
-        owners.collect()
+        whats
+            .flat_map(|what| self.who_needs((watch, what)))
+            .collect()
     }
 
     /// Whether a missing permission hid something that the owner depends on.
     fn is_denied(&self, id: OwnerId) -> bool {
         let owner = self.owners.get(id);
         owner.is_some_and(|owner| owner.stamps.denied())
+    }
+
+    /// Whether what was just made in a folder that these owners depend on has all its content. Where none of
+    /// them has been read, the path of the folder is not known, and neither is this.
+    fn is_complete(&self, folder: Place, name: &OsStr, owners: &BTreeSet<OwnerId>) -> bool {
+        let read = owners.iter().filter_map(|id| self.owners.stamps(*id));
+        let paths = read.flat_map(|(folder, stamps)| stamps.paths(&folder).collect::<Vec<_>>());
+        // Each one is that of the folder, or of something that was looked up in it.
+        let mut made = paths.filter_map(|path| {
+            let mut folders = path.ancestors().take(2);
+            Some(folders.find(|path| Place::of(path) == folder)?.join(name))
+        });
+        made.next().is_some_and(|path| is_complete(&path))
     }
 
     /// Notes a change of a file for those concerned.
@@ -158,28 +175,27 @@ impl<K: Clone + Eq + Hash> Table<K> {
         }
     }
 
-    /// The folder at `path` was renamed into place.
-    fn note_arrival(&mut self, path: PathBuf, now: Instant) {
+    /// This folder was renamed into place.
+    fn note_arrival(&mut self, folder: Place, now: Instant) {
         self.arrived
-            .retain(|(other, at)| *at + ARRIVED > now && *other != path);
+            .retain(|(other, at)| *at + ARRIVED > now && *other != folder);
         self.arrived.truncate(MAX_ARRIVED - 1);
-        self.arrived.push_front((path, now));
+        self.arrived.push_front((folder, now));
     }
 
     /// Whether the folder at `path` was renamed into place lately, with all that is in it.
     pub(super) fn has_just_arrived(&mut self, path: &Path) -> bool {
         self.drain();
         let now = Instant::now();
+        let way: Vec<Place> = Place::all_on(path).collect();
         let mut arrived = self.arrived.iter();
-        arrived.any(|(folder, at)| *at + ARRIVED > now && path.starts_with(folder))
+        arrived.any(|(folder, at)| *at + ARRIVED > now && way.contains(folder))
     }
 }
 
 /// Tells the file `name` in `folder` apart from others. One that can't be watched has no events.
 pub(super) fn file_key(folder: Result<WatchId, FileId>, name: &OsStr) -> FileKey {
-    let mut hasher = DefaultHasher::new();
-    (folder, name).hash(&mut hasher);
-    hasher.finish()
+    hash((folder, name))
 }
 
 /// Whether what was just made at `path` has all its content: a link, or one more name of a file.

@@ -1,6 +1,6 @@
 //! The watched folders, and what of each an owner depends on.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::ffi::OsStrExt;
@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::kernel::{Inotify, Placed, Scope, WatchId};
-use super::polled::Polled;
-use crate::files::read::{Dir, Interest};
-
-/// An owner, by its number. There may be a dozen of these for each credential.
-pub(super) type OwnerId = u32;
+use super::Key;
+use super::kernel::{Inotify, Scope, WatchId};
+use super::owners::{Owner, OwnerId};
+use super::pending::QUIET;
+use super::table::Table;
+use crate::files::read::Interest;
 
 /// What an owner depends on in a watched folder.
 pub(super) type Need = (WatchId, What);
@@ -30,9 +30,7 @@ impl What {
     pub(super) const NAMES: Self = Self(1);
 
     pub(super) fn name(name: &OsStr) -> Self {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        Self((hasher.finish() as u32).max(2))
+        Self((hash(name) as u32).max(2))
     }
 }
 
@@ -60,13 +58,43 @@ pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"..")
 }
 
-/// A watched folder.
+/// The path of a folder, by a hash of it: paths would take more memory than all the rest. Of two paths with
+/// the same one, the worst is that a file is read before it is complete, and then again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place(u32);
+
+impl Place {
+    pub(super) fn of(folder: &Path) -> Self {
+        Self::all_on(folder).last().unwrap_or(Self(0))
+    }
+
+    /// Those of all folders on the way to `folder`, and its own.
+    pub(super) fn all_on(folder: &Path) -> impl Iterator<Item = Self> {
+        folder.components().scan(Self(0), |place, name| {
+            *place = place.join(name.as_os_str());
+            Some(*place)
+        })
+    }
+
+    /// That of the folder `name` in this one.
+    pub(super) fn join(self, name: &OsStr) -> Self {
+        Self(hash((self.0, name)) as u32)
+    }
+}
+
+pub(super) fn hash(what: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A watched folder. There may be several for each of tens of thousands of owners.
 pub(super) struct Folder {
     /// Where it was last found.
-    pub(super) path: Box<Path>,
+    pub(super) place: Place,
     pub(super) scope: Scope,
-    /// All that its scope asks for has been reported since then.
-    pub(super) since: Instant,
+    /// The owner whose needs alone say what of the folder it depends on: few folders have a second one.
+    first: Option<OwnerId>,
 }
 
 /// The watched folders.
@@ -75,9 +103,13 @@ pub(super) struct Folders {
     /// The instance that all watches are of: another one would count them from 1 again.
     pub(super) inotify: Option<Arc<Inotify>>,
     pub(super) watched: HashMap<WatchId, Folder>,
-    /// Who depends on what: a folder's entries stand together. Those of a folder whose watch the kernel has
-    /// removed are here until the owner is read again.
-    needs: BTreeSet<(WatchId, What, OwnerId)>,
+    /// What all others depend on, and owners that are being read: a folder's entries stand together. Those of
+    /// a folder whose watch the kernel has removed are here until the owner is read again.
+    shared: BTreeSet<(WatchId, What, OwnerId)>,
+    /// The folders that were not watched like this [`QUIET`] ago, and since when they are.
+    fresh: VecDeque<(WatchId, Instant)>,
+    /// What was reported until then can't be relied on.
+    distrusted: Option<Instant>,
     /// Times that the kernel refused a watch.
     pub(super) refusals: u64,
 }
@@ -91,87 +123,101 @@ impl Folders {
         Ok(())
     }
 
-    /// Records the watch that was placed on the folder `dir` for at least what `scope` asks for.
-    pub(super) fn watch(
-        &mut self,
-        dir: &Dir<'_>,
-        scope: Scope,
-        placed: Option<Placed>,
-    ) -> Result<WatchId, Polled> {
-        if dir.remote {
-            return Err(Polled::RemoteFileSystem);
-        }
-        let placed = match (&self.inotify, placed) {
-            (Some(inotify), Some(placed)) => inotify.confirm(placed, dir.fd, scope),
-            _ => Err(Polled::NoInotify),
-        };
-        let watch = placed.inspect_err(|_| self.refusals += 1)?;
-        // What happened before the watch was placed is not reported.
-        let since = Instant::now();
-        let folder = self.watched.entry(watch).or_insert_with(|| Folder {
-            path: dir.path.into(),
+    /// Records a watch that was placed on the folder at `place` for at least what `scope` asks for.
+    pub(super) fn record(&mut self, watch: WatchId, place: Place, scope: Scope) {
+        let before = self.watched.get(&watch).map(|folder| folder.scope);
+        let folder = self.watched.entry(watch).or_insert(Folder {
+            place,
             scope,
-            since,
+            first: None,
         });
-        if folder.scope < scope {
-            (folder.scope, folder.since) = (scope, since);
+        folder.place = place;
+        folder.scope = folder.scope.max(scope);
+        if before < Some(scope) {
+            // What happened before the watch was placed is not reported.
+            let now = Instant::now();
+            while (self.fresh.front()).is_some_and(|(_, since)| *since + QUIET < now) {
+                self.fresh.pop_front();
+            }
+            self.fresh.push_back((watch, now));
         }
-        if *folder.path != *dir.path {
-            folder.path = dir.path.into();
-        }
-        Ok(watch)
     }
 
-    /// Whether what happened at `when` in the folder has been reported.
+    /// Whether what happened at `when` in the folder, less than [`QUIET`] ago, has been reported.
     pub(super) fn has_reported(&self, watch: WatchId, when: Instant) -> bool {
-        let folder = self.watched.get(&watch);
-        folder.is_some_and(|folder| folder.since < when)
+        let mut fresh = self.fresh.iter();
+        self.watched.contains_key(&watch)
+            && self.distrusted.is_none_or(|until| until < when)
+            && !fresh.any(|(other, since)| *other == watch && *since >= when)
     }
 
     /// What was reported up to `now` can't be relied on.
     pub(super) fn distrust(&mut self, now: Instant) {
-        for folder in self.watched.values_mut() {
-            folder.since = now;
+        self.distrusted = Some(now);
+    }
+
+    /// Registers that an owner, which is being read, depends on this.
+    pub(super) fn add_need(&mut self, (watch, what): Need, owner: OwnerId) {
+        self.shared.insert((watch, what, owner));
+    }
+
+    /// `needs` are those of the owner from now on.
+    pub(super) fn settle(&mut self, needs: &[Need], owner: OwnerId) {
+        for (watch, what) in needs {
+            let folder = self.watched.get_mut(watch);
+            if folder.is_some_and(|folder| *folder.first.get_or_insert(owner) == owner) {
+                self.shared.remove(&(*watch, *what, owner));
+            }
         }
     }
 
-    /// Registers that `owner` depends on `what` of a folder.
-    pub(super) fn add_need(&mut self, (watch, what): Need, owner: OwnerId) {
-        self.needs.insert((watch, what, owner));
+    /// What of the folder is registered one by one, and for whom.
+    fn shared_needs(&self, watch: WatchId) -> impl Iterator<Item = (What, OwnerId)> + use<'_> {
+        let needs = self.shared.range((watch, What::ALL, OwnerId::MIN)..);
+        let needs = needs.take_while(move |(other, ..)| *other == watch);
+        needs.map(|(_, what, owner)| (*what, *owner))
     }
+}
 
-    /// `owner` no longer depends on these. A folder that nobody depends on any more is no longer watched.
-    pub(super) fn drop_needs(&mut self, needs: impl IntoIterator<Item = Need>, owner: OwnerId) {
+impl<K: Key> Table<K> {
+    /// The owner no longer depends on these. A folder that nobody depends on any more is no longer watched.
+    pub(super) fn drop_needs(&mut self, needs: impl IntoIterator<Item = Need>, id: OwnerId) {
         for (watch, what) in needs {
-            self.needs.remove(&(watch, what, owner));
+            self.folders.shared.remove(&(watch, what, id));
             if self.needs_of(watch).next().is_none()
-                && self.watched.remove(&watch).is_some()
-                && let Some(inotify) = &self.inotify
+                && self.folders.watched.remove(&watch).is_some()
+                && let Some(inotify) = &self.folders.inotify
             {
                 inotify.remove(watch);
             }
         }
     }
 
-    /// Who depends on `what` of the folder.
-    pub(super) fn who_needs(
-        &self,
-        watch: WatchId,
-        what: What,
-    ) -> impl Iterator<Item = OwnerId> + use<'_> {
-        let needs = self
-            .needs
-            .range((watch, what, 0)..=(watch, what, OwnerId::MAX));
-        needs.map(|(.., owner)| *owner)
+    /// Who depends on this.
+    pub(super) fn who_needs(&self, need: Need) -> impl Iterator<Item = OwnerId> + use<'_, K> {
+        let (watch, what) = need;
+        let first = self.first(watch);
+        let first = first.filter(|(_, owner)| owner.needs.binary_search(&need).is_ok());
+        let range = (watch, what, OwnerId::MIN)..=(watch, what, OwnerId::MAX);
+        let others = self.folders.shared.range(range).map(|(.., id)| *id);
+        first.map(|(id, _)| id).into_iter().chain(others)
     }
 
     /// What is needed of the folder, and by whom.
     pub(super) fn needs_of(
         &self,
         watch: WatchId,
-    ) -> impl Iterator<Item = (What, OwnerId)> + use<'_> {
-        let needs = self.needs.range((watch, What::ALL, 0)..);
-        let needs = needs.take_while(move |(other, ..)| *other == watch);
-        needs.map(|(_, what, owner)| (*what, *owner))
+    ) -> impl Iterator<Item = (What, OwnerId)> + use<'_, K> {
+        let first = self.first(watch).into_iter();
+        let needs = first.flat_map(move |(id, owner)| {
+            let needs = owner.needs_of(watch).iter();
+            needs.map(move |(_, what)| (*what, id))
+        });
+        needs.chain(self.folders.shared_needs(watch))
+    }
+
+    fn first(&self, watch: WatchId) -> Option<(OwnerId, &Owner)> {
+        let id = self.folders.watched.get(&watch)?.first?;
+        Some((id, self.owners.get(id)?))
     }
 }

@@ -1,37 +1,42 @@
 //! The owners, found by their number or by their key.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZero;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hashbrown::HashTable;
 
-use super::folders::{Need, OwnerId};
+use super::folders::Need;
+use super::kernel::WatchId;
 use super::pending::Pending;
 use super::polled::Polled;
+use super::{Key, Settings};
 use crate::files::read::Stamps;
 
-/// A root or credential folder.
+/// An owner, by its number. There may be a dozen of these for each credential.
+pub(super) type OwnerId = NonZero<u32>;
+
+/// A root or credential folder. There may be tens of thousands, so what few of them have is boxed.
 #[derive(Default)]
 pub(super) struct Owner {
     /// What it depends on, in order.
     pub(super) needs: Box<[Need]>,
     pub(super) stamps: Stamps,
-    /// What has happened since it was read, if anything has. Boxed: few of many thousand owners have it.
+    /// What has happened since it was read, if anything has.
     pub(super) pending: Option<Box<Pending>>,
-    pub(super) polled: Option<Polled>,
-    /// How often it is checked, when not as usual.
+    polling: Option<Box<Polling>>,
+}
+
+/// How an owner is checked by `stat` where that is not done as usual.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(super) struct Polling {
+    /// Why it is polled, if it is.
+    pub(super) why: Option<Polled>,
+    /// How often it is checked.
     pub(super) interval: Option<Duration>,
     /// The device that may keep a check of it waiting; local files have none.
     pub(super) device: Option<u64>,
-}
-
-impl Owner {
-    /// The round that it is checked in, when polling is usual at this interval.
-    pub(super) fn round(&self, usual: Duration) -> Round {
-        let every = self.interval.or(self.polled.map(|_| usual));
-        (self.device, every)
-    }
 }
 
 /// Owners that are checked together: those on this device, polled at this interval or not polled.
@@ -40,78 +45,135 @@ pub(super) type Round = (Option<u64>, Option<Duration>);
 /// The round of all that is local and not polled. There is always this one.
 pub(super) const FIRST_ROUND: Round = (None, None);
 
-/// All owners. There may be tens of thousands, so their keys are stored once, and the maps, which have
-/// room for more than are in them, contain numbers and pointers.
-pub(super) struct Owners<K> {
-    owners: HashMap<OwnerId, Box<(K, Owner)>>,
-    /// By the hash of their keys.
-    ids: HashTable<OwnerId>,
-    hasher: RandomState,
-    /// The number given last. Numbers are reused as late as possible: a read of a forgotten owner may be under way.
-    last: OwnerId,
+impl Polling {
+    pub(super) fn round(&self, settings: &Settings) -> Round {
+        let every = self.interval.or(self.why.map(|_| settings.poll_interval));
+        (self.device, every)
+    }
 }
 
-impl<K: Clone + Eq + Hash> Owners<K> {
-    /// The owner of this key, new if need be.
-    pub(super) fn enter(&mut self, key: &K) -> OwnerId {
-        let Self {
-            owners,
-            ids,
-            hasher,
-            last,
-        } = self;
-        let entry = ids.entry(
-            hasher.hash_one(key),
-            |id| owners[id].0 == *key,
-            |id| hasher.hash_one(&owners[id].0),
-        );
-        let id = entry.or_insert_with(|| {
-            *last = last.wrapping_add(1);
-            while owners.contains_key(last) {
-                *last = last.wrapping_add(1);
-            }
-            owners.insert(*last, Box::new((key.clone(), Owner::default())));
-            *last
-        });
-        *id.get()
+impl Owner {
+    pub(super) fn polling(&self) -> Polling {
+        self.polling.as_deref().copied().unwrap_or_default()
     }
 
+    pub(super) fn set_polling(&mut self, polling: Polling) {
+        self.polling = (polling != Polling::default()).then(|| Box::new(polling));
+    }
+
+    /// What of the folder it depends on.
+    pub(super) fn needs_of(&self, watch: WatchId) -> &[Need] {
+        let first = self.needs.partition_point(|need| need.0 < watch);
+        let end = self.needs.partition_point(|need| need.0 <= watch);
+        &self.needs[first..end]
+    }
+}
+
+/// All owners.
+pub(super) struct Owners<K> {
+    /// By number.
+    slots: Vec<Option<Box<(K, Owner)>>>,
+    /// Numbers that nobody has.
+    free: Vec<OwnerId>,
+    /// By the hash of their keys, which are stored once.
+    ids: HashTable<OwnerId>,
+    hasher: RandomState,
+}
+
+impl<K: Key> Owners<K> {
+    /// The owner of this key, new if need be.
+    pub(super) fn enter(&mut self, key: &K) -> OwnerId {
+        let hash = self.hasher.hash_one(key);
+        if let Some(id) = self.ids.find(hash, |id| self.key(*id) == Some(key)) {
+            return *id;
+        }
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            number(self.slots.len() - 1)
+        });
+        self.slots[index(id)] = Some(Box::new((key.clone(), Owner::default())));
+        let Self {
+            slots, ids, hasher, ..
+        } = self;
+        let keys = |id: &OwnerId| slots[index(*id)].as_ref().map(|entry| &entry.0);
+        ids.insert_unique(hash, id, |id| {
+            keys(id).map_or(0, |key| hasher.hash_one(key))
+        });
+        id
+    }
+
+    /// Removes an owner. The number of one that is being read is given to no other before that read has
+    /// ended, and [releases](Self::release) it.
     pub(super) fn remove(&mut self, key: &K) -> Option<(OwnerId, Owner)> {
-        let is_same = |id: &OwnerId| self.owners[id].0 == *key;
-        let entry = self.ids.find_entry(self.hasher.hash_one(key), is_same);
-        let (id, _) = entry.ok()?.remove();
-        self.owners.remove(&id).map(|owner| (id, owner.1))
+        let hash = self.hasher.hash_one(key);
+        let is_same = |id: &OwnerId| self.key(*id) == Some(key);
+        let id = *self.ids.find(hash, is_same)?;
+        self.ids
+            .find_entry(hash, |other| *other == id)
+            .ok()?
+            .remove();
+        let (_, owner) = *self.slots[index(id)].take()?;
+        if !owner
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.is_reading())
+        {
+            self.release(id);
+        }
+        Some((id, owner))
+    }
+
+    /// Nothing refers to the number of a removed owner any more.
+    pub(super) fn release(&mut self, id: OwnerId) {
+        self.free.push(id);
     }
 
     pub(super) fn get(&self, id: OwnerId) -> Option<&Owner> {
-        self.owners.get(&id).map(|owner| &owner.1)
+        self.slots[index(id)].as_ref().map(|entry| &entry.1)
     }
 
     pub(super) fn get_mut(&mut self, id: OwnerId) -> Option<&mut Owner> {
-        self.owners.get_mut(&id).map(|owner| &mut owner.1)
-    }
-
-    pub(super) fn stamps(&self, id: OwnerId) -> Option<Stamps> {
-        self.get(id).map(|owner| owner.stamps.clone())
+        self.slots[index(id)].as_mut().map(|entry| &mut entry.1)
     }
 
     pub(super) fn key(&self, id: OwnerId) -> Option<&K> {
-        self.owners.get(&id).map(|owner| &owner.0)
+        self.slots[index(id)].as_ref().map(|entry| &entry.0)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (OwnerId, &K, &Owner)> {
-        let owners = self.owners.iter();
-        owners.map(|(id, owner)| (*id, &owner.0, &owner.1))
+    /// The folder of an owner, and the stamps of its last read.
+    pub(super) fn stamps(&self, id: OwnerId) -> Option<(PathBuf, Stamps)> {
+        let (key, owner) = self.slots[index(id)].as_deref()?;
+        Some((key.folder(), owner.stamps.clone()))
     }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &(K, Owner)> {
+        self.slots.iter().flatten().map(Box::as_ref)
+    }
+
+    /// The owners that are checked in such a way.
+    pub(super) fn checked(&self, so: impl Fn(Polling) -> bool) -> Vec<OwnerId> {
+        let slots = self.slots.iter().enumerate();
+        let owners = slots.filter_map(|(at, entry)| Some((number(at), &entry.as_ref()?.1)));
+        let owners = owners.filter(|(_, owner)| so(owner.polling()));
+        owners.map(|(id, _)| id).collect()
+    }
+}
+
+fn index(id: OwnerId) -> usize {
+    id.get() as usize - 1
+}
+
+fn number(index: usize) -> OwnerId {
+    u32::try_from(index).map_or(OwnerId::MAX, |index| OwnerId::MIN.saturating_add(index))
 }
 
 impl<K> Default for Owners<K> {
     fn default() -> Self {
         Self {
-            owners: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
             ids: HashTable::new(),
             hasher: RandomState::new(),
-            last: 0,
         }
     }
 }

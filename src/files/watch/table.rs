@@ -2,38 +2,19 @@
 //! depend on. It is behind one lock, which is never held while anything blocks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::Hash;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::folders::{Folders, OwnerId};
-use super::owners::{FIRST_ROUND, Owners, Round};
+use super::folders::{Folders, Place};
+use super::owners::{FIRST_ROUND, OwnerId, Owners, Polling, Round};
 use super::pending::Pending;
 use super::polled::{Polled, Tally};
+use super::{Key, Settings};
 
 /// After an overflow everything is read again, but under a storm of them no more often than this.
 const REBUILD_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How often files are checked by `stat` alone.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Everything is checked this often.
-    pub check_interval: Duration,
-    /// What can't be watched is checked this often.
-    pub poll_interval: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            check_interval: Duration::from_secs(60),
-            poll_interval: Duration::from_secs(5),
-        }
-    }
-}
 
 /// Everything that the watch knows.
 pub(super) struct Table<K> {
@@ -47,7 +28,7 @@ pub(super) struct Table<K> {
     /// When which owners are next checked by `stat` alone: `None` while they are being checked.
     pub(super) rounds: BTreeMap<Round, Option<Instant>>,
     /// The folders that were renamed into place lately, and when.
-    pub(super) arrived: VecDeque<(PathBuf, Instant)>,
+    pub(super) arrived: VecDeque<(Place, Instant)>,
     pub(super) tally: Tally,
     last_rebuild: Option<Instant>,
     pub(super) overflows: u64,
@@ -55,7 +36,7 @@ pub(super) struct Table<K> {
     pub(super) missed: u64,
 }
 
-impl<K: Clone + Eq + Hash> Table<K> {
+impl<K: Key> Table<K> {
     pub(super) fn new(settings: Settings, wake: Arc<Notify>) -> Self {
         let mut folders = Folders::default();
         if let Err(error) = folders.open() {
@@ -83,12 +64,12 @@ impl<K: Clone + Eq + Hash> Table<K> {
         let Some((id, owner)) = self.owners.remove(key) else {
             return;
         };
+        let every = self.settings.poll_interval;
+        self.tally.change(owner.polling().why, None, every);
+        self.drop_needs(owner.needs, id);
         if let Some(at) = owner.pending.and_then(|pending| pending.planned) {
             self.due.remove(&(at, id));
         }
-        let every = self.settings.poll_interval;
-        self.tally.change(owner.polled, None, every);
-        self.folders.drop_needs(owner.needs, id);
     }
 
     /// Makes owners due, but not before `when`.
@@ -153,8 +134,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
         let earliest = self.last_rebuild.map(|last| last + REBUILD_INTERVAL);
         let when = earliest.map_or(now, |earliest| earliest.max(now));
         self.last_rebuild = Some(when);
-        let owners: Vec<OwnerId> = self.owners.iter().map(|(id, ..)| id).collect();
-        self.mark(owners, when);
+        self.mark(self.owners.checked(|_| true), when);
     }
 
     /// Tries again what was refused, by reads of the owners concerned: somebody may have raised a limit.
@@ -163,30 +143,7 @@ impl<K: Clone + Eq + Hash> Table<K> {
             return self.rebuild(now);
         }
         let is_refused = |why| matches!(why, Polled::Refused | Polled::WatchLimit);
-        let owners = self.owners.iter();
-        let refused = owners.filter(|(.., owner)| owner.polled.is_some_and(is_refused));
-        let refused: Vec<OwnerId> = refused.map(|(id, ..)| id).collect();
-        self.mark(refused, now);
-    }
-}
-
-/// What the handles of a watch share.
-pub(super) struct Shared<K> {
-    table: Mutex<Table<K>>,
-    pub(super) wake: Arc<Notify>,
-}
-
-impl<K: Clone + Eq + Hash> Shared<K> {
-    pub(super) fn new(settings: Settings) -> Self {
-        let wake = Arc::<Notify>::default();
-        Self {
-            table: Mutex::new(Table::new(settings, Arc::clone(&wake))),
-            wake,
-        }
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, Table<K>> {
-        // No change of the table is left half done where something can panic.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        let refused = |polling: Polling| polling.why.is_some_and(is_refused);
+        self.mark(self.owners.checked(refused), now);
     }
 }

@@ -24,6 +24,12 @@ const LOST: Duration = Duration::from_secs(20);
 /// What is not told within this time is not going to be.
 const SILENCE: Duration = Duration::from_millis(300);
 
+impl Key for PathBuf {
+    fn folder(&self) -> PathBuf {
+        self.clone()
+    }
+}
+
 /// The files of a folder, by name, or `None` when it is not there.
 type Files = Option<BTreeMap<String, String>>;
 
@@ -365,7 +371,6 @@ fn what_strangers_do_beside_the_way_is_not_even_reported() {
     let reported = || {
         follower
             .watch
-            .inner
             .lock()
             .folders
             .inotify
@@ -448,7 +453,7 @@ fn an_overflow_of_the_queue_loses_nothing() {
     let mut follower = Follower::settled(&folder, &A);
     {
         // While nobody takes events, more come than the queue holds, and the last one is a change.
-        let held = follower.watch.inner.lock();
+        let held = follower.watch.lock();
         overflow(dir.path());
         fs::remove_dir_all(&folder).unwrap();
         write(&folder, &B);
@@ -500,7 +505,7 @@ fn what_no_event_tells_of_is_found_by_the_next_look() {
     follower.assert_idle();
     {
         // Something swallows the events.
-        let table = follower.watch.inner.lock();
+        let table = follower.watch.lock();
         write(&folder, &B);
         let inotify = table.folders.inotify.as_ref().unwrap();
         assert!(inotify.drain(|_| {}).unwrap());
@@ -514,7 +519,7 @@ fn without_inotify_everything_is_polled() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("host");
     let watch = Watch::start(quick());
-    watch.inner.lock().folders.inotify = None;
+    watch.lock().folders.inotify = None;
     let mut follower = Follower::with(&folder, quick());
     follower.watch = watch;
     follower.read();
@@ -546,13 +551,7 @@ fn refused_watches_are_polled_and_had_later() {
     let (socket, _other) = UnixStream::pair().unwrap();
     socket.set_nonblocking(true).unwrap();
     let refusing = Arc::new(Inotify::from(OwnedFd::from(socket)));
-    let willing = follower
-        .watch
-        .inner
-        .lock()
-        .folders
-        .inotify
-        .replace(refusing);
+    let willing = follower.watch.lock().folders.inotify.replace(refusing);
     follower.folder.clone_from(&folder);
     follower.read();
     follower.until(&A);
@@ -562,7 +561,7 @@ fn refused_watches_are_polled_and_had_later() {
     write(&folder, &B);
     follower.until(&B);
     {
-        let mut table = follower.watch.inner.lock();
+        let mut table = follower.watch.lock();
         table.folders.inotify = willing;
         table
             .rounds
@@ -602,9 +601,9 @@ fn a_file_system_that_reports_no_changes_is_polled_and_not_watched() {
     let follower = Follower::new(&folder);
     let polled = [(folder.clone(), Polled::RemoteFileSystem)];
     assert_eq!(follower.watch.state().polled, polled);
-    let table = follower.watch.inner.lock();
+    let table = follower.watch.lock();
     let mut folders = table.folders.watched.values();
-    assert!(!folders.any(|folder| *folder.path == *Path::new("/proc")));
+    assert!(!folders.any(|folder| folder.place == super::folders::Place::of(Path::new("/proc"))));
 }
 
 #[test]
