@@ -190,7 +190,7 @@ impl<K: Key> Watch<K> {
             rebuilds: table.rebuilds,
             missed: table.missed,
             polled: owners
-                .filter_map(|(key, owner)| Some((key.clone(), owner.polling().why?)))
+                .filter_map(|(_, key, owner)| Some((key.clone(), owner.polling().why?)))
                 .collect(),
         }
     }

@@ -34,10 +34,10 @@ impl<K: Key> Watch<K> {
 
     fn check(&self, round: Round, owners: &[OwnerId]) {
         for id in owners {
-            let Some((folder, stamps)) = self.lock().owners.stamps(*id) else {
-                continue;
-            };
-            if stamps.changed(&folder) {
+            let owner = self.lock().owners.stamps(*id);
+            if let Some((folder, stamps)) = owner
+                && stamps.changed(&folder)
+            {
                 self.lock().found_changed(*id, &stamps);
             }
         }
@@ -58,23 +58,24 @@ impl<K: Key> Table<K> {
     /// The next round whose time has come, with its owners. It is under way from now on.
     fn take_round(&mut self, now: Instant) -> Option<(Round, Vec<OwnerId>)> {
         loop {
-            let mut rounds = self.rounds.iter();
-            let (round, _) = rounds.find(|(_, at)| at.is_some_and(|at| at <= now))?;
-            let round = *round;
             let under_way = self.rounds.values().filter(|at| at.is_none()).count();
+            let mut rounds = self.rounds.iter_mut();
+            let (round, at) = rounds.find(|(_, at)| at.is_some_and(|at| at <= now))?;
+            let round = *round;
+            // Local files are never kept waiting by the others.
+            if under_way >= MAX_ROUNDS && round.0.is_some() {
+                *at = Some(now + BUSY);
+                continue;
+            }
+            *at = None;
             let is_in = |polling: Polling| polling.round(&self.settings) == round;
-            let owners = self.owners.checked(is_in);
+            let owners = self.owners.polled(is_in);
             if round == FIRST_ROUND {
                 self.retry(now);
             } else if owners.is_empty() {
                 self.rounds.remove(&round);
                 continue;
-            } else if under_way >= MAX_ROUNDS && round.0.is_some() {
-                // Local files are never kept waiting by the others.
-                self.rounds.insert(round, Some(now + BUSY));
-                continue;
             }
-            self.rounds.insert(round, None);
             return Some((round, owners));
         }
     }
@@ -108,7 +109,7 @@ impl<K: Key> Table<K> {
             owners.extend(self.needs_of(*watch).map(|(_, id)| id));
         }
         self.missed += 1;
-        self.folders.distrust(now);
+        self.folders.distrusted = Some(now);
         self.mark(owners, now);
     }
 }

@@ -15,7 +15,6 @@ use super::owners::OwnerId;
 use super::pending::{Change, FileKey};
 use super::table::Table;
 use super::{Key, Watch};
-use crate::files::read::FileId;
 
 /// Where events can't be waited for, they are taken this often.
 const UNREADY: Duration = Duration::from_secs(1);
@@ -133,9 +132,13 @@ impl<K: Key> Table<K> {
             Change::Replaced
         };
         if flags.contains(ReadFlags::MOVED_TO) && is_folder {
-            self.note_arrival(folder.place.join(name), now);
+            let place = folder.place.join(name);
+            let is_other = |(other, at): &(Place, Instant)| *at + ARRIVED > now && *other != place;
+            self.arrived.retain(is_other);
+            self.arrived.truncate(MAX_ARRIVED - 1);
+            self.arrived.push_front((place, now));
         }
-        self.note(owners, change, file_key(Ok(watch), name), now);
+        self.note(owners, change, hash((watch, name)), now);
     }
 
     /// The owners that a change of `name` in the folder is for: `names` when it is one of the names
@@ -175,27 +178,17 @@ impl<K: Key> Table<K> {
         }
     }
 
-    /// This folder was renamed into place.
-    fn note_arrival(&mut self, folder: Place, now: Instant) {
-        self.arrived
-            .retain(|(other, at)| *at + ARRIVED > now && *other != folder);
-        self.arrived.truncate(MAX_ARRIVED - 1);
-        self.arrived.push_front((folder, now));
-    }
-
-    /// Whether the folder at `path` was renamed into place lately, with all that is in it.
-    pub(super) fn has_just_arrived(&mut self, path: &Path) -> bool {
+    /// Whether all is known of a file that changed at `when`, less than [`QUIET`](super::pending::QUIET) ago, in the folder at `path`:
+    /// because its last change was reported, or because the folder was renamed into place, with all that is in it.
+    pub(super) fn is_known(&mut self, watch: Option<WatchId>, path: &Path, when: Instant) -> bool {
         self.drain();
-        let now = Instant::now();
+        if watch.is_some_and(|watch| self.folders.has_reported(watch, when)) {
+            return true;
+        }
         let way: Vec<Place> = Place::all_on(path).collect();
         let mut arrived = self.arrived.iter();
-        arrived.any(|(folder, at)| *at + ARRIVED > now && way.contains(folder))
+        arrived.any(|(folder, at)| at.elapsed() < ARRIVED && way.contains(folder))
     }
-}
-
-/// Tells the file `name` in `folder` apart from others. One that can't be watched has no events.
-pub(super) fn file_key(folder: Result<WatchId, FileId>, name: &OsStr) -> FileKey {
-    hash((folder, name))
 }
 
 /// Whether what was just made at `path` has all its content: a link, or one more name of a file.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::iter::repeat;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,22 +35,13 @@ impl What {
     }
 }
 
-impl From<Interest<'_>> for What {
-    fn from(interest: Interest<'_>) -> Self {
-        match interest {
-            Interest::Name(name) | Interest::Content(name) => Self::name(name),
-            Interest::Names => Self::NAMES,
-            Interest::All => Self::ALL,
-        }
-    }
-}
-
-impl From<Interest<'_>> for Scope {
-    fn from(interest: Interest<'_>) -> Self {
-        match interest {
-            Interest::Name(_) | Interest::Names => Self::Names,
-            Interest::Content(_) | Interest::All => Self::Content,
-        }
+/// What of a folder an interest depends on, and how much of what happens to it.
+pub(super) fn wanted(interest: Interest<'_>) -> (What, Scope) {
+    match interest {
+        Interest::Name(name) => (What::name(name), Scope::Names),
+        Interest::Content(name) => (What::name(name), Scope::Content),
+        Interest::Names => (What::NAMES, Scope::Names),
+        Interest::All => (What::ALL, Scope::Content),
     }
 }
 
@@ -109,7 +101,7 @@ pub(super) struct Folders {
     /// The folders that were not watched like this [`QUIET`] ago, and since when they are.
     fresh: VecDeque<(WatchId, Instant)>,
     /// What was reported until then can't be relied on.
-    distrusted: Option<Instant>,
+    pub(super) distrusted: Option<Instant>,
     /// Times that the kernel refused a watch.
     pub(super) refusals: u64,
 }
@@ -123,17 +115,19 @@ impl Folders {
         Ok(())
     }
 
-    /// Records a watch that was placed on the folder at `place` for at least what `scope` asks for.
-    pub(super) fn record(&mut self, watch: WatchId, place: Place, scope: Scope) {
-        let before = self.watched.get(&watch).map(|folder| folder.scope);
-        let folder = self.watched.entry(watch).or_insert(Folder {
-            place,
-            scope,
-            first: None,
-        });
-        folder.place = place;
-        folder.scope = folder.scope.max(scope);
-        if before < Some(scope) {
+    /// Records a watch that was placed on the folder at `place` for at least what `scope` asks for, because an
+    /// owner, which is being read, depends on `what` of it.
+    pub(super) fn record(
+        &mut self,
+        (watch, what): Need,
+        owner: OwnerId,
+        place: Place,
+        scope: Scope,
+    ) {
+        self.shared.insert((watch, what, owner));
+        let before = self.watched.get(&watch);
+        let (scope_before, first) = before.map_or((None, None), |f| (Some(f.scope), f.first));
+        if scope_before < Some(scope) {
             // What happened before the watch was placed is not reported.
             let now = Instant::now();
             while (self.fresh.front()).is_some_and(|(_, since)| *since + QUIET < now) {
@@ -141,6 +135,15 @@ impl Folders {
             }
             self.fresh.push_back((watch, now));
         }
+        let scope = scope_before.map_or(scope, |before| before.max(scope));
+        self.watched.insert(
+            watch,
+            Folder {
+                place,
+                scope,
+                first,
+            },
+        );
     }
 
     /// Whether what happened at `when` in the folder, less than [`QUIET`] ago, has been reported.
@@ -151,16 +154,6 @@ impl Folders {
             && !fresh.any(|(other, since)| *other == watch && *since >= when)
     }
 
-    /// What was reported up to `now` can't be relied on.
-    pub(super) fn distrust(&mut self, now: Instant) {
-        self.distrusted = Some(now);
-    }
-
-    /// Registers that an owner, which is being read, depends on this.
-    pub(super) fn add_need(&mut self, (watch, what): Need, owner: OwnerId) {
-        self.shared.insert((watch, what, owner));
-    }
-
     /// `needs` are those of the owner from now on.
     pub(super) fn settle(&mut self, needs: &[Need], owner: OwnerId) {
         for (watch, what) in needs {
@@ -169,13 +162,6 @@ impl Folders {
                 self.shared.remove(&(*watch, *what, owner));
             }
         }
-    }
-
-    /// What of the folder is registered one by one, and for whom.
-    fn shared_needs(&self, watch: WatchId) -> impl Iterator<Item = (What, OwnerId)> + use<'_> {
-        let needs = self.shared.range((watch, What::ALL, OwnerId::MIN)..);
-        let needs = needs.take_while(move |(other, ..)| *other == watch);
-        needs.map(|(_, what, owner)| (*what, *owner))
     }
 }
 
@@ -198,7 +184,7 @@ impl<K: Key> Table<K> {
         let (watch, what) = need;
         let first = self.first(watch);
         let first = first.filter(|(_, owner)| owner.needs.binary_search(&need).is_ok());
-        let range = (watch, what, OwnerId::MIN)..=(watch, what, OwnerId::MAX);
+        let range = (watch, what, 0)..=(watch, what, OwnerId::MAX);
         let others = self.folders.shared.range(range).map(|(.., id)| *id);
         first.map(|(id, _)| id).into_iter().chain(others)
     }
@@ -209,11 +195,10 @@ impl<K: Key> Table<K> {
         watch: WatchId,
     ) -> impl Iterator<Item = (What, OwnerId)> + use<'_, K> {
         let first = self.first(watch).into_iter();
-        let needs = first.flat_map(move |(id, owner)| {
-            let needs = owner.needs_of(watch).iter();
-            needs.map(move |(_, what)| (*what, id))
-        });
-        needs.chain(self.folders.shared_needs(watch))
+        let needs = first.flat_map(move |(id, owner)| owner.needs_of(watch).zip(repeat(id)));
+        let others = self.folders.shared.range((watch, What::ALL, 0)..);
+        let others = others.take_while(move |(other, ..)| *other == watch);
+        needs.chain(others.map(|(_, what, id)| (*what, *id)))
     }
 
     fn first(&self, watch: WatchId) -> Option<(OwnerId, &Owner)> {

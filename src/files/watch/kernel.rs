@@ -32,7 +32,7 @@ thread_local! {
 }
 
 /// How much of what happens in a folder is reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Scope {
     /// Which names there are, and their permissions.
     Names,
@@ -69,12 +69,8 @@ pub(super) struct Inotify {
     gone: AtomicU64,
 }
 
-/// A watch that was placed before it can be recorded.
-pub(super) struct Placed {
-    watch: Result<WatchId, Polled>,
-    /// The watches that were gone before.
-    gone: u64,
-}
+/// A watch that was placed before it could be recorded, and how many watches were gone before that.
+pub(super) type Placed = (Result<WatchId, Polled>, u64);
 
 impl Inotify {
     pub(super) fn open() -> Result<Self, Errno> {
@@ -85,20 +81,19 @@ impl Inotify {
     /// is done under the lock of the table, and needs none.
     pub(super) fn place(&self, dir: BorrowedFd<'_>, scope: Scope) -> Placed {
         let gone = self.gone.load(Ordering::SeqCst);
-        let watch = self.add(dir, scope);
-        Placed { watch, gone }
+        (self.add(dir, scope), gone)
     }
 
     /// The watch that was placed on `dir`, for the table to record: another one if any watch has gone
     /// since, which may have been that one. To be called under the lock that events are taken under.
     pub(super) fn confirm(
         &self,
-        placed: Placed,
+        (watch, gone): Placed,
         dir: BorrowedFd<'_>,
         scope: Scope,
     ) -> Result<WatchId, Polled> {
-        match placed.gone == self.gone.load(Ordering::SeqCst) {
-            true => placed.watch,
+        match gone == self.gone.load(Ordering::SeqCst) {
+            true => watch,
             false => self.add(dir, scope),
         }
     }
@@ -152,24 +147,22 @@ impl Inotify {
 
     /// Gives `handle` all events up to now. False when some may be left.
     pub(super) fn drain(&self, mut handle: impl FnMut(&Event<'_>)) -> Result<bool, Errno> {
-        let mut handle = |event: &Event<'_>| {
-            let is_gone = event.events().contains(ReadFlags::IGNORED);
-            self.gone.fetch_add(is_gone.into(), Ordering::SeqCst);
-            handle(event);
-        };
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut reader = Reader::new(&*self.fd, &mut buffer);
-        for _ in 0..MAX_EVENTS {
+        let mut taken = 0;
+        // What is left in the buffer would be lost.
+        while taken < MAX_EVENTS || !reader.is_buffer_empty() {
+            taken += 1;
             match reader.next() {
-                Ok(event) => handle(&event),
+                Ok(event) => {
+                    let is_gone = event.events().contains(ReadFlags::IGNORED);
+                    self.gone.fetch_add(is_gone.into(), Ordering::SeqCst);
+                    handle(&event);
+                }
                 Err(Errno::AGAIN) => return Ok(true),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
-        }
-        // What is left in the buffer is lost to everyone else.
-        while !reader.is_buffer_empty() {
-            handle(&reader.next()?);
         }
         Ok(false)
     }

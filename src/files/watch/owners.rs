@@ -1,21 +1,20 @@
 //! The owners, found by their number or by their key.
 
 use std::hash::{BuildHasher, RandomState};
-use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hashbrown::HashTable;
 
-use super::folders::Need;
+use super::folders::{Need, What};
 use super::kernel::WatchId;
 use super::pending::Pending;
 use super::polled::Polled;
 use super::{Key, Settings};
 use crate::files::read::Stamps;
 
-/// An owner, by its number. There may be a dozen of these for each credential.
-pub(super) type OwnerId = NonZero<u32>;
+/// An owner, by its number. There may be several of these for each credential.
+pub(super) type OwnerId = u32;
 
 /// A root or credential folder. There may be tens of thousands, so what few of them have is boxed.
 #[derive(Default)]
@@ -62,10 +61,11 @@ impl Owner {
     }
 
     /// What of the folder it depends on.
-    pub(super) fn needs_of(&self, watch: WatchId) -> &[Need] {
+    pub(super) fn needs_of(&self, watch: WatchId) -> impl Iterator<Item = What> + use<'_> {
         let first = self.needs.partition_point(|need| need.0 < watch);
-        let end = self.needs.partition_point(|need| need.0 <= watch);
-        &self.needs[first..end]
+        let needs = self.needs[first..].iter();
+        let needs = needs.take_while(move |need| need.0 == watch);
+        needs.map(|(_, what)| *what)
     }
 }
 
@@ -81,6 +81,15 @@ pub(super) struct Owners<K> {
 }
 
 impl<K: Key> Owners<K> {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            ids: HashTable::new(),
+            hasher: RandomState::new(),
+        }
+    }
+
     /// The owner of this key, new if need be.
     pub(super) fn enter(&mut self, key: &K) -> OwnerId {
         let hash = self.hasher.hash_one(key);
@@ -89,91 +98,68 @@ impl<K: Key> Owners<K> {
         }
         let id = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
-            number(self.slots.len() - 1)
+            self.slots.len() as OwnerId - 1
         });
-        self.slots[index(id)] = Some(Box::new((key.clone(), Owner::default())));
-        let Self {
-            slots, ids, hasher, ..
-        } = self;
-        let keys = |id: &OwnerId| slots[index(*id)].as_ref().map(|entry| &entry.0);
-        ids.insert_unique(hash, id, |id| {
-            keys(id).map_or(0, |key| hasher.hash_one(key))
-        });
+        self.slots[id as usize] = Some(Box::new((key.clone(), Owner::default())));
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let key_of = |id: &OwnerId| slots[*id as usize].as_ref().map(|entry| &entry.0);
+        let rehash = |id: &OwnerId| key_of(id).map_or(0, |key| hasher.hash_one(key));
+        self.ids.insert_unique(hash, id, rehash);
         id
     }
 
-    /// Removes an owner. The number of one that is being read is given to no other before that read has
-    /// ended, and [releases](Self::release) it.
+    /// Removes an owner. If it is being read, its number stays taken until that read
+    /// [releases](Self::release) it.
     pub(super) fn remove(&mut self, key: &K) -> Option<(OwnerId, Owner)> {
-        let hash = self.hasher.hash_one(key);
-        let is_same = |id: &OwnerId| self.key(*id) == Some(key);
-        let id = *self.ids.find(hash, is_same)?;
-        self.ids
-            .find_entry(hash, |other| *other == id)
-            .ok()?
-            .remove();
-        let (_, owner) = *self.slots[index(id)].take()?;
-        if !owner
-            .pending
-            .as_ref()
-            .is_some_and(|pending| pending.is_reading())
-        {
+        let slots = &self.slots;
+        let is_it = |id: &OwnerId| {
+            slots[*id as usize]
+                .as_ref()
+                .is_some_and(|entry| entry.0 == *key)
+        };
+        let entry = self.ids.find_entry(self.hasher.hash_one(key), is_it);
+        let (id, _) = entry.ok()?.remove();
+        let (_, owner) = *self.slots[id as usize].take()?;
+        let pending = owner.pending.as_ref();
+        if !pending.is_some_and(|pending| pending.is_reading()) {
             self.release(id);
         }
         Some((id, owner))
     }
 
-    /// Nothing refers to the number of a removed owner any more.
+    /// The number of a removed owner may be given to another one.
     pub(super) fn release(&mut self, id: OwnerId) {
         self.free.push(id);
     }
 
     pub(super) fn get(&self, id: OwnerId) -> Option<&Owner> {
-        self.slots[index(id)].as_ref().map(|entry| &entry.1)
+        self.slots[id as usize].as_ref().map(|entry| &entry.1)
     }
 
     pub(super) fn get_mut(&mut self, id: OwnerId) -> Option<&mut Owner> {
-        self.slots[index(id)].as_mut().map(|entry| &mut entry.1)
+        self.slots[id as usize].as_mut().map(|entry| &mut entry.1)
     }
 
     pub(super) fn key(&self, id: OwnerId) -> Option<&K> {
-        self.slots[index(id)].as_ref().map(|entry| &entry.0)
+        self.slots[id as usize].as_ref().map(|entry| &entry.0)
     }
 
     /// The folder of an owner, and the stamps of its last read.
     pub(super) fn stamps(&self, id: OwnerId) -> Option<(PathBuf, Stamps)> {
-        let (key, owner) = self.slots[index(id)].as_deref()?;
+        let (key, owner) = self.slots[id as usize].as_deref()?;
         Some((key.folder(), owner.stamps.clone()))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &(K, Owner)> {
-        self.slots.iter().flatten().map(Box::as_ref)
+    pub(super) fn iter(&self) -> impl Iterator<Item = (OwnerId, &K, &Owner)> {
+        (0..).zip(&self.slots).filter_map(|(id, entry)| {
+            let (key, owner) = entry.as_deref()?;
+            Some((id, key, owner))
+        })
     }
 
-    /// The owners that are checked in such a way.
-    pub(super) fn checked(&self, so: impl Fn(Polling) -> bool) -> Vec<OwnerId> {
-        let slots = self.slots.iter().enumerate();
-        let owners = slots.filter_map(|(at, entry)| Some((number(at), &entry.as_ref()?.1)));
-        let owners = owners.filter(|(_, owner)| so(owner.polling()));
-        owners.map(|(id, _)| id).collect()
-    }
-}
-
-fn index(id: OwnerId) -> usize {
-    id.get() as usize - 1
-}
-
-fn number(index: usize) -> OwnerId {
-    u32::try_from(index).map_or(OwnerId::MAX, |index| OwnerId::MIN.saturating_add(index))
-}
-
-impl<K> Default for Owners<K> {
-    fn default() -> Self {
-        Self {
-            slots: Vec::new(),
-            free: Vec::new(),
-            ids: HashTable::new(),
-            hasher: RandomState::new(),
-        }
+    /// The owners that are polled, or checked, in such a way.
+    pub(super) fn polled(&self, so: impl Fn(Polling) -> bool) -> Vec<OwnerId> {
+        let owners = self.iter().filter(|(.., owner)| so(owner.polling()));
+        owners.map(|(id, ..)| id).collect()
     }
 }

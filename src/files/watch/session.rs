@@ -6,8 +6,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::events::file_key;
-use super::folders::{Need, Place, What, is_hidden};
+use super::folders::{Need, Place, What, hash, is_hidden, wanted};
 use super::kernel::{Inotify, Scope, WatchId};
 use super::owners::{OwnerId, Polling};
 use super::pending::{FileKey, QUIET};
@@ -20,23 +19,18 @@ pub(super) struct Session<'a, K> {
     watch: &'a Watch<K>,
     inotify: Option<Arc<Inotify>>,
     owner: OwnerId,
-    armed: HashMap<(FileId, What), Armed>,
-    /// What the owner has been registered for.
-    needs: BTreeSet<Need>,
+    /// How each folder is watched for what the read depends on.
+    armed: HashMap<(FileId, What, Scope), Watched>,
     /// Files that may be being written, and when they last changed.
-    suspects: Vec<(Armed, FileKey, Instant)>,
+    suspects: Vec<(FileKey, Instant)>,
     /// Whether a file can be changed without an event in the folder that it is in.
     shared: bool,
     /// The device that may keep a check waiting.
     device: Option<u64>,
 }
 
-/// How a folder is watched for what a read depends on.
-#[derive(Clone, Copy)]
-struct Armed {
-    watch: Result<WatchId, Polled>,
-    scope: Scope,
-}
+/// The watch on a folder, or why there is none.
+type Watched = Result<WatchId, Polled>;
 
 impl<'a, K: Key> Session<'a, K> {
     /// Begins a read for `owner`, unless one is under way.
@@ -49,7 +43,6 @@ impl<'a, K: Key> Session<'a, K> {
             inotify: table.folders.inotify.clone(),
             owner,
             armed: HashMap::new(),
-            needs: BTreeSet::new(),
             suspects: Vec::new(),
             shared: false,
             device: None,
@@ -57,45 +50,31 @@ impl<'a, K: Key> Session<'a, K> {
     }
 
     /// How the folder is watched for this already, if it is.
-    fn armed(&self, folder: FileId, interest: Interest<'_>) -> Option<&Armed> {
-        let is_hidden = match interest {
-            Interest::Name(name) | Interest::Content(name) => is_hidden(name),
-            Interest::Names | Interest::All => false,
-        };
-        let exact = self.armed.get(&(folder, interest.into()));
-        let all = || self.armed.get(&(folder, What::ALL)).filter(|_| !is_hidden);
-        exact
-            .filter(|armed| armed.scope >= interest.into())
-            .or_else(all)
+    fn armed(&self, folder: FileId, interest: Interest<'_>) -> Option<Watched> {
+        let (what, scope) = wanted(interest);
+        let is_of_all =
+            !matches!(interest, Interest::Name(name) | Interest::Content(name) if is_hidden(name));
+        let all = is_of_all.then_some((What::ALL, Scope::Content));
+        let enough = [Some((what, scope)), Some((what, Scope::Content)), all];
+        let mut enough = enough.into_iter().flatten();
+        enough.find_map(|(what, scope)| self.armed.get(&(folder, what, scope)).copied())
     }
 
     /// Watches a folder, in which something is about to be looked up.
-    fn place(&mut self, dir: Dir<'_>, what: What, scope: Scope) -> Result<WatchId, Polled> {
+    fn place(&mut self, dir: Dir<'_>, what: What, scope: Scope) -> Watched {
         if dir.remote {
+            self.device = Some(dir.id.device);
             return Err(Polled::RemoteFileSystem);
         }
-        let placed = self
-            .inotify
-            .as_ref()
-            .map(|inotify| inotify.place(dir.fd, scope));
-        let place = Place::of(dir.path);
+        let inotify = self.inotify.as_ref();
+        let placed = inotify.map(|inotify| (inotify, inotify.place(dir.fd, scope)));
+        let path = Place::of(dir.path);
         let mut table = self.watch.lock();
-        let watch = match (&self.inotify, placed) {
-            (Some(inotify), Some(placed)) => inotify.confirm(placed, dir.fd, scope),
-            _ => Err(Polled::NoInotify),
-        };
+        let placed = placed.ok_or(Polled::NoInotify);
+        let watch = placed.and_then(|(inotify, placed)| inotify.confirm(placed, dir.fd, scope));
         let watch = watch.inspect_err(|_| table.folders.refusals += 1)?;
-        table.folders.record(watch, place, scope);
-        table.folders.add_need((watch, what), self.owner);
-        self.needs.insert((watch, what));
+        table.folders.record((watch, what), self.owner, path, scope);
         Ok(watch)
-    }
-
-    /// Why not all that it depends on can be watched, if so.
-    fn polled(&self) -> Option<Polled> {
-        let reasons = self.armed.values().filter_map(|armed| armed.watch.err());
-        let shared = self.shared.then_some(Polled::SharedFile);
-        reasons.chain(shared).max()
     }
 
     /// Ends the read, and returns whether what it found may be used. Without stamps it found nothing.
@@ -104,39 +83,38 @@ impl<'a, K: Key> Session<'a, K> {
         let table = &mut *guard;
         // What happened until the files were read must be known.
         table.drain();
-        let now = Instant::now();
-        // If the last change of a file was reported, it is known whether the file is complete.
-        let suspects = self.suspects.iter().filter(|(armed, _, changed)| {
-            let reported = |watch| table.folders.has_reported(watch, *changed);
-            !armed.watch.is_ok_and(reported)
-        });
-        let suspects: Vec<_> = suspects.collect();
         let usable = table.update(self.owner, |pending| {
-            for (_, file, changed) in suspects {
+            for (file, changed) in &self.suspects {
                 pending.suspect(*file, *changed);
             }
-            pending.end(stamps.is_some(), now)
+            pending.end(stamps.is_some(), Instant::now())
         });
+        let needs = self.armed.iter();
+        let needs = needs.filter_map(|((_, what, _), watch)| Some((watch.ok()?, *what)));
+        let needs: BTreeSet<Need> = needs.collect();
         let (Some(usable), Some(owner)) = (usable, table.owners.get_mut(self.owner)) else {
             // The owner was forgotten during the read.
             table.owners.release(self.owner);
-            table.drop_needs(self.needs, self.owner);
+            table.drop_needs(needs, self.owner);
             return false;
         };
         owner.stamps = stamps.unwrap_or_default();
         let passing = owner.stamps.unsure().then_some(Polled::PassingFailure);
+        let shared = self.shared.then_some(Polled::SharedFile);
+        let reasons = self.armed.values().filter_map(|watch| watch.err());
         let before = owner.polling();
         let polling = Polling {
-            why: self.polled().max(passing),
+            why: reasons.chain(passing).chain(shared).max(),
             device: self.device,
             ..before
         };
         owner.set_polling(polling);
-        let needs = self.needs.iter().copied().collect();
-        let needs_before = mem::replace(&mut owner.needs, needs);
+        let dropped: Vec<Need> = mem::take(&mut owner.needs)
+            .into_iter()
+            .filter(|need| !needs.contains(need))
+            .collect();
+        owner.needs = needs.into_iter().collect();
         table.folders.settle(&owner.needs, self.owner);
-        let dropped = needs_before.into_iter();
-        let dropped = dropped.filter(|need| !self.needs.contains(need));
         table.drop_needs(dropped, self.owner);
         let every = table.settings.poll_interval;
         table.tally.change(before.why, polling.why, every);
@@ -147,30 +125,28 @@ impl<'a, K: Key> Session<'a, K> {
 
 impl<K: Key> Arm for Session<'_, K> {
     fn arm(&mut self, dir: Dir<'_>, interest: Interest<'_>) {
-        if self.armed(dir.id, interest).is_some() {
-            return;
+        if self.armed(dir.id, interest).is_none() {
+            let (what, scope) = wanted(interest);
+            let watch = self.place(dir, what, scope);
+            self.armed.insert((dir.id, what, scope), watch);
         }
-        if dir.remote {
-            self.device = Some(dir.id.device);
-        }
-        let (what, scope) = (interest.into(), interest.into());
-        let watch = self.place(dir, what, scope);
-        self.armed.insert((dir.id, what), Armed { watch, scope });
     }
 
     fn saw(&mut self, dir: Dir<'_>, file: Seen<'_>) {
         self.shared |= file.shared;
         // A time in the future is a clock's fault and tells nothing.
         let age = SystemTime::now().duration_since(file.modified).ok();
-        let age = age.filter(|age| *age < QUIET);
+        let age = age.filter(|age| *age < QUIET && !dir.complete);
         let changed = age.and_then(|age| Instant::now().checked_sub(age));
-        let armed = self.armed(dir.id, Interest::Content(file.name));
-        if let (Some(changed), Some(armed)) = (changed, armed.copied())
-            && !dir.complete
-            && !self.watch.lock().has_just_arrived(dir.path)
+        let watch = self.armed(dir.id, Interest::Content(file.name));
+        if let (Some(changed), Some(watch)) = (changed, watch)
+            && !self.watch.lock().is_known(watch.ok(), dir.path, changed)
         {
-            let key = file_key(armed.watch.map_err(|_| dir.id), file.name);
-            self.suspects.push((armed, key, changed));
+            let key = watch.map_or_else(
+                |_| hash((dir.id, file.name)),
+                |watch| hash((watch, file.name)),
+            );
+            self.suspects.push((key, changed));
         }
     }
 }

@@ -48,7 +48,7 @@ impl<K: Key> Table<K> {
             rounds: BTreeMap::from([(FIRST_ROUND, Some(first))]),
             settings,
             wake,
-            owners: Owners::default(),
+            owners: Owners::new(),
             folders,
             due: BTreeSet::new(),
             arrived: VecDeque::new(),
@@ -128,13 +128,13 @@ impl<K: Key> Table<K> {
     /// place all watches again.
     pub(super) fn rebuild(&mut self, now: Instant) {
         self.rebuilds += 1;
-        self.folders.distrust(now);
+        self.folders.distrusted = Some(now);
         // A failure is logged when it begins, and shown as the reason for polling.
         let _ = self.folders.open();
         let earliest = self.last_rebuild.map(|last| last + REBUILD_INTERVAL);
         let when = earliest.map_or(now, |earliest| earliest.max(now));
         self.last_rebuild = Some(when);
-        self.mark(self.owners.checked(|_| true), when);
+        self.mark(self.owners.polled(|_| true), when);
     }
 
     /// Tries again what was refused, by reads of the owners concerned: somebody may have raised a limit.
@@ -144,6 +144,6 @@ impl<K: Key> Table<K> {
         }
         let is_refused = |why| matches!(why, Polled::Refused | Polled::WatchLimit);
         let refused = |polling: Polling| polling.why.is_some_and(is_refused);
-        self.mark(self.owners.checked(refused), now);
+        self.mark(self.owners.polled(refused), now);
     }
 }
