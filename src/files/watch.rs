@@ -34,7 +34,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
-use self::owners::Polling;
 pub use self::polled::Polled;
 use self::session::Session;
 use self::table::Table;
@@ -136,11 +135,7 @@ impl<K: Key> Watch<K> {
         let mut table = self.lock();
         let id = table.owners.enter(owner);
         if let Some(owner) = table.owners.get_mut(id) {
-            let polling = owner.polling();
-            owner.set_polling(Polling {
-                interval,
-                ..polling
-            });
+            owner.change_polling(|polling| polling.interval = interval);
         }
         table.plan_check(id);
     }
@@ -190,7 +185,7 @@ impl<K: Key> Watch<K> {
             rebuilds: table.rebuilds,
             missed: table.missed,
             polled: owners
-                .filter_map(|(_, key, owner)| Some((key.clone(), owner.polling().why?)))
+                .filter_map(|(_, (key, owner))| Some((key.clone(), owner.polling().why?)))
                 .collect(),
         }
     }

@@ -34,8 +34,11 @@ impl<K: Key> Watch<K> {
 
     fn check(&self, round: Round, owners: &[OwnerId]) {
         for id in owners {
-            let owner = self.lock().owners.stamps(*id);
-            if let Some((folder, stamps)) = owner
+            let table = self.lock();
+            let owner = table.owners.get(*id);
+            let read = owner.map(|(key, owner)| (key.folder(), owner.stamps.clone()));
+            drop(table);
+            if let Some((folder, stamps)) = read
                 && stamps.changed(&folder)
             {
                 self.lock().found_changed(*id, &stamps);
@@ -49,7 +52,7 @@ impl<K: Key> Table<K> {
     /// Has an owner checked from time to time.
     pub(super) fn plan_check(&mut self, id: OwnerId) {
         let owner = self.owners.get(id);
-        let round = owner.map(|owner| owner.polling().round(&self.settings));
+        let round = owner.map(|(_, owner)| owner.polling().round(&self.settings));
         if let Some(round) = round.filter(|round| !self.rounds.contains_key(round)) {
             self.end_round(round);
         }
@@ -92,7 +95,7 @@ impl<K: Key> Table<K> {
         // The kernel may have reported it already.
         self.drain();
         let now = Instant::now();
-        let Some(owner) = self.owners.get(id) else {
+        let Some((_, owner)) = self.owners.get(id) else {
             return;
         };
         // What is read meanwhile, or about to be, finds that itself.

@@ -155,14 +155,14 @@ impl<K: Key> Table<K> {
     /// Whether a missing permission hid something that the owner depends on.
     fn is_denied(&self, id: OwnerId) -> bool {
         let owner = self.owners.get(id);
-        owner.is_some_and(|owner| owner.stamps.denied())
+        owner.is_some_and(|(_, owner)| owner.stamps.denied())
     }
 
     /// Whether what was just made in a folder that these owners depend on has all its content. Where none of
     /// them has been read, the path of the folder is not known, and neither is this.
     fn is_complete(&self, folder: Place, name: &OsStr, owners: &BTreeSet<OwnerId>) -> bool {
-        let read = owners.iter().filter_map(|id| self.owners.stamps(*id));
-        let paths = read.flat_map(|(folder, stamps)| stamps.paths(&folder).collect::<Vec<_>>());
+        let owners = owners.iter().filter_map(|id| self.owners.get(*id));
+        let paths = owners.flat_map(|(key, owner)| owner.stamps.paths(&key.folder()));
         // Each one is that of the folder, or of something that was looked up in it.
         let mut made = paths.filter_map(|path| {
             let mut folders = path.ancestors().take(2);

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::iter::repeat;
+use std::mem::replace;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,8 +51,8 @@ pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"..")
 }
 
-/// The path of a folder, by a hash of it: paths would take more memory than all the rest. Of two paths with
-/// the same one, the worst is that a file is read before it is complete, and then again.
+/// The path of a folder, as a hash: paths would take more memory than all the rest. If two have the same one, a
+/// file may be read before it is complete, and then again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(u32);
 
@@ -85,7 +86,8 @@ pub(super) struct Folder {
     /// Where it was last found.
     pub(super) place: Place,
     pub(super) scope: Scope,
-    /// The owner whose needs alone say what of the folder it depends on: few folders have a second one.
+    /// The owner that [`Folders::shared`] leaves out, since its own needs list what it depends on. Few folders have
+    /// a second one.
     first: Option<OwnerId>,
 }
 
@@ -95,10 +97,10 @@ pub(super) struct Folders {
     /// The instance that all watches are of: another one would count them from 1 again.
     pub(super) inotify: Option<Arc<Inotify>>,
     pub(super) watched: HashMap<WatchId, Folder>,
-    /// What all others depend on, and owners that are being read: a folder's entries stand together. Those of
+    /// What all other owners depend on, and those that are being read: a folder's entries stand together. Those of
     /// a folder whose watch the kernel has removed are here until the owner is read again.
     shared: BTreeSet<(WatchId, What, OwnerId)>,
-    /// The folders that were not watched like this [`QUIET`] ago, and since when they are.
+    /// The folders whose watch was placed or widened less than [`QUIET`] ago (and some more), and when.
     fresh: VecDeque<(WatchId, Instant)>,
     /// What was reported until then can't be relied on.
     pub(super) distrusted: Option<Instant>,
@@ -125,9 +127,8 @@ impl Folders {
         scope: Scope,
     ) {
         self.shared.insert((watch, what, owner));
-        let before = self.watched.get(&watch);
-        let (scope_before, first) = before.map_or((None, None), |f| (Some(f.scope), f.first));
-        if scope_before < Some(scope) {
+        let known = self.watched.get(&watch);
+        if known.is_none_or(|folder| folder.scope < scope) {
             // What happened before the watch was placed is not reported.
             let now = Instant::now();
             while (self.fresh.front()).is_some_and(|(_, since)| *since + QUIET < now) {
@@ -135,15 +136,14 @@ impl Folders {
             }
             self.fresh.push_back((watch, now));
         }
-        let scope = scope_before.map_or(scope, |before| before.max(scope));
-        self.watched.insert(
-            watch,
-            Folder {
-                place,
-                scope,
-                first,
-            },
-        );
+        let first = known.and_then(|folder| folder.first);
+        let scope = known.map_or(scope, |folder| folder.scope.max(scope));
+        let folder = Folder {
+            place,
+            scope,
+            first,
+        };
+        self.watched.insert(watch, folder);
     }
 
     /// Whether what happened at `when` in the folder, less than [`QUIET`] ago, has been reported.
@@ -153,19 +153,25 @@ impl Folders {
             && self.distrusted.is_none_or(|until| until < when)
             && !fresh.any(|(other, since)| *other == watch && *since >= when)
     }
-
-    /// `needs` are those of the owner from now on.
-    pub(super) fn settle(&mut self, needs: &[Need], owner: OwnerId) {
-        for (watch, what) in needs {
-            let folder = self.watched.get_mut(watch);
-            if folder.is_some_and(|folder| *folder.first.get_or_insert(owner) == owner) {
-                self.shared.remove(&(*watch, *what, owner));
-            }
-        }
-    }
 }
 
 impl<K: Key> Table<K> {
+    /// A read of the owner has ended: it depends on these, and on nothing else.
+    pub(super) fn set_needs(&mut self, needs: BTreeSet<Need>, id: OwnerId) {
+        let Some(owner) = self.owners.get_mut(id) else {
+            return self.drop_needs(needs, id);
+        };
+        let before = replace(&mut owner.needs, needs.iter().copied().collect());
+        for (watch, what) in &needs {
+            let folder = self.folders.watched.get_mut(watch);
+            if folder.is_some_and(|folder| *folder.first.get_or_insert(id) == id) {
+                self.folders.shared.remove(&(*watch, *what, id));
+            }
+        }
+        let dropped = before.into_iter().filter(|need| !needs.contains(need));
+        self.drop_needs(dropped, id);
+    }
+
     /// The owner no longer depends on these. A folder that nobody depends on any more is no longer watched.
     pub(super) fn drop_needs(&mut self, needs: impl IntoIterator<Item = Need>, id: OwnerId) {
         for (watch, what) in needs {
@@ -184,7 +190,7 @@ impl<K: Key> Table<K> {
         let (watch, what) = need;
         let first = self.first(watch);
         let first = first.filter(|(_, owner)| owner.needs.binary_search(&need).is_ok());
-        let range = (watch, what, 0)..=(watch, what, OwnerId::MAX);
+        let range = (watch, what, OwnerId::MIN)..=(watch, what, OwnerId::MAX);
         let others = self.folders.shared.range(range).map(|(.., id)| *id);
         first.map(|(id, _)| id).into_iter().chain(others)
     }
@@ -196,13 +202,15 @@ impl<K: Key> Table<K> {
     ) -> impl Iterator<Item = (What, OwnerId)> + use<'_, K> {
         let first = self.first(watch).into_iter();
         let needs = first.flat_map(move |(id, owner)| owner.needs_of(watch).zip(repeat(id)));
-        let others = self.folders.shared.range((watch, What::ALL, 0)..);
+        let shared = &self.folders.shared;
+        let others = shared.range((watch, What::ALL, OwnerId::MIN)..);
         let others = others.take_while(move |(other, ..)| *other == watch);
         needs.chain(others.map(|(_, what, id)| (*what, *id)))
     }
 
+    /// The [first](Folder::first) owner of the folder.
     fn first(&self, watch: WatchId) -> Option<(OwnerId, &Owner)> {
         let id = self.folders.watched.get(&watch)?.first?;
-        Some((id, self.owners.get(id)?))
+        Some((id, &self.owners.get(id)?.1))
     }
 }

@@ -74,7 +74,15 @@ pub(super) type Placed = (Result<WatchId, Polled>, u64);
 
 impl Inotify {
     pub(super) fn open() -> Result<Self, Errno> {
-        inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map(Self::from)
+        inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map(Self::of)
+    }
+
+    pub(super) fn of(fd: OwnedFd) -> Self {
+        Self {
+            fd: Arc::new(fd),
+            readiness: OnceLock::new(),
+            gone: AtomicU64::new(0),
+        }
     }
 
     /// Places a watch on the open folder `dir`, or widens the one that it has. This takes longer than all that
@@ -165,15 +173,5 @@ impl Inotify {
             }
         }
         Ok(false)
-    }
-}
-
-impl From<OwnedFd> for Inotify {
-    fn from(fd: OwnedFd) -> Self {
-        Self {
-            fd: Arc::new(fd),
-            readiness: OnceLock::new(),
-            gone: AtomicU64::new(0),
-        }
     }
 }

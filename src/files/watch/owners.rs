@@ -1,7 +1,9 @@
 //! The owners, found by their number or by their key.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
+use std::num::NonZero;
 use std::time::Duration;
 
 use hashbrown::HashTable;
@@ -14,7 +16,7 @@ use super::{Key, Settings};
 use crate::files::read::Stamps;
 
 /// An owner, by its number. There may be several of these for each credential.
-pub(super) type OwnerId = u32;
+pub(super) type OwnerId = NonZero<u32>;
 
 /// A root or credential folder. There may be tens of thousands, so what few of them have is boxed.
 #[derive(Default)]
@@ -56,7 +58,9 @@ impl Owner {
         self.polling.as_deref().copied().unwrap_or_default()
     }
 
-    pub(super) fn set_polling(&mut self, polling: Polling) {
+    pub(super) fn change_polling(&mut self, change: impl FnOnce(&mut Polling)) {
+        let mut polling = self.polling();
+        change(&mut polling);
         self.polling = (polling != Polling::default()).then(|| Box::new(polling));
     }
 
@@ -69,97 +73,70 @@ impl Owner {
     }
 }
 
-/// All owners.
+/// All owners. Their keys are stored once, and the maps, which have room for more than are in them, contain numbers
+/// and pointers.
 pub(super) struct Owners<K> {
-    /// By number.
-    slots: Vec<Option<Box<(K, Owner)>>>,
-    /// Numbers that nobody has.
-    free: Vec<OwnerId>,
-    /// By the hash of their keys, which are stored once.
+    owners: HashMap<OwnerId, Box<(K, Owner)>>,
+    /// By the hash of their keys.
     ids: HashTable<OwnerId>,
     hasher: RandomState,
+    /// The number to try next. They are reused as late as possible: a read of a forgotten owner may be under way.
+    next: OwnerId,
 }
 
 impl<K: Key> Owners<K> {
     pub(super) fn new() -> Self {
         Self {
-            slots: Vec::new(),
-            free: Vec::new(),
+            owners: HashMap::new(),
             ids: HashTable::new(),
             hasher: RandomState::new(),
+            next: OwnerId::MIN,
         }
     }
 
     /// The owner of this key, new if need be.
     pub(super) fn enter(&mut self, key: &K) -> OwnerId {
-        let hash = self.hasher.hash_one(key);
-        if let Some(id) = self.ids.find(hash, |id| self.key(*id) == Some(key)) {
-            return *id;
-        }
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() as OwnerId - 1
+        let Self { owners, hasher, .. } = self;
+        let entry = self.ids.entry(
+            hasher.hash_one(key),
+            |id| owners[id].0 == *key,
+            |id| hasher.hash_one(&owners[id].0),
+        );
+        let id = entry.or_insert_with(|| {
+            loop {
+                let id = self.next;
+                self.next = id.checked_add(1).unwrap_or(OwnerId::MIN);
+                if let Entry::Vacant(entry) = owners.entry(id) {
+                    entry.insert(Box::new((key.clone(), Owner::default())));
+                    break id;
+                }
+            }
         });
-        self.slots[id as usize] = Some(Box::new((key.clone(), Owner::default())));
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let key_of = |id: &OwnerId| slots[*id as usize].as_ref().map(|entry| &entry.0);
-        let rehash = |id: &OwnerId| key_of(id).map_or(0, |key| hasher.hash_one(key));
-        self.ids.insert_unique(hash, id, rehash);
-        id
+        *id.get()
     }
 
-    /// Removes an owner. If it is being read, its number stays taken until that read
-    /// [releases](Self::release) it.
     pub(super) fn remove(&mut self, key: &K) -> Option<(OwnerId, Owner)> {
-        let slots = &self.slots;
-        let is_it = |id: &OwnerId| {
-            slots[*id as usize]
-                .as_ref()
-                .is_some_and(|entry| entry.0 == *key)
-        };
+        let is_it = |id: &OwnerId| self.owners[id].0 == *key;
         let entry = self.ids.find_entry(self.hasher.hash_one(key), is_it);
         let (id, _) = entry.ok()?.remove();
-        let (_, owner) = *self.slots[id as usize].take()?;
-        let pending = owner.pending.as_ref();
-        if !pending.is_some_and(|pending| pending.is_reading()) {
-            self.release(id);
-        }
-        Some((id, owner))
+        self.owners.remove(&id).map(|entry| (id, entry.1))
     }
 
-    /// The number of a removed owner may be given to another one.
-    pub(super) fn release(&mut self, id: OwnerId) {
-        self.free.push(id);
-    }
-
-    pub(super) fn get(&self, id: OwnerId) -> Option<&Owner> {
-        self.slots[id as usize].as_ref().map(|entry| &entry.1)
+    pub(super) fn get(&self, id: OwnerId) -> Option<&(K, Owner)> {
+        self.owners.get(&id).map(Box::as_ref)
     }
 
     pub(super) fn get_mut(&mut self, id: OwnerId) -> Option<&mut Owner> {
-        self.slots[id as usize].as_mut().map(|entry| &mut entry.1)
+        self.owners.get_mut(&id).map(|entry| &mut entry.1)
     }
 
-    pub(super) fn key(&self, id: OwnerId) -> Option<&K> {
-        self.slots[id as usize].as_ref().map(|entry| &entry.0)
-    }
-
-    /// The folder of an owner, and the stamps of its last read.
-    pub(super) fn stamps(&self, id: OwnerId) -> Option<(PathBuf, Stamps)> {
-        let (key, owner) = self.slots[id as usize].as_deref()?;
-        Some((key.folder(), owner.stamps.clone()))
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (OwnerId, &K, &Owner)> {
-        (0..).zip(&self.slots).filter_map(|(id, entry)| {
-            let (key, owner) = entry.as_deref()?;
-            Some((id, key, owner))
-        })
+    pub(super) fn iter(&self) -> impl Iterator<Item = (OwnerId, &(K, Owner))> {
+        self.owners.iter().map(|(id, entry)| (*id, entry.as_ref()))
     }
 
     /// The owners that are polled, or checked, in such a way.
     pub(super) fn polled(&self, so: impl Fn(Polling) -> bool) -> Vec<OwnerId> {
-        let owners = self.iter().filter(|(.., owner)| so(owner.polling()));
-        owners.map(|(id, ..)| id).collect()
+        let owners = self.iter().filter(|(_, (_, owner))| so(owner.polling()));
+        owners.map(|(id, _)| id).collect()
     }
 }

@@ -100,14 +100,9 @@ impl Pending {
         Some(patience.map_or(settled, |end| settled.min(end.max(self.due.unwrap_or(end)))))
     }
 
-    /// Whether a read is under way.
-    pub(super) fn is_reading(&self) -> bool {
-        self.reading.is_some()
-    }
-
     /// Whether nothing calls for a read and none is under way or about to begin.
     pub(super) fn is_over(&self) -> bool {
-        self.deadline().is_none() && !self.handed_over && !self.is_reading()
+        self.deadline().is_none() && !self.handed_over && self.reading.is_none()
     }
 
     /// The owner was returned as due; what happens from now on calls for another read.

@@ -91,22 +91,19 @@ impl Tally {
         if before == after {
             return;
         }
-        if let Some(why) = before.filter(|why| self.add(*why, -1) == 0) {
-            let reason = why.as_str();
-            tracing::info!(
-                reason,
-                "polling ended: no folder is polled for this reason any more"
-            );
-        }
-        if let Some(why) = after.filter(|why| self.add(*why, 1) == 1) {
+        for (why, change) in [(before, -1), (after, 1)] {
+            let Some(why) = why else { continue };
+            let count = self.0.entry(why).or_default();
+            *count += change;
             let (reason, remedy) = (why.as_str(), why.remedy());
-            tracing::warn!(reason, ?every, "folders are polled: {remedy}");
+            match (change, *count) {
+                (1, 1) => tracing::warn!(reason, ?every, "folders are polled: {remedy}"),
+                (-1, 0) => tracing::info!(
+                    reason,
+                    "polling ended: no folder is polled for this reason any more"
+                ),
+                _ => {}
+            }
         }
-    }
-
-    fn add(&mut self, why: Polled, change: isize) -> isize {
-        let count = self.0.entry(why).or_default();
-        *count += change;
-        *count
     }
 }

@@ -1,14 +1,13 @@
 //! One read: places a watch before each lookup, keeps what the read depended on, and judges whether
 //! what it found may be used.
 
-use std::collections::{BTreeSet, HashMap};
-use std::mem;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::folders::{Need, Place, What, hash, is_hidden, wanted};
+use super::folders::{Place, What, hash, is_hidden, wanted};
 use super::kernel::{Inotify, Scope, WatchId};
-use super::owners::{OwnerId, Polling};
+use super::owners::OwnerId;
 use super::pending::{FileKey, QUIET};
 use super::polled::Polled;
 use super::{Key, Watch};
@@ -91,33 +90,20 @@ impl<'a, K: Key> Session<'a, K> {
         });
         let needs = self.armed.iter();
         let needs = needs.filter_map(|((_, what, _), watch)| Some((watch.ok()?, *what)));
-        let needs: BTreeSet<Need> = needs.collect();
+        table.set_needs(needs.collect(), self.owner);
         let (Some(usable), Some(owner)) = (usable, table.owners.get_mut(self.owner)) else {
             // The owner was forgotten during the read.
-            table.owners.release(self.owner);
-            table.drop_needs(needs, self.owner);
             return false;
         };
         owner.stamps = stamps.unwrap_or_default();
         let passing = owner.stamps.unsure().then_some(Polled::PassingFailure);
         let shared = self.shared.then_some(Polled::SharedFile);
         let reasons = self.armed.values().filter_map(|watch| watch.err());
-        let before = owner.polling();
-        let polling = Polling {
-            why: reasons.chain(passing).chain(shared).max(),
-            device: self.device,
-            ..before
-        };
-        owner.set_polling(polling);
-        let dropped: Vec<Need> = mem::take(&mut owner.needs)
-            .into_iter()
-            .filter(|need| !needs.contains(need))
-            .collect();
-        owner.needs = needs.into_iter().collect();
-        table.folders.settle(&owner.needs, self.owner);
-        table.drop_needs(dropped, self.owner);
+        let why = reasons.chain(passing).chain(shared).max();
+        let why_before = owner.polling().why;
+        owner.change_polling(|polling| (polling.why, polling.device) = (why, self.device));
         let every = table.settings.poll_interval;
-        table.tally.change(before.why, polling.why, every);
+        table.tally.change(why_before, why, every);
         table.plan_check(self.owner);
         usable
     }

@@ -334,6 +334,26 @@ fn a_change_of_mode_and_a_hard_link_are_seen() {
 }
 
 #[test]
+fn a_new_link_is_due_at_once_and_a_new_file_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("host");
+    write(&folder, &A[..1]);
+    let mut follower = Follower::settled(&folder, &A[..1]);
+    let deadline = |watch: &Watch<PathBuf>| {
+        let mut table = watch.lock();
+        table.drain();
+        table.next_deadline().unwrap()
+    };
+    symlink("nowhere", folder.join("link")).unwrap();
+    assert!(deadline(&follower.watch) <= Instant::now());
+    follower.settle();
+    let file = fs::File::create(folder.join("tls.key")).unwrap();
+    let made = Instant::now();
+    assert!(deadline(&follower.watch) >= made + pending::QUIET);
+    drop(file);
+}
+
+#[test]
 fn a_burst_is_few_reads_and_an_owner_comes_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut follower = Follower::new(dir.path());
@@ -550,7 +570,7 @@ fn refused_watches_are_polled_and_had_later() {
     // No watch can be placed on a socket.
     let (socket, _other) = UnixStream::pair().unwrap();
     socket.set_nonblocking(true).unwrap();
-    let refusing = Arc::new(Inotify::from(OwnedFd::from(socket)));
+    let refusing = Arc::new(Inotify::of(OwnedFd::from(socket)));
     let willing = follower.watch.lock().folders.inotify.replace(refusing);
     follower.folder.clone_from(&folder);
     follower.read();

@@ -1,5 +1,6 @@
 //! Which folder a watch is on, and since when what it reports can be relied on.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -140,6 +141,34 @@ fn a_watch_is_widened_and_never_narrowed_by_another_owner() {
     fs::remove_file(folder.join("tls.key")).unwrap();
     assert!(bed.is_due(&["b"]));
     assert_eq!(bed.watch.state().directories, 1);
+}
+
+#[test]
+fn each_owner_of_a_shared_folder_is_due_until_it_is_forgotten() {
+    let bed = Bed::new();
+    let folder = bed.folder("folder");
+    let names = ["tls.crt", "tls.key"].map(OsStr::new);
+    let touch_both = || names.map(|name| symlink("x", folder.join(name)).unwrap());
+    let remove_both = || names.map(|name| fs::remove_file(folder.join(name)).unwrap());
+    bed.read("a", &folder, Interest::All);
+    for owner in ["b", "c"] {
+        bed.read(owner, &folder, Interest::Name(names[0]));
+    }
+    bed.read("c", &folder, Interest::Name(names[1]));
+    touch_both();
+    assert!(bed.is_due(&["a", "b", "c"]));
+    for (forgotten, left) in [("a", &["b", "c"][..]), ("b", &["c"])] {
+        bed.watch.forget(&forgotten.into());
+        remove_both();
+        assert!(bed.is_due(left));
+        touch_both();
+        assert!(bed.is_due(left));
+    }
+    bed.read("c", &folder, Interest::Names);
+    fs::rename(folder.join(names[0]), folder.join("other")).unwrap();
+    assert!(bed.is_due(&["c"]));
+    bed.watch.forget(&"c".into());
+    assert_eq!(bed.watch.state().directories, 0);
 }
 
 #[test]
