@@ -54,7 +54,7 @@ impl<'a, K: Key> Session<'a, K> {
         let is_of_all =
             !matches!(interest, Interest::Name(name) | Interest::Content(name) if is_hidden(name));
         let all = is_of_all.then_some((What::ALL, Scope::Content));
-        let enough = [Some((what, scope)), Some((what, Scope::Content)), all];
+        let enough = [all, Some((what, scope)), Some((what, Scope::Content))];
         let mut enough = enough.into_iter().flatten();
         enough.find_map(|(what, scope)| self.armed.get(&(folder, what, scope)).copied())
     }
