@@ -31,7 +31,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
 use tokio::time::sleep_until;
 
 pub use self::polled::Polled;
@@ -84,18 +83,13 @@ pub trait Key: Clone + Eq + Hash + Send + 'static {
 #[derive(Clone)]
 pub struct Watch<K> {
     table: Arc<Mutex<Table<K>>>,
-    /// Wakes the task that waits for changes, when there is something to do sooner than before.
-    wake: Arc<Notify>,
 }
 
 impl<K: Key> Watch<K> {
     /// Starts watching. What can't be watched is polled.
     pub fn start(settings: Settings) -> Self {
-        let wake = Arc::<Notify>::default();
-        let table = Table::new(settings, Arc::clone(&wake));
         Self {
-            table: Arc::new(Mutex::new(table)),
-            wake,
+            table: Arc::new(Mutex::new(Table::new(settings))),
         }
     }
 
@@ -147,15 +141,16 @@ impl<K: Key> Watch<K> {
         loop {
             let now = Instant::now();
             self.start_checks(now);
-            let (due, next) = {
+            let (due, next, wake) = {
                 let mut table = self.lock();
-                (table.take_due(now), table.next_deadline())
+                let wake = Arc::clone(&table.wake);
+                (table.take_due(now), table.next_deadline(), wake)
             };
             if !due.is_empty() {
                 return due;
             }
             tokio::select! {
-                () = self.wake.notified() => {}
+                () = wake.notified() => {}
                 () = self.take_events() => {}
                 () = sleep_until(next.unwrap_or(now).into()), if next.is_some() => {}
             }

@@ -1,5 +1,6 @@
 //! The kernel's side of the watch: inotify, asked for exactly what matters.
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,9 +70,6 @@ pub(super) struct Inotify {
     gone: AtomicU64,
 }
 
-/// A watch that was placed before it could be recorded, and how many watches were gone before that.
-pub(super) type Placed = (Result<WatchId, Polled>, u64);
-
 impl Inotify {
     pub(super) fn open() -> Result<Self, Errno> {
         inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map(Self::of)
@@ -85,37 +83,32 @@ impl Inotify {
         }
     }
 
-    /// Places a watch on the open folder `dir`, or widens the one that it has. This takes longer than all that
-    /// is done under the lock of the table, and needs none.
-    pub(super) fn place(&self, dir: BorrowedFd<'_>, scope: Scope) -> Placed {
-        let gone = self.gone.load(Ordering::SeqCst);
-        (self.add(dir, scope), gone)
-    }
-
-    /// The watch that was placed on `dir`, for the table to record: another one if any watch has gone
-    /// since, which may have been that one. To be called under the lock that events are taken under.
-    pub(super) fn confirm(
+    /// Places a watch on the open folder `dir`, or widens the one that it has, and locks the table, which is to
+    /// record it. Placing takes longer than all that is done under that lock, and needs none.
+    pub(super) fn place<T>(
         &self,
-        (watch, gone): Placed,
         dir: BorrowedFd<'_>,
         scope: Scope,
-    ) -> Result<WatchId, Polled> {
-        match gone == self.gone.load(Ordering::SeqCst) {
-            true => watch,
-            false => self.add(dir, scope),
+        lock: impl FnOnce() -> T,
+    ) -> (T, Result<WatchId, Polled>) {
+        let gone = self.gone.load(Ordering::SeqCst);
+        let mut watch = self.add(dir, scope);
+        let locked = lock();
+        // Events are taken under the lock. If a watch has gone meanwhile, it may have been this one.
+        if gone != self.gone.load(Ordering::SeqCst) {
+            watch = self.add(dir, scope);
         }
+        (locked, watch)
     }
 
     fn add(&self, dir: BorrowedFd<'_>, scope: Scope) -> Result<WatchId, Polled> {
         // inotify takes a path. `.` is the shortest one: the walk through /proc takes longer than all the rest.
         let is_here = OWN_DIRECTORY.with(|own| *own) && fchdir(dir).is_ok();
-        let added = match is_here {
-            true => inotify::add_watch(&self.fd, ".", scope.flags()),
-            false => {
-                let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
-                inotify::add_watch(&self.fd, path, scope.flags())
-            }
+        let path = match is_here {
+            true => Cow::from("."),
+            false => Cow::from(format!("/proc/self/fd/{}", dir.as_raw_fd())),
         };
+        let added = inotify::add_watch(&self.fd, &*path, scope.flags());
         if is_here {
             // Its file system could not be unmounted while a thread stays in it.
             let _ = chdir("/");

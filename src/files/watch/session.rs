@@ -65,12 +65,12 @@ impl<'a, K: Key> Session<'a, K> {
             self.device = Some(dir.id.device);
             return Err(Polled::RemoteFileSystem);
         }
-        let inotify = self.inotify.as_ref();
-        let placed = inotify.map(|inotify| (inotify, inotify.place(dir.fd, scope)));
         let path = Place::of(dir.path);
-        let mut table = self.watch.lock();
-        let placed = placed.ok_or(Polled::NoInotify);
-        let watch = placed.and_then(|(inotify, placed)| inotify.confirm(placed, dir.fd, scope));
+        let lock = || self.watch.lock();
+        let (mut table, watch) = match &self.inotify {
+            Some(inotify) => inotify.place(dir.fd, scope, lock),
+            None => (lock(), Err(Polled::NoInotify)),
+        };
         let watch = watch.inspect_err(|_| table.folders.refusals += 1)?;
         table.folders.record((watch, what), self.owner, path, scope);
         Ok(watch)

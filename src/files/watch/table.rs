@@ -37,7 +37,7 @@ pub(super) struct Table<K> {
 }
 
 impl<K: Key> Table<K> {
-    pub(super) fn new(settings: Settings, wake: Arc<Notify>) -> Self {
+    pub(super) fn new(settings: Settings) -> Self {
         let mut folders = Folders::default();
         if let Err(error) = folders.open() {
             let remedy = Polled::NoInotify.remedy();
@@ -47,7 +47,7 @@ impl<K: Key> Table<K> {
         Self {
             rounds: BTreeMap::from([(FIRST_ROUND, Some(first))]),
             settings,
-            wake,
+            wake: Arc::default(),
             owners: Owners::new(),
             folders,
             due: BTreeSet::new(),

@@ -176,15 +176,16 @@ fn a_watch_that_goes_before_it_is_recorded_is_placed_again() {
     let inotify = Inotify::open().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let folder = File::open(dir.path()).unwrap();
-    let [first, second] = [(); 2].map(|()| inotify.place(folder.as_fd(), Scope::Names));
-    let confirm = |placed| {
-        let confirmed = inotify.confirm(placed, folder.as_fd(), Scope::Names);
-        confirmed.unwrap()
+    let place = |meanwhile: &dyn Fn()| {
+        let (_, watch) = inotify.place(folder.as_fd(), Scope::Names, meanwhile);
+        watch.unwrap()
     };
-    let gone = confirm(first);
-    inotify.remove(gone);
-    inotify.drain(|_| {}).unwrap();
-    assert_ne!(confirm(second), gone);
+    let first = place(&|| ());
+    let second = place(&|| {
+        inotify.remove(first);
+        inotify.drain(|_| {}).unwrap();
+    });
+    assert_ne!(second, first);
 }
 
 #[test]
