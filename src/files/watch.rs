@@ -180,7 +180,7 @@ impl<K: Key> Watch<K> {
             rebuilds: table.rebuilds,
             missed: table.missed,
             polled: owners
-                .filter_map(|(_, (key, owner))| Some((key.clone(), owner.polling().why?)))
+                .filter_map(|(_, owner)| Some((owner.key.clone(), owner.polling().why?)))
                 .collect(),
         }
     }

@@ -36,7 +36,7 @@ impl<K: Key> Watch<K> {
         for id in owners {
             let table = self.lock();
             let owner = table.owners.get(*id);
-            let read = owner.map(|(key, owner)| (key.folder(), owner.stamps.clone()));
+            let read = owner.map(|owner| (owner.key.folder(), owner.stamps.clone()));
             drop(table);
             if let Some((folder, stamps)) = read
                 && stamps.changed(&folder)
@@ -52,7 +52,7 @@ impl<K: Key> Table<K> {
     /// Has an owner checked from time to time.
     pub(super) fn plan_check(&mut self, id: OwnerId) {
         let owner = self.owners.get(id);
-        let round = owner.map(|(_, owner)| owner.polling().round(&self.settings));
+        let round = owner.map(|owner| owner.polling().round(&self.settings));
         if let Some(round) = round.filter(|round| !self.rounds.contains_key(round)) {
             self.end_round(round);
         }
@@ -95,7 +95,7 @@ impl<K: Key> Table<K> {
         // The kernel may have reported it already.
         self.drain();
         let now = Instant::now();
-        let Some((_, owner)) = self.owners.get(id) else {
+        let Some(owner) = self.owners.get(id) else {
             return;
         };
         // What is read meanwhile, or about to be, finds that itself.

@@ -155,14 +155,14 @@ impl<K: Key> Table<K> {
     /// Whether a missing permission hid something that the owner depends on.
     fn is_denied(&self, id: OwnerId) -> bool {
         let owner = self.owners.get(id);
-        owner.is_some_and(|(_, owner)| owner.stamps.denied())
+        owner.is_some_and(|owner| owner.stamps.denied())
     }
 
-    /// Whether what was just made in a folder that these owners depend on has all its content. Where none of
-    /// them has been read, the path of the folder is not known, and neither is this.
+    /// Whether what was just made in a folder that these owners depend on has all its content. False when none
+    /// of them has been read yet, for then the path of the folder is unknown.
     fn is_complete(&self, folder: Place, name: &OsStr, owners: &BTreeSet<OwnerId>) -> bool {
         let owners = owners.iter().filter_map(|id| self.owners.get(*id));
-        let paths = owners.flat_map(|(key, owner)| owner.stamps.paths(&key.folder()));
+        let paths = owners.flat_map(|owner| owner.stamps.paths(&owner.key.folder()));
         // Each one is that of the folder, or of something that was looked up in it.
         let mut made = paths.filter_map(|path| {
             let mut folders = path.ancestors().take(2);
@@ -178,8 +178,8 @@ impl<K: Key> Table<K> {
         }
     }
 
-    /// Whether all is known of a file that changed at `when`, less than [`QUIET`](super::pending::QUIET) ago, in the folder at `path`:
-    /// because its last change was reported, or because the folder was renamed into place, with all that is in it.
+    /// Whether a file that changed at `when`, a moment ago, in the folder at `path` is known to be complete, or to be
+    /// incomplete: that change was reported, or the folder was renamed into place with all that is in it.
     pub(super) fn is_known(&mut self, watch: Option<WatchId>, path: &Path, when: Instant) -> bool {
         self.drain();
         if watch.is_some_and(|watch| self.folders.has_reported(watch, when)) {

@@ -209,8 +209,8 @@ impl<K: Key> Table<K> {
     }
 
     /// The [first](Folder::first) owner of the folder.
-    fn first(&self, watch: WatchId) -> Option<(OwnerId, &Owner)> {
+    fn first(&self, watch: WatchId) -> Option<(OwnerId, &Owner<K>)> {
         let id = self.folders.watched.get(&watch)?.first?;
-        Some((id, &self.owners.get(id)?.1))
+        Some((id, self.owners.get(id)?))
     }
 }

@@ -19,8 +19,8 @@ use crate::files::read::Stamps;
 pub(super) type OwnerId = NonZero<u32>;
 
 /// A root or credential folder. There may be tens of thousands, so what few of them have is boxed.
-#[derive(Default)]
-pub(super) struct Owner {
+pub(super) struct Owner<K> {
+    pub(super) key: K,
     /// What it depends on, in order.
     pub(super) needs: Box<[Need]>,
     pub(super) stamps: Stamps,
@@ -53,7 +53,17 @@ impl Polling {
     }
 }
 
-impl Owner {
+impl<K> Owner<K> {
+    fn new(key: K) -> Self {
+        Self {
+            key,
+            needs: Box::default(),
+            stamps: Stamps::default(),
+            pending: None,
+            polling: None,
+        }
+    }
+
     pub(super) fn polling(&self) -> Polling {
         self.polling.as_deref().copied().unwrap_or_default()
     }
@@ -65,7 +75,7 @@ impl Owner {
     }
 
     /// What of the folder it depends on.
-    pub(super) fn needs_of(&self, watch: WatchId) -> impl Iterator<Item = What> + use<'_> {
+    pub(super) fn needs_of(&self, watch: WatchId) -> impl Iterator<Item = What> {
         let first = self.needs.partition_point(|need| need.0 < watch);
         let needs = self.needs[first..].iter();
         let needs = needs.take_while(move |need| need.0 == watch);
@@ -76,7 +86,7 @@ impl Owner {
 /// All owners. Their keys are stored once, and the maps, which have room for more than are in them, contain numbers
 /// and pointers.
 pub(super) struct Owners<K> {
-    owners: HashMap<OwnerId, Box<(K, Owner)>>,
+    owners: HashMap<OwnerId, Box<Owner<K>>>,
     /// By the hash of their keys.
     ids: HashTable<OwnerId>,
     hasher: RandomState,
@@ -99,15 +109,15 @@ impl<K: Key> Owners<K> {
         let Self { owners, hasher, .. } = self;
         let entry = self.ids.entry(
             hasher.hash_one(key),
-            |id| owners[id].0 == *key,
-            |id| hasher.hash_one(&owners[id].0),
+            |id| owners[id].key == *key,
+            |id| hasher.hash_one(&owners[id].key),
         );
         let id = entry.or_insert_with(|| {
             loop {
                 let id = self.next;
                 self.next = id.checked_add(1).unwrap_or(OwnerId::MIN);
                 if let Entry::Vacant(entry) = owners.entry(id) {
-                    entry.insert(Box::new((key.clone(), Owner::default())));
+                    entry.insert(Box::new(Owner::new(key.clone())));
                     break id;
                 }
             }
@@ -115,28 +125,28 @@ impl<K: Key> Owners<K> {
         *id.get()
     }
 
-    pub(super) fn remove(&mut self, key: &K) -> Option<(OwnerId, Owner)> {
-        let is_it = |id: &OwnerId| self.owners[id].0 == *key;
+    pub(super) fn remove(&mut self, key: &K) -> Option<(OwnerId, Owner<K>)> {
+        let is_it = |id: &OwnerId| self.owners[id].key == *key;
         let entry = self.ids.find_entry(self.hasher.hash_one(key), is_it);
         let (id, _) = entry.ok()?.remove();
-        self.owners.remove(&id).map(|entry| (id, entry.1))
+        self.owners.remove(&id).map(|owner| (id, *owner))
     }
 
-    pub(super) fn get(&self, id: OwnerId) -> Option<&(K, Owner)> {
+    pub(super) fn get(&self, id: OwnerId) -> Option<&Owner<K>> {
         self.owners.get(&id).map(Box::as_ref)
     }
 
-    pub(super) fn get_mut(&mut self, id: OwnerId) -> Option<&mut Owner> {
-        self.owners.get_mut(&id).map(|entry| &mut entry.1)
+    pub(super) fn get_mut(&mut self, id: OwnerId) -> Option<&mut Owner<K>> {
+        self.owners.get_mut(&id).map(Box::as_mut)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (OwnerId, &(K, Owner))> {
-        self.owners.iter().map(|(id, entry)| (*id, entry.as_ref()))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (OwnerId, &Owner<K>)> {
+        self.owners.iter().map(|(id, owner)| (*id, owner.as_ref()))
     }
 
     /// The owners that are polled, or checked, in such a way.
     pub(super) fn polled(&self, so: impl Fn(Polling) -> bool) -> Vec<OwnerId> {
-        let owners = self.iter().filter(|(_, (_, owner))| so(owner.polling()));
+        let owners = self.iter().filter(|(_, owner)| so(owner.polling()));
         owners.map(|(id, _)| id).collect()
     }
 }

@@ -65,14 +65,16 @@ impl<'a, K: Key> Session<'a, K> {
             self.device = Some(dir.id.device);
             return Err(Polled::RemoteFileSystem);
         }
-        let path = Place::of(dir.path);
+        let place = Place::of(dir.path);
         let lock = || self.watch.lock();
         let (mut table, watch) = match &self.inotify {
             Some(inotify) => inotify.place(dir.fd, scope, lock),
             None => (lock(), Err(Polled::NoInotify)),
         };
         let watch = watch.inspect_err(|_| table.folders.refusals += 1)?;
-        table.folders.record((watch, what), self.owner, path, scope);
+        table
+            .folders
+            .record((watch, what), self.owner, place, scope);
         Ok(watch)
     }
 

@@ -112,7 +112,7 @@ impl<K: Key> Table<K> {
             self.due.pop_first();
             // A file that is still being written makes its owner due once more, later.
             self.update(id, |pending| pending.hand_over(now));
-            due.extend(self.owners.get(id).map(|(key, _)| key.clone()));
+            due.extend(self.owners.get(id).map(|owner| owner.key.clone()));
         }
         due
     }
