@@ -140,7 +140,8 @@ impl Collector {
         }
         Stamps {
             print: print.finish(),
-            looks: looks.into(),
+            // A copy of the exact size, as in `Texts`.
+            looks: (*looks).into(),
             unsure: self.unsure,
             denied: self.denied,
         }
