@@ -67,10 +67,20 @@ impl<'a, K: Key> Session<'a, K> {
         }
         let place = Place::of(dir.path);
         let lock = || self.watch.lock();
-        let (mut table, watch) = match &self.inotify {
+        // One that this read has placed there for something else, if it reports enough and is still there.
+        let mut armed = self.armed.iter();
+        let armed = armed.find_map(|((folder, _, placed), watch)| {
+            let watch = watch
+                .ok()
+                .filter(|_| *folder == dir.id && *placed >= scope)?;
+            let table = lock();
+            let is_there = table.folders.watched.contains_key(&watch);
+            is_there.then_some((table, Ok(watch)))
+        });
+        let (mut table, watch) = armed.unwrap_or_else(|| match &self.inotify {
             Some(inotify) => inotify.place(dir.fd, scope, lock),
             None => (lock(), Err(Polled::NoInotify)),
-        };
+        });
         let watch = watch.inspect_err(|_| table.folders.refusals += 1)?;
         table
             .folders
