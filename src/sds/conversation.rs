@@ -74,28 +74,29 @@ where
 
     /// The next response, or the end of the stream.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response, Status>> {
-        if self.stopping.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(Status::unavailable("the agent is stopping")));
+        'turn: {
+            for _ in 0..TURN {
+                if let Some(response) = self.respond() {
+                    return Poll::Ready(self.pay(response));
+                }
+                if self.phase == Phase::HalfClosed {
+                    return Poll::Ready(Err(Status::ok("")));
+                }
+                if let Poll::Ready(names) = self.inbox.poll(cx) {
+                    self.session.changed(names);
+                    continue;
+                }
+                match self.requests.poll_next(cx) {
+                    Poll::Ready(Some(request)) => self.take(request)?,
+                    Poll::Ready(None) => self.phase = Phase::HalfClosed,
+                    Poll::Pending => break 'turn,
+                }
+            }
+            cx.waker().wake_by_ref();
         }
-        for _ in 0..TURN {
-            if let Some(response) = self.respond() {
-                return Poll::Ready(self.pay(response));
-            }
-            if self.phase == Phase::HalfClosed {
-                return Poll::Ready(Err(Status::ok("")));
-            }
-            if let Poll::Ready(names) = self.inbox.poll(cx) {
-                self.session.changed(names);
-                continue;
-            }
-            match self.requests.poll_next(cx) {
-                Poll::Ready(Some(request)) => self.take(request)?,
-                Poll::Ready(None) => self.phase = Phase::HalfClosed,
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        // Last, since all streams share its lock: one that has something to send does not wait for it.
+        let stopping = self.stopping.as_mut().poll(cx);
+        stopping.map(|()| Err(Status::unavailable("the agent is stopping")))
     }
 
     /// Charges a response for long names that the client chose: it is kept until the client reads it.
