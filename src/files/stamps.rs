@@ -39,23 +39,25 @@ impl Stamps {
     /// something is not as it was.
     pub fn changed(&self, folder: &Path) -> bool {
         let mut print = DefaultHasher::new();
-        for (path, depth) in self.looks(folder) {
-            fingerprint(depth, lstat(&path).as_ref().map_err(|e| *e)).hash(&mut print);
-        }
+        self.each(folder, |path, depth| {
+            fingerprint(depth, lstat(path).as_ref().map_err(|e| *e)).hash(&mut print);
+        });
         self.unsure || print.finish() != self.print
     }
 
     /// The paths that were examined when `folder` was read.
-    pub(super) fn paths(&self, folder: &Path) -> impl Iterator<Item = PathBuf> + use<'_> {
-        self.looks(folder).map(|(path, _)| path)
+    pub(super) fn paths(&self, folder: &Path) -> Vec<PathBuf> {
+        let mut paths = Vec::new();
+        self.each(folder, |path, _| paths.push(path.to_owned()));
+        paths
     }
 
-    fn looks(&self, folder: &Path) -> impl Iterator<Item = (PathBuf, Depth)> + use<'_> {
+    fn each(&self, folder: &Path, mut look: impl FnMut(&Path, Depth)) {
         let mut path = folder.as_os_str().as_bytes().to_vec();
         let mut looks = &*self.looks;
-        std::iter::from_fn(move || {
-            let ([depth, common], rest) = looks.split_first_chunk()?;
-            let end = rest.iter().position(|byte| *byte == 0)?;
+        while let Some(([depth, common], rest)) = looks.split_first_chunk()
+            && let Some(end) = rest.iter().position(|byte| *byte == 0)
+        {
             path.truncate((*common).into());
             path.extend_from_slice(&rest[..end]);
             looks = &rest[end + 1..];
@@ -63,8 +65,8 @@ impl Stamps {
                 b'i' => Depth::Identity,
                 _ => Depth::Content,
             };
-            Some((PathBuf::from(OsStr::from_bytes(&path)), depth))
-        })
+            look(Path::new(OsStr::from_bytes(&path)), depth);
+        }
     }
 
     /// Whether something could not be examined because permission was denied.
