@@ -22,7 +22,7 @@ use self::reads::{Done, Reads};
 use crate::config::Config;
 use crate::fdstore::{self, Keeper};
 use crate::files::read::RootFolder;
-use crate::files::watch::{Settings, State, Watch};
+use crate::files::watch::{Key as _, Settings, State, Watch};
 use crate::inventory::{Changes, Inventory, Now};
 use crate::metrics::Metrics;
 use crate::sds::access::Rules;
@@ -35,8 +35,8 @@ const LOADING: Duration = Duration::from_secs(30);
 /// How many reads are published together at most, so that the first of many does not wait too long.
 const AT_ONCE: usize = 32;
 
-/// How long to gather results while many of the first reads are in progress: waking up for each has a cost, and
-/// in longer than this the threads that read may fill the queue and wait.
+/// How long to gather results while many of the first reads are in progress: waking up for each has a cost. If this
+/// is much longer, the queue of results fills up, and the threads that read have to wait.
 const GATHERING: Duration = Duration::from_millis(4);
 
 /// How often what the first reads have found is published. Each publication has a cost, and only `status`
@@ -86,10 +86,6 @@ impl WatchState {
     /// The current state, with the paths of roots and folders that are polled.
     pub fn read(&self) -> State<PathBuf> {
         let state = self.0.state();
-        let path = |owner| match owner {
-            Owner::Root(path) => path.to_path_buf(),
-            Owner::Folder(key) => key.path(),
-        };
         State {
             directories: state.directories,
             overflows: state.overflows,
@@ -99,7 +95,7 @@ impl WatchState {
             polled: state
                 .polled
                 .into_iter()
-                .map(|(owner, why)| (path(owner), why))
+                .map(|(owner, why)| (owner.folder(), why))
                 .collect(),
         }
     }
