@@ -1,6 +1,7 @@
 //! A part of a credential → an SDS resource: encoded once, versioned, wiped when dropped.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -396,19 +397,31 @@ impl Version {
         Self(std::array::from_fn(|at| hash[at]))
     }
 
-    /// Its text. Each delivery has it twice, in the message and in the audit's line.
-    pub(crate) fn digits(self) -> [u8; 32] {
+    /// Its text, without an allocation: each delivery has it twice, in the message and in the audit line.
+    pub(crate) fn digits(self) -> Digits {
         let mut text = [0; 32];
         for (digits, byte) in text.chunks_exact_mut(2).zip(self.0) {
             digits.copy_from_slice(&hex_digits(byte));
         }
-        text
+        Digits(text)
+    }
+}
+
+/// The text of a [`Version`].
+pub(crate) struct Digits([u8; 32]);
+
+impl Deref for Digits {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        // They are ASCII.
+        str::from_utf8(&self.0).unwrap_or_default()
     }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(str::from_utf8(&self.digits()).unwrap_or_default())
+        f.write_str(&self.digits())
     }
 }
 
@@ -420,7 +433,7 @@ impl fmt::Debug for Version {
 
 impl PartialEq<str> for Version {
     fn eq(&self, text: &str) -> bool {
-        self.digits() == text.as_bytes()
+        *self.digits() == *text
     }
 }
 

@@ -59,7 +59,7 @@ impl Audit {
             { target: "audit", event = "key_delivered", }
             secret = &**name,
             credential = &*found.credential,
-            version = str::from_utf8(&found.secret.version().digits()).unwrap_or_default(),
+            version = &*found.secret.version().digits(),
             node = account.node_id(),
             "audit: {} delivered",
             match found.secret.kind() {
@@ -139,7 +139,7 @@ impl Audit {
             {  }
             secret = &**name,
             credential = &*found.credential,
-            version = str::from_utf8(&found.secret.version().digits()).unwrap_or_default(),
+            version = &*found.secret.version().digits(),
             node = account.node_id(),
             left_out = some(left_out),
             "delivered"

@@ -32,7 +32,7 @@ pub(crate) fn delta(nonce: &str, secrets: &[Named], removed: &[Name]) -> Segment
         let any = found.secret.resource_len(name);
         let version = found.secret.version().digits();
         let named = [
-            Field(1, Value::Bytes(&version)),
+            Field(1, Value::Bytes(version.as_bytes())),
             Field(3, Value::Bytes(name.as_bytes())),
         ];
         let length = named.iter().map(Field::len).sum::<usize>() + head_len(2, any) + any;
