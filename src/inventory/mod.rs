@@ -600,11 +600,11 @@ impl Inventory {
     fn folder_mut(&mut self, key: &Key) -> Option<&mut Folder> {
         let at = self.position(&key.root)?;
         let state = &mut self.roots[at];
-        match self.snapshot.roots[at].credential(&key.name) {
-            Some(published) => Some(state.wake(published.clone())),
-            // A new one, which is about to be published.
-            None => state.awake.get_mut(&key.name).map(|folder| &mut **folder),
+        if !state.awake.contains_key(&key.name) {
+            let published = self.snapshot.roots[at].credential(&key.name)?;
+            state.wake(published.clone());
         }
+        state.awake.get_mut(&key.name).map(Box::as_mut)
     }
 
     /// The same, made if need be. `since_start`: it may have been there before the start.
@@ -651,7 +651,7 @@ impl State {
         (state, view)
     }
 
-    /// The folder of which `published` is published.
+    /// The folder with this published state, awake.
     fn wake(&mut self, published: Arc<Credential>) -> &mut Folder {
         let gone = match self.settings.layout {
             config::Layout::Folders => WhenGone::KeepFolder,
