@@ -206,8 +206,8 @@ impl Queue {
     }
 }
 
-/// Whether so few are left that room for thousands should be given back. At a start, what is read meanwhile takes
-/// the place of it.
+/// Whether so few entries are left that most of the room should be given back. At a start, the memory is then used
+/// for what is read.
 fn is_sparse(len: usize, capacity: usize) -> bool {
     4 * len < capacity
 }

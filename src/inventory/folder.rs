@@ -289,8 +289,8 @@ impl Folder {
         held.filter_map(PartState::current)
     }
 
-    /// Its state at `now`, to be published. What it serves has `changed`, or else nothing: then whether a log line
-    /// already reports that it expires soon.
+    /// Its state at `now`, to be published. `changed` is none if it serves the same as before. Otherwise it tells
+    /// whether the log line of the change already reports that the certificate expires soon.
     pub(super) fn publish(
         &mut self,
         warn_days: u32,

@@ -94,7 +94,7 @@ where
             }
             cx.waker().wake_by_ref();
         }
-        // Last, since all streams share its lock: one that has something to send does not wait for it.
+        // Checked last: all streams share its lock, and one with something to send need not wait for that.
         let stopping = self.stopping.as_mut().poll(cx);
         stopping.map(|()| Err(Status::unavailable("the agent is stopping")))
     }

@@ -27,8 +27,8 @@ const BUFFER: usize = 16 * 1024;
 const MAX_EVENTS: usize = 1 << 17;
 
 thread_local! {
-    /// Whether the working directory of this thread is its own. The process shares one at first, and where it is
-    /// forbidden to part with that, as in some containers, it keeps sharing it.
+    /// Whether this thread has a working directory of its own. By default all threads share one, and some
+    /// containers forbid to change that.
     static OWN_DIRECTORY: bool = unshare(CloneFlags::CLONE_FS).is_ok();
 }
 
@@ -110,7 +110,7 @@ impl Inotify {
         };
         let added = inotify::add_watch(&self.fd, &*path, scope.flags());
         if is_here {
-            // Its file system could not be unmounted while a thread stays in it.
+            // A working directory keeps its file system from being unmounted.
             let _ = chdir("/");
         }
         added.map_err(|error| match error {
