@@ -118,16 +118,16 @@ impl Pulse {
     /// Waits for the next question and answers it. Safe to cancel. Never ends once the heart is
     /// gone, so that a loop may await it for ever.
     pub async fn beat(&mut self) {
-        self.beat_after(|| ()).await;
+        self.beat_after(async {}).await;
     }
 
     /// As [`beat`](Self::beat); the answer is given once `work` is done.
-    pub async fn beat_after(&mut self, work: impl FnOnce()) {
+    pub async fn beat_after(&mut self, work: impl Future<Output = ()>) {
         if self.asked.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
         let question = *self.asked.borrow_and_update();
-        work();
+        work.await;
         self.answer.send_replace(question);
     }
 }

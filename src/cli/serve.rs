@@ -16,6 +16,7 @@ use sds_agent::config::{Config, Options};
 use sds_agent::harden;
 use sds_agent::listen::Activation;
 use sds_agent::logging::{self, Logging};
+use sds_agent::sds::threads::Threads;
 use tracing::{error, warn};
 
 use self::source::Source;
@@ -103,11 +104,8 @@ fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Re
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?;
+    let threads = Threads::start().context("the threads of connections can't start")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        // Threads that are busy look for woken streams, and for new connections and requests, after so many
-        // tasks, by default after 61.
-        .global_queue_interval(5)
-        .event_interval(31)
         .enable_all()
         .build()
         .context("the asynchronous runtime can't start")?;
@@ -117,6 +115,7 @@ fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Re
         logging,
         activation,
         files.handle(),
+        threads,
     ));
     // A read that hangs on a dead file system must not keep the process.
     runtime.shutdown_background();

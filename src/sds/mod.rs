@@ -6,7 +6,7 @@
 //! - `sotw`, `delta`: the protocols as state machines without I/O
 //! - [`ledger`], [`audit`], `throttle`: the connected clients, what each was sent, and the log of it
 //! - `shared`, `conversation`: what all streams share, and one of them
-//! - `introspection`, [`service`], `outgoing`, [`server`]: the calls, and the HTTP/2 server
+//! - `introspection`, [`service`], `outgoing`, [`threads`], [`server`]: the calls, and the HTTP/2 server
 
 pub mod access;
 pub mod audit;
@@ -27,4 +27,5 @@ pub mod service;
 mod session;
 mod shared;
 mod sotw;
+pub mod threads;
 mod throttle;

@@ -17,13 +17,13 @@ use tokio::net::UnixStream;
 use tokio::net::unix::UCred;
 use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use super::budget::{Budget, Grant, Holder};
 use super::grpc::Segments;
 use super::outgoing::Outgoing;
 use super::service::Sds;
+use super::threads::Threads;
 use crate::config::Limits;
 use crate::listen::Listener;
 use crate::metrics::Limit;
@@ -51,17 +51,17 @@ const SEND_BUFFER: usize = 1;
 /// Envoy resets the stream of each unknown host name. They are not an attack, even many at once.
 const PENDING_RESETS: usize = 10_000;
 
-/// Accepts connections until `stopping` is cancelled, then ends all streams. The socket is closed
-/// and its path is gone when this returns.
+/// Accepts connections until `stopping` is cancelled, and runs them on `threads`, then ends all streams. The
+/// socket is closed and its path is gone when this returns.
 pub async fn run(
     listener: Listener,
+    threads: Arc<Threads>,
     accounts: Arc<Accounts>,
     sds: Sds,
     limits: Limits,
     stopping: CancellationToken,
     mut pulse: Pulse,
 ) {
-    let connections = TaskTracker::new();
     let budget = Budget::new(limits.connections);
     let mut tell = tokio::time::interval(TELL);
     while let Some((stream, credentials)) = stopping
@@ -87,16 +87,15 @@ pub async fn run(
             }
         };
         let connection = admit(stream, peer, place, sds.clone(), limits, stopping.clone());
-        connections.spawn(connection);
+        threads.spawn(connection);
     }
     drop(listener);
-    connections.close();
-    if tokio::time::timeout(DRAIN, connections.wait())
+    if tokio::time::timeout(DRAIN, threads.connections_ended())
         .await
         .is_err()
     {
         debug!(
-            connections = connections.len(),
+            connections = threads.connections(),
             "some clients did not read to the end of their streams"
         );
     }
@@ -136,6 +135,11 @@ async fn admit(
 ) {
     let Some(peer) = stopping.run_until_cancelled(peer).await else {
         return;
+    };
+    // It was accepted on another runtime, whose thread would be woken for it.
+    let stream = match stream.into_std().and_then(UnixStream::from_std) {
+        Ok(stream) => stream,
+        Err(error) => return debug!(%peer, "connection closed: it can't be waited for: {error}"),
     };
     if !sds.admits(&peer) {
         return;

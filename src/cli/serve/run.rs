@@ -17,6 +17,7 @@ use sds_agent::pool::Pool;
 use sds_agent::sds::access::Rules;
 use sds_agent::sds::hub::Hub;
 use sds_agent::sds::ledger::Ledger;
+use sds_agent::sds::threads::Threads;
 use sds_agent::sds::{server, service::Sds};
 use sds_agent::systemd::{self, Heart, Pulse};
 use tokio::runtime::Handle;
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) sds: Sds,
     /// Reads the configuration, and asks the user database.
     pub(super) pool: Pool,
+    threads: Arc<Threads>,
     heart: Arc<Heart>,
 }
 
@@ -59,6 +61,7 @@ pub(super) async fn run(
     logging: &Logging,
     mut activation: Activation,
     files: &Handle,
+    threads: Threads,
 ) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("signals can't be handled")?;
     let pool = Pool::new("configuration", 1);
@@ -67,7 +70,7 @@ pub(super) async fn run(
         () = signals.stop() => return Ok(()),
     };
     let listener = listen(&config, resolved.listen, &mut activation)?;
-    let (shared, mut agent) = Shared::new(config, resolved.rules, pool);
+    let (shared, mut agent) = Shared::new(config, resolved.rules, pool, threads);
     agent.restore(activation.take_stored());
     logging.count_lost(shared.metrics.log_lines_lost());
     // Before anything is read, so that it can be asked what the agent waits for.
@@ -142,7 +145,7 @@ impl Resolved {
 }
 
 impl Shared {
-    fn new(config: Config, rules: Rules, pool: Pool) -> (Self, Agent) {
+    fn new(config: Config, rules: Rules, pool: Pool, threads: Threads) -> (Self, Agent) {
         let metrics = Arc::new(Metrics::default());
         let hub = Arc::<Hub>::default();
         let heart = Arc::<Heart>::default();
@@ -159,6 +162,7 @@ impl Shared {
             accounts: Arc::default(),
             sds,
             pool,
+            threads: Arc::new(threads),
             heart,
             config,
         };
@@ -243,6 +247,7 @@ impl Shared {
         let pulse = self.heart.part("server");
         server::run(
             listener,
+            self.threads.clone(),
             self.accounts.clone(),
             self.sds.clone(),
             self.config.limits,
@@ -254,9 +259,14 @@ impl Shared {
     /// Feeds systemd's watchdog while every part of the agent reports progress.
     fn watchdog(&self) -> AbortOnDropHandle<()> {
         let heart = self.heart.clone();
-        let hub_moves = answer_for(heart.part("hub"), self.hub.clone());
+        let (hub, threads) = (self.hub.clone(), self.threads.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
-            tokio::join!(hub_moves, systemd::feed_watchdog(&heart));
+            tokio::join!(
+                // Its locks could be taken.
+                answer_after(heart.part("hub"), || async { drop(hub.current()) }),
+                answer_after(heart.part("connection loop"), || threads.progress()),
+                systemd::feed_watchdog(&heart),
+            );
         }))
     }
 
@@ -372,9 +382,9 @@ fn listen(
     Ok(listener)
 }
 
-/// Sends a pulse each time that the locks of the hub could be taken.
-async fn answer_for(mut pulse: Pulse, hub: Arc<Hub>) {
+/// Sends a pulse each time that `work` is done.
+async fn answer_after<F: Future<Output = ()>>(mut pulse: Pulse, work: impl Fn() -> F) {
     loop {
-        pulse.beat_after(|| drop(hub.current())).await;
+        pulse.beat_after(work()).await;
     }
 }
