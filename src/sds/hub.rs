@@ -9,10 +9,16 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::Handle;
+
 use super::access::Rules;
 use crate::inventory::{Changes, Snapshot};
 use crate::name::{self, Coverage, Host};
 use crate::secret::Name;
+
+/// How many streams of a thread are woken together: enough to make it cheap, and so few that the first ones don't
+/// wait for the others.
+const AT_ONCE: usize = 256;
 
 /// A consistent version of what is served and of the access rules.
 #[derive(Clone, Default)]
@@ -57,7 +63,14 @@ pub struct Inbox {
 #[derive(Default)]
 struct Mail {
     changed: BTreeSet<Name>,
-    waker: Option<Waker>,
+    waiter: Option<Waiter>,
+}
+
+/// A stream that waits.
+struct Waiter {
+    waker: Waker,
+    /// The runtime that it was polled on.
+    runtime: Option<Handle>,
 }
 
 impl Hub {
@@ -230,8 +243,29 @@ fn next_of_group(set: &Groups, last: &(Arc<str>, Name)) -> Option<(Arc<str>, Nam
         .cloned()
 }
 
+/// Puts the name into the inboxes, and wakes their streams. Many are woken on the thread that they run on: from
+/// another one, each takes a system call.
 fn put(name: &Name, inboxes: &Inboxes) {
-    inboxes.iter().for_each(|inbox| inbox.put(name));
+    let mut groups: Vec<(Handle, Vec<Waker>)> = Vec::new();
+    for Waiter { waker, runtime } in inboxes.iter().filter_map(|inbox| inbox.put(name)) {
+        let Some(runtime) = runtime.filter(|_| inboxes.len() > 1) else {
+            waker.wake();
+            continue;
+        };
+        let group = groups.iter_mut().find(|(of, _)| of.id() == runtime.id());
+        match group {
+            Some((_, wakers)) => wakers.push(waker),
+            None => groups.push((runtime, vec![waker])),
+        }
+        groups
+            .extract_if(.., |(_, wakers)| wakers.len() == AT_ONCE)
+            .for_each(wake);
+    }
+    groups.into_iter().for_each(wake);
+}
+
+fn wake((runtime, wakers): (Handle, Vec<Waker>)) {
+    runtime.spawn(async move { wakers.into_iter().for_each(Waker::wake) });
 }
 
 /// The position of an inbox among those of a name, or where to insert it.
@@ -244,30 +278,36 @@ impl Inbox {
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<BTreeSet<Name>> {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         if mail.changed.is_empty() {
-            match &mut mail.waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                None => mail.waker = Some(cx.waker().clone()),
+            match &mut mail.waiter {
+                Some(waiter) => waiter.waker.clone_from(cx.waker()),
+                None => {
+                    mail.waiter = Some(Waiter {
+                        waker: cx.waker().clone(),
+                        runtime: Handle::try_current().ok(),
+                    })
+                }
             }
             return Poll::Pending;
         }
         Poll::Ready(std::mem::take(&mut mail.changed))
     }
 
-    fn put(&self, name: &Name) {
-        let waker = {
-            let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-            mail.changed.insert(name.clone());
-            mail.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+    /// Puts the name in. Returns the stream if it waits and must be woken.
+    fn put(&self, name: &Name) -> Option<Waiter> {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.changed.insert(name.clone());
+        mail.waiter.take()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread::{self, ThreadId};
+
+    use tokio::sync::{mpsc, oneshot};
+
     use super::*;
+    use crate::sds::threads::Threads;
 
     fn changed(inbox: &Inbox) -> Vec<String> {
         let mut names = match inbox.poll(&mut Context::from_waker(Waker::noop())) {
@@ -358,6 +398,38 @@ mod tests {
             wake(&hub);
             assert!(!hub.subscribe(&"www.example.net".into(), &newcomer));
         }
+    }
+
+    #[tokio::test]
+    async fn many_streams_are_woken_once_and_on_their_own_thread() {
+        /// Reports the thread that it is woken on.
+        struct Reporter(mpsc::UnboundedSender<ThreadId>);
+
+        impl std::task::Wake for Reporter {
+            fn wake(self: Arc<Self>) {
+                self.0.send(thread::current().id()).unwrap();
+            }
+        }
+
+        let threads = Threads::start().unwrap();
+        let hub = Hub::default();
+        let count = 2 * AT_ONCE + 1;
+        let inboxes: Vec<_> = (0..count).map(|_| inbox(&hub, &["a"])).collect();
+        let (send, mut woken) = mpsc::unbounded_channel();
+        let (polled, is_polled) = oneshot::channel();
+        threads.spawn(async move {
+            let waker = Waker::from(Arc::new(Reporter(send)));
+            for inbox in inboxes {
+                assert!(inbox.poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            polled.send(thread::current().id()).unwrap();
+        });
+        let thread = is_polled.await.unwrap();
+        change(&hub, &["a"], &[]);
+        for _ in 0..count {
+            assert_eq!(woken.recv().await, Some(thread));
+        }
+        assert_eq!(woken.recv().await, None);
     }
 
     #[test]
