@@ -150,19 +150,20 @@ pub async fn feed_watchdog(heart: &Heart) {
             tell(&[NotifyState::Watchdog]);
         }
         if now != silent {
-            report(now, limit);
+            report(now, interval, limit);
             silent = now;
         }
     }
 }
 
-fn report(silent: Option<Silent>, limit: Duration) {
+fn report(silent: Option<Silent>, asked: Duration, limit: Duration) {
     match silent {
         Some(Silent(part)) => tracing::error!(
-            "the {part} does not move: systemd restarts the agent if that lasts {} s",
+            "the {part} has not reported progress for {} s; systemd restarts the agent after {} s",
+            asked.as_secs_f32(),
             limit.as_secs_f32()
         ),
-        None => tracing::info!("every part of the agent moves again"),
+        None => tracing::info!("every part of the agent reports progress again"),
     }
 }
 
