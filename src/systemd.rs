@@ -42,10 +42,10 @@ fn one_line(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }
 
-/// The moving parts of the agent, each of which has to answer for itself: a loop that is stuck, or
-/// a task that has ended, answers nothing, whatever the rest does.
+/// Whether each part of the agent makes progress: it asks them, and a loop that is stuck or a task that has ended
+/// does not answer.
 #[derive(Debug, Default)]
-pub struct Heart {
+pub struct Liveness {
     parts: Mutex<Vec<Part>>,
 }
 
@@ -56,21 +56,21 @@ struct Part {
     answer: watch::Receiver<u64>,
 }
 
-/// One moving part's side: its loop awaits [`Pulse::beat`] among its other work.
+/// The side of one part: its loop awaits [`Heartbeat::beat`] among its other work.
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Heartbeat {
     asked: watch::Receiver<u64>,
     answer: watch::Sender<u64>,
 }
 
-/// A part that gave no answer in time.
+/// A part that did not answer in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Silent(pub &'static str);
 
-impl Heart {
-    /// Registers a part that has to answer from now on. One that registers again under its name,
-    /// as a restarted task does, takes the place of the old one.
-    pub fn part(&self, name: &'static str) -> Pulse {
+impl Liveness {
+    /// Registers a part that has to answer from now on. It replaces the one that was registered under the same
+    /// name.
+    pub fn part(&self, name: &'static str) -> Heartbeat {
         let (ask, asked) = watch::channel(0);
         let (answer, answered) = watch::channel(0);
         let mut parts = self.lock();
@@ -80,13 +80,13 @@ impl Heart {
             ask,
             answer: answered,
         });
-        Pulse { asked, answer }
+        Heartbeat { asked, answer }
     }
 
     /// Asks every part and waits for the answers, for as long as `within`.
     ///
     /// # Errors
-    /// The first part that gave none.
+    /// The first part that did not answer.
     pub async fn check(&self, within: Duration) -> Result<(), Silent> {
         let until = tokio::time::Instant::now() + within;
         let parts = self.lock().clone();
@@ -114,9 +114,9 @@ impl Part {
     }
 }
 
-impl Pulse {
-    /// Waits for the next question and answers it. Safe to cancel. Never ends once the heart is
-    /// gone, so that a loop may await it for ever.
+impl Heartbeat {
+    /// Waits for the next question and answers it. Can be cancelled. Once the [`Liveness`] is gone, it never
+    /// returns.
     pub async fn beat(&mut self) {
         self.beat_after(async {}).await;
     }
@@ -132,9 +132,9 @@ impl Pulse {
     }
 }
 
-/// Feeds the watchdog of the unit (`WatchdogSec=`) for as long as every part answers. Ends at once
-/// where there is no watchdog, else never.
-pub async fn feed_watchdog(heart: &Heart) {
+/// Feeds the watchdog of the unit (`WatchdogSec=`) for as long as every part answers. Returns immediately if the
+/// unit has none, and otherwise never.
+pub async fn feed_watchdog(liveness: &Liveness) {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return;
     };
@@ -145,7 +145,7 @@ pub async fn feed_watchdog(heart: &Heart) {
     let mut silent = None;
     loop {
         ticks.tick().await;
-        let now = heart.check(interval).await.err();
+        let now = liveness.check(interval).await.err();
         if now.is_none() {
             tell(&[NotifyState::Watchdog]);
         }
@@ -173,46 +173,46 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(1);
 
-    fn moving(mut pulse: Pulse) -> tokio::task::JoinHandle<()> {
+    fn answering(mut heartbeat: Heartbeat) -> tokio::task::JoinHandle<()> {
         tokio::spawn(async move {
             loop {
-                pulse.beat().await;
+                heartbeat.beat().await;
             }
         })
     }
 
     #[tokio::test(start_paused = true)]
-    async fn parts_that_move_are_alive_each_time_they_are_asked() {
-        let heart = Heart::default();
-        moving(heart.part("a"));
-        moving(heart.part("b"));
+    async fn parts_that_answer_are_alive_each_time() {
+        let liveness = Liveness::default();
+        answering(liveness.part("a"));
+        answering(liveness.part("b"));
         for _ in 0..3 {
-            assert_eq!(heart.check(LIMIT).await, Ok(()));
+            assert_eq!(liveness.check(LIMIT).await, Ok(()));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_is_stuck_or_has_ended_is_named() {
-        let heart = Heart::default();
-        moving(heart.part("a"));
-        let stuck = heart.part("b");
-        assert_eq!(heart.check(LIMIT).await, Err(Silent("b")));
+        let liveness = Liveness::default();
+        answering(liveness.part("a"));
+        let stuck = liveness.part("b");
+        assert_eq!(liveness.check(LIMIT).await, Err(Silent("b")));
         drop(stuck);
-        assert_eq!(heart.check(LIMIT).await, Err(Silent("b")));
+        assert_eq!(liveness.check(LIMIT).await, Err(Silent("b")));
 
-        let again = moving(heart.part("b"));
-        assert_eq!(heart.check(LIMIT).await, Ok(()));
+        let again = answering(liveness.part("b"));
+        assert_eq!(liveness.check(LIMIT).await, Ok(()));
         again.abort();
-        assert_eq!(heart.check(LIMIT).await, Err(Silent("b")));
+        assert_eq!(liveness.check(LIMIT).await, Err(Silent("b")));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_old_answer_is_none_to_a_new_question() {
-        let heart = Heart::default();
-        let mut pulse = heart.part("a");
-        let (checked, ()) = tokio::join!(heart.check(LIMIT), pulse.beat());
+    async fn an_old_answer_does_not_count_for_a_new_question() {
+        let liveness = Liveness::default();
+        let mut heartbeat = liveness.part("a");
+        let (checked, ()) = tokio::join!(liveness.check(LIMIT), heartbeat.beat());
         assert_eq!(checked, Ok(()));
-        assert_eq!(heart.check(LIMIT).await, Err(Silent("a")));
+        assert_eq!(liveness.check(LIMIT).await, Err(Silent("a")));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::sds::hub::Hub;
-use crate::systemd::{Heart, Silent};
+use crate::systemd::{Liveness, Silent};
 use crate::text;
 
 /// How long a part of the agent may take to report progress.
@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The agent's health.
 pub struct Health {
     hub: Arc<Hub>,
-    heart: Arc<Heart>,
+    liveness: Arc<Liveness>,
     phase: AtomicU8,
     config_error: Mutex<Option<String>>,
 }
@@ -32,11 +32,11 @@ pub enum Phase {
 }
 
 impl Health {
-    /// Health by what `hub` publishes and `heart` knows.
-    pub fn new(hub: Arc<Hub>, heart: Arc<Heart>) -> Self {
+    /// The health according to what `hub` publishes and to `liveness`.
+    pub fn new(hub: Arc<Hub>, liveness: Arc<Liveness>) -> Self {
         Self {
             hub,
-            heart,
+            liveness,
             phase: AtomicU8::new(Phase::Loading as u8),
             config_error: Mutex::default(),
         }
@@ -66,7 +66,7 @@ impl Health {
     /// # Errors
     /// The part that does not.
     pub async fn alive(&self) -> Result<(), Silent> {
-        self.heart.check(PATIENCE).await
+        self.liveness.check(PATIENCE).await
     }
 
     /// What the agent waits for before it serves all that it should; nothing when it does.
@@ -128,22 +128,22 @@ mod tests {
     use crate::config::{Config, Root};
 
     /// The health of an agent that has read nothing yet, and the agent.
-    fn health(heart: &Arc<Heart>) -> (Health, Agent) {
+    fn health(liveness: &Arc<Liveness>) -> (Health, Agent) {
         let config = Config {
             roots: vec![Root::new("/nonexistent/\nroot")],
             ..Config::default()
         };
         let hub = Arc::new(Hub::default());
         let agent = Agent::new(config, Default::default(), hub.clone(), Arc::default());
-        (Health::new(hub, heart.clone()), agent)
+        (Health::new(hub, liveness.clone()), agent)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_part_that_reports_no_progress_is_named() {
-        let heart = Arc::new(Heart::default());
-        let (health, _agent) = health(&heart);
+        let liveness = Arc::new(Liveness::default());
+        let (health, _agent) = health(&liveness);
         assert_eq!(health.alive().await, Ok(()));
-        let _stuck = heart.part("reader");
+        let _stuck = liveness.part("reader");
         assert_eq!(health.alive().await, Err(Silent("reader")));
     }
 

@@ -27,7 +27,7 @@ use crate::inventory::{Changes, Inventory, Now};
 use crate::metrics::Metrics;
 use crate::sds::access::Rules;
 use crate::sds::hub::{Hub, Published};
-use crate::systemd::Pulse;
+use crate::systemd::Heartbeat;
 
 /// How long the first read of all roots may take before the agent serves without those that are not finished.
 const LOADING: Duration = Duration::from_secs(30);
@@ -163,7 +163,7 @@ impl Agent {
     }
 
     /// Runs until the sender of `commands` is dropped.
-    pub async fn run(&mut self, mut commands: mpsc::Receiver<Command>, mut pulse: Pulse) {
+    pub async fn run(&mut self, mut commands: mpsc::Receiver<Command>, mut heartbeat: Heartbeat) {
         let watch = self.watch.clone();
         loop {
             tokio::select! {
@@ -173,7 +173,7 @@ impl Agent {
                     self.publish();
                 }
                 () = sleep(self.inventory.wait(Now::read())) => self.tick(),
-                () = pulse.beat() => {}
+                () = heartbeat.beat() => {}
                 command = commands.recv() => match command {
                     Some(Command::Reload(config, rules, in_force)) => {
                         self.reload(*config, rules, in_force);

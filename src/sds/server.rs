@@ -28,7 +28,7 @@ use crate::config::Limits;
 use crate::listen::Listener;
 use crate::metrics::Limit;
 use crate::peer::{Accounts, Peer};
-use crate::systemd::Pulse;
+use crate::systemd::Heartbeat;
 
 /// How long open streams may take to end when the agent stops. A client that reads gets the end
 /// of each immediately.
@@ -60,12 +60,12 @@ pub async fn run(
     sds: Sds,
     limits: Limits,
     stopping: CancellationToken,
-    mut pulse: Pulse,
+    mut heartbeat: Heartbeat,
 ) {
     let budget = Budget::new(limits.connections);
     let mut tell = tokio::time::interval(TELL);
     while let Some((stream, credentials)) = stopping
-        .run_until_cancelled(accept(&listener, &sds, &mut pulse, &mut tell))
+        .run_until_cancelled(accept(&listener, &sds, &mut heartbeat, &mut tell))
         .await
     {
         // A user whose groups are not known yet may use the reserve until they are.
@@ -105,14 +105,14 @@ pub async fn run(
 async fn accept(
     listener: &Listener,
     sds: &Sds,
-    pulse: &mut Pulse,
+    heartbeat: &mut Heartbeat,
     tell: &mut Interval,
 ) -> (UnixStream, UCred) {
     let mut next = pin!(listener.accept());
     loop {
         tokio::select! {
             accepted = &mut next => return accepted,
-            () = pulse.beat() => {}
+            () = heartbeat.beat() => {}
             _ = tell.tick() => sds.audit().tell_left_out(),
         }
     }

@@ -48,7 +48,7 @@ use sds_agent::admin::http::{self, Pages};
 use sds_agent::config::LogFilter;
 use sds_agent::listen::{ListenConfig, Listener};
 use sds_agent::logging::{self, Logging};
-use sds_agent::systemd::{self, Heart};
+use sds_agent::systemd::{self, Liveness};
 use sds_agent::{harden, text};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -145,7 +145,7 @@ fn run(config: Config, settings: Settings, logging: &Logging) -> Result<End, Str
 async fn mirror(mut config: Config, settings: Settings, logging: &Logging) -> Result<End, String> {
     let mut signals = Signals::new()?;
     let status = Arc::new(Status::new());
-    let heart = Heart::default();
+    let liveness = Liveness::default();
     let mut admin = Admin::start(&config, &status).await?;
     let mut history = History::default();
     let mut previous: Option<Config> = None;
@@ -169,11 +169,11 @@ async fn mirror(mut config: Config, settings: Settings, logging: &Logging) -> Re
         };
         systemd::ready(&status.line());
         let stop = CancellationToken::new();
-        let run = mirror.run(heart.part("mirror"), &stop);
+        let run = mirror.run(liveness.part("mirror"), &stop);
         tokio::pin!(run);
         let next = tokio::select! {
             end = &mut run => return end.map(|(end, _)| end),
-            () = feed_watchdog(&heart) => return Ok(End::Good),
+            () = feed_watchdog(&liveness) => return Ok(End::Good),
             next = signals.next(&settings) => next,
         };
         stop.cancel();
@@ -189,8 +189,8 @@ async fn mirror(mut config: Config, settings: Settings, logging: &Logging) -> Re
 }
 
 /// Never returns, even without a watchdog.
-async fn feed_watchdog(heart: &Heart) {
-    systemd::feed_watchdog(heart).await;
+async fn feed_watchdog(liveness: &Liveness) {
+    systemd::feed_watchdog(liveness).await;
     std::future::pending::<()>().await;
 }
 

@@ -19,7 +19,7 @@ use sds_agent::sds::hub::Hub;
 use sds_agent::sds::ledger::Ledger;
 use sds_agent::sds::threads::Threads;
 use sds_agent::sds::{server, service::Sds};
-use sds_agent::systemd::{self, Heart, Pulse};
+use sds_agent::systemd::{self, Heartbeat, Liveness};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -51,7 +51,7 @@ pub(super) struct Shared {
     /// Reads the configuration, and asks the user database.
     pub(super) pool: Pool,
     threads: Arc<Threads>,
-    heart: Arc<Heart>,
+    liveness: Arc<Liveness>,
 }
 
 /// Runs the agent until it is asked to stop.
@@ -75,7 +75,7 @@ pub(super) async fn run(
     logging.count_lost(shared.metrics.log_lines_lost());
     // Before anything is read, so that it can be asked what the agent waits for.
     let admin = admin::start(&shared, resolved.admin, &agent, source, &listener).await?;
-    let (agent, loaded) = Running::start(agent, shared.heart.clone(), files);
+    let (agent, loaded) = Running::start(agent, shared.liveness.clone(), files);
     let result = tokio::select! {
         loaded = loaded => match loaded {
             Ok(()) => serve(&shared, agent, listener, source, logging, signals).await,
@@ -96,14 +96,18 @@ struct Running {
 
 impl Running {
     /// Starts it; the receiver completes when everything has been read once.
-    fn start(mut agent: Agent, heart: Arc<Heart>, files: &Handle) -> (Self, oneshot::Receiver<()>) {
+    fn start(
+        mut agent: Agent,
+        liveness: Arc<Liveness>,
+        files: &Handle,
+    ) -> (Self, oneshot::Receiver<()>) {
         let (commands, inbox) = mpsc::channel(1);
         let (loaded, is_loaded) = oneshot::channel();
         let task = files.spawn(async move {
             agent.load().await;
-            let pulse = heart.part("watcher");
+            let heartbeat = liveness.part("watcher");
             let _ = loaded.send(());
-            agent.run(inbox, pulse).await;
+            agent.run(inbox, heartbeat).await;
         });
         let task = AbortOnDropHandle::new(task);
         (Self { task, commands }, is_loaded)
@@ -148,7 +152,7 @@ impl Shared {
     fn new(config: Config, rules: Rules, pool: Pool, threads: Threads) -> (Self, Agent) {
         let metrics = Arc::new(Metrics::default());
         let hub = Arc::<Hub>::default();
-        let heart = Arc::<Heart>::default();
+        let liveness = Arc::<Liveness>::default();
         let agent = Agent::new(config.clone(), rules, hub.clone(), metrics.clone());
         let ledger = Arc::new(Ledger::new(metrics.clone()));
         let stopping = CancellationToken::new();
@@ -156,14 +160,14 @@ impl Shared {
         let shared = Self {
             ledger,
             metrics,
-            health: Arc::new(Health::new(hub.clone(), heart.clone())),
+            health: Arc::new(Health::new(hub.clone(), liveness.clone())),
             hub,
             stopping,
             accounts: Arc::default(),
             sds,
             pool,
             threads: Arc::new(threads),
-            heart,
+            liveness,
             config,
         };
         (shared, agent)
@@ -244,7 +248,7 @@ async fn serve(
 impl Shared {
     /// Answers Envoy, until the agent stops.
     fn server(&self, listener: Listener) -> impl Future<Output = ()> + use<> {
-        let pulse = self.heart.part("server");
+        let heartbeat = self.liveness.part("server");
         server::run(
             listener,
             self.threads.clone(),
@@ -252,20 +256,20 @@ impl Shared {
             self.sds.clone(),
             self.config.limits,
             self.stopping.clone(),
-            pulse,
+            heartbeat,
         )
     }
 
     /// Feeds systemd's watchdog while every part of the agent reports progress.
     fn watchdog(&self) -> AbortOnDropHandle<()> {
-        let heart = self.heart.clone();
+        let liveness = self.liveness.clone();
         let (hub, threads) = (self.hub.clone(), self.threads.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::join!(
                 // Its locks could be taken.
-                answer_after(heart.part("hub"), || async { drop(hub.current()) }),
-                answer_after(heart.part("connection loop"), || threads.progress()),
-                systemd::feed_watchdog(&heart),
+                answer_after(liveness.part("hub"), || async { drop(hub.current()) }),
+                answer_after(liveness.part("connection loop"), || threads.progress()),
+                systemd::feed_watchdog(&liveness),
             );
         }))
     }
@@ -382,9 +386,9 @@ fn listen(
     Ok(listener)
 }
 
-/// Sends a pulse each time that `work` is done.
-async fn answer_after<F: Future<Output = ()>>(mut pulse: Pulse, work: impl Fn() -> F) {
+/// Answers each time that `work` is done.
+async fn answer_after<F: Future<Output = ()>>(mut heartbeat: Heartbeat, work: impl Fn() -> F) {
     loop {
-        pulse.beat_after(work()).await;
+        heartbeat.beat_after(work()).await;
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sds_agent::files::follow::Follow;
-use sds_agent::systemd::Pulse;
+use sds_agent::systemd::Heartbeat;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -175,7 +175,7 @@ impl Mirror {
     /// The output folder was removed; or the one pass could not be completed.
     pub(crate) async fn run(
         mut self,
-        mut pulse: Pulse,
+        mut heartbeat: Heartbeat,
         shutdown: &CancellationToken,
     ) -> Result<(End, History), String> {
         let (sender, mut events) = mpsc::channel(QUEUE);
@@ -194,7 +194,7 @@ impl Mirror {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok((End::Good, self.policy.history)),
-                () = pulse.beat() => continue,
+                () = heartbeat.beat() => continue,
                 folders = self.status.released() => self.policy.released.extend(folders),
                 () = tokio::time::sleep_until(self.next_check) => self.check_disk().await?,
                 () = follow.changed() => self.reconnect().await,
