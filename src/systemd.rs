@@ -9,29 +9,29 @@ use tokio::sync::watch;
 
 /// The agent serves: everything was read and the socket accepts. Also ends a reload.
 pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
 }
 
 /// A reload has begun. `ready` ends it.
 pub fn reloading() {
     // systemd takes only the reload that began after it sent the signal.
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!("the clock can't be read: {error}"),
     }
 }
 
 /// The line that `systemctl status` shows.
 pub fn status(status: &str) {
-    tell(&[NotifyState::Status(&one_line(status))]);
+    notify(&[NotifyState::Status(&one_line(status))]);
 }
 
 /// The agent has begun to end.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!("can't notify systemd: {error}");
     }
@@ -147,7 +147,7 @@ pub async fn feed_watchdog(liveness: &Liveness) {
         ticks.tick().await;
         let now = liveness.check(interval).await.err();
         if now.is_none() {
-            tell(&[NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
         }
         if now != silent {
             report(now, interval, limit);

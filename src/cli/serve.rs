@@ -67,7 +67,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     let config = match source.load() {
         Ok(config) if check_only => return check::run(&source, &config),
         Ok(config) => config,
-        // Whether it is good is not known.
+        // An unreadable configuration may be valid or not.
         Err(error) if error.is_unreadable(io::ErrorKind::PermissionDenied) => {
             return output::fail(error);
         }
@@ -97,7 +97,7 @@ fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Re
     if config.lock_memory {
         harden::lock_memory()?;
     }
-    // The files have a thread of their own: they don't wait until a flood of requests is worked off.
+    // Files have a thread of their own, so that a flood of requests does not delay rotations.
     let files = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("files")

@@ -196,7 +196,7 @@ impl Audit {
     }
 
     /// Logs how many lines were suppressed, if no later line has reported it.
-    pub(crate) fn tell_left_out(&self) {
+    pub(crate) fn log_suppressed(&self) {
         for left_out in self.throttle.overdue() {
             let (uid, lines) = (left_out.uid, left_out.lines);
             let kind = left_out.line.as_str();

@@ -136,7 +136,7 @@ fn news(known: &mut Subscription, name: &str, view: &impl View) -> Option<News> 
             known.note_sent(&found);
             return (!has).then_some(News::Secret(found));
         }
-        // No answer is unknown twice over.
+        // `Unknown` is never nested.
         Lookup::Unknown(..) => return None,
         Lookup::Absent(absent) => absent,
     };
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_removed_names_are_said_once() {
+    fn unknown_and_removed_names_are_reported_once() {
         let mut world = world(&[("a", 1)]);
         let mut client = Client::new();
         client.subscribe(&["a", "ghost"]);

@@ -36,7 +36,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// How long a client may take from connecting to its first request. Envoy connects when it has one.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How often the number of suppressed log lines is logged.
-const TELL: Duration = Duration::from_secs(1);
+const LOG_SUPPRESSED: Duration = Duration::from_secs(1);
 /// Bytes that a client may send on a connection before they are read. They are read immediately, unless the
 /// client does not read the responses: then it can only fill these buffers and those of the kernel.
 ///
@@ -63,9 +63,9 @@ pub async fn run(
     mut heartbeat: Heartbeat,
 ) {
     let budget = Budget::new(limits.connections);
-    let mut tell = tokio::time::interval(TELL);
+    let mut suppressed = tokio::time::interval(LOG_SUPPRESSED);
     while let Some((stream, credentials)) = stopping
-        .run_until_cancelled(accept(&listener, &sds, &mut heartbeat, &mut tell))
+        .run_until_cancelled(accept(&listener, &sds, &mut heartbeat, &mut suppressed))
         .await
     {
         // A user whose groups are not known yet may use the reserve until they are.
@@ -106,14 +106,14 @@ async fn accept(
     listener: &Listener,
     sds: &Sds,
     heartbeat: &mut Heartbeat,
-    tell: &mut Interval,
+    suppressed: &mut Interval,
 ) -> (UnixStream, UCred) {
     let mut next = pin!(listener.accept());
     loop {
         tokio::select! {
             accepted = &mut next => return accepted,
             () = heartbeat.beat() => {}
-            _ = tell.tick() => sds.audit().tell_left_out(),
+            _ = suppressed.tick() => sds.audit().log_suppressed(),
         }
     }
 }

@@ -50,8 +50,8 @@ pub(crate) trait View {
     fn now(&self) -> SystemTime;
 }
 
-/// The names that a stream is subscribed to. Most streams wait for one, and a node of the map has room for
-/// eleven: what there is to each name is kept beside it.
+/// The names that a stream is subscribed to. Boxed, since most streams subscribe to one name, and a node of the
+/// map has room for eleven.
 pub(crate) type Subscriptions = BTreeMap<Name, Box<Subscription>>;
 
 /// What a stream was last sent for a subscribed name.
@@ -59,7 +59,7 @@ pub(crate) type Subscriptions = BTreeMap<Name, Box<Subscription>>;
 pub(crate) struct Subscription {
     pub(crate) since: Instant,
     pub(crate) client_state: ClientState,
-    /// When the stream was sent that.
+    /// When it was sent.
     pub(crate) sent: Option<SystemTime>,
     pub(crate) answer: Answer,
     /// The credential of the last secret sent.
@@ -374,7 +374,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_client_that_never_answers_costs_no_more_and_more() {
+    fn a_client_that_never_answers_uses_bounded_memory() {
         let mut in_flight = InFlight::default();
         for _ in 0..1000 {
             in_flight.sent(vec!["a".into()]);

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_is_told_though_no_further_line_comes() {
+    fn a_count_is_logged_even_if_no_further_line_comes() {
         let throttle = Throttle::default();
         let now = Instant::now();
         for _ in 0..LINES + 7 {

@@ -1,4 +1,4 @@
-//! The agent's life: what is started in which order, reloads, and the end.
+//! Runs the agent: starts its parts in order, reloads the configuration, and stops.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -31,9 +31,9 @@ use super::guard::Guard;
 use super::signals::{Request, Signals};
 use super::source::{Cause, Source};
 
-/// How long the end of a reload is waited for: its roots may be on a network file system that is down.
+/// How long to wait for the end of a reload: its roots may be on a network file system that is down.
 const READING: Duration = Duration::from_secs(30);
-/// How long the task that reads the files may take to end.
+/// How long to wait for the task that reads the files when the agent stops.
 const STOPPING: Duration = Duration::from_secs(2);
 /// How long the user database may take before the log says that the agent waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -73,7 +73,7 @@ pub(super) async fn run(
     let (shared, mut agent) = Shared::new(config, resolved.rules, pool, threads);
     agent.restore(activation.take_stored());
     logging.count_lost(shared.metrics.log_lines_lost());
-    // Before anything is read, so that it can be asked what the agent waits for.
+    // Started before anything is read, so that it can report what the agent waits for.
     let admin = admin::start(&shared, resolved.admin, &agent, source, &listener).await?;
     let (agent, loaded) = Running::start(agent, shared.liveness.clone(), files);
     let result = tokio::select! {
@@ -114,7 +114,7 @@ impl Running {
     }
 }
 
-/// What the configuration amounts to by the user database, which may take its time.
+/// The parts of the configuration that depend on the user database, which may be slow.
 struct Resolved {
     listen: ListenConfig,
     admin: Option<ListenConfig>,
@@ -122,7 +122,8 @@ struct Resolved {
 }
 
 impl Resolved {
-    /// Waits for the user database: without it, names that a client may read would be reported as nonexistent.
+    /// Waits for the user database. Without it, secrets that a client is allowed to read would be reported as
+    /// nonexistent.
     async fn look_up(config: &Config, pool: &Pool) -> anyhow::Result<Self> {
         let config = config.clone();
         let mut resolved = pin!(pool.run(move || Self::of(&config)));
@@ -201,14 +202,14 @@ async fn serve(
     let mut running = shared.config.clone();
     let mut guard = Guard::new(shared);
     let mut follow = source.follow(&running);
-    // It may have changed since it was read.
+    // The file may have changed since it was read.
     let mut cause = follow.is_some().then_some(Cause::File);
     loop {
         if let Some(cause) = cause.take() {
             let reload = shared.reload(&running, cause, source, logging, &commands);
             let config = tokio::select! {
                 config = reload => config,
-                // However long it takes, the end need not wait for it.
+                // A reload may take long, and must not delay the end.
                 () = signals.stop() => break,
             };
             if let Some(config) = config {
@@ -227,7 +228,7 @@ async fn serve(
             },
             () = changed(follow.as_ref()) => cause = Some(Cause::File),
             () = guard.watch() => {}
-            // Without one of them the agent would look alive and serve nothing new.
+            // Without one of these tasks, the agent would seem healthy but serve nothing new.
             ended = &mut agent => bail!("the task that reads the files has ended: {ended:?}"),
             ended = &mut server => bail!("the task that serves has ended: {ended:?}"),
         }
@@ -240,13 +241,13 @@ async fn serve(
     let server = server.await;
     match tokio::time::timeout(STOPPING, agent).await {
         Ok(agent) => server.and(agent).context("a task of the agent failed"),
-        // What it reads may be on a network file system that is down.
+        // The task may be reading from a network file system that is down.
         Err(_) => server.context("the task that serves failed"),
     }
 }
 
 impl Shared {
-    /// Answers Envoy, until the agent stops.
+    /// Serves Envoy until the agent stops.
     fn server(&self, listener: Listener) -> impl Future<Output = ()> + use<> {
         let heartbeat = self.liveness.part("server");
         server::run(
@@ -266,7 +267,7 @@ impl Shared {
         let (hub, threads) = (self.hub.clone(), self.threads.clone());
         AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::join!(
-                // Its locks could be taken.
+                // The hub makes progress if its locks can be taken.
                 answer_after(liveness.part("hub"), || async { drop(hub.current()) }),
                 answer_after(liveness.part("connection loop"), || threads.progress()),
                 systemd::feed_watchdog(&liveness),
@@ -274,8 +275,8 @@ impl Shared {
         }))
     }
 
-    /// Reads the configuration again and puts it in force, and logs that then. A bad one is refused,
-    /// and the previous one stays in force. None where the file has not changed.
+    /// Reads the configuration again, applies it and logs the changes. An invalid configuration is refused, and the
+    /// previous one stays in effect. `None` if the file has not changed.
     async fn reload(
         &self,
         running: &Config,
@@ -301,13 +302,13 @@ impl Shared {
                     .warnings
                     .iter()
                     .for_each(|warning| warn!("{warning}"));
-                // Last, so that the changes are logged even where the new level is quieter.
+                // Last, so that the changes are logged even if the new level is quieter.
                 logging.set(config.log.level.to_filter());
                 config
             }
             Err(error) => {
                 error!("the new configuration was refused; still using the previous one: {error}");
-                // A signal opens every root again all the same.
+                // A signal reopens every root in any case.
                 if cause == Cause::Signal {
                     self.put_in_force(running, commands).await;
                 }
@@ -318,8 +319,7 @@ impl Shared {
         Some(config)
     }
 
-    /// Has the agent go on with a configuration, with the memberships of groups as of now, and waits until
-    /// all of it is in force.
+    /// Applies a configuration, with the current group memberships, and waits until all of it is in effect.
     async fn put_in_force(&self, config: &Config, commands: &mpsc::Sender<Command>) {
         let resolving = config.clone();
         // The user database may be on the network.
