@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::ledger::Account;
 use super::session::Named;
-use super::throttle::{Line, Throttle};
+use super::throttle::{LeftOut, Line, Throttle};
 use crate::metrics::Limit;
 use crate::peer::Peer;
 use crate::secret::{Kind, Name};
@@ -195,15 +195,16 @@ impl Audit {
         );
     }
 
-    /// Logs how many lines were suppressed, if no later line has reported it.
-    pub(crate) fn log_suppressed(&self) {
-        for left_out in self.throttle.overdue() {
-            let (uid, lines) = (left_out.uid, left_out.lines);
-            let kind = left_out.line.as_str();
-            if left_out.line == Line::Refused {
-                warn!(target: "audit", event = "unlogged", uid, unlogged = lines, "audit: {kind} not logged");
-            } else {
-                warn!(uid, left_out = lines, "{kind} not logged");
+    /// Logs how many lines were suppressed, where no later line has reported it. Never returns.
+    pub(crate) async fn log_suppressed(&self) {
+        loop {
+            for LeftOut { line, uid, lines } in self.throttle.overdue().await {
+                let kind = line.as_str();
+                if line == Line::Refused {
+                    warn!(target: "audit", event = "unlogged", uid, unlogged = lines, "audit: {kind} not logged");
+                } else {
+                    warn!(uid, left_out = lines, "{kind} not logged");
+                }
             }
         }
     }

@@ -15,8 +15,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::UnixStream;
 use tokio::net::unix::UCred;
-use tokio::time::Interval;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::budget::{Budget, Grant, Holder};
@@ -35,8 +35,6 @@ use crate::systemd::Heartbeat;
 const DRAIN: Duration = Duration::from_millis(500);
 /// How long a client may take from connecting to its first request. Envoy connects when it has one.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
-/// How often the number of suppressed log lines is logged.
-const LOG_SUPPRESSED: Duration = Duration::from_secs(1);
 /// Bytes that a client may send on a connection before they are read. They are read immediately, unless the
 /// client does not read the responses: then it can only fill these buffers and those of the kernel.
 ///
@@ -63,9 +61,12 @@ pub async fn run(
     mut heartbeat: Heartbeat,
 ) {
     let budget = Budget::new(limits.connections);
-    let mut suppressed = tokio::time::interval(LOG_SUPPRESSED);
+    let audited = sds.clone();
+    let _log = AbortOnDropHandle::new(tokio::spawn(async move {
+        audited.audit().log_suppressed().await;
+    }));
     while let Some((stream, credentials)) = stopping
-        .run_until_cancelled(accept(&listener, &sds, &mut heartbeat, &mut suppressed))
+        .run_until_cancelled(accept(&listener, &mut heartbeat))
         .await
     {
         // A user whose groups are not known yet may use the reserve until they are.
@@ -101,19 +102,13 @@ pub async fn run(
     }
 }
 
-/// The next connection. Meanwhile answers the watchdog and logs the number of suppressed lines.
-async fn accept(
-    listener: &Listener,
-    sds: &Sds,
-    heartbeat: &mut Heartbeat,
-    suppressed: &mut Interval,
-) -> (UnixStream, UCred) {
+/// The next connection. Meanwhile answers the watchdog.
+async fn accept(listener: &Listener, heartbeat: &mut Heartbeat) -> (UnixStream, UCred) {
     let mut next = pin!(listener.accept());
     loop {
         tokio::select! {
             accepted = &mut next => return accepted,
             () = heartbeat.beat() => {}
-            _ = suppressed.tick() => sds.audit().log_suppressed(),
         }
     }
 }

@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// The maximum burst of lines of one kind and user.
 const LINES: u32 = 200;
@@ -45,6 +48,8 @@ pub(crate) struct LeftOut {
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     buckets: Mutex<HashMap<(Line, u32), Bucket>>,
+    /// Notified when a count begins.
+    suppressed: Notify,
 }
 
 #[derive(Debug)]
@@ -77,9 +82,23 @@ impl Throttle {
         self.allow_at(Instant::now(), line, uid, bytes)
     }
 
-    /// The counts that have waited too long for a next line, to be logged separately.
-    pub(crate) fn overdue(&self) -> Vec<LeftOut> {
-        self.overdue_at(Instant::now())
+    /// Waits until counts may have waited too long for a next line, and returns those that have, to be logged
+    /// separately.
+    pub(crate) async fn overdue(&self) -> Vec<LeftOut> {
+        self.suppressed.notified().await;
+        tokio::time::sleep(OVERDUE).await;
+        let now = Instant::now();
+        let mut buckets = self.lock();
+        let overdue = buckets.iter_mut().filter(|(_, bucket)| {
+            bucket.left_out > 0 && now.saturating_duration_since(bucket.since) >= OVERDUE
+        });
+        overdue
+            .map(|(&(line, uid), bucket)| LeftOut {
+                line,
+                uid,
+                lines: std::mem::take(&mut bucket.left_out),
+            })
+            .collect()
     }
 
     fn allow_at(&self, now: Instant, line: Line, uid: u32, bytes: usize) -> Option<u64> {
@@ -93,21 +112,11 @@ impl Throttle {
         let bucket = buckets
             .entry((line, uid))
             .or_insert_with(|| Bucket::new(now));
-        bucket.spend(now, bytes)
-    }
-
-    fn overdue_at(&self, now: Instant) -> Vec<LeftOut> {
-        let mut buckets = self.lock();
-        let overdue = buckets.iter_mut().filter(|(_, bucket)| {
-            bucket.left_out > 0 && now.saturating_duration_since(bucket.since) >= OVERDUE
-        });
-        overdue
-            .map(|(&(line, uid), bucket)| LeftOut {
-                line,
-                uid,
-                lines: std::mem::take(&mut bucket.left_out),
-            })
-            .collect()
+        let allowed = bucket.spend(now, bytes);
+        if bucket.left_out == 1 {
+            self.suppressed.notify_one();
+        }
+        allowed
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(Line, u32), Bucket>> {
@@ -190,21 +199,32 @@ mod tests {
         assert_eq!(logged, 10);
     }
 
-    #[test]
-    fn a_count_is_logged_even_if_no_further_line_comes() {
+    #[tokio::test(start_paused = true)]
+    async fn a_count_is_logged_even_if_no_further_line_comes() {
         let throttle = Throttle::default();
-        let now = Instant::now();
-        for _ in 0..LINES + 7 {
-            throttle.allow_at(now, Line::Ended, 1, 10);
-        }
-        assert_eq!(throttle.overdue_at(now), []);
-        let left_out = LeftOut {
-            line: Line::Ended,
-            uid: 1,
-            lines: 7,
+        let start = Instant::now();
+        let flood = |uid| {
+            for _ in 0..LINES + 7 {
+                throttle.allow(Line::Ended, uid, 10);
+            }
+            LeftOut {
+                line: Line::Ended,
+                uid,
+                lines: 7,
+            }
         };
-        assert_eq!(throttle.overdue_at(now + OVERDUE), [left_out]);
-        assert_eq!(throttle.overdue_at(now + OVERDUE), []);
+        let first = flood(1);
+        let meanwhile = async {
+            tokio::time::sleep(OVERDUE / 2).await;
+            flood(2)
+        };
+        let (counts, second) = tokio::join!(throttle.overdue(), meanwhile);
+        assert_eq!(counts, [first]);
+        assert_eq!(throttle.overdue().await, [second]);
+        assert!(start.elapsed() < 3 * OVERDUE);
+        // Without suppressed lines, there is nothing to do.
+        let idle = tokio::time::timeout(100 * OVERDUE, throttle.overdue());
+        assert!(idle.await.is_err());
     }
 
     #[test]
