@@ -191,7 +191,7 @@ fn a_browser_shows_the_state_with_problems_first() {
         "{shown}"
     );
     at("1 rejected");
-    at("The configuration was refused, and the previous one is in force: ");
+    at("The configuration was refused, and the previous one is in effect: ");
     at("misspelled");
     at("&lt;img src=x onerror=alert(1)&gt;");
     assert!(

@@ -2,9 +2,9 @@
 // Everything that is shown comes from outside and is set as text, never as HTML.
 const PAGE = 200, PERIOD = 10000, DAY = 86400000;
 const STATES = ["rejected", "expired", "expiring", "ok", "skipped"];
-// The rotations of how many days are drawn, in how many bars.
+// How many days of rotations are drawn, and in how many bars.
 const ROTATIONS = { days: 7, bars: 84 };
-// Until when, in days from now, and the words.
+// The end of each span, in days from now, and its name.
 const SPANS = [
   [0, "expired"], [1, "1 day"], [7, "7 days"], [30, "30 days"],
   [90, "90 days"], [180, "180 days"], [365, "1 year"], [Infinity, "later"],
@@ -58,7 +58,7 @@ function delivery(client, secret) {
   return parts.join(", ") + (client.error ? `: ${client.error}` : "");
 }
 
-// The credentials, with what is searched and sorted by.
+// The credentials, with the values for searching and sorting.
 function collect() {
   const now = Date.parse(report.now);
   entries = report.credentials.map((credential) => {
@@ -92,7 +92,7 @@ function notices() {
   const note = (text, bad) => list.push(make("li", bad ? { class: "bad" } : {}, text));
   report.agent.waiting_for.forEach((wait) => note(`Not ready: ${wait}`, true));
   if (report.agent.config_error) {
-    note(`The configuration was refused, and the previous one is in force: ${report.agent.config_error}`, true);
+    note(`The configuration was refused, and the previous one is in effect: ${report.agent.config_error}`, true);
   }
   for (const root of report.roots) {
     root.problems.forEach((one) => note(`${one.path}: ${one.what}; ${one.remedy}`, true));
@@ -111,11 +111,11 @@ function timeline() {
   const most = Math.max(1, ...groups.map((group) => group.length));
   replace("timeline", ...SPANS.map(([, words], index) => {
     const count = groups[index].length;
-    // How soon is too soon depends on the lifetime: the states know.
+    // When a certificate is expiring depends on its lifetime, so the state decides.
     const isExpiring = groups[index].some((entry) => entry.secrets.some((one) => one.state === "expiring"));
     const kind = index === 0 ? "expired" : isExpiring ? "expiring" : "";
     const bar = make("span", { class: `bar ${count ? kind : "empty"}` });
-    // So that one among thousands can be seen.
+    // The square root makes one among thousands visible.
     bar.style.height = count ? `${Math.max(6, Math.round(86 * Math.sqrt(count / most)))}px` : "2px";
     const label = index === 0 ? `${count} expired`
       : words === "later" ? `${count} expire later` : `${count} expire within ${words}, not sooner`;
@@ -178,7 +178,7 @@ function chosen() {
   const ends = (entry) => entry.days ?? Number.MAX_VALUE;
   const name = (a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
   const orders = {
-    // As the agent has them: by state, then by what ends first.
+    // In the agent's order: by state, then by expiry.
     state: () => 0,
     expiry: (a, b) => ends(a) - ends(b) || name(a, b),
     rotation: (a, b) => (b.since ?? "").localeCompare(a.since ?? "") || name(a, b),
@@ -207,7 +207,7 @@ function ago(time) {
   return time ? make("time", { datetime: time, title: instant(time) }, when(time)) : "";
 }
 
-// A long name is broken after a dot, where it can be.
+// A long name is broken after a dot, if it has one.
 function breakable(text) {
   return text.split(/(?<=\.)/).flatMap((piece, index) => (index ? [make("wbr"), piece] : [piece]));
 }
@@ -352,7 +352,7 @@ async function refresh() {
   }
 }
 
-// One request at a time, the next one some seconds after the answer.
+// One request at a time; the next one follows some seconds after the answer.
 function go() { timer = setTimeout(async () => { await refresh(); if (timer !== null) go(); }, PERIOD); }
 
 byId("filter").addEventListener("submit", (event) => event.preventDefault());
