@@ -43,9 +43,9 @@ impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the user {} may open the socket, and can also read {} private key(s) directly, whatever the \
-             rules are, such as {}: let only the agent's own group read them, and let that user be in \
-             another group, which may open the socket (docs/service.md)",
+            "the user {} may open the socket, and can also read {} private key(s) directly, which \
+             bypasses the access rules, such as {}: let only the agent's own group read them, and \
+             put that user into another group, which may open the socket (docs/service.md)",
             text::escape(&self.user),
             self.keys,
             text::path(&self.example)

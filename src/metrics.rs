@@ -256,18 +256,18 @@ impl Metrics {
         );
         registry.register(
             "config_last_reload_successful",
-            "Whether the configuration was taken over when it was last read (1), or refused (0)",
+            "Whether the configuration was applied when it was last read (1), or refused (0)",
             self.config_is_good.clone(),
         );
         registry.register_with_unit(
             "config_last_reload_success_timestamp",
-            "When a configuration was last taken over, in Unix time",
+            "When a configuration was last applied, in Unix time",
             Unit::Seconds,
             self.config_loaded_at.clone(),
         );
         registry.register(
             "log_lines_lost",
-            "Log lines that were lost because standard error took nothing for too long",
+            "Log lines that were lost because standard error did not accept output for too long",
             self.log_lines_lost.clone(),
         );
     }
@@ -275,12 +275,12 @@ impl Metrics {
     fn register_files(&self, registry: &mut Registry) {
         registry.register(
             "credential_loads",
-            "Times that a credential folder had something new to serve",
+            "Times that a credential folder had new content to serve",
             self.loads.clone(),
         );
         registry.register(
             "credential_rejections",
-            "Times that what was in a credential folder could not be served, by reason",
+            "Times that the content of a credential folder was rejected, by reason",
             self.rejections.clone(),
         );
         registry.register(
@@ -290,7 +290,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "read_duration",
-            "How long a read of a root or of a credential folder took, its check included",
+            "How long a read of a root or of a credential folder took, including its check",
             Unit::Seconds,
             self.reads.clone(),
         );
@@ -310,12 +310,12 @@ impl Metrics {
         );
         registry.register(
             "deliveries",
-            "Secrets that were handed to a stream",
+            "Secrets that were sent on a stream",
             self.deliveries.clone(),
         );
         registry.register_with_unit(
             "delivery_delay",
-            "Time from noticing a change of the files to handing it to a stream that waited for it",
+            "Time from noticing a change of the files to sending it on a subscribed stream",
             Unit::Seconds,
             self.delays.clone(),
         );
@@ -327,7 +327,7 @@ impl Metrics {
         registry.register("nacks", "Secrets that clients rejected", self.nacks.clone());
         registry.register(
             "access_refusals",
-            "Connections and names that were refused to a peer for want of rights",
+            "Connections and names that were refused by the access rules",
             self.refusals.clone(),
         );
     }

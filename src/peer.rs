@@ -210,7 +210,7 @@ impl Accounts {
             Ok(None) => "the lookup failed".to_owned(),
             Err(_) => format!("no answer within {} s", LOOKUP_LIMIT.as_secs()),
         };
-        tracing::warn!(uid, "the user database can't be asked: {reason}");
+        tracing::warn!(uid, "the user database can't be queried: {reason}");
         None
     }
 

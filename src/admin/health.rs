@@ -113,7 +113,7 @@ impl Health {
         });
         let refused = self.config_error().map(|error| match details {
             true => {
-                format!("the configuration was refused, and the previous one is in force: {error}")
+                format!("the configuration was refused, and the previous one is in effect: {error}")
             }
             false => "the last reload was refused; see `sds-agent status`".to_owned(),
         });

@@ -154,7 +154,8 @@ pub async fn serve_tcp(listener: TcpListener, pages: Arc<dyn Pages>, shutdown: C
 pub async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, String> {
     if !address.ip().is_loopback() {
         return Err(format!(
-            "{address} is not a loopback address; use 127.0.0.1 or [::1], and a proxy for others"
+            "{address} is not a loopback address; use 127.0.0.1 or [::1], and a proxy for access \
+             from other machines"
         ));
     }
     TcpListener::bind(address)
@@ -304,7 +305,8 @@ async fn answer(request: &Request<Incoming>, pages: Arc<dyn Pages>, hosts: Hosts
         return not_allowed();
     }
     if matches!(hosts, Hosts::Loopback) && !names_loopback(request) {
-        let message = "ask for localhost, 127.0.0.1 or [::1]: other names are refused here\n";
+        let message = "use localhost, 127.0.0.1 or [::1] as the host: other names are refused \
+                       here\n";
         return Page::text(StatusCode::MISDIRECTED_REQUEST, message);
     }
     let page = pages.page(request.uri().path()).await;
@@ -314,7 +316,7 @@ async fn answer(request: &Request<Incoming>, pages: Arc<dyn Pages>, hosts: Hosts
 async fn action(request: Request<Incoming>, pages: Arc<dyn Pages>) -> Page {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, MAX_BODY).collect().await else {
-        let message = "the request's body is too long, or it broke off\n";
+        let message = "the request's body is too long or incomplete\n";
         return Page::text(StatusCode::PAYLOAD_TOO_LARGE, message);
     };
     let page = pages.action(head.uri.path(), &body.to_bytes()).await;

@@ -54,7 +54,7 @@ fn agent(registry: &mut Registry, status: &Status) {
     registry.register("streams", "Open streams", streams);
     registry.register(
         "waiting_names",
-        "Names that clients wait for and that do not exist",
+        "Names that clients have requested and that do not exist",
         ConstGauge::new(integer(status.waiting.total as u64)),
     );
 }
@@ -85,7 +85,8 @@ fn certificates(registry: &mut Registry, report: &Report) {
     registry.register("secrets", "Secrets that are served", kinds(report));
     registry.register_with_unit(
         "certificate_not_after_timestamp",
-        "When the leaf, or the CA certificate of a trust bundle that ends next, ends, in Unix time",
+        "When the leaf expires, or the CA certificate of a trust bundle that expires next, in Unix \
+         time",
         Unit::Seconds,
         ends,
     );
@@ -97,30 +98,30 @@ fn certificates(registry: &mut Registry, report: &Report) {
     );
     registry.register_with_unit(
         "ocsp_staple_next_update_timestamp",
-        "When the OCSP staple of a certificate ends, in Unix time",
+        "When the OCSP staple of a certificate expires, in Unix time",
         Unit::Seconds,
         staple_ends,
     );
     registry.register_with_unit(
         "ocsp_staple_this_update_timestamp",
-        "When the same staple was current for the first time, in Unix time",
+        "When the validity of the same staple began, in Unix time",
         Unit::Seconds,
         staple_starts,
     );
     registry.register_with_unit(
         "certificate_warn",
-        "How long before its end it is warned of at most; the configuration's warn_days",
+        "How long before its end it counts as expiring at most; warn_days of the configuration",
         Unit::Seconds,
         warn,
     );
     registry.register(
         "certificate_valid",
-        "Whether the certificates of a secret are within their time (1) or not (0)",
+        "Whether the certificates of a secret are valid now (1) or not (0)",
         valid,
     );
     registry.register(
         "nacked_streams",
-        "Streams whose client rejected what it was sent last",
+        "Streams whose client rejected the last version that it was sent",
         nacked,
     );
 }
@@ -157,8 +158,8 @@ fn credentials(registry: &mut Registry, report: &Report) {
     }
     registry.register(
         "credential_valid",
-        "Whether the files of a credential are served (1), or were rejected, so that the previous \
-         version is served or nothing (0)",
+        "Whether the current files of a credential are served (1), or were rejected, so that the \
+         previous version or nothing is served (0)",
         valid,
     );
     let (present, listed, readable) = (Gauges::default(), Gauges::default(), Gauges::default());

@@ -17,15 +17,16 @@ use crate::text::escape_json;
 const INDEX: &str = "\
 sds-agent
 
-/status   what is served, to whom, until when (JSON)
+/status   what is served, with subscribers and expiry (JSON)
 /metrics  metrics for Prometheus
 /livez    whether every part of the agent reports progress
 /readyz   whether all roots were read and clients are served
 
 /hosts               the hosts that certificates cover (JSON)
 /served/HOST         the certificates that are served for a host, the best first (JSON)
-/certificate/SHA256  who serves the certificate with that fingerprint, or until when it was served (JSON)
-/probes              takes what `sds-agent probe` saw (POST, JSON)
+/certificate/SHA256  the credential of the certificate with that fingerprint, or when it was \
+replaced (JSON)
+/probes              accepts the results of `sds-agent probe` (POST, JSON)
 ";
 
 /// What is left of it where details are not shown.

@@ -49,7 +49,7 @@ impl Probes {
     pub(super) fn take(&self, json: &[u8]) -> Page {
         let seen = serde_json::from_slice::<Vec<Seen>>(json);
         let Ok(seen) = seen.map_err(|_| ()).and_then(bounded) else {
-            let message = "a list of what `sds-agent probe` saw is expected\n";
+            let message = "expected a list of results of `sds-agent probe`\n";
             return Page::text(StatusCode::BAD_REQUEST, message);
         };
         let mut kept = self.lock();

@@ -79,7 +79,7 @@ pub(super) fn event(key: &Key, event: &Event, snapshot: &Snapshot) {
             credential = &*key.name,
             folder = %text::path(&path),
             kind = kind.map(Kind::as_str),
-            "the files are good again"
+            "the files are valid again"
         ),
         Event::Removed => info!(
             credential = &*key.name,

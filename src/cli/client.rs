@@ -45,7 +45,7 @@ pub(crate) struct SdsSocket {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// The agent's socket for Envoy [default: that of the configuration]
+    /// The agent's socket for Envoy [default: the one in the configuration]
     #[arg(
         long,
         value_name = "PATH",
@@ -61,7 +61,7 @@ pub(crate) struct AdminSocket {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// The agent's admin socket [default: that of the configuration]
+    /// The agent's admin socket [default: the one in the configuration]
     #[arg(
         long,
         value_name = "PATH",
@@ -150,7 +150,7 @@ pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, Str
                  elsewhere, name it with {option}"
             ),
             io::ErrorKind::ConnectionRefused => {
-                "the agent has ended; start it with `systemctl start sds-agent`".to_owned()
+                "the agent is not running; start it with `systemctl start sds-agent`".to_owned()
             }
             io::ErrorKind::PermissionDenied => format!(
                 "run this with sudo, or as a user who may open it; `{section}` in the configuration sets who \
@@ -184,7 +184,8 @@ async fn request(socket: &Path, method: Method, page: &str, body: Bytes) -> Resu
         let stream = connect(socket, ADMIN_SOCKET).await?;
         exchange(stream, method, page, body).await.map_err(|error| {
             format!(
-                "{} does not answer as the admin socket does: {error}; name that one with {ADMIN_SOCKET}",
+                "{} does not answer like the admin socket: {error}; give the admin socket with \
+                 {ADMIN_SOCKET}",
                 socket.display()
             )
         })

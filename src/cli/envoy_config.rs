@@ -16,13 +16,13 @@ Examples:
   Try two hosts at once, with client certificates
       sds-agent envoy-config a.example.com b.example.com --mutual --full > envoy.yaml
       envoy -c envoy.yaml
-  Serve one host with an RSA and an ECDSA certificate, by what the client can do
+  Serve one host with an RSA and an ECDSA certificate, chosen by the capabilities of the client
       sds-agent envoy-config site site-ecdsa
   Serve every credential that the agent has, or gets later, without naming it
       sds-agent envoy-config fallback.example.com --on-demand
-  Show a client certificate to an upstream
+  Present a client certificate to an upstream
       sds-agent envoy-config backend.example.com --upstream
-  Send a token to an upstream that takes no client certificate: the generic secret backend-token
+  Send a token, the generic secret backend-token, to an upstream that requests no client certificate
       sds-agent envoy-config backend.example.com --upstream --anonymous --inject backend-token
 
 The agent must serve NAME, and NAME-cacert with --mutual and --upstream: a folder NAME with the
@@ -32,27 +32,27 @@ files tls.crt, tls.key and ca.crt gives both.";
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The names of the credentials; with several, a client's server name chooses among them, but for
-    /// NAME-ecdsa and NAME-rsa, which are further certificates of NAME
+    /// The names of the credentials. With several, the client's server name (SNI) selects one; NAME-ecdsa and
+    /// NAME-rsa are additional certificates of NAME
     #[arg(value_name = "NAME", required = true, add = secrets())]
     names: Vec<Name>,
 
-    /// Refuse clients without a certificate that a CA in NAME-cacert signed; with --on-demand, in
-    /// that of the first NAME
+    /// Refuse clients without a certificate that is signed by a CA in NAME-cacert; with --on-demand, the bundle of
+    /// the first NAME applies to all hosts
     #[arg(long)]
     mutual: bool,
 
-    /// Serve whatever host a client names, fetching its certificate then; each NAME is fetched
-    /// beforehand, and the first is for clients that name no host
+    /// Serve every host that a client requests, and fetch its certificate at that time; each NAME is fetched in
+    /// advance, and the first one is for clients without SNI
     #[arg(long)]
     on_demand: bool,
 
-    /// Connect to upstreams instead: a cluster for each NAME with its client certificate, which
-    /// takes an upstream whose certificate has NAME and is signed by a CA in NAME-cacert
+    /// Connect to upstreams instead: a cluster for each NAME that presents its certificate as the client. The
+    /// upstream's certificate must have NAME and be signed by a CA in NAME-cacert
     #[arg(long, conflicts_with_all = ["on_demand", "mutual"])]
     upstream: bool,
 
-    /// Show upstreams no client certificate: NAME-cacert is all that is needed of NAME
+    /// Present no client certificate to upstreams; only NAME-cacert is needed then
     #[arg(long, requires = "upstream")]
     anonymous: bool,
 
@@ -61,18 +61,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECRET", requires = "upstream")]
     inject: Option<Name>,
 
-    /// Write a whole configuration that runs as it is, and answers each request by itself
+    /// Write a complete configuration that runs as it is and answers each request itself
     #[arg(long)]
     full: bool,
 
     #[command(flatten)]
     socket: SdsSocket,
 
-    /// Where Envoy listens
+    /// The address that Envoy listens on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:18443")]
     listen: SocketAddr,
 
-    /// Where Envoy's own admin pages are, with --full
+    /// The address of Envoy's admin interface, with --full
     #[arg(
         long,
         value_name = "ADDRESS:PORT",
@@ -81,7 +81,7 @@ pub(crate) struct Args {
     )]
     admin: SocketAddr,
 
-    /// Where the upstream listens, with --upstream: a host name or an IP address
+    /// The address of the upstream, with --upstream: a host name or an IP address
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -90,7 +90,7 @@ pub(crate) struct Args {
     )]
     upstream_address: Endpoint,
 
-    /// Envoy's node id, which the agent logs, and which its access rules may name
+    /// Envoy's node id, which the agent logs and which access rules can match
     #[arg(long, value_name = "ID", default_value = "envoy")]
     node: String,
 }

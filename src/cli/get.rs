@@ -37,14 +37,14 @@ Examples:
       sds-agent get site.example.com
   The CAs that its clients are verified against
       sds-agent get site.example.com-cacert
-  When the certificate that is served ends
+  When the served certificate expires
       sds-agent get site.example.com |
           openssl x509 -noout -enddate
   Whether an Envoy with this node id is allowed to read it
       sds-agent get site.example.com --node edge-1
 
 Exit codes: 0 the secret was printed; 1 the agent has no such secret, or this user and node id are not \
-allowed to read it; 2 the agent could not be asked, or wrong command line.";
+allowed to read it; 2 the agent could not be reached, or the command line is wrong.";
 
 /// The options of `get`.
 #[derive(clap::Args)]
@@ -203,8 +203,8 @@ fn cause(error: &dyn std::error::Error) -> String {
 
 fn no_sds(socket: &Path, error: &impl std::fmt::Display) -> String {
     format!(
-        "{} does not answer as the socket for Envoy does: {error}; name that one with --socket, and see \
-         whether this user may connect",
+        "{} does not answer like the socket for Envoy: {error}; give that socket with --socket, \
+         and check whether this user may connect",
         socket.display()
     )
 }

@@ -52,9 +52,9 @@ pub(crate) fn run(args: Args, program: Command) -> ExitCode {
     }
 }
 
-/// The text of a page whose command has none of its own.
-const EXIT_STATUS: &str = "0 success; 2 it could not be done, or wrong command line.";
-const FILES: &str = "/etc/sds-agent/sds-agent.toml     the configuration, which may be absent";
+/// The exit status of commands that do not describe their own.
+const EXIT_STATUS: &str = "0 success; 2 it failed, or the command line is wrong.";
+const FILES: &str = "/etc/sds-agent/sds-agent.toml     the configuration file (optional)";
 
 /// The page of one of the commands of `program`, or of itself. What stands below its options keeps its
 /// lines, which clap_mangen would fill.
@@ -122,7 +122,7 @@ fn environment(command: &Command) -> String {
         let name = arg.get_env()?.to_string_lossy().into_owned();
         let option = arg.get_long()?;
         Some(format!(
-            "{name}\n    the value of --{option} where that is not given"
+            "{name}\n    the value of --{option}, if that is not given"
         ))
     };
     let variables: Vec<_> = command.get_arguments().filter_map(variable).collect();

@@ -18,10 +18,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-const ABOUT: &str = "\
-Watches folders of PEM files and serves them to Envoy over a Unix socket, as its Secret Discovery \
-Service (SDS). A certificate that is replaced on disk reaches Envoy within milliseconds, without a \
-restart or a reload; one that Envoy would reject never reaches it, and the previous version stays.";
+const ABOUT: &str = "Watches folders of PEM files and serves them to Envoy over a Unix socket, as \
+its Secret Discovery Service (SDS). A certificate that is replaced on disk reaches Envoy within \
+milliseconds, without a restart or a reload; one that Envoy would reject is not sent, and the \
+previous version stays in service.";
 
 const EXAMPLES: &str = "\
 A first try:
@@ -35,7 +35,7 @@ A first try:
   curl --cacert credentials/localhost/tls.crt https://localhost:18443/
 
 Files:
-  /etc/sds-agent/sds-agent.toml     the configuration, which may be absent
+  /etc/sds-agent/sds-agent.toml     the configuration file (optional)
   /etc/sds-agent/credentials/       the folder of credential folders
   /run/sds-agent/sds.sock           the socket for Envoy
   /run/sds-agent/admin.sock         the socket for status, metrics and health";
@@ -54,7 +54,7 @@ enum Command {
     Serve(Box<serve::Args>),
     /// Check credential folders, and report what is wrong with them
     Check(check::Args),
-    /// Show what the running agent serves, to whom, until when
+    /// Show what the running agent serves, with subscribers and expiry
     Status(status::Args),
     /// Fetch a secret from the running agent, as Envoy would
     Get(get::Args),
@@ -64,7 +64,7 @@ enum Command {
     EnvoyConfig(envoy_config::Args),
     /// Make and rotate TLS session ticket keys
     TicketKeys(ticket_keys::Args),
-    /// Write what a shell needs to complete this program's commands and options
+    /// Write a script that lets a shell complete this program's commands and options
     Completions(completions::Args),
     /// Write the manual pages
     Man(man::Args),

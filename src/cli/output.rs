@@ -11,12 +11,12 @@ use sds_agent::text::escape;
 /// command line is the same.
 pub(crate) const COULD_NOT: u8 = 2;
 
-/// Writes `bytes` to the standard output. A reader that has gone is a quiet end.
+/// Writes `bytes` to standard output. A broken pipe is not an error.
 pub(crate) fn print(bytes: &[u8]) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            fail(format_args!("can't write to the standard output: {error}"))
+            fail(format_args!("can't write to standard output: {error}"))
         }
         _ => ExitCode::SUCCESS,
     }
@@ -111,7 +111,7 @@ pub(crate) fn columns(text: &str) -> usize {
     before + after.map(|piece| piece.chars().count()).sum::<usize>()
 }
 
-/// Writes a message to the standard error.
+/// Writes a message to standard error.
 pub(crate) fn say(message: impl fmt::Display) {
     // Where the standard error is closed there is nowhere to report to.
     let message = message.to_string();

@@ -21,7 +21,7 @@ Examples:
       sds-agent status site.example.com
   The same as the first, redrawn each second until Ctrl-C
       sds-agent status --watch
-  What ends within two weeks, or has ended
+  What expires within two weeks, or has expired
       sds-agent status --expires-within 14d
   As a plugin for Nagios, Icinga and the like
       sds-agent status --fail --output line
@@ -31,14 +31,14 @@ Examples:
               .subscribers[] | select(.answer == \"nack\") |
               \"\\($name) \\(.node): \\(.error)\"'
 
-States: rejected (the present files can't be used, the certificate is not valid yet, or an Envoy rejected \
-it; the previous version is served where there is one), expired, expiring, ok, skipped (not served, on \
-purpose).
+States: rejected (the current files can't be used, the certificate is not valid yet, or an Envoy \
+rejected it; the previous version is served, if there is one), expired, expiring, ok, skipped \
+(intentionally not served).
 
-Exit codes: 0 the agent answered; 2 it could not be asked, it does not have a credential NAME, or wrong \
-command line. With --fail as for monitoring plugins: 0 everything is ok; 1 something is expiring, or the \
-configuration was refused when it was last read; 2 something is rejected or expired, a root is missing or \
-can't be read, or the agent is not ready.";
+Exit codes: 0 the agent answered; 2 it could not be reached, it has no credential NAME, or the \
+command line is wrong. With --fail, as for monitoring plugins: 0 everything is ok; 1 something is \
+expiring, or the configuration was refused when it was last read; 2 something is rejected or \
+expired, a root is missing or can't be read, or the agent is not ready.";
 
 /// The options of `status`.
 #[derive(clap::Args)]
@@ -55,14 +55,14 @@ pub(crate) struct Args {
     #[arg(long)]
     fail: bool,
 
-    /// Redraw each second, until Ctrl-C; as JSON, a line each
+    /// Redraw each second until Ctrl-C; as JSON, print one line each time
     #[arg(long, conflicts_with = "fail")]
     watch: bool,
 
     #[command(flatten)]
     admin_socket: client::AdminSocket,
 
-    /// What `--admin-socket` was called before.
+    /// The former name of `--admin-socket`.
     #[arg(long, value_name = "PATH", hide = true)]
     socket: Option<PathBuf>,
 }

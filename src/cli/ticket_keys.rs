@@ -14,7 +14,7 @@ use super::output;
 
 const EXAMPLES: &str = "\
 Examples:
-  Put a new key into use, and let tickets of the two keys before it go on resuming
+  Add a new key, and keep the two keys before it, so that their tickets stay valid
       sds-agent ticket-keys rotate /etc/sds-agent/credentials/site --keep 3
   Every twelve hours: see ticket-keys.timer among the examples
 
@@ -24,7 +24,7 @@ the folder to the others.";
 
 /// The ending of the files.
 const ENDING: &str = ".ticketkey";
-/// What Envoy takes.
+/// The length that Envoy accepts.
 const LENGTH: usize = 80;
 
 /// The options of `ticket-keys`.
@@ -48,7 +48,7 @@ struct Rotate {
     #[arg(value_name = "DIR")]
     folder: PathBuf,
 
-    /// How many keys stay, the new one included
+    /// How many keys to keep, including the new one
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     keep: u16,
 }
@@ -65,13 +65,14 @@ pub(crate) fn run(args: Args) -> ExitCode {
 }
 
 impl Rotate {
-    /// Makes a key, removes those that are too many, and gives the path of the new one.
+    /// Adds a key, removes the oldest ones, and returns the path of the new one.
     fn run(&self) -> io::Result<String> {
         let before = keys(&self.folder)?;
         let name = name(SystemTime::now());
         if let Some(newest) = before.last().filter(|newest| **newest >= name) {
             return Err(io::Error::other(format!(
-                "the newest key, {newest}, is named as if it were made after now; set the clock, or rename it"
+                "the newest key, {newest}, has a name from the future; set the clock, or rename \
+                 the key"
             )));
         }
         let path = self.folder.join(&name);
@@ -104,18 +105,18 @@ fn keys(folder: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// A name that sorts behind those of the keys made before, such as `20260131T081500.123456789Z.ticketkey`.
+/// A name that sorts after those of earlier keys, such as `20260131T081500.123456789Z.ticketkey`.
 fn name(now: SystemTime) -> String {
     let time = humantime::format_rfc3339_nanos(now).to_string();
     format!("{}{ENDING}", time.replace(['-', ':'], ""))
 }
 
-/// Writes a new key to `path`, whole or not at all, with owner and mode of the key `like`.
+/// Writes a new key to `path` atomically, with the owner and mode of the key `like`.
 fn write(folder: &Path, path: &Path, like: Option<&String>) -> io::Result<()> {
     let mut key = Zeroizing::new([0; LENGTH]);
     SystemRandom::new()
         .fill(&mut *key)
-        .map_err(|_| io::Error::other("the kernel gives no random numbers"))?;
+        .map_err(|_| io::Error::other("the kernel did not provide random numbers"))?;
     let model = match like {
         Some(name) => Some(fs::metadata(folder.join(name))?),
         None => None,

@@ -285,7 +285,7 @@ fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Patter
     let patterns = Vec::deserialize(deserializer)?;
     match patterns.is_empty() {
         true => Err(de::Error::custom(
-            "the rule gives nothing; name secrets, or `*` for all of them",
+            "the rule gives access to nothing; list secrets, or `*` for all of them",
         )),
         false => Ok(patterns),
     }

@@ -23,8 +23,8 @@ pub type OrOff<T> = Option<T>;
 #[derive(clap::Args, Deserialize, Clone, Debug, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// A root: a folder of credential folders to watch; can be repeated. Of credentials with one name, that
-    /// of the first root is served [default: /etc/sds-agent/credentials]
+    /// A root: a folder of credential folders to watch; can be repeated. If several roots have a credential of the
+    /// same name, the first one is served [default: /etc/sds-agent/credentials]
     #[arg(long, value_name = "DIR", value_parser = PathBufValueParser::new().try_map(std::path::absolute).map(nowhere))]
     pub(super) credentials: Option<Vec<Spanned<FilePath>>>,
 

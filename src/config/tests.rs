@@ -151,7 +151,10 @@ fn an_invalid_value_is_refused_with_its_line_and_the_expected_form() {
             "1:22: the root /a/ is listed twice; remove one of the two",
         ),
         ("[[root]]\nconfine = true", "1:1: missing field `path`"),
-        ("[[access]]\nsecrets = []", "2:11: the rule gives nothing"),
+        (
+            "[[access]]\nsecrets = []",
+            "2:11: the rule gives access to nothing",
+        ),
         (
             "socket = '/a'\n[listen]\nsocket = '/b'",
             "1:10: conflicting values for `socket` and its old name, `socket` in [listen]; remove the latter",

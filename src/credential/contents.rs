@@ -103,7 +103,8 @@ impl Item {
                 block.text = pem::base64_text(b"CERTIFICATE", der);
                 self.rewritten = true;
                 let what = format!(
-                    "there are more bytes behind the certificate in the block in line {}: they are left out",
+                    "there are more bytes after the certificate in the block in line {}: they are \
+                     left out",
                     block.line
                 );
                 self.tidied = Some((what, "write the certificate again"));
@@ -194,8 +195,8 @@ impl Item {
         let [key] = &keystore.keys[..] else {
             if self.has.key {
                 let flaw = Flaw::new(
-                    "it holds several private keys",
-                    "leave one of them in it, with its certificates",
+                    "it contains several private keys",
+                    "keep only one of them, with its certificates",
                 );
                 self.blocks = Err((Reason::Ambiguous, flaw));
             }
@@ -261,7 +262,7 @@ fn flaw_of(closed: Closed, what: &str) -> (Reason, Flaw) {
     let (reason, why, remedy) = match closed {
         Closed::WrongPassword => (
             Reason::WrongPassword,
-            "is not opened by the password beside it",
+            "can't be decrypted with the password beside it",
             "write the right password into the file password, or tls.key.password",
         ),
         Closed::Unsupported => (
@@ -271,7 +272,7 @@ fn flaw_of(closed: Closed, what: &str) -> (Reason, Flaw) {
         ),
         Closed::TooCostly => (
             Reason::EncryptedKey,
-            "asks for too much work or memory to turn the password into a key",
+            "requires too much computation or memory to derive a key from the password",
             "encrypt it again with at most 2,000,000 iterations, or 64 MiB with scrypt",
         ),
         Closed::Broken => (Reason::BadPem, "is damaged", "write it again"),

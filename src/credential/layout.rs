@@ -479,7 +479,7 @@ impl Pairs<'_> {
                 "{} could each be its certificate and key",
                 list(claims.iter().map(String::as_str), "and")
             ),
-            "leave one certificate and key, and give the others folders of their own",
+            "keep one certificate and key, and move the others to folders of their own",
         )
     }
 
@@ -523,8 +523,11 @@ impl Pairs<'_> {
             Problem::new(
                 Reason::Ambiguous,
                 self.folder,
-                format!("there are several private keys, {keys}, and no certificate for one of them under a name that goes with it"),
-                "leave the key of the certificate, and remove the others",
+                format!(
+                    "there are several private keys, {keys}, and no certificate has a name \
+                         that goes with one of them"
+                ),
+                "keep the key of the certificate, and remove the others",
             )
         })
     }
@@ -553,7 +556,7 @@ impl Pairs<'_> {
         Some(Problem::new(
             Reason::Incomplete,
             self.folder.join(name),
-            "it is a private key, and no file holds its certificate",
+            "it is a private key, and no file contains its certificate",
             format!("put the certificate chain there too, as {expected}"),
         ))
     }
@@ -591,7 +594,7 @@ impl Pairs<'_> {
         Some(Problem::new(
             Reason::Incomplete,
             self.folder.join(name),
-            "no file holds its private key",
+            "no file contains its private key",
             format!("put the private key there too, as {expected}"),
         ))
     }

@@ -192,7 +192,7 @@ fn pair(
             Reason::LesserChain,
             &items[better].name,
             format!(
-                "it does not belong to {}: {} is used in its place",
+                "it does not belong to {}: {} is used instead",
                 key.name, chain[0].name
             ),
             "write the chain that belongs to the key, or remove it",

@@ -119,7 +119,7 @@ fn block<'a>(
 }
 
 const WRITE_WHOLE: &str =
-    "write the whole file again, under another name first, and rename it then";
+    "write the whole file again, first under another name, and then rename it";
 
 const END_LINE: &str =
     "repeat the BEGIN line's label in the END line, and end the line after its five dashes";
@@ -154,7 +154,8 @@ impl Body {
                 return match end.strip_suffix(DASHES) == Some(label) {
                     true => Ok((body, line)),
                     false => Err((
-                        "has an END line that is not its own, or not alone",
+                        "has an END line that does not match its BEGIN line, or has other text in \
+                         it",
                         END_LINE,
                     )),
                 };
@@ -201,7 +202,7 @@ impl Body {
         }
         if self.headers {
             return Err((
-                "has an empty line in it: Envoy takes what is before it for headers",
+                "has an empty line in it: Envoy reads what is before it as headers",
                 "remove the empty line",
             ));
         }

@@ -162,7 +162,7 @@ impl Names {
             }
             if let Some(other) = unique.iter().find(|other| other.host() == name.host()) {
                 return Err(format!(
-                    "`{other}` and `{name}` are the same host to Envoy; name one of the two"
+                    "`{other}` and `{name}` are the same host for Envoy; give only one of them"
                 ));
             }
             unique.push(name);
@@ -173,8 +173,8 @@ impl Names {
         let several = hosts.count() > 1;
         if let Some(name) = unique.iter().find(|name| several && !name.is_host()) {
             return Err(format!(
-                "Envoy can't choose `{name}` by the host of a connection: `*` may only stand for the first \
-                 label, as in `*.example.com`; write a configuration for it alone"
+                "Envoy can't select `{name}` by the host of a connection: `*` may only stand for \
+                 the first label, as in `*.example.com`; write a separate configuration for it"
             ));
         }
         let mut unique = unique.into_iter();

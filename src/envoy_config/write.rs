@@ -15,7 +15,7 @@ const SOURCE: &str = "\
     grpc_services:
     - envoy_grpc:
         cluster_name: sds_agent
-        # After a restart of the agent Envoy asks again within a second, not within 30.
+        # After a restart of the agent, Envoy reconnects within a second instead of 30.
         retry_policy: {retry_back_off: {base_interval: 0.2s, max_interval: 1s}}";
 
 /// The whole of it.
@@ -49,7 +49,7 @@ fn introduction(request: &Request) -> String {
     let how = if request.full {
         "Run it as it is: envoy -c FILE"
     } else {
-        "Take over the parts that you need: the cluster `sds_agent`, and each `transport_socket`.\n\
+        "Copy the parts that you need: the cluster `sds_agent`, and each `transport_socket`.\n\
          # `*sds` stands for what is marked `&sds`, which must come first in the file"
     };
     format!("# Envoy with certificates from sds-agent.\n# {how}.\n")
@@ -66,7 +66,7 @@ fn agent_cluster(socket: &str) -> String {
     format!(
         r#"  # The agent. Envoy opens a stream for each secret: the usual limit of 1,024 requests would leave
   # all further ones unserved. The pings find an agent that hangs.
-  # Envoy's user has to be let in: usermod --append --groups sds-agent-clients envoy, and restart Envoy.
+  # Envoy's user needs access to the socket: usermod --append --groups sds-agent-clients envoy, and restart Envoy.
   - name: sds_agent
     type: STATIC
     connect_timeout: 1s
@@ -177,14 +177,14 @@ fn tls_certificates(names: &[&Name], indent: usize, sources: &mut Sources) -> St
 fn on_demand_socket(request: &Request, sources: &mut Sources) -> String {
     let prefetch: Vec<_> = request.names.iter().map(|name| quote(&name.0)).collect();
     let selector = format!(
-        r#"            # A certificate for whatever host a client names, fetched when it first does: Envoy 1.37 or newer.
+        r#"            # A certificate for any host, fetched when a client first requests that host: Envoy 1.37 or newer.
             custom_tls_certificate_selector:
               name: on_demand
               typed_config:
                 "@type": {TYPE}.transport_sockets.tls.cert_selectors.on_demand_secret.v3.Config
                 config_source: {source}
                 prefetch_secret_names: [{prefetch}]
-                # The secret for clients that name no host.
+                # The secret for clients without SNI.
                 certificate_mapper:
                   name: sni
                   typed_config: {{"@type": {TYPE}.transport_sockets.tls.cert_mappers.sni.v3.SNI, default_value: {default}}}
@@ -226,7 +226,7 @@ fn client_validation(request: &Request, name: &Name, sources: &mut Sources) -> S
     }
     format!(
         r#"            combined_validation_context:
-              # Any certificate of the CA will do. To narrow it: {{match_typed_subject_alt_names: [...]}}
+              # Any certificate of this CA is accepted. To restrict that: {{match_typed_subject_alt_names: [...]}}
               default_validation_context: {{}}
               validation_context_sds_secret_config:
                 name: {bundle}

@@ -38,7 +38,7 @@ pub(super) fn open_folder(
             Reason::NotAFile,
             path,
             "it is not a folder",
-            "put a folder there",
+            "replace it with a folder",
         ))),
         Err(Failure::Absent) => Err(NoFolder::Absent),
         Err(Failure::System(error)) => {
@@ -108,9 +108,7 @@ pub(super) fn list(
 /// The problem with `path` when a walk from there led nowhere.
 pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
     match failure {
-        Failure::Absent => {
-            Problem::new(Reason::Unreadable, path, "it is not there", "put it there")
-        }
+        Failure::Absent => Problem::new(Reason::Unreadable, path, "it does not exist", "create it"),
         Failure::Dangling(to) => Problem::new(
             Reason::BrokenLink,
             path,
@@ -126,7 +124,7 @@ pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
         Failure::TooDeep => Problem::new(
             Reason::BrokenLink,
             path,
-            "it leads through too many folders below each other for a confined root",
+            "it leads through too many nested folders for a confined root",
             "keep the file in the folder itself",
         ),
         Failure::Outside(to) => Problem::new(

@@ -45,7 +45,7 @@ impl Follow {
         let before = states(&paths);
         let thread = thread::Builder::new().name("files-follow".into());
         if let Err(error) = thread.spawn(move || run(&paths, before, &report)) {
-            tracing::warn!(%error, "files are not followed; raise the limit on threads");
+            tracing::warn!(%error, "files are not watched for changes; raise the limit on threads");
         }
         Self { changed }
     }
@@ -69,7 +69,10 @@ fn run(paths: &[PathBuf], mut before: Vec<State>, report: &Weak<Notify>) {
         }
     };
     let mut watcher = INotifyWatcher::new(handler, Config::default())
-        .inspect_err(|error| tracing::debug!(%error, "files are followed by polling alone"))
+        .inspect_err(|error| {
+            tracing::debug!(%error, "changes of files are noticed only by \
+                                                      polling")
+        })
         .ok();
     loop {
         if let Some(watcher) = &mut watcher {

@@ -187,7 +187,7 @@ impl List<'_> {
                 self.problem(Problem::new(
                     Reason::TooLarge,
                     self.root,
-                    format!("it holds more than {max} credentials"),
+                    format!("it contains more than {max} credentials"),
                     "raise `limits.credentials`, or spread them over several agents",
                 ));
             }
@@ -233,7 +233,7 @@ impl List<'_> {
             self.problem(Problem::new(
                 Reason::Layout,
                 self.root,
-                "only folders are in it, and in a flat root the files themselves are credentials",
+                "it contains only folders, but in a flat root the files themselves are credentials",
                 "remove `layout = \"flat\"` to have the folders served, or put NAME.crt and NAME.key \
                  into the root",
             ));
@@ -242,7 +242,7 @@ impl List<'_> {
                 true => "put NAME.crt and NAME.key for each credential there",
                 false => "put a folder for each credential there, with tls.crt and tls.key in it",
             };
-            let what = "it holds no credential";
+            let what = "it contains no credential";
             self.problem(Problem::new(Reason::Incomplete, self.root, what, remedy));
         }
     }
@@ -330,8 +330,8 @@ impl Others {
         if let (Some(key), Some(above), true) = (self.key, above, is_alone) {
             return (
                 format!(
-                    "{key} is directly in it: it seems to be the folder of one credential, not a root, \
-                     which holds a folder for each credential"
+                    "{key} is directly in it: it seems to be the folder of one credential, not a \
+                     root, which has a folder for each credential"
                 ),
                 format!(
                     "use the folder above it, {}, as the root; or name its files in a [[secret]] of \
@@ -348,7 +348,7 @@ impl Others {
         let names = text::escape(&shown.join(", ")).to_string();
         (
             format!(
-                "files of credentials are directly in it ({names}{more}), and only its folders are \
+                "files of credentials are directly in it ({names}{more}), but only its folders are \
                  credentials"
             ),
             "set `layout = \"flat\"` for this root in a [[root]] of the configuration, or move the \

@@ -493,8 +493,8 @@ impl Folder {
         let (_, facts) = self.staple_about(pair.part())?;
         let outcome = match pair.staple() {
             None => "the certificate is served without it",
-            // A must-staple certificate, which Envoy does not take without one.
-            Some(_) => "clients refuse the certificate, which demands a current one",
+            // A must-staple certificate, which Envoy does not accept without one.
+            Some(_) => "clients refuse the certificate, which requires a valid one",
         };
         Some(Problem::new(
             Reason::Expired,
@@ -573,8 +573,8 @@ impl Folder {
         Some(Problem::new(
             Reason::Name,
             self.view.path().join(facts.files.iter().next()?),
-            "the certificate has no subject alternative name: most clients accept it for no host, \
-             whatever its common name is",
+            "the certificate has no subject alternative name: most clients do not accept it for \
+             any host, even if its common name matches",
             "have it issued with its hosts as subject alternative names; nothing needs to be done if \
              only a client uses it",
         ))

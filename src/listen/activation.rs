@@ -39,7 +39,7 @@ impl Activation {
                     activation.sockets.push((path, listener));
                 }
                 Ok(None) => {}
-                Err(error) => tracing::error!("a socket from systemd is of no use: {error}"),
+                Err(error) => tracing::error!("a socket from systemd can't be used: {error}"),
             }
         }
         activation

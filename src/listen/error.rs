@@ -48,8 +48,8 @@ pub enum ListenError {
     Locked(PathBuf),
     /// The lock file is not one that the agent has made.
     #[error(
-        "{} is not a file of this user with mode 0600, so that others could keep it locked: find out who \
-         made it (`ls -l {}`), then delete it",
+        "{} is not a file of this user with mode 0600, so other users could keep it locked: find \
+         out who created it (`ls -l {}`), then delete it",
         .0.display(), .0.display()
     )]
     ForeignLock(PathBuf),

@@ -165,8 +165,8 @@ impl Listener {
                 Err(error) => {
                     if !self.starved.swap(true, Ordering::Relaxed) {
                         tracing::error!(
-                            "no connection can be accepted: {error}; open ones go on, new ones \
-                             wait. Raise LimitNOFILE= if this is the limit of open files"
+                            "no connection can be accepted: {error}; open connections continue, \
+                             new ones wait. Raise LimitNOFILE= if this is the limit of open files"
                         );
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;

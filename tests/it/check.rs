@@ -158,7 +158,7 @@ fn an_empty_root_is_a_warning_and_the_exit_code_is_0() {
     let output = check(&[&root.path()]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let warning = format!(
-        "warning: {}: it holds no credential\n",
+        "warning: {}: it contains no credential\n",
         root.path().display()
     );
     let text = text(&output);
@@ -483,7 +483,9 @@ fn missing_read_permission_is_reported_once() {
             "{shown}"
         );
         assert_eq!(
-            printed.matches("this user may not read everything").count(),
+            printed
+                .matches("this user is not allowed to read everything")
+                .count(),
             1,
             "{printed}"
         );

@@ -286,7 +286,7 @@ fn a_pair_that_loses_one_file_stays_in_service_and_one_that_loses_both_is_remove
     agent.wait_for_line_after(lines, &["rejected", "credential=\"site\""]);
     stream.0.assert_silent();
     place.put(&[("site.key", &identity.key)]);
-    agent.wait_for_line(&["the files are good again"]);
+    agent.wait_for_line(&["the files are valid again"]);
     stream.0.assert_silent();
     place.remove("site.key");
     place.remove("site.crt");
@@ -410,11 +410,11 @@ fn a_root_that_is_a_credential_folder_a_file_or_missing_is_reported_as_such() {
             "the folder of one credential",
             root.to_str().unwrap(),
         ),
-        (&file, 2, "it is not a folder", "put a folder there"),
+        (&file, 2, "it is not a folder", "replace it with a folder"),
         (
             &empty,
             0,
-            "it holds no credential",
+            "it contains no credential",
             "put a folder for each credential there",
         ),
     ] {
@@ -537,7 +537,7 @@ fn files_anywhere_are_served_watched_and_reported_by_path() {
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(text(&output).contains(path), "{output:?}");
     put(&key, &second.key);
-    agent.wait_for_line(&["the files are good again"]);
+    agent.wait_for_line(&["the files are valid again"]);
     stream.0.assert_silent();
     assert!(place.check_json()["credentials"].to_string().contains(path));
 }

@@ -333,7 +333,7 @@ fn a_client_certificate_is_presented_on_request() {
     let without = listener.verdict(&["--name", "www.test"]);
     assert_eq!(without["presented"]["client_certificate"], "not_given");
     let shown = text(&listener.bed, &[&listener.target, "--name", "www.test"]);
-    assert!(shown.contains("asks for a client certificate"), "{shown}");
+    assert!(shown.contains("requests a client certificate"), "{shown}");
     let with = listener.verdict(&["--name", "www.test", "--cert", &chain, "--key", &key]);
     assert_eq!(with["presented"]["client_certificate"], "given");
     assert_eq!(with["verdict"], "live");

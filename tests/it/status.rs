@@ -422,7 +422,7 @@ fn a_missing_agent_is_reported_with_exit_code_2() {
     let output = run(&bed.admin(), &["--watch"]);
     assert_eq!(output.status.code(), Some(2));
     let printed = String::from_utf8_lossy(&output.stderr);
-    assert!(printed.contains("the agent has ended"), "{printed}");
+    assert!(printed.contains("the agent is not running"), "{printed}");
 }
 
 #[test]

@@ -25,10 +25,10 @@ pub(super) fn warn(report: &mut Report, snapshot: &Snapshot, configured: &[Root]
         for exposure in clients.exposures([&*key]) {
             let what = format!(
                 "the user {} may open the agent's socket, and can also read this private key \
-                 directly, whatever the rules are",
+                 directly, which bypasses the access rules",
                 exposure.user
             );
-            let remedy = "let only the group of the agent read it, and let that user be in another \
+            let remedy = "let only the agent's group read it, and put that user into another \
                           group, which may open the socket";
             report.warn(
                 credential,

@@ -34,12 +34,12 @@ Examples:
           jq -r '.credentials[] |
               select(.state == \"rejected\").name'
 
-DIR is a single credential folder if it holds a file that one may have, such as tls.crt, and no folder \
-with such files; otherwise it is a folder of such folders. The files are read and checked exactly as \
-the agent does it. Run it as the agent's user to see what the agent sees: sudo -u sds-agent sds-agent \
-check
+DIR is a credential folder if it has a file with a name that is used in credential folders, such \
+as tls.crt, and no folder with such files; otherwise it is a folder of credential folders. The \
+files are read and checked exactly as by the agent. Run it as the agent's user to see what the \
+agent sees: sudo -u sds-agent sds-agent check
 
-States: rejected, expired, expiring, ok, skipped (not served, on purpose).
+States: rejected, expired, expiring, ok, skipped (intentionally not served).
 
 Exit codes: 0 everything is ok; 1 something is expiring; 2 something is rejected or expired, a root is \
 missing or can't be read, or the command line or the configuration is wrong.";

@@ -32,7 +32,7 @@ pub(super) fn hint() -> String {
         None => "sudo".to_owned(),
     };
     format!(
-        "this user may not read everything, which does not mean that the agent may not; to see what it \
+        "this user is not allowed to read everything, but the agent may be; to see what the agent \
          sees, run the same command with `{sudo}`"
     )
 }

@@ -317,7 +317,7 @@ fn unless_forged(
     }
 }
 
-/// Shows the client certificate, and notes that it was asked for.
+/// Presents the client certificate, and records that it was requested.
 #[derive(Debug)]
 struct Client {
     identity: Option<Arc<CertifiedKey>>,
@@ -368,18 +368,19 @@ fn failure(error: &io::Error, name: Option<&Host>) -> Failure {
             "the connection was closed during the handshake".to_owned(),
             match name {
                 None => {
-                    "name a host with --name, or use --all: Envoy closes a connection without a name when no filter \
-                         chain is for it"
+                    "name a host with --name, or use --all: Envoy closes a connection without a \
+                     server name if no filter chain matches it"
                 }
                 Some(_) => {
-                    "Envoy does that when no filter chain is for this name (its statistic \
-                            no_filter_chain_match), or while the certificate is missing (see `sds-agent status`); --name asks for another name"
+                    "Envoy does that if no filter chain matches this name (its statistic \
+                     no_filter_chain_match), or while the certificate is missing (see `sds-agent \
+                     status`); --name sends another name"
                 }
             },
         ),
         _ => (
             format!("the handshake failed: {error}"),
-            "see the log of what listens there",
+            "see the log of that server",
         ),
     };
     Failure {
@@ -402,8 +403,8 @@ fn of_alert(alert: AlertDescription) -> &'static str {
             "give it a client certificate that it accepts with --cert and --key"
         }
         AlertDescription::ProtocolVersion => {
-            "it speaks neither TLS 1.2 nor TLS 1.3: raise its versions"
+            "it speaks neither TLS 1.2 nor TLS 1.3: enable one of them"
         }
-        _ => "see the log of what listens there",
+        _ => "see the log of that server",
     }
 }

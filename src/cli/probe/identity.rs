@@ -59,7 +59,7 @@ fn no_key(path: &Path, pem: &[u8]) -> String {
     let path = path.display();
     match encrypted {
         true => format!(
-            "{path}: the private key is encrypted; write one that is not: openssl pkey -in {path} -out NEW"
+            "{path}: the private key is encrypted; decrypt it: openssl pkey -in {path} -out NEW"
         ),
         false => format!("{path}: there is no private key in it; name its file with --key"),
     }

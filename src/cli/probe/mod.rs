@@ -34,13 +34,14 @@ Examples:
       sds-agent probe 192.0.2.1:443 --name www.example.com
   Every host of every credential
       sds-agent probe localhost:443 --all
-  A listener that asks for client certificates
+  A listener that requests client certificates
       sds-agent probe localhost:443 --name www.example.com --cert client.pem --key client.key
 
 Each handshake is compared with what the agent serves at that moment: the certificate chain and the OCSP
 staple, byte by byte. What was replaced is recognised as far back as the agent's start.
 
-Exit codes: 0 all of it is live; 1 something is not; 2 the agent could not be asked, or wrong command line.";
+Exit codes: 0 everything is live; 1 something is not; 2 the agent could not be reached, or the \
+command line is wrong.";
 
 /// How many handshakes are made at a time.
 const AT_ONCE: usize = 16;
@@ -59,16 +60,16 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "HOST:PORT")]
     targets: Vec<Target>,
 
-    /// The host to ask for by SNI, `*.example.com` for one that it covers; may be given again
-    /// [default: HOST, unless that is an IP address]
+    /// The host to send as SNI; for `*.example.com`, a name below it is sent; can be repeated [default: HOST,
+    /// unless that is an IP address]
     #[arg(long = "name", value_name = "HOST", value_parser = parse_name, conflicts_with = "all")]
     names: Vec<Host>,
 
-    /// Ask for every host that a certificate covers
+    /// Probe every host that a certificate covers
     #[arg(long)]
     all: bool,
 
-    /// The client certificate chain to present where one is asked for, PEM
+    /// The client certificate chain to present if the listener requests one, PEM
     #[arg(long, value_name = "FILE")]
     cert: Option<PathBuf>,
 
@@ -76,14 +77,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 
-    /// How long a connection may take, and how long its handshake
+    /// The time limit of a connection, and also of its handshake
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     timeout: u64,
 
     #[command(flatten)]
     admin_socket: client::AdminSocket,
 
-    /// The form of the outcome
+    /// The form of the output
     #[arg(short, long, value_enum, value_name = "FORM", default_value = "text")]
     output: Form,
 }

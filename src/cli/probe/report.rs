@@ -99,7 +99,7 @@ fn lines(outcome: &Outcome) -> Vec<(String, String)> {
         .map(|shown| shown.client_certificate)
         == Some(ClientAuth::NotGiven)
     {
-        let note = "the listener asks for a client certificate, and none was given (--cert)";
+        let note = "the listener requests a client certificate, and none was given (--cert)";
         detail("note", note.to_owned());
     }
     lines

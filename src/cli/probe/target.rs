@@ -70,8 +70,7 @@ impl Target {
         let resolved = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
         let addresses = resolved.map_err(|error| Failure {
             what: format!("`{}` has no address: {error}", self.host),
-            remedy: "check the name; with an address in its place, name the host with --name"
-                .into(),
+            remedy: "check the name, or give an address, and the host with --name".into(),
         })?;
         let mut last = io::Error::other("it resolves to no address");
         for address in addresses {
@@ -82,8 +81,8 @@ impl Target {
         }
         let remedy = match last.kind() {
             io::ErrorKind::ConnectionRefused => {
-                "nothing listens there: check the port, and whether Envoy runs; Envoy opens a listener only \
-                 once it has its secrets"
+                "nothing listens there: check the port, and whether Envoy is running; Envoy opens \
+                 a listener only once it has its secrets"
             }
             _ => "check the address, the route and the firewall",
         };

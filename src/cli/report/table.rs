@@ -16,7 +16,7 @@ use crate::cli::output::{shown, wrapped};
 const LISTED: [usize; 2] = [4, 1];
 /// More names that do not exist than this are counted instead of listed.
 const WAITING: usize = 10;
-/// What stands where there is nothing to show.
+/// Shown in an empty cell.
 const NOTHING: &str = "-";
 /// The space between two columns.
 const GAP: usize = 2;

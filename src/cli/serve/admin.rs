@@ -82,7 +82,8 @@ fn listen(config: ListenConfig) -> anyhow::Result<Option<Listener>> {
         // Two agents with sockets in one folder share this default, and Envoy is to be served anyway.
         Err(error @ ListenError::Live(_)) => {
             error!(
-                "status, metrics and health can't be asked for: {error}; see admin_socket (--admin-socket)"
+                "status, metrics and health are not available: {error}; see admin_socket \
+                 (--admin-socket)"
             );
             Ok(None)
         }

@@ -12,7 +12,7 @@ use crate::cli::completions::secrets;
 /// The options that choose credentials.
 #[derive(clap::Args)]
 pub(super) struct Filter {
-    /// Show these credentials in full: by their names, or those of their secrets or hosts
+    /// Show all details of these credentials. NAME is the name of a credential or a secret, or a host
     #[arg(value_name = "NAME", add = secrets())]
     names: Vec<String>,
 
@@ -20,7 +20,7 @@ pub(super) struct Filter {
     #[arg(long = "state", value_name = "STATE", value_parser = states())]
     states: Vec<State>,
 
-    /// Show only what ends within this time, such as 14d or 36h, or has ended
+    /// Show only credentials that expire within this time, such as 14d or 36h, or have expired
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     expires_within: Option<Duration>,
 }

@@ -16,7 +16,7 @@ use crate::cli::report::{Canvas, Form};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Shows the state until Ctrl-C, SIGTERM, or until the reader has gone.
+/// Shows the state until Ctrl-C or SIGTERM, or until the reader closes the pipe.
 pub(super) async fn run(request: &Request) -> ExitCode {
     let (Ok(mut interrupt), Ok(mut terminate)) = (
         signal(SignalKind::interrupt()),
@@ -52,7 +52,7 @@ pub(super) async fn run(request: &Request) -> ExitCode {
     drop(screen);
     match end {
         Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            output::fail(format_args!("can't write to the standard output: {error}"))
+            output::fail(format_args!("can't write to standard output: {error}"))
         }
         _ => ExitCode::SUCCESS,
     }

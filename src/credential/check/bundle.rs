@@ -83,7 +83,7 @@ fn cas<'a, 'b>(
     if useful.is_empty() {
         let whys: Vec<&str> = useless.iter().take(3).map(|(_, why)| &**why).collect();
         let what = format!("every client would be refused: {}", whys.join("; "));
-        let remedy = "put the certificates of the CAs there that issue the clients' certificates";
+        let remedy = "add the certificates of the CAs that issue the clients' certificates";
         findings.error(Reason::BadTrustBundle, file, what, remedy);
         return None;
     }
@@ -133,10 +133,10 @@ fn warn_of_pin(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) 
             Reason::PinnedPeer,
             file,
             format!(
-                "{} is not a CA's certificate: it lets in the one peer that has it, and no other",
+                "{} is not a CA certificate: it admits only the one peer that has it",
                 called(certificate)
             ),
-            "put the certificate of the CA there that issued it, if all of that CA's clients are meant",
+            "to admit all clients of its CA, write the certificate of that CA instead",
         );
     }
 }
@@ -159,7 +159,7 @@ fn hindrances<'a>(
                 Reason::Tidied,
                 file,
                 format!(
-                    "{} is not sent: with it, Envoy would refuse clients of a good CA too",
+                    "{} is not sent: with it, Envoy would refuse clients of a valid CA too",
                     called(x509)
                 ),
                 "remove it from the bundle",

@@ -81,7 +81,8 @@ fn check_names(file: &str, certificate: &Certificate<'_>, findings: &mut Finding
             Reason::Unparsed,
             file,
             format!(
-                "not all names in the certificate {} can be read: Envoy takes it, clients may not",
+                "not all names in the certificate {} can be read: Envoy accepts it, but clients \
+                 may not",
                 called(&certificate.x509)
             ),
             "have it issued again if a client refuses it",

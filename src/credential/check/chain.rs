@@ -174,7 +174,7 @@ fn loaded<'a>(
                 Reason::UnsupportedKey,
                 &file.name,
                 "the private key is PKCS #8 of version 2, with the public key in it, which Envoy does not read",
-                "write it as PKCS #8 of version 1, which OpenSSL makes",
+                "write it as PKCS #8 of version 1, which OpenSSL writes",
             ),
             _ if key::lacks_curve(der) => findings.error(
                 Reason::UnsupportedKey,
@@ -185,7 +185,7 @@ fn loaded<'a>(
             Some(kind) if !kind.is_taken() => findings.error(
                 Reason::UnsupportedKey,
                 &file.name,
-                format!("the private key is {kind}, which Envoy does not take"),
+                format!("the private key is {kind}, which Envoy does not accept"),
                 TAKEN,
             ),
             _ => findings.error(
@@ -218,12 +218,12 @@ fn place(
     let kind = KeyType::of_public(&first.x509.key);
     if !kind.is_taken() {
         let what =
-            format!("the key of the certificate {name} is {kind}, which Envoy does not take");
+            format!("the key of the certificate {name} is {kind}, which Envoy does not accept");
         findings.error(Reason::UnsupportedKey, &chain.name, what, TAKEN);
         return None;
     }
     if answer(first).is_none() {
-        let what = format!("it is not known whether it is the key of {name}");
+        let what = format!("it could not be determined whether it is the key of {name}");
         let remedy = "check that the two belong together; openssl pkey -in FILE -pubout prints its public key";
         findings.warn(Reason::KeyMismatch, &key.name, what, remedy);
         return Some(0);
@@ -245,7 +245,7 @@ fn check_usage(leaf: &X509<'_>, file: &str, findings: &mut Findings<'_>) -> Opti
     );
     if on_a_curve && !leaf.allows(x509::DIGITAL_SIGNATURE) {
         let what = format!(
-            "the key usage of {} lacks digitalSignature, so Envoy does not take it",
+            "the key usage of {} lacks digitalSignature, so Envoy does not accept it",
             called(leaf)
         );
         let remedy = "have it issued with keyUsage = digitalSignature";
@@ -264,7 +264,7 @@ fn check_name(leaf: &X509<'_>, file: &str, findings: &mut Findings<'_>) -> Optio
         Reason::NoName,
         file,
         "the certificate has neither a subject alternative name nor a common name, or an empty common name, \
-         so Envoy does not take it",
+         so Envoy does not accept it",
         "have it issued with the host names as subject alternative names",
     );
     None

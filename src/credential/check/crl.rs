@@ -105,18 +105,25 @@ impl List<'_> {
     fn flaw(&self, cas: &[&X509<'_>], findings: &Findings<'_>) -> Option<Flaw> {
         let (from, until) = (self.parsed.this_update, self.parsed.next_update);
         if let Some(until) = until.filter(|until| *until < findings.now) {
-            let what = format!("ended on {}: Envoy would refuse its clients", date(until));
+            let what = format!(
+                "expired on {}: Envoy would refuse that CA's clients",
+                date(until)
+            );
             return Some(Flaw::new(what, "fetch the current one"));
         }
         if from > findings.now {
-            let what = format!("begins on {}: Envoy would refuse its clients", date(from));
+            let what = format!(
+                "is not valid before {}: Envoy would refuse that CA's clients",
+                date(from)
+            );
             return Some(Flaw::new(
                 what,
                 "check the clocks of this machine and of the CA",
             ));
         }
         if self.is_partial() {
-            let what = "is a delta, or covers a part of the certificates alone: Envoy would refuse its clients";
+            let what = "is a delta list, or covers only some certificates: Envoy would refuse that \
+                        CA's clients";
             return Some(Flaw::new(what, "use the CA's full list"));
         }
         let named = cas.iter().any(|ca| self.names(ca));
@@ -158,7 +165,8 @@ impl List<'_> {
         };
         if validity.is_expiring(findings.now, findings.warn_days) {
             let what = format!(
-                "the revocation list of {} ends on {}: Envoy refuses its clients from then on",
+                "the revocation list of {} expires on {}: from then on, Envoy refuses that CA's \
+                 clients",
                 self.issuer(),
                 date(until)
             );
@@ -187,8 +195,11 @@ fn uncovered(
     // Then the list of the CA that issued the client's certificate is enough.
     let is_exempt = options.checks_leaf_alone() && is_issuer();
     if !is_exempt && !lists.iter().any(|list| list.is_of(ca)) {
-        let what = format!("there is no revocation list of {name}: Envoy would refuse its clients");
-        let remedy = "add that CA's list, or remove the CA from the bundle, or all lists";
+        let what = format!(
+            "there is no revocation list of {name}: Envoy would refuse that CA's \
+                            clients"
+        );
+        let remedy = "add that CA's list, remove the CA from the bundle, or remove all lists";
         return Some(Flaw::new(what, remedy));
     }
     let ends = options.checks_leaf_alone()
@@ -196,8 +207,8 @@ fn uncovered(
         || cas.iter().any(|other| other.is_issuer_of(ca));
     (!ends).then(|| {
         let what = format!(
-            "{name} is no root, and its issuer is not in the bundle: with a revocation list, Envoy \
-             would refuse its clients"
+            "{name} is not a root certificate, and its issuer is not in the bundle: with a \
+             revocation list, Envoy would refuse its clients"
         );
         let remedy = "add the root's certificate to the bundle, and the root's revocation list";
         Flaw::new(what, remedy)

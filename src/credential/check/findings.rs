@@ -129,7 +129,7 @@ impl<'a> Findings<'a> {
             self.warn(
                 Reason::LooseMode,
                 &file.name,
-                format!("an access control list gives other users or groups a right to the {what}"),
+                format!("an access control list gives other users or groups access to the {what}"),
                 "look at it with `getfacl FILE`, and remove it with `setfacl -b FILE`",
             );
         }

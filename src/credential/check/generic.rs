@@ -17,7 +17,7 @@ pub(crate) fn generic(file: &Item, findings: &mut Findings<'_>) -> Option<Generi
         false => without_line_end(&file.bytes),
     };
     if secret.is_empty() {
-        let what = "it is empty: whatever Envoy uses it for would be refused";
+        let what = "it is empty: every request that Envoy uses it for would be refused";
         let remedy = "write the secret into it";
         findings.error(Reason::BadSecret, &file.name, what, remedy);
         return None;
@@ -27,8 +27,8 @@ pub(crate) fn generic(file: &Item, findings: &mut Findings<'_>) -> Option<Generi
         findings.warn(
             Reason::BadSecret,
             &file.name,
-            "it has control characters or several lines, which no HTTP header can hold",
-            "write the secret in one line; or, if it is meant so, rename the file to secret.bin",
+            "it has control characters or several lines, which an HTTP header can't contain",
+            "write the secret in one line; or, if that is intended, rename the file to secret.bin",
         );
     }
     Some(Generic {

@@ -22,7 +22,7 @@ pub(super) fn check_order(
             Reason::ChainOrder,
             file,
             format!(
-                "the key's certificate, {}, is not the first: it is sent first all the same",
+                "the key's certificate, {}, is not the first in the file: it is sent first anyway",
                 called(leaf)
             ),
             "write the key's certificate first, each one followed by its issuer's",
@@ -94,6 +94,10 @@ fn open_end(chain: &[Certificate<'_>], bundle: Option<&Bundle>) -> Option<String
         .flat_map(|bundle| bundle.facts.certificates.iter());
     let is_missed = !cas.any(|ca| ca.subject() == issuer);
     is_missed.then(|| {
-        format!("the issuer of {}, {issuer}, is missing from the chain, and clients need it unless they trust it itself", called(leaf))
+        format!(
+            "the issuer of {}, {issuer}, is missing from the chain, and clients need it unless \
+                 they trust it directly",
+            called(leaf)
+        )
     })
 }

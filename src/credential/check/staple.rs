@@ -70,15 +70,15 @@ fn unusable_flaw(unusable: Unusable, file: &Item) -> Flaw {
     let is_pem = file.bytes.starts_with(b"-----BEGIN ");
     match unusable {
         Unusable::Broken if is_pem => Flaw::new(
-            "it is PEM, and an OCSP staple has to be DER",
+            "it is PEM, and an OCSP staple must be DER",
             "fetch it from the CA's OCSP responder again, as DER",
         ),
         Unusable::Broken if file.bytes.is_empty() => Flaw::new("it is empty", RENEW),
         Unusable::Broken => Flaw::new("it is not a valid OCSP response", RENEW),
-        Unusable::NoAnswer => Flaw::new("it holds an error of the OCSP responder", RENEW),
+        Unusable::NoAnswer => Flaw::new("it contains an error of the OCSP responder", RENEW),
         Unusable::NotOne => Flaw::new(
-            "it is not about exactly one certificate, so Envoy does not take it",
-            "ask the responder for the leaf certificate alone",
+            "it is not for exactly one certificate, so Envoy does not accept it",
+            "request it for the leaf certificate only",
         ),
     }
 }
@@ -151,7 +151,7 @@ fn check_subject(
             Reason::BadStaple,
             &file.name,
             format!(
-                "the OCSP staple is not about {}, but another certificate",
+                "the OCSP staple is not for {}, but for another certificate",
                 of.leaf.subject()
             ),
             RENEW,

@@ -19,8 +19,7 @@ pub(crate) fn ticket_keys(files: &[&Item], findings: &mut Findings<'_>) -> Optio
                 "it has {} bytes, and a session ticket key has exactly {LENGTH}",
                 file.bytes.len()
             );
-            let remedy =
-                "copy it again, or make another one in its place: openssl rand -out FILE 80";
+            let remedy = "copy it again, or replace it with a new one: openssl rand -out FILE 80";
             findings.error(Reason::BadTicketKey, &file.name, what, remedy);
         }
         findings.check_mode(file, "session ticket key");

@@ -139,7 +139,8 @@ impl Tidy {
     fn finish(self) -> Option<Tidied> {
         let (what, remedy) = match self.changes.first()? {
             (TRUST_SETTINGS, line) => (
-                format!("{TRUST_SETTINGS} stand behind the certificate that ends in line {line}: they are left out"),
+                format!("{TRUST_SETTINGS} follow the certificate that ends in line {line}: they \
+                         are left out"),
                 "leave it as it is, or export the certificates again without trust settings",
             ),
             (LONE_RETURN, _) => (
@@ -147,7 +148,8 @@ impl Tidy {
                 "save the file with line feeds at the ends of its lines",
             ),
             (why, line) => (
-                format!("{why} stands before the PEM block in line {line}: it is left out, or Envoy would skip the block"),
+                format!("{why} comes before the PEM block in line {line}: it is left out, because \
+                         Envoy would skip the block otherwise"),
                 "save the file as plain ASCII text with each -----BEGIN at the start of its line",
             ),
         };

@@ -33,7 +33,7 @@ const STALE: [&str; 6] = [
     "valid only from",
     "REVOKED",
     "does not know",
-    "is not about",
+    "is not for",
     "not signed by the certificate's issuer",
 ];
 

@@ -332,7 +332,7 @@ fn a_loose_mode_is_tightened_and_a_ticket_key_of_another_length_replaced() {
     let credential = check(folder.path());
     run(
         credential.problems().next().unwrap(),
-        "in its place: ",
+        "with a new one: ",
         "\n",
     );
     let loose = credential

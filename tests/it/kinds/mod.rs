@@ -527,7 +527,7 @@ fn encrypted_keys_and_keystores_are_decrypted_with_their_password_file() {
             "{name}"
         );
     }
-    agent.wait_for_line(&["wrong", "not opened by the password"]);
+    agent.wait_for_line(&["wrong", "can't be decrypted with the password"]);
     let log = agent.lines().join("\n");
     assert_no_key_in(&log, &[&identity]);
     assert!(!log.contains("s3cret") && !log.contains("wr0ng"), "{log}");

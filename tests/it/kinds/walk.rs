@@ -253,7 +253,7 @@ fn encrypted(bed: &Bed) -> Case {
             files(&identities[1]),
             vec![("tls.key.password", b"wr0ng".to_vec())],
         ],
-        words: "not opened by the password",
+        words: "can't be decrypted with the password",
         expected: identities.each_ref().map(|one| one.der.clone()),
         seen: |envoy, _| envoy.https("encrypted.test").leaf().ok(),
         hidden: hidden(&identities),

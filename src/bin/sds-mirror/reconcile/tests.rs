@@ -274,7 +274,10 @@ fn more_than_half_within_the_window_is_held_and_half_is_removed() {
         slow.delete(&[name]);
         slow.wait(61);
     }
-    assert!(slow.folders().is_empty(), "one a minute is no mass");
+    assert!(
+        slow.folders().is_empty(),
+        "one removal a minute is not a mass removal"
+    );
 }
 
 #[test]
