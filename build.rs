@@ -64,14 +64,14 @@ fn packaged_commit() -> Option<String> {
     hash.get(..COMMIT_LENGTH).map(str::to_owned)
 }
 
-/// The commit that this package's own work tree is at; nothing where the sources lie in another one.
+/// The commit of this package's own work tree; `None` if the sources are in another one.
 fn git_commit() -> Option<String> {
     let top = git(&["rev-parse", "--show-toplevel"])?;
     let here = std::env::var_os("CARGO_MANIFEST_DIR")?;
     if Path::new(&top).canonicalize().ok()? != Path::new(&here).canonicalize().ok()? {
         return None;
     }
-    // HEAD's log grows with every commit, checkout and reset; HEAD itself changes with the branch alone.
+    // HEAD's log grows with every commit, checkout and reset; HEAD itself only changes with the branch.
     for file in ["HEAD", "logs/HEAD"] {
         let path = git(&["rev-parse", "--git-path", file])?;
         if Path::new(&path).exists() {
@@ -81,7 +81,7 @@ fn git_commit() -> Option<String> {
     git(&["rev-parse", &format!("--short={COMMIT_LENGTH}"), "HEAD"])
 }
 
-/// What git says; nothing where there is no git, or it refuses.
+/// The output of git; `None` if git does not exist or fails.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

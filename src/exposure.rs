@@ -1,5 +1,5 @@
-//! Users who may open the agent's socket, and can read private keys without it: past the rules, and
-//! without a line in the audit.
+//! Users who may open the agent's socket, and can also read private keys directly: without the access rules, and
+//! without a line in the audit log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::peer;
 use crate::rights::{READ, Rights, SEARCH};
 use crate::text;
 
-/// How many users are examined; few users of a machine may open the socket.
+/// How many users are examined. Few users of a machine may open the socket.
 const USERS: usize = 1024;
 
 /// The users who may open the socket, without root and the agent's own user.
@@ -54,11 +54,11 @@ impl fmt::Display for Exposure {
 }
 
 impl Clients {
-    /// The users who may open the socket that the configuration describes, `agent` being the user that
-    /// the agent runs as. Asks the user database: may block.
+    /// The users who may open the socket that the configuration describes; the agent runs as the user `agent`.
+    /// Queries the user database, so it may block.
     pub fn of(config: &Config, agent: u32) -> Self {
         let listen = &config.listen;
-        // What is there counts: systemd may have made it.
+        // If the socket exists, its own mode and group count: systemd may have created it.
         let (mode, group) = match fs::metadata(&listen.socket) {
             Ok(socket) => (socket.mode(), Some(socket.gid())),
             Err(_) => (listen.mode, configured_group(listen)),
@@ -87,13 +87,13 @@ impl Clients {
         self.0.is_empty()
     }
 
-    /// Who of them can read which of these files.
+    /// Which of them can read which of these files.
     pub fn exposures<P: AsRef<Path>>(&self, keys: impl IntoIterator<Item = P>) -> Vec<Exposure> {
         let mut found: Vec<Option<Exposure>> = self.0.iter().map(|_| None).collect();
         let mut folders = BTreeMap::new();
         for key in keys {
             let key = key.as_ref();
-            // Where links lead is where it can be read.
+            // Links are resolved: what counts is where the file really is.
             let Ok(real) = key.canonicalize() else {
                 continue;
             };
@@ -120,7 +120,7 @@ impl Client {
         rights.allow(self.uid, |gid| Some(self.groups.contains(&gid)), wanted)
     }
 
-    /// Whether all folders above `path` let the user through.
+    /// Whether the user can search all folders above `path`.
     fn reaches(&self, path: &Path, known: &mut BTreeMap<PathBuf, Option<Rights>>) -> bool {
         path.ancestors().skip(1).all(|folder| {
             if !known.contains_key(folder) {
@@ -147,15 +147,15 @@ impl Client {
     }
 }
 
-/// The group that the socket would have, as far as that is known without the agent.
+/// The group that the socket would have, as far as that is known without a running agent.
 fn configured_group(listen: &Listen) -> Option<u32> {
     let clients = Account::Name(CLIENTS_GROUP.to_owned());
     let group = listen.group.as_ref().unwrap_or(&clients);
     peer::group_id(group).ok().flatten()
 }
 
-/// The users whom `[listen]` and the rules name: those who are there by name. They may be in a group of
-/// the socket whose members can't be listed.
+/// The users that `[listen]` and the rules list by name. They may be in the socket's group even if its members
+/// can't be listed.
 fn named_users(config: &Config) -> impl Iterator<Item = String> {
     let of_rules = config.access.iter().flat_map(|rule| &rule.users);
     let users = config.listen.allow_users.iter().chain(of_rules);
@@ -168,7 +168,7 @@ fn named_users(config: &Config) -> impl Iterator<Item = String> {
     })
 }
 
-/// The users of `/etc/passwd`: those of a remote database can't be listed everywhere.
+/// The users of `/etc/passwd`. The users of a remote database can't always be listed.
 fn local_users() -> Vec<User> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let names = passwd.lines().filter_map(|line| line.split(':').next());
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_exposed_where_its_file_and_all_folders_above_it_let_the_user_in() {
+    fn a_key_is_exposed_if_the_user_can_read_it_and_search_all_folders_above_it() {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let folder = dir.path().join("site");
         fs::create_dir(&folder).unwrap();

@@ -1,5 +1,5 @@
-//! What keeps key bytes inside this process: no core dump, no other process of the same user that
-//! reads its memory, and, where it is asked for, no swap.
+//! Keeps key bytes inside this process: no core dumps, no access to its memory by other processes of the same user,
+//! and no swap, if that is configured.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit};
 /// Why the agent's memory can't be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// A limit stands against it, and would end the agent at some later allocation.
+    /// A limit prevents it, and would make a later allocation end the agent.
     #[error(
         "`lock_memory` needs an unlimited RLIMIT_MEMLOCK, and it is {0} bytes: set \
          `LimitMEMLOCK=infinity` in the unit, or `ulimit -l unlimited`"
@@ -36,12 +36,12 @@ pub fn no_dumps() {
     }
 }
 
-/// Keeps the whole of the agent's memory, now and later, from being swapped out.
+/// Locks the whole memory of the agent, now and later, so that it is not swapped out.
 ///
 /// # Errors
-/// The limits or rights of the process stand against it.
+/// The limits or rights of the process don't allow it.
 pub fn lock_memory() -> Result<(), LockError> {
-    // Below a limit, what is locked now may fit, and what is needed later not.
+    // Within a limit, current memory may fit, but memory that is needed later may not.
     let unlimited = Rlimit {
         current: None,
         maximum: None,

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_takes_nothing_delays_no_writer_and_losses_are_counted() {
+    fn a_blocked_sink_delays_no_writer_for_long_and_losses_are_counted() {
         let gate = Arc::new(Mutex::new(()));
         let taken = Arc::new(AtomicUsize::new(0));
         let (opened, count) = (gate.clone(), taken.clone());

@@ -1,7 +1,7 @@
-//! What is counted while the agent works, for Prometheus. What can be looked up at any time instead,
-//! such as expiry or open streams, is added when somebody asks.
+//! Counts what happens while the agent runs, for Prometheus. Values that can be looked up at any time instead, such
+//! as expiry or open streams, are added for each request.
 //!
-//! Every label here is of a fixed set: neither files nor clients can make series.
+//! Every label here has a fixed set of values: neither files nor clients can create series.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +21,7 @@ const BUCKETS: [f64; 15] = [
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
 
-/// The agent's counters. One for the whole agent.
+/// The agent's counters. There is one instance for the whole agent.
 #[derive(Debug)]
 pub struct Metrics {
     loads: Counter,
@@ -51,7 +51,7 @@ pub enum Read {
     Folder,
 }
 
-/// What is refused to a peer for want of rights.
+/// What is refused to a peer that is not allowed to have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A connection.
@@ -143,7 +143,7 @@ impl Default for Metrics {
             config_loaded_at: Gauge::default(),
             log_lines_lost: Counter::default(),
         };
-        // An agent does not start with a bad configuration.
+        // An agent does not start with an invalid configuration.
         metrics.config_reloaded(true);
         metrics.begin_at_zero();
         metrics
@@ -151,24 +151,24 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A folder has something new to serve.
+    /// A folder has new content to serve.
     pub fn loaded(&self) {
         self.loads.inc();
     }
 
-    /// What is in a folder can't be served, for this reason among others.
+    /// The content of a folder was rejected, for this reason among others.
     pub fn rejected(&self, reason: Reason) {
         self.rejections
             .get_or_create(&[("reason", reason.as_str())])
             .inc();
     }
 
-    /// A folder is gone, and so is what it served.
+    /// A folder was removed, with everything that it served.
     pub fn removed(&self) {
         self.removals.inc();
     }
 
-    /// A read took that long.
+    /// A read took this long.
     pub fn read(&self, what: Read, took: Duration) {
         let what = match what {
             Read::Root => "root",
@@ -192,29 +192,29 @@ impl Metrics {
         self.streams.get_or_create(&[("protocol", protocol)]).inc();
     }
 
-    /// A secret was handed to a stream.
+    /// A secret was sent on a stream.
     pub fn delivered(&self, protocol: &'static str, kind: &'static str) {
         self.deliveries
             .get_or_create(&[("protocol", protocol), ("kind", kind)])
             .inc();
     }
 
-    /// A stream that waited for a change of a secret was handed it so long after it was noticed.
+    /// A stream that waited for a change of a secret was sent it, this long after the change was noticed.
     pub fn delayed(&self, delay: Duration) {
         self.delays.observe(delay.as_secs_f64());
     }
 
-    /// A client took a secret.
+    /// A client accepted a secret.
     pub fn acked(&self, protocol: &'static str) {
         self.acks.get_or_create(&[("protocol", protocol)]).inc();
     }
 
-    /// A client refused a secret.
+    /// A client rejected a secret.
     pub fn nacked(&self, protocol: &'static str) {
         self.nacks.get_or_create(&[("protocol", protocol)]).inc();
     }
 
-    /// A peer was refused what it may not have.
+    /// A peer was refused something that it is not allowed to have.
     pub fn refused(&self, what: Refusal) {
         let what = match what {
             Refusal::Connection => "connection",
@@ -223,14 +223,14 @@ impl Metrics {
         self.refusals.get_or_create(&[("of", what)]).inc();
     }
 
-    /// Something was refused because a limit is reached.
+    /// Something was refused because a limit was reached.
     pub fn limit_reached(&self, limit: Limit) {
         self.limits
             .get_or_create(&[("limit", limit.as_str())])
             .inc();
     }
 
-    /// The configuration was read again, and taken over or refused.
+    /// The configuration was read again, and applied or refused.
     pub fn config_reloaded(&self, good: bool) {
         self.config_is_good.set(good.into());
         if good {
@@ -245,7 +245,7 @@ impl Metrics {
         self.log_lines_lost.clone()
     }
 
-    /// Registers everything under its name, without the program's.
+    /// Registers everything under its name, without the program's prefix.
     pub fn register(&self, registry: &mut Registry) {
         self.register_files(registry);
         self.register_streams(registry);
@@ -332,7 +332,7 @@ impl Metrics {
         );
     }
 
-    /// A series that begins with its first event hides that event from `increase()`.
+    /// If a series begins with its first event, `increase()` does not see that event.
     fn begin_at_zero(&self) {
         for protocol in ["sotw", "delta", "fetch"] {
             begin(&self.streams, [("protocol", protocol)]);

@@ -1,5 +1,5 @@
-//! The rules of names: which folders are served, what a requested name may mean, and which hosts a
-//! certificate covers. No other module has one of its own.
+//! The rules for names: which folders are served, what a requested name may mean, and which hosts a certificate
+//! covers. No other module has its own rules for names.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,17 +13,17 @@ pub const CACERT: &str = "-cacert";
 const KUBERNETES: &str = "kubernetes://";
 /// Prefixes of names that Istio's gateways reserve for themselves.
 const RESERVED: [&str; 2] = ["istio", "prometheus"];
-/// Folders that file systems and appliances make in every volume.
+/// Folders that file systems and appliances create in every volume.
 const FOREIGN: [&str; 2] = ["lost+found", "@eaDir"];
 /// The longest label of a DNS name in bytes (RFC 1035).
 const MAX_LABEL: usize = 63;
 
-/// Whether a folder of this name is none of ours: hidden, or made by the file system.
+/// Whether a folder of this name does not belong to the agent: it is hidden, or was created by the file system.
 pub fn is_foreign(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".") || FOREIGN.iter().any(|foreign| name == *foreign)
 }
 
-/// The name under which a folder is served. `reserve`: Istio's reserved names are not.
+/// The name under which a folder is served. With `reserve`, the names that Istio reserves are not served.
 ///
 /// # Errors
 /// Why the folder is not served.
@@ -49,8 +49,8 @@ pub fn servable(name: &OsStr, reserve: bool) -> Result<&str, String> {
     Ok(name)
 }
 
-/// Whether a requested name can be one of a secret. A wildcard can't, so that no request asks for
-/// every secret at once.
+/// Whether a requested name can be the name of a secret. A wildcard can't, so that no request is for every secret
+/// at once.
 pub fn is_requestable(name: &str) -> bool {
     let name = plain(name);
     let credential = bundle_owner(name).unwrap_or(name);
@@ -77,14 +77,14 @@ pub fn answers(credential: &str) -> [String; 4] {
     ]
 }
 
-/// The host that a credential is named like, if it is named like one. What begins with `_.` is named
-/// like a wildcard, as lego does it.
+/// The host that the name of a credential stands for, if it stands for one. A name that begins with `_.` stands for
+/// a wildcard, as with lego.
 pub fn host_of(credential: &str) -> Option<Host> {
     let host = Host::parse(credential).filter(|_| !credential.starts_with("_."))?;
     host.as_str().contains(['.', ':']).then_some(host)
 }
 
-/// A host as clients name it, in the one spelling in which hosts are compared.
+/// A host as clients name it, in the normalized form in which hosts are compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host(String);
 
@@ -101,7 +101,7 @@ impl Host {
         domain(name).map(Self)
     }
 
-    /// Its spelling.
+    /// Its normalized form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -111,7 +111,7 @@ impl Host {
         self.0.parse::<IpAddr>().is_ok()
     }
 
-    /// What a wildcard that covers it has after `*.`; none where no wildcard can.
+    /// What follows `*.` in a wildcard that covers it; `None` if no wildcard can.
     pub fn parent(&self) -> Option<&str> {
         let (_, parent) = self.0.split_once('.')?;
         (!self.is_address() && is_wildcard_parent(parent)).then_some(parent)
@@ -129,13 +129,13 @@ impl fmt::Display for Host {
 pub enum Coverage {
     /// This one.
     Exact(Host),
-    /// Those with one label more than this domain.
+    /// Hosts with one label more than this domain.
     Wildcard(String),
 }
 
 impl Coverage {
-    /// What a subject alternative name covers. A wildcard covers one label, the left-most, and only
-    /// below a domain of two labels or more, as clients have it. Other names with `*` cover nothing.
+    /// What a subject alternative name covers. A wildcard covers only the left-most label, and only below a domain
+    /// of at least two labels, as with most clients. Other names with `*` cover nothing.
     pub fn parse(name: &str) -> Option<Self> {
         match name.strip_prefix("*.") {
             Some(parent) => domain(parent)
@@ -155,7 +155,7 @@ impl Coverage {
 }
 
 impl fmt::Display for Coverage {
-    /// As a certificate has it.
+    /// As in a certificate.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(host) => host.fmt(f),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_compared_in_one_spelling() {
+    fn hosts_are_compared_in_normalized_form() {
         for (name, expected) in [
             ("www.example.com", "www.example.com"),
             ("WWW.Example.COM.", "www.example.com"),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_covers_the_left_most_label_alone() {
+    fn a_wildcard_covers_only_the_left_most_label() {
         let covers = |name: &str, host: &str| {
             let (coverage, host) = (Coverage::parse(name), Host::parse(host).unwrap());
             coverage.is_some_and(|coverage| coverage.covers(&host))
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn some_folders_are_not_served_by_their_name() {
+    fn some_folders_are_not_served_because_of_their_names() {
         let servable = |name: &str, reserve| servable(OsStr::new(name), reserve).is_ok();
         for name in ["site", "www.example.com", "*.example.com", "Site name", "ä"] {
             assert!(servable(name, true), "{name}");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_and_long_names_ask_for_nothing() {
+    fn wildcards_and_long_names_can_not_be_requested() {
         assert!(is_requestable("site") && is_requestable("kubernetes://site"));
         assert!(is_requestable(&format!(
             "kubernetes://{}",

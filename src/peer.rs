@@ -1,9 +1,9 @@
-//! Who is at the other end of a Unix socket: user and process by the kernel, groups by the user
+//! Identifies the process at the other end of a Unix socket: user and process by the kernel, groups by the user
 //! database.
 //!
-//! A database may be remote, or hang: it is asked on threads of its own, with a time limit, and its
-//! answers are kept for a short while. The groups of users with open connections are looked up again
-//! and again, so that a user who leaves a group leaves its rights too.
+//! A user database may be remote, or hang. So it is queried on separate threads with a time limit, and its answers
+//! are cached for a short time. The groups of users with open connections are looked up periodically, so that a
+//! user who leaves a group also loses the rights of that group.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -25,7 +25,7 @@ pub const REFRESH: Duration = Duration::from_secs(30);
 const CACHE_FOR: Duration = Duration::from_secs(30);
 /// How long a database that did not answer is not queried.
 const FAILURE_FOR: Duration = Duration::from_secs(5);
-/// Users in the cache, besides those who are connected; a machine has few that may open the socket.
+/// Users in the cache, besides those who are connected. Few users of a machine may open the socket.
 const CACHED_USERS: usize = 256;
 /// How long a user database on the network may keep a connection waiting.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(2);
@@ -41,11 +41,11 @@ pub struct Peer {
     pub uid: u32,
     /// The effective group id.
     pub gid: u32,
-    /// The process id, where the process can be seen from the agent's namespace.
+    /// The process id, if the process is visible in the agent's namespace.
     pub pid: Option<u32>,
-    /// The user's name, where the user database has one.
+    /// The user's name, if the user database has one.
     pub user: Option<Arc<str>>,
-    /// The groups that the user database gives this user, as of now.
+    /// The user's current groups in the user database.
     pub groups: Groups,
     /// The process's name (`/proc/PID/comm`). For people to read: a process chooses it itself.
     pub process: Option<Arc<str>>,
@@ -65,7 +65,7 @@ impl Peer {
         }
     }
 
-    /// Whether it is in that group, by the kernel's word or that of the user database.
+    /// Whether it is in that group, according to the kernel or to the user database.
     pub fn is_in(&self, group: u32) -> bool {
         self.gid == group || self.groups.current().contains(&group)
     }
@@ -87,12 +87,12 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The groups of a user. All connections of the user share them, and see them change.
+/// The groups of a user. All connections of the user share them, and so get changes of them.
 #[derive(Clone, Debug, Default)]
 pub struct Groups(Arc<RwLock<Arc<[u32]>>>);
 
 impl Groups {
-    /// The groups as of now.
+    /// The current groups.
     pub fn current(&self) -> Arc<[u32]> {
         self.0
             .read()
@@ -100,7 +100,7 @@ impl Groups {
             .clone()
     }
 
-    /// Returns whether that is a change.
+    /// Returns whether they changed.
     fn set(&self, groups: &Arc<[u32]>) -> bool {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let changed = *current != *groups;
@@ -129,21 +129,21 @@ impl PartialEq for Groups {
 
 impl Eq for Groups {}
 
-/// What the user database has of one user.
+/// The entry of one user in the user database.
 #[derive(Default)]
 struct Record {
     name: Option<Arc<str>>,
     groups: Arc<[u32]>,
 }
 
-/// A user, remembered.
+/// A cached user.
 struct Known {
     until: Instant,
     name: Option<Arc<str>>,
     groups: Groups,
 }
 
-/// The users of this machine. One for the whole agent.
+/// The users of this machine. There is one instance for the whole agent.
 pub struct Accounts {
     known: Mutex<HashMap<u32, Known>>,
     pool: Pool,
@@ -159,20 +159,20 @@ impl Default for Accounts {
 }
 
 impl Accounts {
-    /// The peer with the kernel's credentials of a connection. A database that doesn't answer gives
-    /// a peer without a name and with its own group alone: fewer rights, never more.
+    /// The peer with the kernel's credentials of a connection. If the database does not answer, the peer has no
+    /// name and only its own group: fewer rights, never more.
     pub async fn peer(&self, credentials: UCred) -> Peer {
         Peer::new(credentials, self.account(credentials.uid()).await)
     }
 
-    /// The same without asking the database; `None` where its answer for this user is not at hand.
+    /// The same without querying the database; `None` if there is no cached answer for this user.
     pub(crate) fn remembered_peer(&self, credentials: UCred) -> Option<Peer> {
         let account = self.remembered(credentials.uid())?;
         Some(Peer::new(credentials, account))
     }
 
-    /// Looks up the groups of all connected users again. Returns whether any have changed. What the
-    /// database does not answer stays as it was.
+    /// Looks up the groups of all connected users again. Returns whether any have changed. If the database does not
+    /// answer for a user, the last known groups stay.
     pub async fn refresh(&self) -> bool {
         let uids: Vec<u32> = {
             let mut known = self.lock();
@@ -194,14 +194,14 @@ impl Accounts {
         }
         match self.look_up(uid).await {
             Some(record) => self.remember(uid, &record, CACHE_FOR).0,
-            // One that is connected keeps the last answer of the database.
+            // A connected user keeps the last answer of the database.
             None => self
                 .prolonged(uid)
                 .unwrap_or_else(|| self.remember(uid, &Record::default(), FAILURE_FOR).0),
         }
     }
 
-    /// `None`: the database can't be asked, which is logged.
+    /// `None` if the database can't be queried, which is logged.
     async fn look_up(&self, uid: u32) -> Option<Record> {
         let looked_up = self.pool.run(move || look_up(uid));
         let reason = match tokio::time::timeout(LOOKUP_LIMIT, looked_up).await {
@@ -273,10 +273,10 @@ fn process_name(pid: u32) -> Option<Arc<str>> {
     (!name.is_empty()).then(|| name.into())
 }
 
-/// The number of a user, if this machine has that one. Asks the user database: may block.
+/// The id of a user, if that user exists on this machine. Queries the user database, so it may block.
 ///
 /// # Errors
-/// The database can't be asked.
+/// The database can't be queried.
 pub fn user_id(account: &Account) -> io::Result<Option<u32>> {
     match account {
         Account::Id(id) => Ok(Some(*id)),
@@ -284,10 +284,10 @@ pub fn user_id(account: &Account) -> io::Result<Option<u32>> {
     }
 }
 
-/// The number of a group, if this machine has that one. Asks the user database: may block.
+/// The id of a group, if that group exists on this machine. Queries the user database, so it may block.
 ///
 /// # Errors
-/// The database can't be asked.
+/// The database can't be queried.
 pub fn group_id(account: &Account) -> io::Result<Option<u32>> {
     match account {
         Account::Id(id) => Ok(Some(*id)),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn users_who_have_gone_are_forgotten() {
+    async fn disconnected_users_are_removed_from_the_cache() {
         let accounts = Accounts::default();
         for uid in 0..10_000 {
             accounts.remember(uid, &Record::default(), CACHE_FOR);

@@ -1,14 +1,14 @@
-//! Blocking work on a few separate threads. Work that waits for a thread costs nothing but
-//! its future, and is gone when that is dropped.
+//! Runs blocking work on a few separate threads. Work that waits for a thread costs only its future, and is
+//! cancelled if that is dropped.
 //!
-//! Not for the threads of [`tokio::task::spawn_blocking`]: they read the files, and what clients ask for
-//! must not take them.
+//! This does not use the threads of [`tokio::task::spawn_blocking`], because they read the files, and requests of
+//! clients must not occupy them.
 
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, oneshot};
 
-/// At most so many threads at once.
+/// A limited number of threads.
 #[derive(Clone, Debug)]
 pub struct Pool {
     name: &'static str,
@@ -24,7 +24,7 @@ impl Pool {
         }
     }
 
-    /// Runs `work` when a thread is free. `None`: it panicked, or the system has no more threads.
+    /// Runs `work` when a thread is free. `None` if it panicked, or the system has no more threads.
     pub async fn run<T, F>(&self, work: F) -> Option<T>
     where
         T: Send + 'static,
@@ -35,7 +35,7 @@ impl Pool {
         let thread = std::thread::Builder::new().name(self.name.to_owned());
         let started = thread.spawn(move || {
             let _place = place;
-            // Whoever asked may have gone.
+            // The caller may have stopped waiting.
             let _ = sender.send(work());
         });
         if let Err(error) = started {
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_is_done_and_a_panic_is_no_result() {
+    async fn work_is_done_and_a_panic_has_no_result() {
         let pool = Pool::new("test", 1);
         assert_eq!(pool.run(|| 7).await, Some(7));
         assert_eq!(pool.run(|| -> u8 { panic!("on purpose") }).await, None);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn work_that_waits_is_gone_with_its_future() {
+    async fn waiting_work_is_cancelled_with_its_future() {
         let pool = Pool::new("test", 1);
         let (release, blocked) = mpsc::channel::<()>();
         let hung = tokio::spawn({

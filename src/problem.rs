@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use crate::text;
 
-/// One thing that is wrong, or worth a warning, as an operator reads it. Cheap to clone: a problem
-/// that lasts is kept in several places.
+/// A problem or warning, for an operator to read. Cheap to clone: a problem that lasts is stored in several places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     path: Arc<Path>,
@@ -70,7 +69,7 @@ reasons! {
     EncryptedKey = "encrypted_key",
     /// The password does not decrypt the private key or keystore.
     WrongPassword = "wrong_password",
-    /// The certificate has no name by which Envoy could choose it.
+    /// The certificate has no name that Envoy could select it by.
     NoName = "no_name",
     /// The type, size or curve of a key is not supported by Envoy.
     UnsupportedKey = "unsupported_key",
@@ -94,9 +93,9 @@ reasons! {
     Expiring = "expiring",
     /// The chain is out of order or lacks an issuer.
     ChainOrder = "chain_order",
-    /// There is a better chain, which does not belong to the key.
+    /// There is a better chain, but it does not belong to the key.
     LesserChain = "lesser_chain",
-    /// A certificate in a trust bundle that is not a CA's: it stands for one peer.
+    /// A certificate in a trust bundle that is not a CA certificate: it admits one peer.
     PinnedPeer = "pinned_peer",
     /// A certificate's signature algorithm is no longer accepted by clients.
     WeakSignature = "weak_signature",
@@ -113,8 +112,8 @@ reasons! {
 }
 
 impl Problem {
-    /// A problem with the file or folder at `path`: `what` is wrong, as a clause, and the `remedy`,
-    /// as an imperative. Neither may hold anything of a private key.
+    /// A problem with the file or folder at `path`: `what` is wrong, as a clause, and the `remedy`, as an
+    /// imperative. Neither may contain any part of a private key.
     pub fn new(
         reason: Reason,
         path: impl Into<PathBuf>,
@@ -132,13 +131,13 @@ impl Problem {
         }
     }
 
-    /// The same problem, where FILE in the remedy stands for the path as a shell takes it.
+    /// The same problem, with FILE in the remedy standing for the path, quoted for a shell.
     pub(crate) fn for_file(mut self) -> Self {
         Arc::make_mut(&mut self.description).names_file = true;
         self
     }
 
-    /// The same problem, in less memory if it is like the last one of this thread but for the path: thousands
+    /// The same problem, in less memory if it differs from the last one of this thread only in the path: thousands
     /// of credentials may have the same warning.
     pub(crate) fn shared(mut self) -> Self {
         thread_local!(static LAST: RefCell<Option<Arc<Description>>> = const { RefCell::new(None) });

@@ -13,7 +13,7 @@ pub const READ: u32 = 4;
 pub const SEARCH: u32 = 1;
 
 const ACL: &str = "system.posix_acl_access";
-/// An access control list has few entries; what does not fit is not one that the agent can judge.
+/// An access control list has few entries. A larger one can't be evaluated.
 const ACL_BYTES: usize = 16 * 1024;
 
 /// The rights to one file or folder.
@@ -45,7 +45,7 @@ impl Rights {
     /// They can't be read.
     pub fn of(file: impl AsFd, stat: &Stat) -> Result<Self, Errno> {
         Self::new(stat, |buffer| match fgetxattr(&file, ACL, &mut *buffer) {
-            // The kernel reads no attributes through such a descriptor, but through its link in /proc.
+            // The kernel can't read attributes through such a descriptor, only through its link in /proc.
             Err(Errno::BADF) => {
                 let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
                 getxattr(link, ACL, buffer)
@@ -54,7 +54,7 @@ impl Rights {
         })
     }
 
-    /// The rights to what is at `path`, links followed.
+    /// The rights to the file or folder at `path`; links are followed.
     ///
     /// # Errors
     /// They can't be read.
@@ -67,7 +67,7 @@ impl Rights {
         read: impl FnOnce(&mut [u8]) -> Result<usize, Errno>,
     ) -> Result<Self, Errno> {
         let mut list = Vec::new();
-        // The bits of the group are the most that a list gives, and the kernel asks for none without them.
+        // The bits of the group limit what a list can give: without them, the kernel ignores the list.
         if stat.st_mode & 0o070 != 0 {
             let mut buffer = [0; ACL_BYTES];
             list = match read(&mut buffer) {
@@ -89,11 +89,11 @@ impl Rights {
         self.uid
     }
 
-    /// Whether a user has the rights `wanted`, as the kernel decides it. Root has all.
+    /// Whether a user has the rights `wanted`, by the kernel's rules. Root has all rights.
     ///
-    /// `is_member` tells whether the user is in a group, and `None` where that can't be found out. It is
-    /// asked only where a membership makes a difference. What can't be found out gives no right: a
-    /// membership may take a right away as well as give it.
+    /// `is_member` returns whether the user is in a group, or `None` if that is unknown. It is only called if a
+    /// membership makes a difference. If one is unknown, no right is given: a membership may take a right away as
+    /// well as give it.
     pub fn allow(
         &self,
         uid: u32,
@@ -128,7 +128,7 @@ impl Rights {
         !is_in_any && others
     }
 
-    /// Each group that has rights of its own, with these.
+    /// Each group that has its own rights, with these rights.
     fn groups(&self) -> Vec<(u32, u32)> {
         if self.list.is_empty() {
             return vec![(self.gid, self.mode >> 3)];
@@ -141,9 +141,8 @@ impl Rights {
         entries.collect()
     }
 
-    /// Whether the access control list of an open file lets anybody read or write besides the owner, the
-    /// owning group, and this process, which its mode does not let everybody do. What can't be read counts
-    /// as none.
+    /// Whether the access control list of an open file lets anyone read or write except for the owner, the owning
+    /// group and this process, although the mode does not let everyone. A list that can't be read counts as none.
     pub fn list_admits_others(file: impl AsFd, stat: &Stat) -> bool {
         let of_list_alone = stat.st_mode >> 3 & !stat.st_mode & 6;
         of_list_alone != 0 && Self::of(file, stat).is_ok_and(|rights| rights.admits_others())
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_memberships_give_no_right_and_are_looked_up_only_where_they_matter() {
+    fn unknown_memberships_give_no_right_and_are_looked_up_only_if_they_matter() {
         let unknown = |_| None;
         let never = |_| -> Option<bool> { panic!("no membership makes a difference") };
         for (mode, may) in [(0o644, true), (0o600, false)] {
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_none() {
+    fn what_is_not_a_list_counts_as_none() {
         assert_eq!(parse(&[]), None);
         assert_eq!(parse(&[1, 0, 0, 0]), None);
         assert_eq!(parse(&[2, 0, 0, 0, 1]), None);

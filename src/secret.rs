@@ -22,8 +22,8 @@ use crate::validity::Validity;
 /// The name of a secret. Cheap to clone.
 pub type Name = Arc<str>;
 
-/// The first bytes of the SHA-256 of a secret's content; lower-case hexadecimal as text. 128 bits leave no room
-/// for an accidental collision, which would hide a rotation from a client that reconnects.
+/// The first bytes of the SHA-256 of a secret's content; lower-case hexadecimal as text. With 128 bits, an
+/// accidental collision, which would hide a rotation from a client that reconnects, is practically impossible.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Version([u8; 16]);
 
@@ -40,7 +40,7 @@ pub enum Kind {
     OcspStaple,
     /// TLS session ticket keys.
     TicketKeys,
-    /// Bytes for Envoy to use as they are.
+    /// Bytes that Envoy uses as they are.
     Generic,
 }
 
@@ -75,7 +75,7 @@ impl Kind {
         }
     }
 
-    /// Whether the content is to be kept from everyone but its client.
+    /// Whether the content must only be visible to the client.
     pub fn is_confidential(self) -> bool {
         matches!(self, Self::Certificate | Self::TicketKeys | Self::Generic)
     }
@@ -114,7 +114,7 @@ impl Facts {
         }
     }
 
-    /// From when until when each certificate, or the staple, is valid.
+    /// The period in which each certificate, or the staple, is valid.
     pub fn validities(&self) -> Vec<Validity> {
         match self {
             Self::OcspStaple(staple) => staple.validity().into_iter().collect(),
@@ -125,8 +125,7 @@ impl Facts {
         }
     }
 
-    /// The first end that is still to come, or the last one that was: a CA that has ended beside good
-    /// ones calls for nothing.
+    /// The next expiry; or the last one, if all have passed. An expired CA next to valid ones requires no action.
     pub fn not_after(&self, now: SystemTime) -> Option<SystemTime> {
         let ends = || self.certificates().iter().map(|facts| facts.not_after);
         ends().filter(|end| *end >= now).min().or(ends().max())
@@ -138,8 +137,8 @@ impl Facts {
         certificates.map(|facts| facts.not_before).min()
     }
 
-    /// The certificate whose dates count for it at `now`: the leaf, or of the CA certificates that are
-    /// valid the one that ends first, otherwise the next to begin, and at last the last to end.
+    /// The certificate whose dates count at `now`: the leaf; or of the valid CA certificates the one that expires
+    /// first, otherwise the next one to become valid, otherwise the last one that expired.
     pub fn current(&self, now: SystemTime) -> Option<&CertificateFacts> {
         let all = self.certificates();
         let ahead = all.iter().filter(|facts| facts.not_after >= now);
@@ -150,7 +149,7 @@ impl Facts {
         first.or_else(|| all.iter().max_by_key(|facts| facts.not_after))
     }
 
-    /// Whether one of its certificates ends soon enough to be warned of; see [`Validity::is_expiring`].
+    /// Whether one of its certificates expires soon enough for a warning; see [`Validity::is_expiring`].
     ///
     /// [`Validity::is_expiring`]: crate::validity::Validity::is_expiring
     pub fn is_expiring(&self, now: SystemTime, warn_days: u32) -> bool {
@@ -158,7 +157,7 @@ impl Facts {
         all.any(|facts| facts.validity().is_expiring(now, warn_days))
     }
 
-    /// The dates at which it becomes valid, or stops being so.
+    /// The dates at which it becomes valid, or is no longer valid.
     pub(crate) fn turning_points(&self) -> Vec<SystemTime> {
         match self {
             Self::OcspStaple(facts) => facts.next_update.into_iter().collect(),
@@ -202,13 +201,12 @@ impl Part {
         &self.facts
     }
 
-    /// Whether the files promise a better one, which may be on its way: a full chain in place of the leaf
-    /// alone.
+    /// Whether a better part may follow, such as a full chain instead of only the leaf.
     pub fn is_provisional(&self) -> bool {
         self.provisional
     }
 
-    /// The `Secret` message with this part alone, for what has to keep it outside of the process.
+    /// The `Secret` message with only this part, to be stored outside of the process.
     pub(crate) fn message(&self, name: &str) -> Zeroizing<Vec<u8>> {
         let name = Field(1, Value::Bytes(name.as_bytes()));
         let head = head_len(self.kind.field(), self.fields.len());
@@ -300,8 +298,8 @@ struct Stapled {
 }
 
 impl Secret {
-    /// The secret made of `part`, with the staple that goes with a certificate. The change of the files
-    /// was noticed at `noticed`.
+    /// The secret made of `part`, and of the staple that goes with a certificate. The change of the files was
+    /// noticed at `noticed`.
     pub fn new(part: Arc<Part>, staple: Option<Arc<Part>>, noticed: Instant) -> Self {
         let stapled = staple.map(|staple| {
             let mut hash = Sha256::new_with_prefix(part.version.to_string());
@@ -317,7 +315,7 @@ impl Secret {
         }
     }
 
-    /// What it is made of.
+    /// The kind of its part.
     pub fn kind(&self) -> Kind {
         self.part.kind
     }
@@ -455,7 +453,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The fields of a `CertificateValidationContext` for what is configured, with Envoy's numbers.
+/// The fields of a `CertificateValidationContext` for the configured options, with Envoy's numbers.
 fn trust_options(options: &TrustOptions) -> Vec<Field<'_>> {
     let hashes = options.certificate_hash.iter().map(|hash| (2, &hash.0));
     let keys = options.certificate_spki.iter().map(|key| (3, &key.0));
@@ -557,7 +555,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// What a certificate with this serial number and these names says of itself.
+    /// The facts of a certificate with this serial number and these names.
     pub(crate) fn facts(serial: &str, names: &[String]) -> CertificateFacts {
         let [subject, issuer, common_name] = [const { String::new() }; 3];
         let epoch = Validity {
@@ -655,7 +653,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_version_depends_on_the_content_alone() {
+    fn the_version_depends_only_on_the_content() {
         let version = |content| sample(content).version();
         assert_eq!(version("one"), version("one"));
         assert_ne!(version("one"), version("two"));
@@ -670,7 +668,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn debug_output_holds_no_key() {
+    fn debug_output_contains_no_key() {
         let secret = sample("one");
         for text in [
             format!("{secret:?}"),

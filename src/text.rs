@@ -1,5 +1,5 @@
-//! Text from outside on its way to a person: file names, subjects, node ids, and whatever else a
-//! client or the owner of a folder chooses.
+//! Escapes text from outside before it is shown: file names, subjects, node ids, and whatever else a client or the
+//! owner of a folder chooses.
 
 use std::fmt::{self, Write};
 use std::path::Path;
@@ -15,8 +15,8 @@ pub fn escape<T: AsRef<str> + ?Sized>(text: &T) -> Escaped<'_> {
     }
 }
 
-/// As [`escape`], in double quotes, with quotes and backslashes in it escaped: nothing in the text can
-/// be taken for what follows it.
+/// Like [`escape`], in double quotes, with quotes and backslashes escaped: nothing in the text can be mistaken for
+/// what follows it.
 pub fn quote<T: AsRef<str> + ?Sized>(text: &T) -> Escaped<'_> {
     Escaped {
         text: text.as_ref(),
@@ -24,12 +24,12 @@ pub fn quote<T: AsRef<str> + ?Sized>(text: &T) -> Escaped<'_> {
     }
 }
 
-/// The same JSON, with everything in its strings escaped that [`escape`] escapes: JSON itself demands
-/// that of C0 controls alone, and JSON is shown on terminals too.
+/// The same JSON, with everything escaped in its strings that [`escape`] escapes: JSON itself only requires that
+/// for C0 controls, and JSON is shown on terminals too.
 pub fn escape_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for char in json.chars() {
-        // Outside of strings there is nothing but ASCII, and white space that is no danger.
+        // Outside of strings, JSON is ASCII, and its white space does no harm.
         if is_hostile(char) && !char.is_ascii_whitespace() {
             let mut units = [0; 2];
             for unit in char.encode_utf16(&mut units) {
@@ -103,7 +103,7 @@ pub struct Escaped<'a> {
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Nearly all text is of this kind, and this is the shortest way to tell.
+        // Nearly all text is of this kind, and this check is the fastest.
         let is_plain = |byte: &u8| matches!(byte, b' '..=b'~');
         if !self.quoted && self.text.as_bytes().iter().all(is_plain) {
             return f.write_str(self.text);
@@ -135,8 +135,8 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// Whether a character does something instead of being displayed: controls (C0, DEL, C1), line and
-/// paragraph separators, what changes the direction of text, and what is invisible.
+/// Whether a character has an effect instead of being displayed: controls (C0, DEL, C1), line and paragraph
+/// separators, what changes the direction of text, and what is invisible.
 fn is_hostile(char: char) -> bool {
     if char.is_ascii() {
         return char.is_ascii_control();
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_text_has_one_end() {
+    fn quoted_text_ends_only_at_its_last_quote() {
         assert_eq!(
             quote("a\" uid=0 \\\"\n").to_string(),
             "\"a\\\" uid=0 \\\\\\\"\\n\""
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn json_means_the_same_with_its_escapes() {
+    fn json_has_the_same_meaning_with_escapes() {
         let text = "a\u{9b}b\u{7f}\u{202e}\u{e0001} ü\n\\";
         let json = serde_json::to_string_pretty(&[text]).unwrap();
         let escaped = escape_json(&json);
@@ -213,7 +213,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_one_harmless_line(text in "\\PC*|(?s).*") {
+        fn any_text_becomes_one_harmless_line(text in "\\PC*|(?s).*") {
             let escaped = escape(&text).to_string();
             prop_assert!(!escaped.contains(is_hostile), "{escaped:?}");
             prop_assert_eq!(escape(&escaped).to_string(), &escaped[..]);

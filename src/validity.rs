@@ -1,11 +1,10 @@
-//! How near the end of something is that is valid for a time: the one rule for warnings, states, log
-//! lines and metrics.
+//! How near the end of a validity period is: the one rule for warnings, states, log lines and metrics.
 
 use std::time::{Duration, SystemTime};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// From when until when something is valid.
+/// The period in which something is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
     /// The beginning.
@@ -15,8 +14,8 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// How long before its end it begins to count as expiring: a quarter of its lifetime, and at most
-    /// `warn_days`. What is renewed in time, whether it lasts an hour or ten years, never gets there.
+    /// How long before its end it begins to count as expiring: a quarter of its lifetime, and at most `warn_days`.
+    /// So nothing that is renewed in time is ever expiring, whether it lasts an hour or ten years.
     pub fn lead(self, warn_days: u32) -> Duration {
         self.quarter().min(DAY * warn_days)
     }

@@ -77,7 +77,7 @@ impl<'a> Rotating<'a> {
     }
 }
 
-/// A number that no swap in that root has had: kubelet's names are the time.
+/// A number that no swap in that root has used: kubelet names generations by the time.
 pub(crate) fn new_generation(bed: &Bed) -> usize {
     let used = bed.root.beside("used");
     let last = fs::read_to_string(&used).map_or(0, |last| last.parse().unwrap());

@@ -19,7 +19,7 @@ use crate::util::BOUND;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest window that HTTP/2 knows: the client never keeps the agent waiting.
 const WINDOW: u32 = (1 << 31) - 1;
-/// The window of a connection before anybody has widened it.
+/// The window of a connection before it is widened.
 const FIRST_WINDOW: u32 = 65_535;
 /// Bytes received before the window is widened again.
 const RENEW: u32 = 1 << 30;
@@ -45,7 +45,7 @@ pub(crate) struct Client {
     socket: UnixStream,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
-    /// What the agent lets this client send on the connection, and the frames that wait for more.
+    /// How much the agent lets this client send on the connection, and the frames that wait for more.
     window: usize,
     waiting: VecDeque<(u32, Vec<u8>)>,
     received: u32,
@@ -109,7 +109,7 @@ impl Client {
         self.frame(HEADERS, END_HEADERS, stream, &headers);
         let request = DeltaDiscoveryRequest {
             node: Some(Node {
-                // As large as that of any real client: small frames in a flood are taken for an attack.
+                // As long as that of a real client: a flood of small frames would be treated as an attack.
                 id: "bench".repeat(60),
                 ..Node::default()
             }),
@@ -145,7 +145,7 @@ impl Client {
         }
     }
 
-    /// Reads and writes what can be. False when that is nothing until the deadline.
+    /// Reads and writes what is possible. False if nothing is possible before the deadline.
     fn exchange(&mut self, deadline: Instant) -> bool {
         let interest = match self.outgoing.is_empty() {
             true => Interest::READABLE,
@@ -253,7 +253,7 @@ impl Client {
         }
     }
 
-    /// False when the agent does not take more now.
+    /// False if the agent does not accept more now.
     fn send_data(&mut self, stream: u32, message: &[u8]) -> bool {
         let Some(left) = self.window.checked_sub(message.len()) else {
             return false;

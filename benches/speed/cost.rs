@@ -9,7 +9,7 @@ use crate::util::Bed;
 
 const ROTATIONS: usize = 500;
 
-/// Whether a rotation costs more where there are more credentials.
+/// Whether a rotation costs more if there are more credentials.
 pub(crate) fn of_a_rotation(beds: &Beds) {
     title("kubelet's swap to its delivery on one stream, the writing included");
     let few = kubelet_bed(10);
@@ -17,7 +17,7 @@ pub(crate) fn of_a_rotation(beds: &Beds) {
     tell(rotating, ["10 credentials", "20,000 credentials"]);
 }
 
-/// Whether a rotation costs more where there are streams that did not subscribe to it.
+/// Whether a rotation costs more if there are streams that did not subscribe to it.
 pub(crate) fn of_a_rotation_beside_other_streams(_: &Beds) {
     const STREAMS: usize = 1_000;
 
@@ -29,7 +29,7 @@ pub(crate) fn of_a_rotation_beside_other_streams(_: &Beds) {
     tell(rotating, ["no other streams", "1,000 other streams"]);
 }
 
-/// Measures both, in turns so that whatever else the machine does slows both, and tells.
+/// Measures both in turns, so that other load on the machine slows both, and prints the results.
 fn tell(mut rotating: [Rotating<'_>; 2], names: [&str; 2]) {
     let before = rotating.each_ref().map(|one| spent(&one.agent));
     let mut times = [Vec::new(), Vec::new()];
@@ -118,7 +118,7 @@ pub(crate) fn of_100_000_streams(_: &Beds) {
     }
 }
 
-/// Whether the agent rests when there is nothing to do, and what its checks cost.
+/// Whether the agent is idle when there is nothing to do, and what its checks cost.
 pub(crate) fn of_doing_nothing(beds: &Beds) {
     const STREAMS: usize = 10_000;
     /// After this, threads that were made for reading have ended.
@@ -147,7 +147,7 @@ pub(crate) fn of_doing_nothing(beds: &Beds) {
         "processor time in a second between checks",
         micros(seconds[CHECKED / 2]),
     );
-    // The kernel counts threads that have ended in ticks alone.
+    // The kernel counts the time of threads that have ended only in ticks.
     let ticks = agent.cpu_ticks() - ticks;
     line(
         "in the minute, with one check of everything",
@@ -155,7 +155,7 @@ pub(crate) fn of_doing_nothing(beds: &Beds) {
     );
 }
 
-/// Whether the agent pays for what others do in a folder above a root.
+/// Whether it costs the agent anything when other programs open files in a folder above a root.
 pub(crate) fn of_what_strangers_open(_: &Beds) {
     const OPENS: usize = 200_000;
 

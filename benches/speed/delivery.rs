@@ -9,8 +9,8 @@ use crate::util::{Bed, Way};
 const CREDENTIALS: usize = 1_000;
 const ROTATIONS: usize = 300;
 
-/// Writes one credential among many, and waits until a stream has it. The time starts before the
-/// first byte is written, so that it holds the writing too.
+/// Writes one credential among many, and waits until a stream has it. The time starts before the first byte is
+/// written, so that it includes the writing.
 pub(crate) fn among_1_000(_: &Beds) {
     title("Drop to delivery of one credential among 1,000, the writing included");
     // The slow way would measure its own pauses.

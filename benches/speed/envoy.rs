@@ -11,8 +11,8 @@ use crate::util::{Bed, Envoy, Host, Https, Protocol, Way, eventually_true, requi
 
 const ROTATIONS: usize = 200;
 
-/// From a kubelet swap to the first handshake that shows the new certificate, both ways, in turns. Each
-/// Envoy has a root of its own: what one takes over must not keep another from it.
+/// From a kubelet swap to the first handshake that shows the new certificate, both ways, in turns. Each Envoy has
+/// its own root, so that they don't affect each other.
 pub(crate) fn against_its_own_file_watch(_: &Beds) {
     let Some(program) = require(&tools::ENVOY) else {
         return;

@@ -1,5 +1,5 @@
-//! What a start can't do without: a program that watches, reads and parses the same files, one after
-//! the other, and does nothing else.
+//! The minimum cost of a start: a program that watches, reads and parses the same files, one after the other, and
+//! does nothing else.
 
 use std::fs;
 use std::io::Read;
@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 /// The first argument that makes the benchmark this program. The second one is the root.
 pub(crate) const ARGUMENT: &str = "reference";
 
-/// Watches, reads and parses all, tells that it is done, and waits for the end of its input.
+/// Watches, reads and parses everything, reports that it is done, and waits for the end of its input.
 pub(crate) fn run(root: &Path) {
     let flags = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE;
     let inotify = inotify::init(CreateFlags::CLOEXEC).unwrap();

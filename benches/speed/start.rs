@@ -10,9 +10,9 @@ use crate::reference;
 use crate::stats::{line, shortest, title};
 use crate::util::Bed;
 
-/// Each kind of start is made so often, in turns; the shortest counts.
+/// The number of starts of each kind, in turns; the shortest counts.
 const STARTS: usize = 3;
-/// What an agent may take for itself.
+/// What an agent may need for itself.
 const BASE: u64 = 20 * 1024 * 1024;
 /// How often the socket is looked for.
 const PERIOD: Duration = Duration::from_millis(2);

@@ -1,4 +1,4 @@
-//! Numbers, and how they are told.
+//! Numbers, and how they are printed.
 
 use std::time::Duration;
 

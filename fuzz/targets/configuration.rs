@@ -1,4 +1,4 @@
-//! Any text as a configuration: it is one, or an error that says where.
+//! Any text as a configuration: it is valid, or the error states the place.
 #![no_main]
 
 use std::path::Path;
@@ -10,7 +10,7 @@ fuzz_target!(|text: &str| {
     let path = Path::new("/etc/sds-agent/sds-agent.toml");
     match Config::parse(path, text, &Options::default()) {
         Ok(config) => {
-            // What was taken can be reloaded, onto itself without a change.
+            // A valid configuration can be reloaded onto itself without a change.
             let (_, changes) = config.reload(config.clone());
             assert_eq!(changes, Changes::default());
         }

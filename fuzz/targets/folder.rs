@@ -1,4 +1,4 @@
-//! Any files in a credential folder: what is taken can be served, and is what it says it is.
+//! Any files in a credential folder: parts that are accepted can be served, and are what they claim to be.
 #![no_main]
 
 use std::path::Path;
@@ -11,7 +11,7 @@ use sds_agent::problem::Problem;
 use sds_agent::inventory::Judged;
 use zeroize::Zeroizing;
 
-/// Names that mean something; the rest is chance.
+/// Names with a meaning; other names are random.
 const NAMES: [&str; 16] = [
     "tls.crt",
     "tls.key",
@@ -31,8 +31,8 @@ const NAMES: [&str; 16] = [
     "svid_bundle.pem",
 ];
 
-/// Files: a byte for the name, two for the length, the content. With content of the corpus' own
-/// between them, for no chance makes a certificate.
+/// Files: a byte for the name, two for the length, then the content. The corpus has valid content, because random
+/// bytes never make a certificate.
 fn files(mut data: &[u8]) -> Vec<File> {
     let mut files: Vec<File> = Vec::new();
     while let [name, high, low, rest @ ..] = data {

@@ -1,4 +1,4 @@
-//! Any bytes as the body of any call: there is an answer, and it ends.
+//! Any bytes as the body of any call: there is a response, and it ends.
 #![no_main]
 
 use std::path::Path;
@@ -30,7 +30,7 @@ fn peer() -> Arc<Peer> {
     })
 }
 
-/// A hub with one secret, which the seeds ask for.
+/// A hub with one secret, which the seeds request.
 fn hub() -> Arc<Hub> {
     let facts = BundleFacts {
         certificates: Box::default(),
@@ -99,7 +99,7 @@ fuzz_target!(|input: (u8, &[u8])| {
             .unwrap();
         let (head, body) = sds.call(peer(), request).await.into_parts();
         let answer = body.collect().await.unwrap();
-        // Every stream ends with its status; a refusal has it in its head.
+        // Every stream ends with its status; a refusal has it in its headers.
         let trailers = answer.trailers();
         assert!(
             head.headers.contains_key("grpc-status")

@@ -10,8 +10,8 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All metrics of `registry`.
 ///
-/// The library writes OpenMetrics, which names a counter without `_total` and an info without `_info`
-/// where it describes it; here the name is the whole one, and there are neither units nor an end.
+/// The library writes OpenMetrics, where `HELP` and `TYPE` name a counter without `_total` and an info without
+/// `_info`. Here they have the full name, and OpenMetrics' `UNIT` and `EOF` lines are left out.
 pub fn text(registry: &Registry) -> String {
     let mut open_metrics = String::new();
     // Writing to a String does not fail.
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_its_whole_name() {
+    fn every_kind_has_its_full_name() {
         let mut registry = Registry::with_prefix("x");
         let hostile = Family::<[(&str, String); 1], Counter>::default();
         let label = "# TYPE a counter\n\"\\".to_owned();

@@ -19,15 +19,15 @@ pub struct Health {
     config_error: Mutex<Option<String>>,
 }
 
-/// Where the agent is in its life.
+/// The phase that the agent is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// It reads the roots for the first time, and takes no connection yet.
+    /// It is reading the roots for the first time, and does not accept connections yet.
     Loading = 0,
     /// It serves.
     Serving = 1,
-    /// It is about to end.
+    /// It is stopping.
     Stopping = 2,
 }
 
@@ -42,12 +42,12 @@ impl Health {
         }
     }
 
-    /// Notes where the agent is in its life.
+    /// Records the phase that the agent has entered.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    /// Notes why the configuration was refused when it was last read; none where it was taken over.
+    /// Records why the configuration was refused when it was last read; `None` if it was applied.
     pub fn config_reloaded(&self, error: Option<String>) {
         *self
             .config_error
@@ -69,7 +69,7 @@ impl Health {
         self.liveness.check(PATIENCE).await
     }
 
-    /// What the agent waits for before it serves all that it should; nothing when it does.
+    /// What the agent is waiting for before it is ready; empty when it is ready.
     pub fn waits_for(&self) -> Vec<String> {
         let phase = self.phase.load(Ordering::Relaxed);
         let mut waits: Vec<_> = self
@@ -92,9 +92,9 @@ impl Health {
         waits
     }
 
-    /// What is wrong though the agent is ready, one line each: roots that can't be read, and a
-    /// configuration that was refused. The reason of that may quote the file, so it is left out where
-    /// everyone can read it, without `details`.
+    /// Problems that exist although the agent is ready, one line each: roots that can't be read, and a
+    /// configuration that was refused. The reason for a refusal may quote the file, so it is only included with
+    /// `details`, never where every local user can read it.
     pub fn degraded(&self, details: bool) -> Vec<String> {
         let published = self.hub.current();
         let roots = published.snapshot.roots().iter();
@@ -127,7 +127,7 @@ mod tests {
     use crate::agent::Agent;
     use crate::config::{Config, Root};
 
-    /// The health of an agent that has read nothing yet, and the agent.
+    /// The health of an agent that has read nothing yet, and that agent.
     fn health(liveness: &Arc<Liveness>) -> (Health, Agent) {
         let config = Config {
             roots: vec![Root::new("/nonexistent/\nroot")],

@@ -29,22 +29,22 @@ use tokio_util::task::TaskTracker;
 
 use crate::listen::Listener;
 
-/// Connections at a time; monitoring needs one or two. More than that, for those who ask at once share one
-/// answer.
+/// Concurrent connections. Monitoring needs one or two. The limit can be higher, because clients that ask at the
+/// same time share one answer.
 const MAX_CONNECTIONS: usize = 256;
-/// How long a client may take for one request and for reading the answer to it.
+/// How long a client may take to send a request and to read the answer.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// How long a connection has at least to ask for something, however many others there are.
+/// How long a new connection has at least to send its request, before it can be closed to make room for another.
 const TIME_TO_ASK: Duration = Duration::from_millis(500);
-/// How long it has at least for its answer, which comes within a second or two, and to read it.
+/// How long it has at least to receive the answer, which takes a second or two, and to read it.
 const TIME_TO_READ: Duration = Duration::from_secs(4);
 /// Pause before it is checked again whether there is room for a connection.
 const ROOM_PAUSE: Duration = Duration::from_millis(5);
-/// Bytes of a request's head; nothing that asks for a page needs more.
+/// Maximum size of a request's head in bytes; no client needs more.
 const MAX_HEAD: usize = 16 * 1024;
-/// Bytes of a request's body.
+/// Maximum size of a request's body in bytes.
 const MAX_BODY: usize = 1024 * 1024;
-/// Pause after an `accept` that failed for want of file descriptors.
+/// Pause after an `accept` that failed because no file descriptor was left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Plain text.
@@ -64,7 +64,7 @@ pub struct Page {
     pub content_type: &'static str,
     /// All of it.
     pub body: Bytes,
-    /// What a browser may load and run for it; nothing at all, where there is none.
+    /// The value of `Content-Security-Policy`. Without one, a policy is sent that forbids everything.
     pub policy: Option<HeaderValue>,
 }
 
@@ -90,14 +90,14 @@ impl Page {
     }
 }
 
-/// What is there to be asked for.
+/// The pages that a server has.
 pub trait Pages: Send + Sync + 'static {
-    /// The page at `path`, which begins with `/` and is as the client sent it; `None` is "not found".
-    /// Dropped when the client has gone. It must not block.
+    /// The page at `path`, which begins with `/` and is exactly as the client sent it; `None` means "not found".
+    /// The future is dropped when the client disconnects, and must not block.
     fn page<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Option<Page>>;
 
-    /// Does what a `POST` to `path` asks for, and answers it; `None` is "not allowed". Only a Unix socket
-    /// takes one, which no browser can connect to.
+    /// Handles a `POST` to `path`; `None` means "not allowed". Only a Unix socket accepts `POST`, because no
+    /// browser can connect to one.
     fn action<'a>(&'a self, path: &'a str, body: &'a [u8]) -> BoxFuture<'a, Option<Page>> {
         let _ = (path, body);
         Box::pin(std::future::ready(None))
@@ -107,8 +107,8 @@ pub trait Pages: Send + Sync + 'static {
 /// Decides who may connect.
 pub type Gate = Box<dyn Fn(UCred) -> BoxFuture<'static, bool> + Send + Sync>;
 
-/// Serves `pages` on a Unix socket until `shutdown`, then ends the connections that are open. Only root
-/// and this process's user may `POST`.
+/// Serves `pages` on a Unix socket until `shutdown`, then closes the open connections. Only root and this process's
+/// user may `POST`.
 pub async fn serve_unix(listener: Listener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
     let own = rustix::process::geteuid().as_raw();
     let mut server = Server::new(pages, Hosts::Any, shutdown);
@@ -119,7 +119,7 @@ pub async fn serve_unix(listener: Listener, pages: Arc<dyn Pages>, shutdown: Can
     server.end().await;
 }
 
-/// As [`serve_unix`], to those whom `gate` lets in. All of them may `POST`.
+/// Like [`serve_unix`], for the peers that `gate` admits. All of them may `POST`.
 pub async fn serve_unix_to(
     listener: Listener,
     pages: Arc<dyn Pages>,
@@ -135,7 +135,7 @@ pub async fn serve_unix_to(
     server.end().await;
 }
 
-/// As [`serve_unix`], on a TCP port, to everyone.
+/// Like [`serve_unix`], on a TCP port, for every client.
 pub async fn serve_tcp(listener: TcpListener, pages: Arc<dyn Pages>, shutdown: CancellationToken) {
     let mut server = Server::new(pages, Hosts::Loopback, shutdown);
     while let Some(accepted) = server.next(listener.accept()).await {
@@ -147,10 +147,10 @@ pub async fn serve_tcp(listener: TcpListener, pages: Arc<dyn Pages>, shutdown: C
     server.end().await;
 }
 
-/// Binds a TCP port of the loopback interface: what is shown there has no other protection.
+/// Binds a TCP port of the loopback interface. Nothing else protects what is shown there.
 ///
 /// # Errors
-/// An address of another interface, or one that can't be had.
+/// The address is not on the loopback interface, or can't be bound.
 pub async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, String> {
     if !address.ip().is_loopback() {
         return Err(format!(
@@ -167,8 +167,8 @@ pub async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, String> {
 #[derive(Clone, Copy)]
 enum Hosts {
     Any,
-    /// This machine alone: the scripts of a page whose name was pointed here after a browser loaded it
-    /// ("DNS rebinding") must not read what is here.
+    /// Only this machine. Otherwise a web page whose host name was changed to this address after a browser had
+    /// loaded it ("DNS rebinding") could read what is shown here.
     Loopback,
 }
 
@@ -186,7 +186,7 @@ struct Connection {
     since: Instant,
     /// Its request has arrived.
     asked: AtomicBool,
-    /// It has ended, or is to end.
+    /// It has ended, or must end.
     ended: CancellationToken,
 }
 
@@ -223,7 +223,7 @@ impl Server {
             let _guard = ended.clone().drop_guard();
             let served = async {
                 if admitted.await {
-                    // A client that is too slow or that breaks off is its own affair.
+                    // A client that is too slow or disconnects affects nobody else.
                     let _ = serve_connection(stream, pages, hosts, may_act, open).await;
                 }
             };
@@ -235,7 +235,7 @@ impl Server {
         });
     }
 
-    /// What `accept` gives, when there is room for one more connection; `None` when it is time to end.
+    /// The result of `accept`, once there is room for one more connection; `None` when the server must stop.
     async fn next<T>(&mut self, accept: impl Future<Output = T>) -> Option<T> {
         let shutdown = self.shutdown.clone();
         let next = async {
@@ -294,7 +294,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(TIME_LIMIT)
         .max_buf_size(MAX_HEAD)
-        // One request a connection: none is held open for nothing.
+        // One request per connection, so that none stays open unused.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await
@@ -327,7 +327,7 @@ fn not_allowed() -> Page {
     Page::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is supported\n")
 }
 
-/// Whether a request names this machine, or no host at all, which no browser can be made to do.
+/// Whether a request names this machine as its host, or no host at all. A browser always names a host.
 fn names_loopback(request: &Request<Incoming>) -> bool {
     let mut named = request.headers().get_all(HOST).iter();
     named.all(|host| host.to_str().is_ok_and(is_loopback))
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_answers_get_and_head_alone() {
+    async fn only_get_and_head_are_answered() {
         let (address, _shutdown, _server) = start().await;
         let got = ask(address, "GET /a?b HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got}");
@@ -466,7 +466,7 @@ mod tests {
         let (address, _shutdown, _server) = start().await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         let head = format!("GET /{} HTTP/1.1\r\n", "a".repeat(4 * MAX_HEAD));
-        // The server may close before it has read all of it.
+        // The server may close the connection before it has read everything.
         let _ = stream.write_all(head.as_bytes()).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
@@ -474,7 +474,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shutdown_ends_connections_that_say_nothing() {
+    async fn shutdown_closes_idle_connections() {
         let (address, shutdown, server) = start().await;
         let mut silent = TcpStream::connect(address).await.unwrap();
         ask(address, "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
@@ -496,12 +496,12 @@ mod tests {
         let mut got = String::new();
         asks.read_to_string(&mut got).await.unwrap();
         assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
-        // The first ones had to make room.
+        // The oldest connections were closed to make room.
         assert_eq!(idle[0].read(&mut [0]).await.unwrap_or(0), 0);
     }
 
     #[tokio::test]
-    async fn whoever_asks_is_not_ended_for_those_who_do_not() {
+    async fn a_connection_with_a_request_is_not_closed_for_idle_ones() {
         let (address, _shutdown, _server) = start().await;
         let mut waits = TcpStream::connect(address).await.unwrap();
         let request = b"GET /never HTTP/1.1\r\nHost: localhost\r\n\r\n";

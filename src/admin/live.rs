@@ -1,5 +1,5 @@
-//! What `sds-agent probe` compares the certificate of a TLS listener with. It names certificates by
-//! their fingerprints, so that no private key leaves the agent for it.
+//! What `sds-agent probe` compares the certificate of a TLS listener with. Certificates are identified by their
+//! fingerprints, so that no private key leaves the agent.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,17 +15,17 @@ use crate::secret::{Facts, Kind};
 /// A certificate that is served.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Served {
-    /// The credential that it is of.
+    /// The credential that it belongs to.
     pub credential: String,
     /// The version of its secret.
     pub version: String,
-    /// Since when it is this version that is served.
+    /// Since when this version is served.
     pub since: Time,
     /// Its serial number, in lower-case hexadecimal.
     pub serial: String,
     /// The end of its validity.
     pub not_after: Time,
-    /// The type of its key, as `P-256` or `RSA 2048`.
+    /// The type of its key, such as `P-256` or `RSA 2048`.
     pub key_type: String,
     /// The certificates of its chain, leaf first.
     pub chain: Vec<Fingerprint>,
@@ -33,36 +33,36 @@ pub struct Served {
     pub staple: Option<Fingerprint>,
 }
 
-/// What is known of a certificate that a listener presents.
+/// What is known about a certificate that a listener presents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// The credentials that serve it now.
     pub served: Vec<Served>,
-    /// If none does: until when one did.
+    /// If no credential serves it now: which one served it last, and until when.
     pub replaced: Option<Was>,
-    /// Since when the agent knows what was replaced: its start.
+    /// Since when replaced certificates have been recorded: the start of the agent.
     pub known_since: Time,
 }
 
-/// A certificate that was served before.
+/// A certificate that was served earlier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Was {
-    /// The credential that it was of.
+    /// The credential that it belonged to.
     pub credential: String,
     /// The version of the secret that it was last served in.
     pub version: String,
-    /// When another one took its place, or the credential was removed.
+    /// When another one replaced it, or the credential was removed.
     pub until: Time,
 }
 
-/// The hosts that the certificates cover, wildcards as they are.
+/// The hosts that the certificates cover, including wildcards.
 pub(super) fn hosts(snapshot: &Snapshot) -> Vec<String> {
     let covered = snapshot.covered();
     covered.iter().map(ToString::to_string).collect()
 }
 
-/// What is served for that name: first what a client that asks for it gets, then the other certificates
-/// that cover it, in the order of lookup.
+/// What is served for that name: first what a client that requests it gets, then the other certificates that cover
+/// it, in the order of lookup.
 pub(super) fn served(snapshot: &Snapshot, requested: &str, now: SystemTime) -> Vec<Served> {
     let found = snapshot.lookup(requested, now, &|_| true).found();
     let found = found.filter(|found| found.secret.kind() == Kind::Certificate);
@@ -78,7 +78,7 @@ pub(super) fn served(snapshot: &Snapshot, requested: &str, now: SystemTime) -> V
     credentials.into_iter().filter_map(|one| of(one)).collect()
 }
 
-/// What is known of the certificate with that fingerprint. `started` is when the agent was.
+/// What is known about the certificate with this fingerprint. The agent was started at `started`.
 pub(super) fn known(snapshot: &Snapshot, leaf: &Fingerprint, started: SystemTime) -> Known {
     let serving = snapshot.serving(leaf).into_iter();
     let served: Vec<Served> = serving.filter_map(|one| of(one)).collect();

@@ -1,7 +1,7 @@
-//! The state → gauges, beside the agent's counters: all that `/metrics` shows.
+//! The state → gauges. Together with the agent's counters, they are everything that `/metrics` shows.
 //!
-//! The names of credentials are labels, and bounded by `limits.credentials`. What clients choose, such
-//! as node ids or names that do not exist, never is one.
+//! The names of credentials are labels; `limits.credentials` bounds their number. Values that clients choose, such
+//! as node ids or names that do not exist, are never labels.
 
 use std::time::SystemTime;
 
@@ -21,7 +21,7 @@ use crate::secret::Kind;
 type Labels<const N: usize> = [(&'static str, String); N];
 type Gauges<const N: usize> = Family<Labels<N>, Gauge>;
 
-/// All metrics, as Prometheus reads them.
+/// All metrics, in Prometheus' text format.
 pub(super) fn text(status: &Status, counters: &Metrics) -> String {
     let mut registry = Registry::default();
     let own = registry.sub_registry_with_prefix("sds_agent");

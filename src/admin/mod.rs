@@ -1,5 +1,5 @@
-//! What operators and monitoring ask a running program: metrics, health, state. Read only, but for
-//! what `sds-agent probe` reports.
+//! What operators and monitoring query from a running program: metrics, health, state. Read-only, except that
+//! `sds-agent probe` reports its results.
 
 pub mod exposition;
 pub mod health;

@@ -1,4 +1,4 @@
-//! The page for people: one file, its styles and its script within, built for each request.
+//! The status page: one file that includes its styles and its script, built for each request.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use hyper::header::HeaderValue;
@@ -16,12 +16,12 @@ const HTML: &str = "text/html; charset=utf-8";
 
 /// The page that shows `status`.
 pub(super) fn of(status: &Status) -> Page {
-    // Nothing in it can fail to be JSON: no map has keys other than strings.
+    // Serialization can't fail: all maps have strings as keys.
     let json = serde_json::to_string(status).unwrap_or_default();
     let html = TEMPLATE
         .replace("/*STYLE*/", STYLE)
         .replace("/*SCRIPT*/", SCRIPT)
-        // Last: what it holds comes from outside, and must not be taken for another mark.
+        // Last, because the state has text from outside, which may look like one of the placeholders above.
         .replace("/*STATE*/", &in_script(&json));
     Page {
         policy: HeaderValue::from_str(&policy()).ok(),
@@ -29,7 +29,8 @@ pub(super) fn of(status: &Status) -> Page {
     }
 }
 
-/// What the page may do: run its own style and script, known by their hashes, and ask for `/status`.
+/// The content security policy: the page may only use its own style and script, identified by their hashes, and
+/// request `/status`.
 fn policy() -> String {
     format!(
         "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; \
@@ -39,7 +40,7 @@ fn policy() -> String {
     )
 }
 
-/// JSON that ends no `<script>`, begins no comment in one, and is the same JSON.
+/// Equivalent JSON that can neither end a `<script>` element nor begin a comment in one.
 fn in_script(json: &str) -> String {
     json.replace('<', "\\u003c")
         .replace('>', "\\u003e")

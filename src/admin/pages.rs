@@ -1,4 +1,4 @@
-//! Which path shows what.
+//! Which page is at which path.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,7 +29,7 @@ replaced (JSON)
 /probes              accepts the results of `sds-agent probe` (POST, JSON)
 ";
 
-/// What is left of it where details are not shown.
+/// The index where details are not shown.
 const TCP_INDEX: &str = "\
 sds-agent
 
@@ -40,8 +40,8 @@ sds-agent
 The page and /status are on the admin socket; here they are shown with `tcp_details = true` in [admin].
 ";
 
-/// For how long after a snapshot there is no other: this times as long as it took, but no longer than
-/// `LONGEST_PAUSE`. So snapshots cost a fiftieth of one processor, however many ask.
+/// The pause after a snapshot, as a multiple of the time that the snapshot took; at most `LONGEST_PAUSE`. So
+/// snapshots use at most a fiftieth of one processor, however many clients ask.
 const PAUSE: u32 = 50;
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -57,14 +57,14 @@ pub struct AdminPages {
 pub enum With {
     /// The state.
     State,
-    /// The state, and a page for people.
+    /// The state, and the status page.
     Page,
-    /// Nothing: everyone on the machine can ask.
+    /// Nothing, because every local user can connect.
     Nothing,
 }
 
 impl AdminPages {
-    /// Pages that show these.
+    /// Pages that show these sources.
     pub fn new(sources: Sources, metrics: Arc<Metrics>) -> Self {
         let snapshots = Snapshots {
             sources,
@@ -79,7 +79,7 @@ impl AdminPages {
         }
     }
 
-    /// The same pages, with more or less of them shown.
+    /// The same pages, with more or fewer details.
     pub fn with(&self, with: With) -> Self {
         Self {
             snapshots: self.snapshots.clone(),
@@ -142,8 +142,8 @@ impl Pages for AdminPages {
     }
 }
 
-/// Makes pages of the whole state, on a thread of its own, and one for all who ask meanwhile: however many
-/// ask, it costs next to no processor time that streams may need.
+/// Renders pages of the whole state on a separate thread. All clients that ask in the meantime share the next
+/// result, so that many requests take hardly any processor time from the streams.
 struct Snapshots {
     sources: Sources,
     metrics: Arc<Metrics>,
@@ -155,12 +155,12 @@ struct Snapshots {
 /// A snapshot.
 struct Made {
     begun: Instant,
-    /// Until when there is no other.
+    /// No new snapshot is made before this time.
     until: Instant,
     pages: Arc<[Page; 3]>,
 }
 
-/// What is made of a snapshot.
+/// The forms that a snapshot is rendered in.
 #[derive(Clone, Copy)]
 enum Rendered {
     Status,
@@ -178,7 +178,7 @@ impl Snapshots {
     }
 
     async fn pages(self: &Arc<Self>, asked: Instant) -> Option<Arc<[Page; 3]>> {
-        // Those who wait here share the next snapshot.
+        // Requests that wait here share the next snapshot.
         let mut last = self.last.clone().lock_owned().await;
         if let Some(made) = &*last {
             if made.begun >= asked {
@@ -186,7 +186,8 @@ impl Snapshots {
             }
             tokio::time::sleep_until(made.until.into()).await;
         }
-        // A task of its own: what has been begun is there for the next one, though its client has gone.
+        // A separate task: a snapshot that was begun is finished for the next request, even if this client
+        // disconnects.
         let this = self.clone();
         let made = tokio::spawn(async move {
             let begun = Instant::now();
@@ -204,7 +205,7 @@ impl Snapshots {
         made.await.ok()?
     }
 
-    /// A page that `sds-agent probe` compares with. It, too, may take time in proportion to what there is.
+    /// A page that `sds-agent probe` uses. It, too, may take time in proportion to the number of credentials.
     async fn live(self: &Arc<Self>, path: &str) -> Option<Page> {
         let (this, path) = (self.clone(), path.to_owned());
         self.pool.run(move || this.render_live(&path)).await?
@@ -221,11 +222,11 @@ impl Snapshots {
             let known = live::known(snapshot, &leaf, self.sources.started.0);
             serde_json::to_string(&known)
         };
-        // Nothing in it can fail to be JSON.
+        // Serialization can't fail.
         Some(Page::ok(JSON, escape_json(&json.unwrap_or_default())))
     }
 
-    /// Takes time in proportion to what there is.
+    /// Takes time in proportion to the number of credentials and streams.
     fn render(&self) -> [Page; 3] {
         let mut status = self.sources.survey();
         self.probes.add_to(&mut status.report);

@@ -10,36 +10,36 @@ use serde::{Deserialize, Serialize};
 use super::http::Page;
 use crate::report::{Credential, Probe, Report, Verdict};
 
-/// How many are kept of all credentials, and how many of each are shown: the newest.
+/// How many results are kept in total, and how many (the newest) are shown for each credential.
 const KEPT: usize = 10_000;
 const SHOWN: usize = 10;
-/// Bytes of each text: a host name or a credential's has at most 253, `:65535` is added to a target.
+/// Maximum bytes of a text: a host or credential name has at most 253, and a target adds `:65535`.
 const MAX_TEXT: usize = 300;
 
-/// What came of a handshake with a TLS listener.
+/// The result of a handshake with a TLS listener.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
-    /// The credential that is served for the name, or that the certificate is of.
+    /// The credential that is served for the name, or that the certificate belongs to.
     pub credential: String,
-    /// The version of it that was served then.
+    /// The version of it that was served at that time.
     pub version: Option<String>,
     /// The listener, as `HOST:PORT`.
     pub target: String,
-    /// The host that was asked for, if any.
+    /// The host that was sent as SNI, if any.
     pub name: Option<String>,
     /// Whether the listener presented it.
     pub verdict: Verdict,
 }
 
-/// What was seen of each credential at each listener, bounded.
+/// The last results for each credential and listener, bounded.
 #[derive(Default)]
 pub(super) struct Probes(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    /// In the order in which it was seen.
+    /// By number, in the order of arrival.
     all: BTreeMap<u64, (SystemTime, Seen)>,
-    /// The number of the last of each listener.
+    /// The number of the last result of each credential, listener and name.
     last: HashMap<(String, String, Option<String>), u64>,
     next: u64,
 }
@@ -58,7 +58,7 @@ impl Probes {
         Page::text(StatusCode::OK, "kept\n")
     }
 
-    /// Adds to each credential what was seen of it.
+    /// Adds the results to their credentials.
     pub(super) fn add_to(&self, report: &mut Report) {
         let mut of_credential = HashMap::<String, Vec<(SystemTime, Seen)>>::new();
         for (at, seen) in self.lock().all.values().rev() {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_each_listener_is_kept_and_only_so_many() {
+    fn the_last_result_of_each_listener_is_kept_up_to_a_limit() {
         let (mut kept, now) = (Kept::default(), SystemTime::now());
         for number in 0..KEPT {
             kept.insert(now, seen(number));

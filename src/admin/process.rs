@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, getrlimit};
 
-/// Registers what can be had; a figure that the system does not give is left out.
+/// Registers all figures that the system provides.
 pub fn register(registry: &mut Registry, started: SystemTime) {
     if let Some((cpu, virtual_bytes, resident_bytes)) = stat() {
         registry.register(
@@ -57,8 +57,8 @@ fn gauge(value: u64) -> ConstGauge<f64> {
 /// Processor time, bytes of virtual and of resident memory, by `/proc/self/stat` (proc(5)).
 fn stat() -> Option<(Duration, u64, u64)> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field, the program's name in parentheses, may hold anything: the third comes after
-    // the last one that closes.
+    // The second field, the program's name in parentheses, may contain anything; the third field comes after the
+    // last closing parenthesis.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     let ticks = field(14)? + field(15)?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::{Report, Time};
 
-/// Everything that is known of the agent and its credentials. Holds no key material.
+/// Everything that is known about the agent and its credentials. Contains no key material.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// The credentials and the roots.
@@ -36,18 +36,18 @@ pub struct Agent {
     pub host: String,
     /// Its configuration file, if any.
     pub config: Option<String>,
-    /// Why the configuration was refused when it was last read; the previous one is in force then.
+    /// Why the configuration was refused when it was last read, while the previous one is in effect.
     pub config_error: Option<String>,
     /// The socket for Envoy.
     pub socket: String,
-    /// How many days before its end a certificate is warned of at most, where its root or `[[secret]]`
-    /// has no setting of its own.
+    /// A certificate is `expiring` at most this many days before its end, unless its root or `[[secret]]` sets its
+    /// own number.
     pub warn_days: u32,
     /// Whether all roots were read and clients are served.
     pub ready: bool,
-    /// What it is waiting for, where it is not ready.
+    /// Why it is not ready; empty if it is.
     pub waiting_for: Vec<String>,
-    /// What is wrong though it is ready: roots that can't be read, a configuration that was refused.
+    /// Problems although it is ready: roots that can't be read, a configuration that was refused.
     pub degraded: Vec<String>,
     /// The credential for hosts that no certificate covers, if any.
     pub default_credential: Option<String>,

@@ -13,10 +13,10 @@ use crate::report::{Report, Subscriber, Subscribers, text};
 use crate::sds::hub::{Hub, Published};
 use crate::sds::ledger::{Account, Ledger, Protocol};
 
-/// Where everything that is shown comes from.
+/// The sources of everything that is shown.
 #[derive(Clone)]
 pub struct Sources {
-    /// The credentials, and who may have them.
+    /// The credentials, and the access rules.
     pub hub: Arc<Hub>,
     /// The watch of the files.
     pub watch: WatchState,
@@ -33,7 +33,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The state at this moment. Takes time in proportion to what there is.
+    /// The state at this moment. Takes time in proportion to the number of credentials and streams.
     pub fn survey(&self) -> Status {
         let published = self.hub.current();
         let snapshot = &published.snapshot;

@@ -141,7 +141,7 @@ impl Agent {
         WatchState(self.watch.clone())
     }
 
-    /// Reads all roots once. Clients must not be served before, since they would be told that their secrets
+    /// Reads all roots once. Clients must not be served before, because the response would be that their secrets
     /// don't exist.
     pub async fn load(&mut self) {
         self.read_roots();

@@ -1,4 +1,4 @@
-//! Where the running agent is asked, and how: over one of its Unix sockets.
+//! Queries the running agent over one of its Unix sockets.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,19 @@ use sds_agent::admin::status::Status;
 use sds_agent::config::{Config, ConfigError, Options};
 use tokio::net::UnixStream;
 
-/// How long the agent may take to answer. It answers within milliseconds, or it is stopped.
+/// How long the agent may take to answer. It takes milliseconds, unless the process is suspended.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The option that names the admin socket.
 const ADMIN_SOCKET: &str = "--admin-socket";
 
-/// Bytes of an answer; 20,000 credentials, which is the limit, make some 40 MB.
+/// Maximum bytes of an answer. 20,000 credentials, the default limit, take about 40 MB.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 
-/// The configuration file of a command that goes by it.
+/// The option for the configuration file, of commands that use it.
 #[derive(clap::Args)]
 pub(crate) struct ConfigFile {
-    // Absolute, so that the paths in it are in logs and reports as they are on disk.
+    // Absolute, so that the paths in it are shown as absolute paths in logs and reports.
     /// The configuration file [default: /etc/sds-agent/sds-agent.toml, if it exists]
     #[arg(
         long,
@@ -72,11 +72,11 @@ pub(crate) struct AdminSocket {
 }
 
 impl ConfigFile {
-    /// The settings of the file, or the defaults where there is none. They also apply where this user may
-    /// not read the file at the usual path.
+    /// The settings of the file, or the defaults if there is none. The defaults also apply if this user is not
+    /// allowed to read the file at its default path.
     ///
     /// # Errors
-    /// The file is bad, or one that was named can't be read.
+    /// The file is not valid, or a file that was given can't be read.
     pub(crate) fn of_agent(&self) -> Result<Config, ConfigError> {
         match Config::load(self.config.as_deref(), &Options::default()) {
             Err(error)
@@ -91,7 +91,7 @@ impl ConfigFile {
 }
 
 impl SdsSocket {
-    /// Why the usual configuration, which may name another socket, does not count.
+    /// Why the default configuration file, which may set another socket, could not be used.
     pub(crate) fn doubt(&self) -> Option<ConfigError> {
         let is_named = self.socket.is_some() || self.file.config.is_some();
         let usual = || Config::load(None, &Options::default()).err();
@@ -101,7 +101,7 @@ impl SdsSocket {
     /// Its path.
     ///
     /// # Errors
-    /// The configuration file is bad.
+    /// The configuration file is not valid.
     pub(crate) fn path(&self) -> Result<PathBuf, String> {
         match &self.socket {
             Some(path) => Ok(path.clone()),
@@ -119,7 +119,7 @@ impl AdminSocket {
     /// Its path.
     ///
     /// # Errors
-    /// The configuration file is bad, or has no admin socket.
+    /// The configuration file is not valid, or turns the admin socket off.
     pub(crate) fn path(&self) -> Result<PathBuf, String> {
         if let Some(path) = &self.admin_socket {
             return Ok(path.clone());
@@ -134,10 +134,10 @@ impl AdminSocket {
     }
 }
 
-/// Connects to the socket at `path`, which the option `option` names.
+/// Connects to the socket at `path`; `option` is the command-line option that sets the path.
 ///
 /// # Errors
-/// Why not, and what to do about it.
+/// Why it can't connect, and what to do about it.
 pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, String> {
     let section = match option {
         "--admin-socket" => "[admin]",
@@ -165,7 +165,7 @@ pub(crate) async fn connect(path: &Path, option: &str) -> Result<UnixStream, Str
 /// The page at `page` of the admin socket.
 ///
 /// # Errors
-/// Why there is none, and what to do about it.
+/// Why there is no answer, and what to do about it.
 pub(crate) async fn ask(socket: &Path, page: &str) -> Result<Bytes, String> {
     request(socket, Method::GET, page, Bytes::new()).await
 }
@@ -173,7 +173,7 @@ pub(crate) async fn ask(socket: &Path, page: &str) -> Result<Bytes, String> {
 /// Sends `body` to `page` of the admin socket.
 ///
 /// # Errors
-/// Why it was not taken.
+/// Why the agent did not accept it.
 pub(crate) async fn send(socket: &Path, page: &str, body: Vec<u8>) -> Result<(), String> {
     let taken = request(socket, Method::POST, page, body.into()).await;
     taken.map(drop)
@@ -205,7 +205,7 @@ async fn request(socket: &Path, method: Method, page: &str, body: Bytes) -> Resu
 /// The state of the agent at the admin socket.
 ///
 /// # Errors
-/// Why it can't be had, and what to do about it.
+/// Why there is no answer, and what to do about it.
 pub(crate) async fn status(socket: &Path) -> Result<Status, String> {
     let json = ask(socket, "/status").await?;
     serde_json::from_slice(&json).map_err(|error| {
@@ -245,7 +245,7 @@ async fn exchange(
     tokio::pin!(answer);
     tokio::select! {
         answer = &mut answer => answer,
-        // The connection ends when the answer is whole: it is there then.
+        // If the connection ends first, the answer is already complete.
         ended = &mut connection => {
             ended?;
             answer.await
@@ -256,13 +256,13 @@ async fn exchange(
 /// Runs a command that waits for the agent.
 ///
 /// # Errors
-/// The system can't.
+/// The runtime can't be created.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let result = runtime.block_on(future);
-    // A host name that is still being resolved is not waited for.
+    // Don't wait for a host name that is still being resolved.
     runtime.shutdown_background();
     Ok(result)
 }

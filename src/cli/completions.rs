@@ -1,4 +1,4 @@
-//! Completion in shells: the script that a shell needs, and the answers to what the script asks.
+//! Shell completion: the script for a shell, and the answers to the requests of that script.
 
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use sds_agent::admin::status::Status;
 use super::client::{self, AdminSocket};
 use super::output;
 
-/// The environment variable with which a shell's script asks what may come next.
+/// The environment variable through which a shell's script requests completions.
 const VARIABLE: &str = "SDS_AGENT_COMPLETE";
 
 const EXAMPLES: &str = "\
@@ -33,14 +33,14 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-/// Where the agent is that is asked for names.
+/// The agent that is asked for names.
 #[derive(Parser)]
 struct Usual {
     #[command(flatten)]
     admin_socket: AdminSocket,
 }
 
-/// Answers a shell that asks what may come next on a command line; the process ends then.
+/// If a shell requests completions, prints them and ends the process.
 pub(crate) fn answer(program: fn() -> Command) {
     CompleteEnv::with_factory(program).var(VARIABLE).complete();
 }
@@ -59,10 +59,10 @@ pub(crate) fn run(args: &Args, program: &Command) -> ExitCode {
     }
 }
 
-/// The names of the secrets that the running agent has.
+/// The names of the secrets that the running agent serves.
 pub(crate) fn secrets() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
-        // Nothing where the agent can't be asked: a shell has no place for the reason.
+        // No names if the agent can't be reached: a shell has no place to show the reason.
         let Some(status) = status() else {
             return Vec::new();
         };

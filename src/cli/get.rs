@@ -1,4 +1,4 @@
-//! `sds-agent get`: what Envoy would get.
+//! `sds-agent get`: shows what Envoy would receive.
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     #[arg(long)]
     reveal_key: bool,
 
-    /// The node id to send, which access rules may name
+    /// The node id to send, which access rules can match
     #[arg(long, value_name = "ID", default_value = "sds-agent-get")]
     node: String,
 }
@@ -170,7 +170,7 @@ async fn ask(
         let stream = stream.take().map(TokioIo::new);
         std::future::ready(stream.ok_or_else(|| std::io::Error::other("the connection broke")))
     });
-    // The address is for the :authority header alone.
+    // The address is only used for the :authority header.
     let endpoint = Endpoint::from_static("http://localhost");
     let channel = endpoint.connect_with_connector(connector).await;
     let channel = channel.map_err(|error| Failure::Other(no_sds(socket, &cause(&error))))?;
@@ -196,7 +196,7 @@ fn message(status: &Status) -> String {
     output::shown(status.message())
 }
 
-/// The innermost reason: the outer ones are only "transport error".
+/// The innermost cause; the outer errors are only "transport error".
 fn cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), cause)
 }
@@ -255,7 +255,7 @@ fn shown(fetched: Fetched, reveal: bool) -> Result<Shown, String> {
     Ok(shown)
 }
 
-/// A key as it is shown: all of it, or what it is.
+/// A private key as it is shown: in full, or only its type and length.
 fn private_key(pem: &[u8], reveal: bool) -> Zeroizing<String> {
     if reveal {
         return Zeroizing::new(String::from_utf8_lossy(pem).into_owned());
@@ -266,7 +266,7 @@ fn private_key(pem: &[u8], reveal: bool) -> Zeroizing<String> {
     Zeroizing::new(format!("<private key, {kind}{} bytes>", pem.len()))
 }
 
-/// The same of a session ticket key, in base64.
+/// A session ticket key as it is shown: in full as base64, or only its length.
 fn ticket_key(key: &[u8], reveal: bool) -> Zeroizing<String> {
     Zeroizing::new(match reveal {
         true => STANDARD.encode(key),
@@ -274,7 +274,7 @@ fn ticket_key(key: &[u8], reveal: bool) -> Zeroizing<String> {
     })
 }
 
-/// The same of a generic secret, in base64 if it is no text.
+/// A generic secret as it is shown: in full (as base64 if it is not text), or only its length.
 fn generic_secret(secret: &[u8], reveal: bool) -> Zeroizing<String> {
     Zeroizing::new(match (reveal, std::str::from_utf8(secret)) {
         (false, _) => format!("<generic secret, {} bytes>", secret.len()),
@@ -301,12 +301,12 @@ fn print(shown: &Shown, form: Form) -> ExitCode {
     let mut out = Zeroizing::new(String::new());
     match form {
         Form::Json => {
-            // Nothing in it can fail to be JSON.
+            // Serialization can't fail.
             *out = serde_json::to_string_pretty(shown).unwrap_or_default();
             out.push('\n');
         }
         Form::Pem => {
-            // Outside of the blocks PEM may hold anything.
+            // PEM allows any text outside of its blocks.
             let mut name = output::shown(&shown.name);
             let other = shown.credential.as_ref();
             if let Some(credential) = other.filter(|one| **one != shown.name) {
@@ -332,7 +332,7 @@ fn print(shown: &Shown, form: Form) -> ExitCode {
     output::print(out.as_bytes())
 }
 
-/// Adds lines, and on a terminal nothing that could play with it.
+/// Adds lines. On a terminal, control characters are escaped.
 fn add(out: &mut String, part: &str) {
     if !std::io::stdout().is_terminal() {
         out.push_str(part);

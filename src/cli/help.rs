@@ -1,5 +1,5 @@
-//! Help as lines that fit the terminal: descriptions beside or below what they are about, no word alone
-//! on the last line of a paragraph, and commands that can be copied as they are.
+//! Fits help to the terminal: descriptions beside or below their options, no single word on the last line of a
+//! paragraph, and commands that can be copied as they are.
 
 use std::process::ExitCode;
 
@@ -10,9 +10,9 @@ use super::output::{self, columns, filled};
 
 /// Longer lines are hard to read.
 const WIDEST: usize = 100;
-/// Where a description begins that has too little room beside its name.
+/// The column of a description that does not fit beside its name.
 const BELOW: usize = 10;
-/// How commands that can be copied begin, with those of the examples that go on in another line.
+/// What lines with commands begin with. `-` is for examples that continue on another line.
 const COMMANDS: [&str; 6] = ["sds-agent ", "openssl ", "curl ", "envoy ", "mkdir ", "-"];
 
 /// The command line's definition, whose help is [fitted](fit) to the terminal here rather than by clap.
@@ -47,7 +47,7 @@ fn fit(text: &str, width: usize) -> String {
     lines.collect()
 }
 
-/// A line, where `goes_on` is whether it is the rest of a command.
+/// Fits a line. `goes_on` is set if it continues a command.
 fn fit_line(line: &str, goes_on: bool, width: usize) -> String {
     if columns(line) <= width {
         return format!("{line}\n");
@@ -61,7 +61,7 @@ fn fit_line(line: &str, goes_on: bool, width: usize) -> String {
     let Some((name, description)) = text.split_once("  ") else {
         return filled(indent, indent, text, "", Some(width));
     };
-    // A name, and beside it what it is.
+    // A name with its description beside it.
     let description = description.trim_start_matches(' ');
     let beside = &line[..line.len() - description.len()];
     let column = columns(beside);

@@ -56,8 +56,8 @@ pub(crate) fn run(args: Args, program: Command) -> ExitCode {
 const EXIT_STATUS: &str = "0 success; 2 it failed, or the command line is wrong.";
 const FILES: &str = "/etc/sds-agent/sds-agent.toml     the configuration file (optional)";
 
-/// The page of one of the commands of `program`, or of itself. What stands below its options keeps its
-/// lines, which clap_mangen would fill.
+/// The page of `program`, or of one of its commands. Text below the options keeps its line breaks, which
+/// clap_mangen would remove.
 fn page(program: &Command, command: &Command) -> io::Result<Vec<u8>> {
     let man = Man::new(command.clone())
         .source(format!("sds-agent {}", sds_agent::VERSION))
@@ -80,7 +80,7 @@ fn page(program: &Command, command: &Command) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// The sections behind the options, in the usual order.
+/// The sections after the options, in the usual order.
 fn sections(program: &Command, command: &Command) -> Vec<(&'static str, String)> {
     let below = command.get_after_long_help().or(command.get_after_help());
     let below = below.map(ToString::to_string).unwrap_or_default();
@@ -116,7 +116,7 @@ fn sections(program: &Command, command: &Command) -> Vec<(&'static str, String)>
     sections.filter(|(_, text)| !text.is_empty()).collect()
 }
 
-/// The variables that stand for options.
+/// The environment variables that set options.
 fn environment(command: &Command) -> String {
     let variable = |arg: &clap::Arg| {
         let name = arg.get_env()?.to_string_lossy().into_owned();

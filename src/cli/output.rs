@@ -1,4 +1,4 @@
-//! What a command prints.
+//! Output of the commands.
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -7,8 +7,7 @@ use std::process::ExitCode;
 use rustix::termios::tcgetwinsize;
 use sds_agent::text::escape;
 
-/// The exit code of a command that could not do what it was asked to. clap's own for a wrong
-/// command line is the same.
+/// The exit code of a command that failed. clap uses the same one for a wrong command line.
 pub(crate) const COULD_NOT: u8 = 2;
 
 /// Writes `bytes` to standard output. A broken pipe is not an error.
@@ -22,13 +21,13 @@ pub(crate) fn print(bytes: &[u8]) -> ExitCode {
     }
 }
 
-/// Reports why the command could not do what it was asked to.
+/// Reports why the command failed.
 pub(crate) fn fail(message: impl fmt::Display) -> ExitCode {
     say(message);
     ExitCode::from(COULD_NOT)
 }
 
-/// Reports what is wrong with what the command was asked to check.
+/// Reports a problem in what the command checks.
 pub(crate) fn bad(message: impl fmt::Display) -> ExitCode {
     say(message);
     ExitCode::FAILURE
@@ -45,24 +44,23 @@ pub(crate) fn colour() -> bool {
     io::stdout().is_terminal() && !unwanted
 }
 
-/// The columns of the terminal that the standard output is, if it is one and has a size.
+/// The width of the terminal, if standard output is a terminal that reports one.
 pub(crate) fn width() -> Option<usize> {
     let size = tcgetwinsize(io::stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// A line as lines of at most `width` columns, broken between words alone; those after the first are
-/// indented by four columns more than the first.
+/// Breaks a line between words into lines of at most `width` columns. All but the first are indented by four more
+/// columns.
 pub(crate) fn wrapped(line: &str, width: Option<usize>) -> String {
     let indent = line.len() - line.trim_start().len();
     let (first, next) = (" ".repeat(indent), " ".repeat(indent + 4));
     filled(&first, &next, line.trim_start(), "", width)
 }
 
-/// Text in lines of at most `width` columns, broken between words alone: the first one after `first`, the
-/// others after `next`, each but the last followed by `joint`. A word that is longer stays in one piece. The
-/// last line has no single word, where the one before it can spare one. Escape sequences count for
-/// nothing.
+/// Breaks text between words into lines of at most `width` columns. The first line begins with `first`, the others
+/// with `next`; all but the last end with `joint`. A longer word is not split. The last line has more than one word
+/// if the line before it can spare one. Escape sequences take no columns.
 pub(crate) fn filled(
     first: &str,
     next: &str,
@@ -113,7 +111,7 @@ pub(crate) fn columns(text: &str) -> usize {
 
 /// Writes a message to standard error.
 pub(crate) fn say(message: impl fmt::Display) {
-    // Where the standard error is closed there is nowhere to report to.
+    // If standard error is closed, there is nowhere to report that.
     let message = message.to_string();
     let _ = writeln!(io::stderr(), "sds-agent: {}", escape(&message));
 }
@@ -123,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_broken_between_words_alone_and_what_follows_is_indented() {
+    fn a_line_is_broken_only_between_words_and_the_rest_is_indented() {
         assert_eq!(wrapped("one two", None), "one two\n");
         assert_eq!(
             wrapped("  one two three", Some(10)),
@@ -141,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_has_a_single_word_only_where_there_is_none_to_spare() {
+    fn the_last_line_has_a_single_word_only_if_there_is_none_to_spare() {
         assert_eq!(
             wrapped("one two three four", Some(14)),
             "one two\n    three four\n"
@@ -154,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn escape_sequences_take_no_room() {
+    fn escape_sequences_take_no_columns() {
         assert_eq!(columns("\x1b[1mone\x1b[0m two"), 7);
     }
 }

@@ -1,4 +1,4 @@
-//! `sds-agent status`: what the running agent serves, to whom, until when.
+//! `sds-agent status`: what the running agent serves, with subscribers and expiry.
 
 mod filter;
 mod watch;
@@ -67,7 +67,7 @@ pub(crate) struct Args {
     socket: Option<PathBuf>,
 }
 
-/// What is asked for, and how it is shown.
+/// What is requested, and how it is shown.
 struct Request {
     socket: PathBuf,
     filter: Filter,
@@ -110,7 +110,7 @@ fn print(request: &Request, status: &Status, fail: bool) -> ExitCode {
 }
 
 impl Request {
-    /// The state of the agent, as far as it is asked for.
+    /// The requested part of the agent's state.
     async fn status(&self) -> Result<Status, String> {
         let mut status = client::status(&self.socket).await?;
         self.filter.apply(&mut status)?;

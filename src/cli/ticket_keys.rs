@@ -1,4 +1,4 @@
-//! `sds-agent ticket-keys`: TLS session ticket keys, made and rotated.
+//! `sds-agent ticket-keys`: creates and rotates TLS session ticket keys.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -77,7 +77,7 @@ impl Rotate {
         }
         let path = self.folder.join(&name);
         write(&self.folder, &path, before.last())?;
-        // Only when the new one is in place: a failure on the way costs no key.
+        // Only after the new one is in place, so that no key is lost if something fails before.
         let keep = usize::from(self.keep);
         let mut all = keys(&self.folder)?;
         all.truncate(all.len().saturating_sub(keep));
@@ -126,7 +126,7 @@ fn write(folder: &Path, path: &Path, like: Option<&String>) -> io::Result<()> {
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| File::open(folder)?.sync_all());
     if result.is_err() {
-        // It may not be there at all.
+        // It may not exist.
         let _ = fs::remove_file(&temporary);
     }
     result
@@ -144,7 +144,7 @@ fn write_as(
         .mode(0o600)
         .open(path)?;
     file.write_all(key)?;
-    // The agent reads by its group, as a rule.
+    // Usually the agent can read it because of its group.
     let own = file.metadata()?;
     let (user, group, mode) = match model {
         Some(model) => (model.uid(), model.gid(), model.mode() & 0o770),

@@ -82,8 +82,8 @@ fn root_changes(old: &Config, new: &Config) -> Changes {
     changes
 }
 
-/// Whether a setting of the root itself differs. One that it inherits from the top of the file is listed
-/// there alone, and so is `trust`.
+/// Whether a setting of the root itself differs. Inherited settings and `trust` are only listed under their own
+/// keys.
 fn is_changed(before: &Root, now: &Root, old: &Config, new: &Config) -> bool {
     let mut before = before.clone();
     before.trust.clone_from(&now.trust);

@@ -134,8 +134,8 @@ pub struct Root {
     pub skip_token_folders: bool,
     /// Whether folders whose names begin with `istio` or `prometheus` are skipped, as Istio does.
     pub reserved_names: bool,
-    /// How often its files are checked with `stat`. `None`: every 60 s where the kernel reports changes,
-    /// and every 5 s where it doesn't.
+    /// How often its files are checked with `stat`. `None` means every 60 s if the kernel reports changes, and
+    /// every 5 s if it doesn't.
     #[serde(deserialize_with = "forms::interval_or_auto")]
     pub poll_interval: Option<Duration>,
     /// A certificate in it is `expiring` at most this many days before its end.

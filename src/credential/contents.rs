@@ -1,4 +1,4 @@
-//! The files of a folder, each looked at once: what its PEM blocks are, encrypted keys opened.
+//! The files of a folder, each examined once: their PEM blocks, with encrypted keys decrypted.
 
 use std::path::Path;
 
@@ -17,24 +17,24 @@ use crate::problem::{Problem, Reason};
 /// A file of a folder.
 pub(crate) struct Item {
     pub(crate) name: String,
-    /// All of it, tidied.
+    /// Its content, tidied.
     pub(crate) bytes: Zeroizing<Vec<u8>>,
     pub(crate) mode: u32,
-    /// Why it could not be read. It is empty then.
+    /// Why it could not be read; it is empty then.
     pub(crate) unreadable: Option<Problem>,
     /// What was changed in it, and what to do about it.
     pub(crate) tidied: Option<(String, &'static str)>,
     /// Its PEM blocks, or why they can't be separated.
     pub(crate) blocks: Result<Vec<Block>, (Reason, Flaw)>,
-    /// Whether it seems to hold a certificate, and a private key.
+    /// Whether it seems to contain a certificate, and a private key.
     pub(crate) has: Holdings,
-    /// Its first private key, if that is a good one.
+    /// Its first private key, if that is valid.
     pub(crate) key: Option<Loaded>,
-    /// Whether its blocks are not those of `bytes` any more: something was decrypted, or left out.
+    /// Whether its blocks differ from those of `bytes`, because something was decrypted or left out.
     pub(crate) rewritten: bool,
 }
 
-/// What a file seems to hold.
+/// What a file seems to contain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holdings {
     pub(crate) certificate: bool,
@@ -90,8 +90,8 @@ impl Item {
         self.load();
     }
 
-    /// Leaves out what stands behind a certificate within its block: BoringSSL looks for trust settings
-    /// there, and rejects anything else.
+    /// Leaves out what follows a certificate within its block: BoringSSL expects trust settings there, and rejects
+    /// anything else.
     fn cut(&mut self) {
         for block in self.blocks.iter_mut().flatten() {
             let Content::Certificate(der) = &mut block.content else {
@@ -131,7 +131,7 @@ impl Item {
         self.key = keys.next().flatten().and_then(|der| Loaded::new(der));
     }
 
-    /// Its certificates; none when one of them is broken.
+    /// Its certificates; none if one of them is broken.
     pub(crate) fn certificates(&self) -> Vec<X509<'_>> {
         let blocks = self.blocks.iter().flatten();
         let parsed = blocks.filter_map(|block| match &block.content {
@@ -141,13 +141,13 @@ impl Item {
         parsed.collect::<Option<Vec<_>>>().unwrap_or_default()
     }
 
-    /// Whether one of its certificates is that of `key`, and which.
+    /// The index of its certificate that `key` belongs to, if there is one.
     pub(crate) fn place_of(&self, key: &Loaded) -> Option<usize> {
         let mut certificates = self.certificates().into_iter();
         certificates.position(|x509| key.belongs_to(&x509) == Some(true))
     }
 
-    /// Opens its encrypted key with `password`.
+    /// Decrypts its encrypted key with `password`.
     pub(crate) fn decrypt(&mut self, password: &[u8]) {
         for block in self.blocks.iter_mut().flatten() {
             let Content::EncryptedKey(Some(der)) = &block.content else {
@@ -168,7 +168,8 @@ impl Item {
         self.load();
     }
 
-    /// Opens it as a PKCS#12 keystore with `password`. It is as if it held its key and chain as PEM.
+    /// Opens it as a PKCS#12 keystore with `password`. From then on, it counts as a PEM file with its key and
+    /// chain.
     pub(crate) fn open(&mut self, password: Option<&[u8]>) {
         self.has = Holdings {
             certificate: true,
@@ -220,8 +221,8 @@ impl Item {
     }
 }
 
-/// The chain of the key: its certificate, and each one followed by its issuer. All of them when none
-/// is the key's.
+/// The chain of the key: its certificate, and each one followed by its issuer. If none belongs to the key, all
+/// certificates.
 fn in_order<'a>(key: &[u8], certificates: &'a [Vec<u8>]) -> Vec<&'a [u8]> {
     let all = || certificates.iter().map(Vec::as_slice).collect();
     let parsed: Vec<X509<'_>> = certificates
@@ -280,13 +281,13 @@ fn flaw_of(closed: Closed, what: &str) -> (Reason, Flaw) {
     (reason, Flaw::new(format!("the {what} {why}"), remedy))
 }
 
-/// The password in a file: its first line end at the end is dropped.
+/// The password in a file, without one line break at its end.
 pub(crate) fn without_line_end(bytes: &[u8]) -> &[u8] {
     let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     text.strip_suffix(b"\r").unwrap_or(text)
 }
 
-/// Turns what was read of `folder`, and what could not be, into its items, by name.
+/// The items of `folder`, sorted by name: its files, and the problems of those that could not be read.
 pub(crate) fn items(folder: &Path, files: Vec<File>, unreadable: Vec<Problem>) -> Vec<Item> {
     let mut items: Vec<Item> = files.into_iter().map(Item::new).collect();
     for problem in unreadable {

@@ -1,4 +1,4 @@
-//! DER, element by element, as strictly and as loosely as BoringSSL reads it.
+//! DER, element by element, exactly as strict as BoringSSL.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,11 +22,11 @@ pub(crate) mod tag {
     pub(crate) const SET: u8 = 0x31;
 }
 
-/// What is left to read of an encoding.
+/// The rest of an encoding that has not been read yet.
 #[derive(Clone, Copy)]
 pub(crate) struct Der<'a>(pub(crate) &'a [u8]);
 
-/// An element: its tag, its content, and all of it.
+/// An element: its tag, its content, and its whole encoding.
 pub(crate) struct Element<'a> {
     pub(crate) tag: u8,
     pub(crate) content: &'a [u8],
@@ -34,12 +34,12 @@ pub(crate) struct Element<'a> {
 }
 
 impl<'a> Der<'a> {
-    /// The next element. Lengths are as short as can be.
+    /// The next element. Its length must have the shortest encoding.
     pub(crate) fn any(&mut self) -> Option<Element<'a>> {
         self.element(true)
     }
 
-    /// The next element, whose length may be longer than it needs to be.
+    /// The next element. Its length may have a longer encoding than necessary.
     pub(crate) fn any_ber(&mut self) -> Option<Element<'a>> {
         self.element(false)
     }
@@ -96,12 +96,12 @@ impl<'a> Der<'a> {
         self.is_empty().then_some(())
     }
 
-    /// An integer, with no byte more than it needs.
+    /// An integer in its shortest encoding.
     pub(crate) fn integer(&mut self) -> Option<&'a [u8]> {
         self.number(tag::INTEGER)
     }
 
-    /// An integer under another tag.
+    /// An integer with another tag.
     pub(crate) fn number(&mut self, tag: u8) -> Option<&'a [u8]> {
         let number = self.take(tag)?.0;
         let padded = matches!(number, [] | [0, 0..=0x7f, ..] | [0xff, 0x80..=0xff, ..]);
@@ -125,7 +125,7 @@ impl<'a> Der<'a> {
         }
     }
 
-    /// A time in whole seconds; UTCTime may have an offset. One before 1970 is 1970.
+    /// A time in whole seconds; UTCTime may have an offset. A time before 1970 becomes 1970.
     pub(crate) fn time(&mut self) -> Option<SystemTime> {
         let element = self.any()?;
         let zone = element.content.len().checked_sub(match element.tag {

@@ -1,4 +1,4 @@
-//! Encrypted private keys and keystores → what is in them.
+//! Decrypts private keys and keystores.
 
 use cbc::cipher::block_padding::Pkcs7;
 use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::der::{Der, tag};
 
-/// What a password costs at most: about a second.
+/// Maximum iterations for a password, which take about a second.
 const MAX_ITERATIONS: u32 = 2_000_000;
 /// 128 × N × r, in bytes.
 const MAX_SCRYPT_MEMORY: u64 = 64 << 20;
@@ -29,13 +29,13 @@ const SCRYPT: &[u8] = b"\x2b\x06\x01\x04\x01\xda\x47\x04\x0b";
 /// Why a private key or a keystore can't be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// It is not this password, or the content is damaged: the two look the same.
+    /// The password is wrong, or the content is damaged: these can't be distinguished.
     WrongPassword,
-    /// The encryption is of a kind that is not supported.
+    /// This kind of encryption is not supported.
     Unsupported,
-    /// The password would have to be hashed too often, or with too much memory.
+    /// The password would need too many iterations, or too much memory.
     TooCostly,
-    /// It is not what it should be.
+    /// It is malformed.
     Broken,
 }
 
@@ -79,7 +79,7 @@ pub(crate) fn decrypt(der: &[u8], password: &[u8]) -> Result<Zeroizing<Vec<u8>>,
         _ => return Err(Closed::Unsupported),
     };
     data.truncate(length);
-    // A wrong password goes unnoticed once in 256 times otherwise.
+    // Otherwise, a wrong password would go unnoticed once in 256 times.
     let is_key = Der(&data).sequence().and_then(|mut key| key.integer());
     match is_key.is_some() {
         true => Ok(data),
@@ -174,7 +174,7 @@ fn salt_and_rounds(parameters: &[u8]) -> Result<(&[u8], u32), Closed> {
     }
 }
 
-/// PBKDF1: a key of eight bytes, and an initialization vector of as many.
+/// PBKDF1: a key of eight bytes, and an initialization vector of the same length.
 fn pbkdf1<D: Digest>(password: &[u8], salt: &[u8], rounds: u32) -> [Zeroizing<Vec<u8>>; 2] {
     let mut hash = Zeroizing::new(
         D::new()
@@ -189,7 +189,7 @@ fn pbkdf1<D: Digest>(password: &[u8], salt: &[u8], rounds: u32) -> [Zeroizing<Ve
     [&hash[..8], &hash[8..16]].map(|half| Zeroizing::new(half.to_vec()))
 }
 
-/// Decrypts `data` in place, and gives the length of what was in it.
+/// Decrypts `data` in place, and returns the length of the plaintext.
 fn unlock<C: BlockModeDecrypt + KeyIvInit>(
     key: &[u8],
     iv: &[u8],

@@ -1,4 +1,4 @@
-//! What is shown of a certificate.
+//! The facts that are shown about a certificate.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use super::x509::{Extension, X509};
 use crate::text::{self, Texts};
 use crate::validity::Validity;
 
-/// Shown in the place of what can't be read.
+/// Shown in place of what can't be read.
 pub(crate) const UNKNOWN: &str = "unknown";
 
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
@@ -20,7 +20,7 @@ const DNS_NAME: u8 = 0x82;
 const URI: u8 = 0x86;
 const IP_ADDRESS: u8 = 0x87;
 
-/// What a certificate says of itself. Compact: there may be thousands.
+/// The facts in a certificate. Compact, because there may be thousands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFacts {
     /// Subject, issuer, serial number, common name, and then the names.
@@ -32,12 +32,12 @@ pub struct CertificateFacts {
 }
 
 impl CertificateFacts {
-    /// The facts of a certificate from elsewhere, DER; none where it can't be read.
+    /// The facts of a certificate in DER; `None` if it can't be parsed.
     pub fn from_der(der: &[u8]) -> Option<Self> {
         X509::parse(der).map(|certificate| Self::of(&certificate))
     }
 
-    /// The facts of a certificate. Control characters in its names are escaped: they are shown.
+    /// The facts of a certificate. Control characters in its names are escaped, because the names are shown.
     pub(crate) fn of(certificate: &X509<'_>) -> Self {
         Self::read(certificate).0
     }
@@ -64,7 +64,8 @@ impl CertificateFacts {
         )
     }
 
-    /// The facts with these texts: subject, issuer, serial number and common name, where an empty one is none.
+    /// The facts with these texts: subject, issuer, serial number and common name. An empty text means that there
+    /// is none.
     pub(crate) fn new(
         texts: [String; 4],
         names: impl IntoIterator<Item = String>,
@@ -92,8 +93,8 @@ impl CertificateFacts {
         self.text(2)
     }
 
-    /// The subject's common name, where there are no subject alternative names: a name that the
-    /// certificate may be meant for then.
+    /// The subject's common name, if there are no subject alternative names: the certificate may then be intended
+    /// for that name.
     pub fn common_name(&self) -> Option<&str> {
         Some(self.text(3)).filter(|name| !name.is_empty())
     }
@@ -103,7 +104,7 @@ impl CertificateFacts {
         self.texts.iter().skip(4)
     }
 
-    /// From when until when it is valid.
+    /// The period in which it is valid.
     pub fn validity(&self) -> Validity {
         Validity {
             not_before: self.not_before,
@@ -130,8 +131,7 @@ fn readable(name: &[u8]) -> Option<String> {
     Some(printable(&name.to_string()))
 }
 
-/// The name that `certificate` goes by in a message: its common name, a name that it covers, or all of
-/// its subject.
+/// How a message names `certificate`: by its common name, a name that it covers, or its whole subject.
 pub(crate) fn called(certificate: &X509<'_>) -> String {
     common_name(certificate)
         .or_else(|| names(certificate)?.into_iter().next())
@@ -144,8 +144,8 @@ fn common_name(certificate: &X509<'_>) -> Option<String> {
     names.find_map(|name| name.as_str().ok().map(printable))
 }
 
-/// Whether Envoy finds a name of the certificate to choose it by: the first common name, which must not
-/// be empty if there is one, or else a subject alternative name that is a DNS name, a URI or an IP address.
+/// Whether the certificate has a name that Envoy can select it by: the first common name, which must not be empty
+/// if there is one, or else a subject alternative name that is a DNS name, a URI or an IP address.
 pub(crate) fn has_name(certificate: &X509<'_>) -> bool {
     let common = match X509Name::from_der(certificate.subject) {
         Ok((_, subject)) => subject
@@ -157,7 +157,8 @@ pub(crate) fn has_name(certificate: &X509<'_>) -> bool {
     common.unwrap_or_else(|| has_alternative_name(certificate) == Some(true))
 }
 
-/// `None` when BoringSSL would not read the names: there are none, or two lists of them, or they are no DER.
+/// `None` if BoringSSL would not read the names: there are none, there are two lists of them, or they are not valid
+/// DER.
 fn has_alternative_name(certificate: &X509<'_>) -> Option<bool> {
     let is_list = |extension: &&Extension<'_>| extension.id == SUBJECT_ALT_NAME;
     let mut lists = certificate.extensions.iter().filter(is_list);
@@ -175,7 +176,7 @@ fn has_alternative_name(certificate: &X509<'_>) -> Option<bool> {
     Some(found)
 }
 
-/// The DNS names and IP addresses; `None` when they can't be read.
+/// The DNS names and IP addresses; `None` if they can't be read.
 fn names(certificate: &X509<'_>) -> Option<Vec<String>> {
     let Some(value) = certificate.extension(SUBJECT_ALT_NAME) else {
         return Some(Vec::new());
@@ -208,7 +209,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     digits.map(char::from).collect()
 }
 
-/// The two digits of a byte, as [`hex`] has them.
+/// The two digits of a byte, as in [`hex`].
 pub(crate) fn hex_digits(byte: u8) -> [u8; 2] {
     [byte >> 4, byte & 15].map(|half| b"0123456789abcdef"[usize::from(half)])
 }

@@ -1,4 +1,4 @@
-//! The fingerprint of a certificate, by which the one that a TLS listener presents is recognised.
+//! The fingerprint of a certificate, which identifies what a TLS listener presents.
 
 use std::fmt;
 use std::str::FromStr;

@@ -12,8 +12,8 @@ use crate::problem::{Problem, Reason};
 /// Istio skips Secrets with this key: they are service account tokens.
 const TOKEN: &str = "token";
 
-/// Makes a credential of what a read of `folder` in `root` found, as [`from_files`](super::from_files)
-/// does. What could not be read is a problem of the part that needs it.
+/// Makes a credential from what a read of `folder` in `root` found, as [`from_files`](super::from_files) does. What
+/// could not be read is a problem of the part that needs it.
 ///
 /// # Errors
 /// The folder as a whole could not be read. Folders that are not served on purpose have one problem,
@@ -51,8 +51,8 @@ pub fn from_reading(
     Ok(credential)
 }
 
-/// The places of those of `names` that matter to [`from_reading`], in a folder with too many files to
-/// read them all.
+/// The indexes of the `names` that matter to [`from_reading`], for a folder with too many files to read all of
+/// them.
 pub fn parts_among(names: &[&str]) -> Vec<usize> {
     let token = names.iter().position(|name| *name == TOKEN);
     layout::parts_among(names)
@@ -61,7 +61,7 @@ pub fn parts_among(names: &[&str]) -> Vec<usize> {
         .collect()
 }
 
-/// Rejects a part with a secret that others can read, rather than warn of it.
+/// Rejects a part with a secret that others can read, instead of warning of it.
 fn strictly<T>(part: Verdict<T>) -> Verdict<T> {
     let is_loose = |warning: &Problem| warning.reason() == Reason::LooseMode;
     let (loose, warnings): (Vec<_>, Vec<_>) = part.warnings.into_iter().partition(is_loose);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_account_token_is_skipped_unless_it_may_be_there() {
+    fn a_service_account_token_is_skipped_unless_the_root_allows_it() {
         let (cert, key) = leaf(&ca("root"), "a.example");
         let names = [
             ("tls.crt", cert.as_str()),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn strict_permissions_refuse_what_is_otherwise_warned_of() {
+    fn strict_permissions_reject_what_otherwise_causes_a_warning() {
         let (cert, key) = leaf(&ca("root"), "a.example");
         let mut list = files(&[("tls.crt", &cert), ("tls.key", &key)]);
         for file in &mut list {

@@ -1,4 +1,4 @@
-//! Private keys and the public ones in certificates: their types, and whether one is the other's half.
+//! Private keys and the public keys in certificates: their types, and whether two belong together.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use x509_parser::public_key::PublicKey;
 use super::der::{Der, tag};
 use super::x509::X509;
 
-/// The smallest RSA key that Envoy takes, in bits.
+/// The smallest RSA key that Envoy accepts, in bits.
 const RSA_MIN: usize = 2048;
 
 /// A key's algorithm with its size or curve.
@@ -31,7 +31,7 @@ pub enum KeyType {
     P521,
     /// Ed25519.
     Ed25519,
-    /// One that Envoy has no use for, by its usual name.
+    /// A type that Envoy does not support, by its usual name.
     Other(String),
 }
 
@@ -58,7 +58,7 @@ impl KeyType {
         }
     }
 
-    /// The type of a private key, as far as its encoding tells.
+    /// The type of a private key, as far as its encoding shows it.
     pub fn of_private(der: &PrivateKeyDer<'_>) -> Option<Self> {
         match der {
             PrivateKeyDer::Pkcs1(key) => rsa(key.secret_pkcs1_der()),
@@ -121,16 +121,16 @@ impl fmt::Display for KeyType {
     }
 }
 
-/// A private key that has proved to be consistent: its public half, with its algorithm, as certificates
-/// encode it; `None` where that is unknown.
+/// A private key that was found to be consistent: its public half, with its algorithm, as certificates encode it;
+/// `None` if that is unknown.
 pub struct Loaded(Option<SubjectPublicKeyInfoDer<'static>>);
 
 impl Loaded {
-    /// Loads a private key with AWS-LC, BoringSSL's sibling. `None` when either would not take it.
+    /// Loads a private key with AWS-LC, which is derived from BoringSSL. `None` if either of them would reject it.
     pub fn new(der: &PrivateKeyDer<'_>) -> Option<Self> {
         let der = as_boringssl_reads_it(der)?;
         let loaded = match KeyType::of_private(&der) {
-            // What tries all types begins with RSA, and checks a point on a curve in full for that.
+            // The function for all types tries RSA first, which costs a full check of a point on a curve.
             Some(KeyType::P256 | KeyType::P384 | KeyType::P521) => any_ecdsa_type(&der),
             _ => any_supported_type(&der),
         };
@@ -166,16 +166,15 @@ impl Loaded {
     }
 }
 
-/// Whether the element has this tag of ASN.1 itself, rather than one of some context.
+/// Whether the element has this tag as a universal one of ASN.1, rather than a context-specific one.
 fn is_universal(any: &Any<'_>, tag: Tag) -> bool {
     let header = &any.header;
     header.class() == Class::Universal && header.is_primitive() && header.tag() == tag
 }
 
-/// The key in the form that is behind its label, without what BoringSSL ignores; `None` when BoringSSL
-/// would not take it.
+/// The key in the format that its label names, without what BoringSSL ignores; `None` if BoringSSL would reject it.
 fn as_boringssl_reads_it<'a>(der: &'a PrivateKeyDer<'_>) -> Option<PrivateKeyDer<'a>> {
-    // What stands behind it does not matter.
+    // Bytes after it don't matter.
     let key = Der(der.secret_der()).whole(tag::SEQUENCE)?.all;
     if has_hybrid_point(key) {
         return None;
@@ -200,7 +199,7 @@ fn as_boringssl_reads_it<'a>(der: &'a PrivateKeyDer<'_>) -> Option<PrivateKeyDer
     }
 }
 
-/// Whether it is a key in SEC 1's form that does not name its curve, which some libraries guess.
+/// Whether it is a SEC 1 key that does not name its curve, which some libraries guess.
 pub(crate) fn lacks_curve(der: &PrivateKeyDer<'_>) -> bool {
     let read = || {
         let mut key = Der(der.secret_der()).sequence()?;
@@ -227,8 +226,8 @@ fn is_pkcs8(der: &[u8]) -> bool {
     shape(Der(der)).is_some()
 }
 
-/// Whether the public half in a key on a curve, of SEC 1 or within PKCS #8, is a point in the hybrid form,
-/// which AWS-LC reads and BoringSSL does not.
+/// Whether the public half in a key on a curve (SEC 1, or inside PKCS #8) is a point in the hybrid form, which
+/// AWS-LC reads and BoringSSL does not.
 fn has_hybrid_point(key: &[u8]) -> bool {
     let sec1 = |mut key: Der<'_>| {
         let mut key = key.sequence()?;
@@ -247,7 +246,7 @@ fn has_hybrid_point(key: &[u8]) -> bool {
     within_pkcs8().map_or_else(|| sec1(Der(key)), sec1) == Some(true)
 }
 
-/// Whether it is a PKCS #8 private key of version 2, which has the public key in it too (RFC 5958).
+/// Whether it is a PKCS #8 private key of version 2, which also contains the public key (RFC 5958).
 pub(crate) fn is_of_version_2(der: &PrivateKeyDer<'_>) -> bool {
     let version = || Der(der.secret_der()).sequence()?.integer();
     matches!(der, PrivateKeyDer::Pkcs8(_)) && version() == Some(&[1])

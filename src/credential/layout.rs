@@ -7,14 +7,14 @@ use super::key::Loaded;
 use super::pem;
 use crate::problem::{Problem, Reason};
 
-/// A private key, with the files that may hold its chain, best first. `*` is a NAME of one's own, the
-/// same in all of them. Where there are two files, the second one continues the chain.
+/// A private key, with the files that may contain its chain, best first. `*` stands for any NAME, the same in all
+/// of them. If there are two files, the second one continues the chain.
 struct Row {
     key: &'static str,
     chains: &'static [&'static [&'static str]],
 }
 
-/// Keys from the top, with the tools that write them so.
+/// The rows in order of precedence, with the tools that write such files.
 const ROWS: [Row; 7] = [
     // Kubernetes TLS Secrets, cert-manager, kubelet mounts
     Row {
@@ -75,23 +75,23 @@ pub(crate) const GENERIC_BINARY: &str = "secret.bin";
 const STAPLE_ENDING: &str = ".ocsp";
 const TICKET_KEY_ENDING: &str = ".ticketkey";
 const KEYSTORE_ENDINGS: [&str; 2] = [".p12", ".pfx"];
-/// Files with these endings may hold a certificate or a private key.
+/// Files with these endings may contain a certificate or a private key.
 const PEM_ENDINGS: [&str; 4] = [".pem", ".crt", ".cer", ".key"];
 
-/// No key is looked for under these names in the place of `*`: a CA's key beside its `ca.crt` is no
-/// server's key, and `tls.key` has a row of its own.
+/// Names of keys that `*` does not stand for: a CA's key next to its `ca.crt` is not a server's key, and `tls.key`
+/// has a row of its own.
 const RESERVED: [&str; 3] = ["tls", "ca", "rootCA"];
 
-/// Which file is what, by its place in the list of files.
+/// Which file is what, by its index in the list of files.
 #[derive(Debug, Default)]
 pub(crate) struct Layout {
-    /// The certificate pair; `Err` when there are files of one, and they make none.
+    /// The certificate pair; `Err` if there are files of a pair, but they don't make one.
     pub(crate) pair: Option<Result<PairFiles, Problem>>,
     pub(crate) trust: Option<usize>,
     pub(crate) crl: Option<usize>,
     pub(crate) staple: Option<usize>,
     pub(crate) password: Option<usize>,
-    /// In the order in which Envoy gets them: the last by name encrypts.
+    /// In the order for Envoy: the last one by name comes first, and encrypts.
     pub(crate) ticket_keys: Vec<usize>,
     pub(crate) generic: Option<usize>,
 }
@@ -104,7 +104,7 @@ pub(crate) struct PairFiles {
     pub(crate) key: usize,
     /// A file with a better chain that does not belong to the key.
     pub(crate) better: Option<usize>,
-    /// Whether they were found by their content alone.
+    /// Whether they were found only by their content.
     pub(crate) by_content: bool,
 }
 
@@ -136,7 +136,7 @@ impl Layout {
         }
     }
 
-    /// Which file holds the password of what is encrypted.
+    /// The file with the password for what is encrypted.
     pub(crate) fn password(items: &[Item]) -> Option<usize> {
         first(&PASSWORD, items)
     }
@@ -147,14 +147,14 @@ impl Layout {
             Some(Ok(pair)) => pair.key == index || pair.chain.contains(&index),
             _ => false,
         };
-        // A revocation list is of no use without the CAs.
+        // Without the CAs, a revocation list has no effect.
         let crl = self.crl.filter(|_| self.trust.is_some());
         let others = [self.trust, crl, self.staple, self.password, self.generic];
         of_pair || others.contains(&Some(index)) || self.ticket_keys.contains(&index)
     }
 }
 
-/// Whether a file of this name could be a part of some credential, whatever is in it.
+/// Whether a file of this name could be a part of some credential, whatever its content.
 pub fn takes(name: &str) -> bool {
     let fixed = TRUST.iter().chain(&CRL).chain(&STAPLE).chain(&PASSWORD);
     let rows = ROWS.iter().any(|row| {
@@ -169,8 +169,8 @@ pub fn takes(name: &str) -> bool {
             .any(|ending| stem(ending, name).is_some())
 }
 
-/// The places of those of `names` that could be a part of the credential that they make: what is left
-/// behind beside a complete pair could not.
+/// The indexes of the `names` that could be a part of the credential that they make. Files that tools leave next to
+/// a complete pair could not.
 pub(super) fn parts_among(names: &[&str]) -> Vec<usize> {
     let known = |name: &str| names.iter().position(|known| *known == name);
     let complete = ROWS
@@ -200,7 +200,7 @@ pub(super) fn parts_among(names: &[&str]) -> Vec<usize> {
         .collect()
 }
 
-/// Whether no PEM is expected in a file of this name.
+/// Whether a file of this name is not expected to be PEM.
 pub(crate) fn is_binary(name: &str) -> bool {
     let fixed = STAPLE.iter().chain(&PASSWORD).chain(&GENERIC);
     fixed.into_iter().any(|known| *known == name)
@@ -226,13 +226,13 @@ fn place(name: &str, items: &[Item]) -> Option<usize> {
     items.iter().position(|item| item.name == name)
 }
 
-/// What stands before `ending` in `name`.
+/// The part of `name` before `ending`.
 fn stem<'a>(ending: &str, name: &'a str) -> Option<&'a str> {
     let stem = name.strip_suffix(ending)?;
     (!stem.is_empty() && !stem.starts_with('.')).then_some(stem)
 }
 
-/// What stands for `*` in `pattern` when `name` matches it: the empty string for one without `*`.
+/// What `*` in `pattern` stands for if `name` matches; the empty string if `pattern` has no `*`.
 fn star<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
     match pattern.strip_prefix('*') {
         Some(ending) => stem(ending, name).filter(|stem| !RESERVED.contains(stem)),
@@ -244,7 +244,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     star(pattern, name).is_some()
 }
 
-/// The staple: under a name of its own, or under that of the chain or the key.
+/// The staple: under its own name, or under the name of the chain or the key.
 fn staple(items: &[Item], pair: Option<&PairFiles>) -> Option<usize> {
     first(&STAPLE, items).or_else(|| {
         let pair = pair?;
@@ -269,11 +269,11 @@ struct Pairs<'a> {
     trust: Option<usize>,
 }
 
-/// What a row, or a part of it, amounts to.
+/// The result for a row, or for a part of it.
 enum Found {
     /// A chain that belongs to its key.
     Belongs(PairFiles),
-    /// Files that are there and do not belong together, or can't be read.
+    /// Files that exist, but don't belong together or can't be read.
     Mismatch(PairFiles),
 }
 
@@ -293,7 +293,7 @@ impl Pairs<'_> {
                     Found::Mismatch(pair) => drop(others.get_or_insert(pair)),
                 }
             }
-            // A CA's own pair, beside the one of a server.
+            // A CA's own pair, next to the pair of a server.
             if belongs.len() > 1 && belongs.iter().any(|pair| !self.is_ca(pair)) {
                 belongs.retain(|pair| !self.is_ca(pair));
             }
@@ -369,7 +369,7 @@ impl Pairs<'_> {
         }
     }
 
-    /// The `.pem` files that hold both, as HAProxy has it.
+    /// The `.pem` files that contain both, as HAProxy uses them.
     fn in_one_file(&self) -> Vec<Found> {
         let candidates = self.candidates();
         let both = candidates.filter(|at| {
@@ -380,7 +380,7 @@ impl Pairs<'_> {
             .collect()
     }
 
-    /// The keystores that hold a private key, or are not open.
+    /// The keystores that contain a private key, or could not be opened.
     fn keystores(&self) -> Vec<Found> {
         let candidates = self.candidates();
         let keystores = candidates.filter(|at| is_keystore(&self.items[*at].name));
@@ -396,7 +396,7 @@ impl Pairs<'_> {
         let (Some(key), None) = (keys.next(), keys.next()) else {
             return Vec::new();
         };
-        // A key that can't be read may be the one that goes with the chain.
+        // A key that can't be read may be the one that belongs to the chain.
         if self.has_unreadable_key() {
             return Vec::new();
         }
@@ -407,7 +407,7 @@ impl Pairs<'_> {
             self.items[at].place_of(loaded)?;
             Some((self.items[at].certificates().len(), at))
         });
-        // Of equally long ones, the first.
+        // If several are equally long, the first one.
         let longest = chains.max_by_key(|(length, at)| (*length, std::cmp::Reverse(*at)));
         let pair = longest.map(|(_, chain)| PairFiles {
             chain: vec![chain],
@@ -418,7 +418,7 @@ impl Pairs<'_> {
         pair.map(Found::Belongs).into_iter().collect()
     }
 
-    /// Whether a file that can't be read has the name of a private key, with its chain beside it.
+    /// Whether a file that can't be read has the name of a private key, with its chain next to it.
     fn has_unreadable_key(&self) -> bool {
         let rows = ROWS.iter().flat_map(|row| self.row(row));
         let mut keys = rows.map(|found| match found {
@@ -427,7 +427,7 @@ impl Pairs<'_> {
         keys.any(|key| self.items[key].unreadable.is_some())
     }
 
-    /// The files that may be of a pair: all but bundles, revocation lists and what is no PEM.
+    /// The files that may belong to a pair: all except bundles, revocation lists and files that are not PEM.
     fn candidates(&self) -> impl Iterator<Item = usize> {
         let names = self.items.iter().enumerate();
         let kept = names.filter(|(_, item)| {
@@ -438,7 +438,7 @@ impl Pairs<'_> {
         kept.map(|(at, _)| at)
     }
 
-    /// The files with a private key, apart from a CA's.
+    /// The files with a private key, except for a CA's.
     fn keys(&self) -> impl Iterator<Item = usize> {
         self.candidates().filter(|at| {
             let item = &self.items[*at];
@@ -446,7 +446,7 @@ impl Pairs<'_> {
         })
     }
 
-    /// Whether it is the private key of a CA of the bundle, or of one that is called so.
+    /// Whether it is the private key of a CA of the bundle, or is named like a CA's key.
     fn is_key_of_ca(&self, item: &Item) -> bool {
         let named = RESERVED[1..].iter().any(|ca| {
             item.name.strip_prefix(ca) == Some(".key")
@@ -491,7 +491,7 @@ impl Pairs<'_> {
         }
     }
 
-    /// What is wrong when there is a part of a pair, and no pair.
+    /// The problem if there is a part of a pair, but no pair.
     fn half(&self) -> Option<Problem> {
         let unreadable = self.candidates().find_map(|at| {
             let item = &self.items[at];
@@ -504,7 +504,7 @@ impl Pairs<'_> {
             .or_else(|| self.lone_chain())
     }
 
-    /// A keystore under the name of a PEM file.
+    /// A keystore that has the name of a PEM file.
     fn renamed_keystore(&self) -> Option<Problem> {
         let mut named = self.candidates().map(|at| &self.items[at]);
         named.find_map(|item| {
@@ -599,7 +599,7 @@ impl Pairs<'_> {
         ))
     }
 
-    /// Whether it seems to hold a certificate that is not a CA's, or should hold one and does not.
+    /// Whether it seems to contain a certificate that is not a CA's, or should contain one and does not.
     fn is_leaf(&self, item: &Item) -> bool {
         let certificates = item.certificates();
         match certificates.first() {

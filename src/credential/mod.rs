@@ -35,12 +35,12 @@ use crate::text::Texts;
 #[cfg(doc)]
 use crate::validity::Validity;
 
-/// What the files of a credential folder amount to. Each part is judged by itself.
+/// The parts that the files of a credential folder make up. Each part is checked separately.
 #[derive(Debug, Default)]
 pub struct Credential {
     /// The certificate chain with its key.
     pub pair: Verdict<Pair>,
-    /// The CAs that clients, or upstreams, are verified against.
+    /// The CAs that clients or upstreams are verified with.
     pub bundle: Verdict<Bundle>,
     /// The OCSP response that goes with the pair.
     pub staple: Verdict<Staple>,
@@ -48,7 +48,7 @@ pub struct Credential {
     pub ticket_keys: Verdict<TicketKeys>,
     /// A generic secret.
     pub generic: Verdict<Generic>,
-    /// The names of the files that are no part of it.
+    /// The names of the files that do not belong to it.
     pub skipped: Texts,
 }
 
@@ -70,19 +70,19 @@ impl Credential {
     }
 }
 
-/// By what a credential is judged, apart from its files.
+/// What a credential is checked by, besides its files.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
-    /// Decides what has expired.
+    /// The time that decides what has expired.
     now: SystemTime,
-    /// How many days before its end a certificate is warned of at most.
+    /// A certificate causes a warning at most this many days before its end.
     warn_days: u32,
     /// The options of its trust bundle.
     trust: Arc<TrustOptions>,
 }
 
-/// Makes a credential of the files of the folder at `folder`. `now` decides what has expired, and
-/// `warn_days` what is [expiring](Validity::is_expiring).
+/// Makes a credential from the files of the folder at `folder`. `now` decides what has expired, and `warn_days`
+/// what is [expiring](Validity::is_expiring).
 pub fn from_files(folder: &Path, files: Vec<File>, now: SystemTime, warn_days: u32) -> Credential {
     let rules = Rules {
         now,
@@ -92,7 +92,7 @@ pub fn from_files(folder: &Path, files: Vec<File>, now: SystemTime, warn_days: u
     judge(folder, contents::items(folder, files, Vec::new()), &rules)
 }
 
-/// Makes a credential of the files of a folder.
+/// Makes a credential from the files of a folder.
 fn judge(folder: &Path, mut items: Vec<Item>, rules: &Rules) -> Credential {
     let layout = opened(folder, &mut items);
     let findings = || Findings::new(folder, rules.now, rules.warn_days);
@@ -155,7 +155,7 @@ fn judge(folder: &Path, mut items: Vec<Item>, rules: &Rules) -> Credential {
     }
 }
 
-/// Opens what is encrypted, as far as it matters, and tells which file is what.
+/// Decrypts what is encrypted, as far as it matters, and determines which file is what.
 fn opened(folder: &Path, items: &mut [Item]) -> Layout {
     let password = Layout::password(items).map(|at| items[at].bytes.clone());
     let password = password
@@ -204,7 +204,7 @@ fn pair(
     Some(judged)
 }
 
-/// What a staple beside the pair has to be about.
+/// What a staple next to the pair must be for.
 fn stapled<'a>(judged: &'a Judged, layout: &Layout, items: &'a [Item]) -> Stapled<'a> {
     let of_bundle = || {
         let certificates = items[layout.trust?].certificates();
@@ -220,7 +220,7 @@ fn stapled<'a>(judged: &'a Judged, layout: &Layout, items: &'a [Item]) -> Staple
     }
 }
 
-/// A certificate that must come with an OCSP staple can't be served without a good one.
+/// A certificate that must come with an OCSP staple can't be served without a valid one.
 fn require_staple(pair: &Pair, is_good: bool, staple: &Findings<'_>, findings: &mut Findings<'_>) {
     if !pair.facts.must_staple || is_good {
         return;

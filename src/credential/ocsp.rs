@@ -1,5 +1,5 @@
-//! OCSP responses, as strictly as Envoy parses them: it is Envoy's own parser that has to take them, and
-//! of what that one skips the signature is verified here.
+//! OCSP responses, parsed as strictly as by Envoy, which has its own parser. That parser skips the signature, among
+//! other things; it is verified here.
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 /// An OCSP response about one certificate.
 pub(crate) struct Response<'a> {
     pub(crate) status: Status,
-    /// The identifier of the hash algorithm of what follows, without tag and length.
+    /// The identifier of the hash algorithm of the hashes below, without tag and length.
     pub(crate) hash: &'a [u8],
     /// The hash of the issuer's distinguished name.
     pub(crate) issuer_name_hash: &'a [u8],
@@ -30,7 +30,7 @@ pub(crate) struct Response<'a> {
     certificates: Vec<&'a [u8]>,
 }
 
-/// What the responder knows of the certificate.
+/// The status that the responder reports for the certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     Good,
@@ -38,7 +38,7 @@ pub(crate) enum Status {
     Unknown,
 }
 
-/// Why a file is no response that can be used.
+/// Why a response can't be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
     /// It can't be parsed.
@@ -111,8 +111,8 @@ impl<'a> Response<'a> {
         }))
     }
 
-    /// Whether the holder of `issuer`'s key signed it, or someone whom the issuer has given the right
-    /// to. `None` when that can't be verified here.
+    /// Whether it was signed with the key of `issuer`, or by a responder that the issuer has authorized. `None` if
+    /// that can't be verified here.
     pub(crate) fn is_by(&self, issuer: &SubjectPublicKeyInfo<'_>) -> Option<bool> {
         let by = |key: &SubjectPublicKeyInfo<'_>| {
             let (_, algorithm) = AlgorithmIdentifier::from_der(self.algorithm).ok()?;

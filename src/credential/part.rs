@@ -13,14 +13,14 @@ use crate::problem::Problem;
 use crate::text::Texts;
 use crate::validity::Validity;
 
-/// What the files of one part amount to. Neither a part nor a problem: there is no file for it.
+/// The result of checking the files of one part. If it has neither a part nor a problem, there is no file for it.
 #[derive(Debug)]
 pub struct Verdict<T> {
-    /// The part, when Envoy accepts it.
+    /// The part, if Envoy accepts it.
     pub part: Option<T>,
-    /// Why the files for this part are rejected. There is no part then.
+    /// Why the files for this part are rejected; there is no part then.
     pub problems: Vec<Problem>,
-    /// Conditions that are served and worth a warning.
+    /// Conditions that cause a warning, although the part is served.
     pub warnings: Vec<Problem>,
 }
 
@@ -48,14 +48,14 @@ pub struct Pair {
     pub chain: Vec<u8>,
     /// The private key, not encrypted.
     pub key: Zeroizing<Vec<u8>>,
-    /// Whether a better chain may follow in a moment, as a tool may be in the middle of writing: there is
-    /// one that does not belong to the key, or none has the name that goes with it.
+    /// Whether a better chain may follow soon, because a tool may be in the middle of writing: there is a better
+    /// one that does not belong to the key, or no chain has the name that goes with the key.
     pub lesser_chain: bool,
-    /// What is shown of it.
+    /// The facts that are shown about it.
     pub facts: PairFacts,
 }
 
-/// What is shown of a certificate pair.
+/// The facts that are shown about a certificate pair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PairFacts {
     /// The leaf certificate.
@@ -78,13 +78,13 @@ pub struct Bundle {
     pub trusted_ca: Vec<u8>,
     /// The revocation lists, one per issuer.
     pub crl: Option<Vec<u8>>,
-    /// What else clients have to fulfil, as it is configured.
+    /// Further requirements for clients, as configured.
     pub options: Arc<TrustOptions>,
-    /// What is shown of it.
+    /// The facts that are shown about it.
     pub facts: BundleFacts,
 }
 
-/// What is shown of a trust bundle.
+/// The facts that are shown about a trust bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleFacts {
     /// The CA certificates, in their order.
@@ -97,16 +97,16 @@ pub struct BundleFacts {
 pub struct Staple {
     /// The response, DER.
     pub response: Vec<u8>,
-    /// What is shown of it.
+    /// The facts that are shown about it.
     pub facts: StapleFacts,
 }
 
-/// What is shown of an OCSP staple.
+/// The facts that are shown about an OCSP staple.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StapleFacts {
-    /// The issuer of the certificate that it is about, as [`CertificateFacts::issuer`] has it.
+    /// The issuer of the certificate that it is for, as in [`CertificateFacts::issuer`].
     pub issuer: String,
-    /// The serial number of the certificate that it is about, as [`CertificateFacts::serial`] has it.
+    /// The serial number of the certificate that it is for, as in [`CertificateFacts::serial`].
     pub serial: String,
     /// When the responder knew the status to be correct.
     pub this_update: SystemTime,
@@ -119,7 +119,7 @@ pub struct StapleFacts {
 }
 
 impl StapleFacts {
-    /// From when until when it is valid; none where it has no end.
+    /// The period in which it is valid; `None` if it has no end.
     pub fn validity(&self) -> Option<Validity> {
         Some(Validity {
             not_before: self.this_update,
@@ -127,7 +127,7 @@ impl StapleFacts {
         })
     }
 
-    /// Whether it is about that certificate.
+    /// Whether it is for that certificate.
     pub fn is_about(&self, leaf: &CertificateFacts) -> bool {
         self.serial == leaf.serial() && self.issuer == leaf.issuer()
     }

@@ -1,8 +1,8 @@
 //! PEM files → their blocks, cut where Envoy's BoringSSL cuts them.
 //!
-//! The only module that uses `rustls-pemfile`, which decodes the blocks. It gives no spans and takes
-//! more than BoringSSL does (a block cut short by the next one, empty lines, missing padding), so the
-//! lines are walked here. Nothing of a block's content is ever part of an error.
+//! The only module that uses `rustls-pemfile`, which decodes the blocks. The library returns no positions and
+//! accepts more than BoringSSL does (a block cut short by the next one, empty lines, missing padding), so the lines
+//! are parsed here. No content of a block is ever part of an error.
 
 mod foreign;
 mod lines;
@@ -22,21 +22,21 @@ pub use self::tidy::{Tidied, tidy};
 
 /// One PEM block.
 pub struct Block {
-    /// All of it, from its BEGIN line to its END line, the line's end included if it has one.
+    /// The whole block, from its BEGIN line to its END line, including the line break after it if there is one.
     pub text: Zeroizing<Vec<u8>>,
-    /// What it holds.
+    /// Its content.
     pub content: Content,
     /// The number of its BEGIN line, from 1.
     pub line: usize,
 }
 
-/// What a block holds, as far as a credential is concerned.
+/// The content of a block, as far as it matters for a credential.
 pub enum Content {
     /// A certificate, in DER.
     Certificate(Vec<u8>),
     /// A private key that is not encrypted.
     Key(Zeroizing<PrivateKeyDer<'static>>),
-    /// A private key that only a password opens: PKCS#8 in DER, or in OpenSSL's old form.
+    /// An encrypted private key: PKCS#8 in DER, or `None` for OpenSSL's old form.
     EncryptedKey(Option<Vec<u8>>),
     /// A private key in a format that Envoy does not read, such as OpenSSH's.
     ForeignKey,
@@ -47,7 +47,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Whether only Envoy may see it: a private key of any kind.
+    /// Whether only Envoy may receive it: a private key of any kind.
     pub fn is_secret(&self) -> bool {
         matches!(
             self,
@@ -59,7 +59,7 @@ impl Content {
 /// What is wrong with a part of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {
-    /// What is wrong with which part of it, as a clause.
+    /// Which part of it is wrong, and in what way, as a clause.
     pub what: String,
     /// What to do about it, with FILE for the file's path.
     pub remedy: Cow<'static, str>,
@@ -74,7 +74,7 @@ impl Flaw {
     }
 }
 
-/// The blocks of `bytes`, each one whole and decodable. One bad block spoils the whole file.
+/// The blocks of `bytes`, each complete and decodable. One bad block makes the whole file invalid.
 ///
 /// # Errors
 /// The first block that BoringSSL would not read.
@@ -89,7 +89,7 @@ pub fn blocks(bytes: &[u8]) -> Result<Vec<Block>, Flaw> {
     Ok(blocks)
 }
 
-/// The labels of the lines that begin a block, whatever becomes of it.
+/// The labels of all BEGIN lines, whether their blocks are valid or not.
 pub(crate) fn labels(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     Lines::new(bytes).filter_map(|line| line.label())
 }
@@ -127,22 +127,22 @@ const END_LINE: &str =
 /// What was seen between the BEGIN and the END line of a block.
 #[derive(Default)]
 struct Body {
-    /// Something stands before the first empty line: BoringSSL takes it for headers.
+    /// There is text before the first empty line: BoringSSL reads it as headers.
     headers: bool,
-    /// `Proc-Type: 4,ENCRYPTED` is the first of them.
+    /// The first header is `Proc-Type: 4,ENCRYPTED`.
     encrypted: bool,
     /// The first empty line was seen.
     split: bool,
     digits: usize,
     padding: usize,
-    /// It is not base64.
+    /// It has a character that is not base64.
     stray: bool,
-    /// A line has more at its end than a line feed, or none.
+    /// A line ends in more than a line feed, or without one.
     untrimmed: bool,
 }
 
 impl Body {
-    /// Reads up to the END line, which is given too.
+    /// Reads up to the END line, which is returned too.
     fn read<'a>(
         label: &[u8],
         lines: &mut Lines<'a>,
@@ -211,7 +211,7 @@ impl Body {
             return Err(("is not valid base64", WRITE_WHOLE));
         }
         match label {
-            // The label of old, which BoringSSL takes and the library does not.
+            // An old label, which BoringSSL accepts and the library does not.
             b"X509 CERTIFICATE" | b"TRUSTED CERTIFICATE" => decode(&plain(b"CERTIFICATE", text)),
             b"ENCRYPTED PRIVATE KEY" => match decoded(text) {
                 Some(der) => Ok(Content::EncryptedKey(Some(der.to_vec()))),
@@ -272,7 +272,7 @@ pub(super) fn base64_text(label: &[u8], der: &[u8]) -> Zeroizing<Vec<u8>> {
     text
 }
 
-/// The block as every reader takes it: without what BoringSSL trims from the ends of lines.
+/// The block in a form that every parser accepts: without what BoringSSL trims from the ends of lines.
 fn plain(label: &[u8], text: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut plain = Zeroizing::new(Vec::with_capacity(2 * text.len() + 2 * label.len()));
     for line in Lines::new(text) {
@@ -288,7 +288,7 @@ fn plain(label: &[u8], text: &[u8]) -> Zeroizing<Vec<u8>> {
     plain
 }
 
-/// Whether the file ends within a BEGIN or END line: its writer is not done.
+/// Whether the file ends within a BEGIN or END line: then it is still being written.
 pub(super) fn ends_in_a_marker(bytes: &[u8]) -> bool {
     let line = bytes
         .rsplit(|byte| *byte == b'\n')

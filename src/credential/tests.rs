@@ -1,4 +1,4 @@
-//! Folders of files, good and bad, and what is made of them.
+//! Good and bad folders of files, and the credentials that they make.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -95,7 +95,7 @@ pub(super) fn judged(files: Vec<File>) -> Credential {
     from_files(Path::new("/c/a"), files, SystemTime::now(), 30)
 }
 
-/// A credential none of whose parts is rejected, or what is wrong with them.
+/// A credential without rejected parts, or the problems.
 pub(super) fn read(files: Vec<File>) -> Result<Credential, Vec<Problem>> {
     let credential = judged(files);
     let problems: Vec<Problem> = credential.problems().cloned().collect();
@@ -130,7 +130,7 @@ pub(super) fn warned(credential: &Credential) -> Vec<Reason> {
 }
 
 #[test]
-fn the_very_bytes_of_a_good_pair_and_its_bundle_are_kept() {
+fn the_bytes_of_a_valid_pair_and_its_bundle_are_unchanged() {
     let root = ca("root");
     let (cert, key) = leaf(&root, "a.example");
     let chain = format!("a note\r\n{}\r\n# the end", cert.replace('\n', "\r\n"));
@@ -240,7 +240,7 @@ fn a_key_in_the_chains_or_the_bundles_file_stays_there() {
 }
 
 #[test]
-fn dates_are_warned_of_and_served() {
+fn dates_cause_warnings_and_are_served() {
     let root = ca("root");
     let now = SystemTime::now();
     let cases = [
@@ -267,7 +267,7 @@ fn dates_are_warned_of_and_served() {
 }
 
 #[test]
-fn a_key_that_others_can_reach_is_warned_of() {
+fn a_key_that_others_can_read_causes_a_warning() {
     let (cert, key) = leaf(&ca("root"), "a.example");
     let both = format!("{cert}{key}");
     for (mode, warns) in [(0o600, false), (0o640, false), (0o604, true), (0o602, true)] {
@@ -276,7 +276,7 @@ fn a_key_that_others_can_reach_is_warned_of() {
             files(&[("a.pem", &both)]),
         ] {
             for file in &mut list {
-                // A certificate is no secret.
+                // A certificate is not confidential.
                 file.mode = if file.name == "tls.crt" { 0o644 } else { mode };
             }
             let credential = read(list).unwrap();
@@ -297,7 +297,7 @@ fn a_revocation_list_without_a_bundle_is_skipped() {
 }
 
 #[test]
-fn the_problems_of_all_parts_are_told_at_once() {
+fn the_problems_of_all_parts_are_reported_together() {
     let root = ca("root");
     let (cert, _) = leaf(&root, "a.example");
     let problems = bad(&[
@@ -309,14 +309,14 @@ fn the_problems_of_all_parts_are_told_at_once() {
 }
 
 #[test]
-fn one_file_is_blamed_once() {
+fn a_problem_of_one_file_is_reported_once() {
     let (cert, key) = leaf(&ca("root"), "a.example");
     let cut = format!("{key}{}", &cert[..200]);
     assert_eq!(bad(&[("a.pem", &cut)]), [Reason::BadPem]);
 }
 
 #[test]
-fn a_key_of_another_kind_is_no_match() {
+fn a_key_of_another_kind_does_not_match() {
     let root = ca("root");
     let (cert, _) = leaf(&root, "a.example");
     let other = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
@@ -377,7 +377,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_break_it(
+    fn no_bytes_cause_a_panic(
         names in proptest::sample::subsequence(vec!["tls.crt", "tls.key", "ca.crt", "ca.crl", "a.pem"], 1..=5),
         damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
     ) {

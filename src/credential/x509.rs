@@ -1,5 +1,5 @@
-//! Certificates and revocation lists, as loosely and as strictly as BoringSSL parses them. What they
-//! hold is read further by `x509-parser` where that can be done.
+//! Certificates and revocation lists, parsed exactly as strictly as by BoringSSL. Their fields are parsed by
+//! `x509-parser` where that is possible.
 
 use std::time::SystemTime;
 
@@ -37,11 +37,11 @@ pub(crate) struct Extension<'a> {
     pub(crate) value: &'a [u8],
 }
 
-/// What is signed, and by which signature.
+/// The signed content, and its signature.
 pub(crate) struct Signed<'a> {
     content: &'a [u8],
     algorithm: &'a [u8],
-    /// The bits of the signature, behind the byte with the number of those that are not used.
+    /// The bits of the signature, after the byte with the number of unused bits.
     signature: &'a [u8],
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct X509<'a> {
     /// The subject's distinguished name, as it is encoded.
     pub(crate) subject: &'a [u8],
     pub(crate) key: SubjectPublicKeyInfo<'a>,
-    /// All of the public key, with its algorithm, as it is encoded.
+    /// The whole public key with its algorithm, as it is encoded.
     pub(crate) key_der: &'a [u8],
     pub(crate) extensions: Vec<Extension<'a>>,
     pub(crate) signed: Signed<'a>,
@@ -69,13 +69,13 @@ pub(crate) struct List<'a> {
     pub(crate) this_update: SystemTime,
     pub(crate) next_update: Option<SystemTime>,
     pub(crate) extensions: Vec<Extension<'a>>,
-    /// Whether an entry has an extension that may not be skipped.
+    /// Whether an entry has an extension that must not be skipped.
     pub(crate) has_critical_entry: bool,
     pub(crate) signed: Signed<'a>,
 }
 
 impl<'a> X509<'a> {
-    /// From when until when it is valid.
+    /// The period in which it is valid.
     pub(crate) fn validity(&self) -> Validity {
         Validity {
             not_before: self.not_before,
@@ -83,7 +83,7 @@ impl<'a> X509<'a> {
         }
     }
 
-    /// Parses a certificate; `None` when BoringSSL would not.
+    /// Parses a certificate; `None` if BoringSSL would reject it.
     pub(crate) fn parse(der: &'a [u8]) -> Option<Self> {
         let (content, signed) = Signed::parse(der, Der::any_ber)?;
         let mut tbs = Der(content);
@@ -135,17 +135,17 @@ impl<'a> X509<'a> {
         })
     }
 
-    /// Whether it bears its issuer's name: a root, or its own only witness.
+    /// Whether its issuer and its subject have the same name: a root, or another self-signed certificate.
     pub(crate) fn is_self_issued(&self) -> bool {
         self.subject == self.issuer
     }
 
-    /// Whether it bears the name of the issuer of `other`.
+    /// Whether its subject has the name of the issuer of `other`.
     pub(crate) fn is_issuer_of(&self, other: &X509<'_>) -> bool {
         self.subject == other.issuer
     }
 
-    /// Whether it says that it is a CA's. Of version 1, a self-issued one counts.
+    /// Whether it is marked as a CA certificate. A self-issued one of version 1 counts too.
     pub(crate) fn is_ca(&self) -> bool {
         match self.extension(BASIC_CONSTRAINTS) {
             Some(value) => {
@@ -159,8 +159,8 @@ impl<'a> X509<'a> {
         }
     }
 
-    /// The bits of its key usage, the first one at the top; `None` when it has none, and no bits at all
-    /// when they can't be read.
+    /// The bits of its key usage, the first one at the top; `None` if it has no key usage, and no bits if they
+    /// can't be read.
     pub(crate) fn key_usage(&self) -> Option<u16> {
         let mut value = Der(self.extension(KEY_USAGE)?);
         let content = value.take(tag::BIT_STRING).map_or(&[][..], |bits| bits.0);
@@ -184,8 +184,8 @@ impl<'a> X509<'a> {
         self.key_usage().is_none_or(|allowed| allowed & usage != 0)
     }
 
-    /// Whether it tells that its issuer is no root: it names a place to fetch the issuer's certificate
-    /// from, as the leaves of public CAs do, or the issuer's own issuer.
+    /// Whether it indicates that its issuer is not a root: it has the address of the issuer's certificate, as the
+    /// leaves of public CAs do, or the name of the issuer's own issuer.
     pub(crate) fn is_from_intermediate(&self) -> bool {
         let is_place = |value: &[u8]| value.windows(CA_ISSUERS.len()).any(|id| id == CA_ISSUERS);
         let issuer_of_issuer = || {
@@ -206,7 +206,7 @@ impl<'a> X509<'a> {
 }
 
 impl<'a> List<'a> {
-    /// Parses a revocation list; `None` when BoringSSL would not.
+    /// Parses a revocation list; `None` if BoringSSL would reject it.
     pub(crate) fn parse(der: &'a [u8]) -> Option<Self> {
         let (content, signed) = Signed::parse(der, Der::any)?;
         let mut tbs = Der(content);
@@ -260,12 +260,12 @@ impl<'a> List<'a> {
 }
 
 impl<'a> Signed<'a> {
-    /// What is signed, and the rest of what stands around it in `der`. The signature is read by `read`.
+    /// Parses `der`: the signed content, and the signature with its algorithm. `read` reads the signature.
     fn parse(
         der: &'a [u8],
         read: fn(&mut Der<'a>) -> Option<Element<'a>>,
     ) -> Option<(&'a [u8], Self)> {
-        // What stands behind it does not matter to BoringSSL.
+        // BoringSSL ignores bytes after it.
         let mut outer = Der(der).sequence()?;
         let content = outer.whole(tag::SEQUENCE)?;
         let algorithm = algorithm(&mut outer)?;
@@ -286,21 +286,21 @@ impl<'a> Signed<'a> {
         Der(self.algorithm).sequence()?.oid()
     }
 
-    /// Whether the holder of `issuer`'s key signed it. `None` when that can't be verified here.
+    /// Whether it was signed with the key of `issuer`. `None` if that can't be verified here.
     pub(crate) fn is_by(&self, issuer: &SubjectPublicKeyInfo<'_>) -> Option<bool> {
         let (_, algorithm) = AlgorithmIdentifier::from_der(self.algorithm).ok()?;
         is_signed(self.content, &algorithm, self.signature, issuer)
     }
 }
 
-/// Whether the holder of `key` signed `content`. `None` when that can't be verified here.
+/// Whether `content` was signed with `key`. `None` if that can't be verified here.
 pub(crate) fn is_signed(
     content: &[u8],
     algorithm: &AlgorithmIdentifier<'_>,
     signature: &[u8],
     key: &SubjectPublicKeyInfo<'_>,
 ) -> Option<bool> {
-    // Smaller RSA keys are refused by the verifier whatever they signed.
+    // The verifier refuses smaller RSA keys, whatever they signed.
     if matches!(KeyType::of_public(key), KeyType::Rsa(bits) if bits < 2048) {
         return None;
     }
@@ -312,7 +312,7 @@ pub(crate) fn is_signed(
     }
 }
 
-/// A sequence of extensions, and nothing behind it.
+/// A sequence of extensions, with nothing after it.
 fn read_extensions(mut all: Der<'_>) -> Option<Vec<Extension<'_>>> {
     let mut list = all.sequence()?;
     all.end()?;
@@ -335,7 +335,7 @@ fn read_extensions(mut all: Der<'_>) -> Option<Vec<Extension<'_>>> {
     Some(extensions)
 }
 
-/// `None` when there are several extensions of this kind, or one that `read` can't read.
+/// `None` if there are several extensions of this kind, or one that `read` can't read.
 fn each_once(
     extensions: &[Extension<'_>],
     id: &[u8],
@@ -369,7 +369,7 @@ fn authority_key_id(mut value: Der<'_>) -> Option<()> {
     fields.end()
 }
 
-/// Gives all of the algorithm's encoding.
+/// Returns the whole encoding of the algorithm.
 fn algorithm<'a>(from: &mut Der<'a>) -> Option<&'a [u8]> {
     let element = from.whole(tag::SEQUENCE)?;
     let mut algorithm = Der(element.content);
@@ -382,7 +382,7 @@ fn algorithm<'a>(from: &mut Der<'a>) -> Option<&'a [u8]> {
     Some(element.all)
 }
 
-/// Gives all of the name's encoding.
+/// Returns the whole encoding of the name.
 fn name<'a>(from: &mut Der<'a>) -> Option<&'a [u8]> {
     let element = from.whole(tag::SEQUENCE)?;
     let mut parts = Der(element.content);
@@ -401,7 +401,7 @@ fn name<'a>(from: &mut Der<'a>) -> Option<&'a [u8]> {
     Some(element.all)
 }
 
-/// A value of any kind; those of a known kind have to be valid.
+/// A value of any kind; a value of a known kind must be valid.
 fn value(from: &mut Der<'_>) -> Option<()> {
     let whole = *from;
     let value = from.any()?;

@@ -1,5 +1,5 @@
-//! The Envoy configuration that goes with the agent, as YAML that Envoy accepts as it is: delta,
-//! with the settings that bring Envoy back within a second or two after a restart of the agent.
+//! The Envoy configuration that goes with the agent, as YAML that Envoy accepts as it is: delta, with the settings
+//! that let Envoy reconnect within a second or two after a restart of the agent.
 
 mod write;
 
@@ -15,23 +15,23 @@ pub struct Request {
     pub names: Names,
     /// What Envoy does with them.
     pub role: Role,
-    /// Whether clients must show a certificate that a CA of `NAME-cacert` signed.
+    /// Whether clients must present a certificate that is signed by a CA of `NAME-cacert`.
     pub mutual: bool,
     /// Whether the configuration runs as it is, rather than leaving filters and routes to the user.
     pub full: bool,
     /// The agent's socket.
     pub socket: PathBuf,
-    /// Where Envoy listens.
+    /// The address that Envoy listens on.
     pub listen: SocketAddr,
-    /// Where Envoy's own admin pages are, in a full configuration.
+    /// The address of Envoy's admin interface, in a full configuration.
     pub admin: SocketAddr,
-    /// Where the upstream listens.
+    /// The address of the upstream.
     pub upstream: Endpoint,
-    /// Whether upstreams are shown a client certificate.
+    /// Whether a client certificate is presented to upstreams.
     pub client_certificate: bool,
-    /// The generic secret that requests to upstreams carry in their header `Authorization`.
+    /// The generic secret that requests to upstreams have in their header `Authorization`.
     pub injected: Option<Name>,
-    /// Envoy's node id, which the agent logs, and which access rules may name.
+    /// Envoy's node id, which the agent logs and which access rules can match.
     pub node: String,
 }
 
@@ -40,13 +40,13 @@ pub struct Request {
 pub enum Role {
     /// It serves each under its own name.
     Serve,
-    /// It asks for whatever host a client names, and fetches these beforehand.
+    /// It requests the certificate of any host that a client names, and fetches these in advance.
     OnDemand,
-    /// It connects to an upstream with each, and checks the upstream with the CA beside it.
+    /// It connects to an upstream with each, and verifies the upstream with the CAs of the same credential.
     Upstream,
 }
 
-/// Where something listens: a host and a port.
+/// The address of a server: a host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// An IP address, or a host name that Envoy resolves.
@@ -94,7 +94,7 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
-/// Whether `text` is a host name as resolvers take it. One of digits and dots is a mistyped address.
+/// Whether `text` is a host name that resolvers accept. Only digits and dots are a mistyped address.
 fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         let is_taken = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
@@ -113,7 +113,7 @@ impl Request {
     }
 }
 
-/// What a name ends with when it is the second certificate of the host before it.
+/// The suffixes of the names of further certificates for a host.
 const FURTHER: [&str; 2] = ["-ecdsa", "-rsa"];
 
 /// A name that a credential can have.
@@ -142,7 +142,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// The names of one configuration: at least one, and such that Envoy can tell them apart by host.
+/// The names of one configuration: at least one, and such that Envoy can distinguish them by host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     first: Name,
@@ -150,10 +150,10 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names as they were given, each of them once.
+    /// The names as given, without duplicates.
     ///
     /// # Errors
-    /// None at all, two that are one host to Envoy, and one among several that is no host to it.
+    /// There is no name, two names are the same host for Envoy, or one of several names is not a host.
     pub fn new(names: Vec<Name>) -> Result<Self, String> {
         let mut unique: Vec<Name> = Vec::new();
         for name in names {
@@ -190,7 +190,7 @@ impl Names {
     }
 
     /// The names that stand for a host, each with the names of further certificates for it: `site` with
-    /// `site-ecdsa` and `site-rsa`, so that Envoy chooses by what the client can do.
+    /// `site-ecdsa` and `site-rsa`. Envoy chooses one of them by the capabilities of the client.
     fn hosts(&self) -> Vec<(&Name, Vec<&Name>)> {
         let is_further = |name: &Name| self.iter().any(|host| name.is_further_of(host));
         let hosts = self.iter().filter(|name| !is_further(name));
@@ -213,7 +213,7 @@ impl Name {
         self.0.to_lowercase()
     }
 
-    /// Whether it is `host` with the kind of a key behind it.
+    /// Whether it is the name of `host` with a kind of key as its suffix.
     fn is_further_of(&self, host: &Self) -> bool {
         FURTHER
             .iter()
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_hosts_that_can_be_told_apart() {
+    fn names_are_hosts_that_can_be_distinguished() {
         assert!(names(&["a", "b", "a", "*.b"]).is_ok());
         assert!(names(&["a*b"]).is_ok());
         assert!(names(&["a*b", "c"]).is_err());

@@ -4,7 +4,7 @@ use super::{Endpoint, EndpointHost, Name, Request, Role};
 
 const TYPE: &str = "type.googleapis.com/envoy.extensions";
 
-/// How Envoy asks the agent. Only the first use of it is written out: the others are `*sds`.
+/// How Envoy requests secrets from the agent. Only its first use is written out; the others are `*sds`.
 const SOURCE: &str = "\
 &sds
   resource_api_version: V3
@@ -18,7 +18,7 @@ const SOURCE: &str = "\
         # After a restart of the agent, Envoy reconnects within a second instead of 30.
         retry_policy: {retry_back_off: {base_interval: 0.2s, max_interval: 1s}}";
 
-/// The whole of it.
+/// The whole configuration.
 pub(super) fn configuration(request: &Request) -> String {
     let mut sources = Sources { written: false };
     let mut clusters = agent_cluster(&request.socket.to_string_lossy());
@@ -113,7 +113,7 @@ fn tls_listener(request: &Request, sources: &mut Sources) -> String {
     listener
 }
 
-/// A filter chain up to its transport socket. In a full configuration it answers with `body`.
+/// A filter chain up to its transport socket. In a full configuration, it responds with `body`.
 fn chain(matching: &str, body: &str, full: bool) -> String {
     let filters = match full {
         true => http(&answer(body)),
@@ -193,7 +193,7 @@ fn on_demand_socket(request: &Request, sources: &mut Sources) -> String {
         prefetch = prefetch.join(", "),
         default = quote(&request.names.first.0),
     );
-    // Envoy refuses certificates on demand where sessions can be resumed.
+    // Envoy rejects certificates on demand if sessions can be resumed.
     let no_resumption = "          disable_stateless_session_resumption: true\n          \
                          disable_stateful_session_resumption: true\n";
     let validation = client_validation(request, &request.names.first, sources);
@@ -269,8 +269,8 @@ fn upstream_cluster(request: &Request, name: &Name, sources: &mut Sources) -> St
         name = quote(&name.0),
         kind = match request.upstream.host {
             EndpointHost::Ip(_) => "STATIC",
-            // By default Envoy takes IPv6 addresses alone where there are any, and `localhost` has one even on
-            // a machine without IPv6.
+            // By default, Envoy uses only IPv6 addresses if there are any, and `localhost` has one even on a
+            // machine without IPv6.
             EndpointHost::Name(_) => "STRICT_DNS\n    dns_lookup_family: V4_PREFERRED",
         },
         address = address(&request.upstream),
@@ -309,7 +309,7 @@ fn injector(secret: &Name, sources: &mut Sources) -> String {
     )
 }
 
-/// Plain HTTP in, to the upstream that the request's host names, or to the first one.
+/// A listener for plain HTTP that forwards to the upstream that the request's host names, or to the first one.
 fn plain_listener(request: &Request) -> String {
     let mut hosts = String::new();
     for name in request.names.iter() {
@@ -330,13 +330,13 @@ fn plain_listener(request: &Request) -> String {
     )
 }
 
-/// Writes the source of secrets out where it comes first, and refers to it from then on.
+/// Writes the source of secrets in full at its first use, and as a reference after that.
 struct Sources {
     written: bool,
 }
 
 impl Sources {
-    /// What stands behind a key that is indented by `indent` columns.
+    /// The value of a key that is indented by `indent` columns.
     fn next(&mut self, indent: usize) -> String {
         if std::mem::replace(&mut self.written, true) {
             return "*sds".to_owned();
@@ -357,7 +357,7 @@ fn address(endpoint: &Endpoint) -> String {
     )
 }
 
-/// A double-quoted scalar, in ASCII: YAML takes some characters beyond it for the end of a line.
+/// A double-quoted scalar in ASCII, because YAML treats some other characters as line breaks.
 fn quote(text: &str) -> String {
     let mut quoted = String::from('"');
     for c in text.chars() {

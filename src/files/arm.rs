@@ -1,4 +1,4 @@
-//! What a read reports to whoever keeps watch for it.
+//! What a read reports to the watch.
 
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
@@ -7,12 +7,12 @@ use std::time::SystemTime;
 
 use rustix::fs::Stat;
 
-/// A file or folder, whatever its path is.
+/// Identifies a file or folder, whatever its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
-    /// The device, as `st_dev` has it.
+    /// The device (`st_dev`).
     pub device: u64,
-    /// The inode on it.
+    /// The inode on that device.
     pub inode: u64,
 }
 
@@ -21,16 +21,16 @@ pub struct FileId {
 pub enum RootFolder {
     /// This one.
     Found(FileId),
-    /// None.
+    /// It does not exist.
     Absent,
-    /// It could not be found out, or does not matter.
+    /// It is unknown, or does not matter.
     #[default]
     Unknown,
 }
 
 impl RootFolder {
-    /// That of the `folder` that a walk went through. Where that is none, something may be `present` that
-    /// could not be reached.
+    /// The state for the `folder` that a walk reached. Without one, something may be `present` that could not be
+    /// reached.
     pub(super) fn of(folder: Option<FileId>, present: bool) -> Self {
         match (folder, present) {
             (Some(folder), _) => Self::Found(folder),
@@ -56,20 +56,20 @@ pub struct Dir<'a> {
     pub id: FileId,
     /// Whether its file system may change without this machine's kernel knowing (NFS and such).
     pub remote: bool,
-    /// Whether its files were complete before it could be reached: what `..data` leads to.
+    /// Whether its files were complete before it could be reached, like those behind `..data`.
     pub complete: bool,
 }
 
-/// What in a folder matters to a walk.
+/// What a walk looks up in a folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest<'a> {
-    /// What this one name stands for.
+    /// What this name refers to.
     Name(&'a OsStr),
-    /// This one name, and the content of the file that it stands for.
+    /// This name, and the content of the file that it refers to.
     Content(&'a OsStr),
-    /// Which names there are, but not what is behind them.
+    /// Which names exist, but not what they refer to.
     Names,
-    /// Everything in it, but names that begin with `..`.
+    /// Everything in it, except names that begin with `..`.
     All,
 }
 
@@ -90,12 +90,12 @@ pub struct Seen<'a> {
     pub name: &'a OsStr,
     /// When its content last changed.
     pub modified: SystemTime,
-    /// Whether it can be written under another name, which the folder that this one is in would not
-    /// report: it has several hard links, or is mounted here.
+    /// Whether it can be written under another name, without an event in the folder of this name: it has several
+    /// hard links, or is mounted here.
     pub shared: bool,
 }
 
-/// For a single read, when nothing is to be watched.
+/// For a single read, without a watch.
 pub struct Unwatched;
 
 impl Arm for Unwatched {
@@ -104,7 +104,7 @@ impl Arm for Unwatched {
 }
 
 impl FileId {
-    /// Of what `stat` is about.
+    /// The file or folder that `stat` describes.
     #[allow(clippy::unnecessary_cast)] // The widths differ between architectures.
     pub(super) fn of(stat: &Stat) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! Kinds of file systems, by what the kernel hears of their changes.
+//! Kinds of file systems, by whether the kernel notices their changes.
 
 use std::os::fd::AsFd;
 
@@ -10,26 +10,26 @@ use rustix::io::Errno;
 pub(super) struct Kind(u64);
 
 impl Kind {
-    /// That of the file system that `file` is on.
+    /// The kind of the file system that `file` is on.
     #[allow(clippy::unnecessary_cast)] // The width differs between architectures.
     pub(super) fn of(file: impl AsFd) -> Result<Self, Errno> {
         Ok(Self((fstatfs(file)?.f_type as u64) & 0xffff_ffff))
     }
 
-    /// Whether its files may change without a word to this machine's kernel.
+    /// Whether its files may change without this machine's kernel noticing.
     pub(super) fn is_remote(self) -> bool {
         REMOTE.contains(&self.0)
     }
 
-    /// Whether its folders stand for file systems that are mounted when they are opened.
+    /// Whether its folders are file systems that are mounted when they are opened.
     pub(super) fn is_automount(self) -> bool {
         const AUTOFS: u64 = 0x0187;
         self.0 == AUTOFS
     }
 }
 
-/// `f_type` (statfs(2)) of file systems whose files other machines, or a process that serves them,
-/// can change without this kernel knowing; and of those that are made up on the fly.
+/// `f_type` (statfs(2)) of file systems whose files other machines, or a process that serves them, can change
+/// without this kernel noticing; and of those whose content is generated.
 const REMOTE: [u64; 17] = [
     0x6969,      // NFS
     0x517b,      // SMB

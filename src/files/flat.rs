@@ -1,16 +1,16 @@
 //! Flat roots: which files of a folder belong to one credential, by their names.
 //!
-//! A file's name is the name of its credential and an ending. The endings are those of the tools that
-//! keep all certificates in one folder: lego, HAProxy, mkcert, openssl, systemd.
+//! A file's name consists of the name of its credential and an ending. The endings are those of the tools that keep
+//! all certificates in one folder: lego, HAProxy, mkcert, openssl, systemd.
 
 /// What a file with an ending is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Use {
-    /// It may hold a private key.
+    /// It may contain a private key.
     Key,
     /// It is a part without a private key.
     Part,
-    /// It is nothing without another file.
+    /// It is only used together with another file.
     Beside,
 }
 
@@ -18,7 +18,7 @@ enum Use {
 struct Ending {
     text: &'static str,
     what: Use,
-    /// The name that the same file has in a credential folder, where its own means nothing there.
+    /// The name that the same file has in a credential folder, if its own has no meaning there.
     known_as: Option<&'static str>,
 }
 
@@ -40,7 +40,7 @@ impl Ending {
     }
 }
 
-/// The endings. Of two that fit, the first one counts.
+/// The endings. If several fit, the first one counts.
 const ENDINGS: [Ending; 18] = [
     Ending::known_as("-cacert.crt", Use::Part, "ca.crt"),
     Ending::known_as("-cacert.pem", Use::Part, "ca.pem"),
@@ -70,7 +70,7 @@ const ISSUERS: [&str; 2] = [".issuer", ".ca"];
 pub(super) struct Member<'a> {
     /// The name of the credential.
     pub(super) credential: &'a str,
-    /// Whether the credential is there because of this file. Otherwise it is only used beside another.
+    /// Whether this file alone makes a credential. Otherwise it is only used next to another file.
     pub(super) counts: bool,
     /// Whether its name is that of a private key, or of a keystore.
     pub(super) is_key: bool,
@@ -89,14 +89,13 @@ pub(super) fn member(name: &str) -> Option<Member<'_>> {
     })
 }
 
-/// The credential whose issuer's certificate a credential of this name may be.
+/// The credential whose issuer's certificate may have this name.
 pub(super) fn issued(credential: &str) -> Option<&str> {
     let mut endings = ISSUERS.iter();
     endings.find_map(|ending| credential.strip_suffix(ending))
 }
 
-/// The names of the files that a credential may have: each with the name by which it is known in a
-/// credential folder.
+/// The names of the files that a credential may have, each with the name of the same file in a credential folder.
 pub(super) fn names(credential: &str) -> impl Iterator<Item = (String, String)> {
     ENDINGS.iter().filter_map(move |ending| {
         let name = format!("{credential}{}", ending.text);
@@ -110,7 +109,7 @@ pub(super) fn names(credential: &str) -> impl Iterator<Item = (String, String)> 
     })
 }
 
-/// The name of the file of `credential` that is known by `known_as` in a credential folder.
+/// The name of the file of `credential` that has the name `known_as` in a credential folder.
 pub(super) fn name_of(credential: &str, known_as: &str) -> String {
     let known = names(credential).find(|(_, known)| known == known_as);
     known.map_or_else(|| known_as.to_owned(), |(name, _)| name)

@@ -1,4 +1,4 @@
-//! Opening a folder and listing it, and the problem to report when a walk led nowhere.
+//! Opens and lists a folder, and describes the problem if a walk failed.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -14,18 +14,18 @@ use super::stamps::Depth;
 use crate::problem::{Problem, Reason};
 use crate::text;
 
-/// Why there is no folder to read.
+/// Why a folder can't be read.
 pub(super) enum NoFolder {
-    /// There is none.
+    /// It does not exist.
     Absent,
-    /// Something else is there, and this is wrong with it.
+    /// Something else is there, with this problem.
     Not(Problem),
-    /// There may be one: this is not known.
+    /// It may exist: that is unknown because of this problem.
     Unknown(Problem),
 }
 
-/// Opens the folder at `path`. With `confine`, the root that it is in, no link leads out of that. With a
-/// `route` to the root, the walk begins there.
+/// Opens the folder at `path`. With `confine`, its root, no link may lead out of that root. With a `route` to the
+/// root, the walk begins there.
 pub(super) fn open_folder(
     walk: &mut Walk<'_>,
     confine: Option<&Path>,
@@ -61,7 +61,7 @@ fn find_folder(
     let route = route.filter(|route| route.root() == root);
     let found = match route.and_then(Route::folder) {
         Some(folder) => Ok(Found::Folder(folder)),
-        // A read that can't reach the root watches the way itself.
+        // A read that can't reach the root watches the folders on the way itself.
         None => walk.find(root),
     };
     let Ok(Found::Folder(folder)) = found else {
@@ -77,7 +77,7 @@ fn find_folder(
     }
 }
 
-/// The entries of `folder`, `.` and `..` left out, as they come.
+/// The entries of `folder`, except for `.` and `..`, unsorted.
 pub(super) fn list(
     walk: &mut Walk<'_>,
     folder: &Folder,
@@ -89,7 +89,7 @@ pub(super) fn list(
             open(&folder.fd, OsStr::new("."), flags).and_then(with_stat)
         }
     };
-    // The state is that before the listing: what changes during it must count as changed later.
+    // The state from before the listing: a change during the listing must be detected later.
     let (fd, stat) =
         opened.inspect_err(|error| walk.stamps.add(Depth::Content, &folder.path, Err(*error)))?;
     walk.stamps.add(Depth::Content, &folder.path, Ok(&stat));
@@ -105,7 +105,7 @@ pub(super) fn list(
     }))
 }
 
-/// The problem with `path` when a walk from there led nowhere.
+/// The problem to report if a walk from `path` failed.
 pub(super) fn problem(path: &Path, failure: Failure) -> Problem {
     match failure {
         Failure::Absent => Problem::new(Reason::Unreadable, path, "it does not exist", "create it"),

@@ -1,8 +1,7 @@
-//! Follows a few files that are replaced now and then, such as a configuration file: tells when one
-//! of them may have changed, however it was written, and whatever links lead to it.
+//! Follows a few files that are replaced now and then, such as a configuration file: reports when one of them may
+//! have changed, however it was written, and whatever links lead to it.
 //!
-//! Credential folders have a [watch](super::watch) of their own, which a report too many would cost
-//! more than it does here.
+//! Credential folders have their own [watch](super::watch), because unnecessary reports cost more there.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,7 +27,7 @@ const QUIET: Duration = Duration::from_millis(100);
 /// A change is reported after this long at the latest.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Links that lead from one file to the next, as many as Linux follows.
+/// The maximum number of links from one file to the next, as in Linux.
 const MAX_LINKS: usize = 40;
 
 /// Follows files until it is dropped.
@@ -57,14 +56,14 @@ impl Follow {
     }
 }
 
-/// What is compared: which file it is, and when it changed.
+/// What is compared: the identity of a file, and when it changed.
 type State = Option<[i64; 7]>;
 
 fn run(paths: &[PathBuf], mut before: Vec<State>, report: &Weak<Notify>) {
     let (send, events) = sync_channel(1);
     let handler = move |event: notify::Result<notify::Event>| {
         if event.map_or(true, |event| matters(event.kind)) {
-            // When one is waiting already, it stands for both.
+            // If a report is already waiting, it stands for both.
             let _ = send.try_send(());
         }
     };
@@ -77,7 +76,7 @@ fn run(paths: &[PathBuf], mut before: Vec<State>, report: &Weak<Notify>) {
     loop {
         if let Some(watcher) = &mut watcher {
             for folder in folders(paths) {
-                // One that is not there is found by polling.
+                // A folder that does not exist yet is found by polling.
                 let _ = watcher.watch(&folder, RecursiveMode::NonRecursive);
             }
         }
@@ -94,7 +93,7 @@ fn run(paths: &[PathBuf], mut before: Vec<State>, report: &Weak<Notify>) {
     }
 }
 
-/// Whether an event may be a change. That others read a file is none.
+/// Whether an event may be a change. Reads by other processes are not.
 fn matters(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
@@ -102,7 +101,7 @@ fn matters(kind: EventKind) -> bool {
     }
 }
 
-/// Waits for an event, and until no other follows; or until the next poll is due.
+/// Waits for an event, and then until no other follows; or until the next poll is due.
 fn wait(events: &Receiver<()>) {
     match events.recv_timeout(POLL) {
         Ok(()) => {}
@@ -113,7 +112,7 @@ fn wait(events: &Receiver<()>) {
     while start.elapsed() < PATIENCE && events.recv_timeout(QUIET).is_ok() {}
 }
 
-/// The folders in which something happens when one of the files changes.
+/// The folders that have an event when one of the files changes.
 fn folders(paths: &[PathBuf]) -> BTreeSet<PathBuf> {
     let mut folders = BTreeSet::new();
     for path in paths {

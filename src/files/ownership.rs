@@ -1,5 +1,5 @@
-//! Whether the owner of a credential folder could read a file himself: in a confined root, where
-//! several users own folders, the agent must not read for one of them what is another's.
+//! Whether the owner of a credential folder could read a file without the agent: in a confined root, where several
+//! users own folders, the agent must not read another user's file for one of them.
 
 use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
@@ -15,15 +15,15 @@ use crate::rights::{READ, Rights, SEARCH};
 /// The owner of a credential folder.
 pub(super) struct Owner {
     uid: u32,
-    /// The folder, where it is his.
+    /// The folder, if the owner owns it.
     folder: Option<FileId>,
-    /// His groups, looked up when they matter; `None` where they can't be.
+    /// The owner's groups, looked up when they matter; `None` if that fails.
     groups: OnceCell<Option<Vec<Gid>>>,
 }
 
 impl Owner {
-    /// The owner of `folder`, to which a link of the user `linked_by` has led, if any: whoever makes
-    /// a link to another one's folder does not own that.
+    /// The owner of `folder`. If a link led there, `linked_by` is the user who made it: a user who links to another
+    /// user's folder does not own it.
     pub(super) fn of(folder: &Folder, linked_by: Option<u32>) -> Result<Self, Errno> {
         let stat = fstat(&folder.fd)?;
         let uid = linked_by.filter(|uid| *uid != 0).unwrap_or(stat.st_uid);
@@ -39,8 +39,8 @@ impl Owner {
         self.uid
     }
 
-    /// Whether he could read the open `file` at `leaf`, whose state is `stat`, or root has put it into his
-    /// folder for the agent. Rights that can't be read count as none.
+    /// Whether the owner could read the open `file` at `leaf`, whose state is `stat`, or root has put it into the
+    /// owner's folder for the agent. Rights that can't be read count as none.
     pub(super) fn may_have(&self, leaf: &Leaf, file: &OwnedFd, stat: &Stat) -> Result<bool, Errno> {
         if self.uid == 0 || stat.st_uid == self.uid {
             return Ok(true);
@@ -51,7 +51,7 @@ impl Owner {
         for folder in way {
             let state = fstat(&folder.fd)?;
             if Some(FileId::of(&state)) == self.folder {
-                // A file with more names may be one of root's that he has given a name here.
+                // A file with several names may be a file of root that the owner has linked here.
                 let put_by_root = stat.st_uid == 0 && stat.st_nlink == 1;
                 return Ok(put_by_root || readable());
             }
@@ -67,7 +67,7 @@ impl Owner {
         rights.allow(self.uid, |gid| self.is_member(gid), right)
     }
 
-    /// Whether he is in a group, as far as the user database can tell.
+    /// Whether the owner is in a group, as far as the user database knows.
     fn is_member(&self, gid: u32) -> Option<bool> {
         let groups = self.groups.get_or_init(|| {
             let user = User::from_uid(Uid::from_raw(self.uid)).ok()??;

@@ -19,25 +19,24 @@ use crate::text;
 /// The maximum number of problems that a listing reports.
 const MAX_PROBLEMS: usize = 64;
 
-/// Names that are shown of the files that the layout of a root leaves out.
+/// How many names of files that the layout leaves out are shown.
 const MAX_SHOWN: usize = 3;
 
-/// Private keys by the names that they have in credential folders alone.
+/// Names of private keys that only occur in credential folders.
 const KEYS_OF_FOLDERS: [&str; 5] = ["tls.key", "privkey.pem", "key.pem", "svid_key.pem", "key"];
 
-/// What a root holds.
+/// The content of a root.
 pub struct Listing {
-    /// Whether the root is there at all.
+    /// Whether the root exists.
     pub present: bool,
-    /// Whether it could be listed completely. Otherwise a folder that is not named here may be
-    /// there all the same.
+    /// Whether it could be listed completely. Otherwise, a folder that is not listed here may exist.
     pub complete: bool,
-    /// The names of the credentials in it, in order: those of the folders (links to folders included),
-    /// or in a flat root those that its files have in common.
+    /// The names of the credentials in it, sorted: the names of the folders (including links to folders), or in a
+    /// flat root the names that its files share.
     pub credentials: Vec<String>,
-    /// What is not served because of its name or its place, and a root that can't be read.
+    /// What is not served because of its name or place, or because the root can't be read.
     pub problems: Vec<Problem>,
-    /// What the results of later calls of `stat` are compared with.
+    /// What later calls of `stat` are compared with.
     pub stamps: Stamps,
     /// The folder that was listed.
     pub folder: RootFolder,
@@ -46,11 +45,11 @@ pub struct Listing {
 /// How a root is listed.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Whether the files of the root itself are credentials, and not its folders.
+    /// Whether the files of the root itself make the credentials, not its folders.
     pub flat: bool,
-    /// Of more credentials than this, the first ones by name are listed.
+    /// If there are more credentials, only the first ones by name are listed.
     pub max_credentials: usize,
-    /// Whether folders that a link leads to outside of the root are left out.
+    /// Whether links to folders outside of the root are left out.
     pub confine: bool,
     /// Whether names that Istio reserves are left out.
     pub reserved_names: bool,
@@ -108,8 +107,8 @@ pub fn list(root: &Path, options: Options, arm: &mut dyn Arm) -> Listing {
     }
 }
 
-/// Whether files with these names are those of a flat root: several credentials, each with a private
-/// key. `ca` is none, for a CA's key may lie beside the one of a server.
+/// Whether files with these names look like a flat root: several credentials, each with a private key. `ca` does
+/// not count, because a CA's key may be next to a server's.
 pub fn is_flat(names: &[String]) -> bool {
     let members = names.iter().filter_map(|name| flat::member(name));
     let (keys, others): (Vec<_>, Vec<_>) = members.partition(|member| member.is_key);
@@ -130,18 +129,18 @@ struct List<'a> {
     root: &'a Path,
     options: Options,
     credentials: BTreeSet<String>,
-    /// In a flat root, what may be the certificate of an issuer, and whether there is a private key.
+    /// In a flat root: possible certificates of issuers, and whether there is a private key.
     issuers: BTreeMap<String, bool>,
     others: Others,
     problems: Vec<Problem>,
     complete: bool,
 }
 
-/// What the layout of the root leaves out.
+/// The files that the layout of the root leaves out.
 #[derive(Default)]
 struct Others {
     folders: usize,
-    /// Files that could be of a credential.
+    /// The number of files that could be part of a credential.
     files: usize,
     /// The first ones by name.
     shown: BTreeSet<String>,
@@ -171,7 +170,7 @@ impl List<'_> {
         Ok(())
     }
 
-    /// Takes in a credential.
+    /// Adds a credential.
     fn credential(&mut self, name: &OsStr) {
         match servable(name, self.options.reserved_names) {
             Ok(name) => {
@@ -194,7 +193,7 @@ impl List<'_> {
         }
     }
 
-    /// Takes in a file of a flat root.
+    /// Adds a file of a flat root.
     fn member(&mut self, name: &OsStr) {
         let Some(member) = name.to_str().and_then(flat::member) else {
             return;
@@ -211,7 +210,7 @@ impl List<'_> {
         }
     }
 
-    /// Adds what had the name of an issuer's certificate, and is a credential.
+    /// Adds what is named like an issuer's certificate, but is a credential.
     fn add_issuers(&mut self) {
         for (name, has_key) in std::mem::take(&mut self.issuers) {
             let issued = flat::issued(&name).is_some_and(|name| self.credentials.contains(name));
@@ -221,7 +220,7 @@ impl List<'_> {
         }
     }
 
-    /// Reports files that the layout of the root leaves out, or that nothing is left.
+    /// Reports files that the layout of the root leaves out, or that the root is empty.
     fn report_layout(&mut self) {
         let flat = self.options.flat;
         if self.others.files > 0 {
@@ -264,7 +263,7 @@ impl List<'_> {
         };
         match found {
             Ok(found) => matches!(found, Found::Folder(_)),
-            // The read of the credential that it belongs to will report why.
+            // Reading the credential that it belongs to will report why.
             Err(failure) if self.options.flat => {
                 if let Failure::System(error) = failure {
                     self.walk.stamps.failed(error);
@@ -272,7 +271,7 @@ impl List<'_> {
                 false
             }
             Err(failure) => {
-                // Where the type is unknown, its own read will report why.
+                // If the type is unknown, reading it will report why.
                 let untold = matches!(failure, Failure::System(_));
                 self.failed(&self.root.join(name), failure);
                 untold
@@ -304,7 +303,7 @@ impl List<'_> {
 }
 
 impl Others {
-    /// Takes in a file of a root of folders.
+    /// Handles a file in a root of folders.
     fn file(&mut self, name: &OsStr) {
         let Some(name) = name.to_str() else {
             return;
@@ -321,9 +320,8 @@ impl Others {
         }
     }
 
-    /// What is wrong when files of credentials are directly in the root of folders at `root`, and what
-    /// to do about it.
-    /// `is_alone` where the root holds no folder of a credential beside them.
+    /// What is wrong if files of credentials are directly in the root of folders at `root`, and what to do about
+    /// it. `is_alone` is set if the root has no credential folders besides them.
     fn described(&self, root: &Path, is_alone: bool) -> (String, String) {
         let above = std::path::absolute(root).ok();
         let above = above.as_deref().and_then(Path::parent);

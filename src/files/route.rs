@@ -11,19 +11,19 @@ use super::resolve::{Folder, Found, Walk};
 
 /// The way to a root, for the consecutive reads of one thread.
 ///
-/// Where it leads to a folder, those on the way are not watched for these reads, but for the listing of the
-/// root. Each read tells [which folder](super::read::Reading::root) the root was, so that it can be repeated when
-/// the listing found another one.
+/// If it leads to a folder, these reads do not watch the folders on the way; the listing of the root does. Each
+/// read returns [which folder](super::read::Reading::root) the root was, so that it can be repeated if the listing
+/// found another one.
 ///
-/// It keeps the root open, and a file system with an open folder can't be unmounted: drop it unless another
-/// read follows at once.
+/// It keeps the root open, and a file system with an open folder can't be unmounted: drop it unless another read
+/// follows immediately.
 pub struct Route {
     root: PathBuf,
     found: RefCell<Option<Rc<Folder>>>,
 }
 
 impl Route {
-    /// The way to the root at `root`. Its first use walks.
+    /// The way to the root at `root`. The first use walks the path.
     pub fn to(root: &Path) -> Self {
         Self {
             root: root.to_owned(),

@@ -1,4 +1,4 @@
-//! A regular file, read whole and once: bounded, never blocking, and not while it changes.
+//! Reads a regular file completely, and once: bounded, never blocking, and not while it changes.
 
 use std::os::fd::OwnedFd;
 
@@ -9,28 +9,28 @@ use zeroize::Zeroizing;
 use super::arm::FileId;
 use super::resolve::{Leaf, open_file};
 
-/// What reading a file came to.
+/// The result of reading a file.
 #[allow(
     clippy::large_enum_variant,
     reason = "it is taken apart at once, and nearly always the large one"
 )]
 pub(super) enum Slurped {
-    /// All of it, and its state, which was the same before and after.
+    /// Its content, and its state, which was the same before and after.
     Whole {
         bytes: Zeroizing<Vec<u8>>,
         stat: Stat,
-        /// Whether it has other names, under which it can be written.
+        /// Whether it has other names that it can be written under.
         shared: bool,
         /// The open file.
         file: OwnedFd,
     },
-    /// It has more bytes than it may have.
+    /// It has more bytes than allowed.
     TooLarge,
-    /// It changed on the way, or is not the one that was examined.
+    /// It changed while it was read, or is not the file that was examined.
     Raced,
 }
 
-/// Reads the file at `leaf`, which was a regular one.
+/// Reads the file at `leaf`, which was a regular file.
 pub(super) fn slurp(leaf: &mut Leaf, limit: usize) -> Result<Slurped, Errno> {
     let (fd, before) = match leaf.opened.take() {
         Some(fd) => (fd, leaf.stat),
@@ -49,7 +49,7 @@ pub(super) fn slurp(leaf: &mut Leaf, limit: usize) -> Result<Slurped, Errno> {
     if size > limit {
         return Ok(Slurped::TooLarge);
     }
-    // Where a server or the kernel makes content up, it may have another size.
+    // Content that a server or the kernel generates may have another size.
     let is_exact =
         !leaf.folder.as_dir().remote && FileId::of(&before).device == leaf.folder.id().device;
     let Some(bytes) = read_up_to(limit, size, is_exact, |buffer| {
@@ -69,8 +69,8 @@ pub(super) fn slurp(leaf: &mut Leaf, limit: usize) -> Result<Slurped, Errno> {
     })
 }
 
-/// `None` when the open file is not as it was `before`; otherwise whether the file itself is mounted
-/// where it was found, as container engines do with single files.
+/// `None` if the open file differs from `before`; otherwise whether the file itself is a mount point, as container
+/// engines mount single files.
 fn unchanged(fd: &OwnedFd, before: &Stat) -> Result<Option<bool>, Errno> {
     match statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS) {
         Ok(after) => {
@@ -79,7 +79,7 @@ fn unchanged(fd: &OwnedFd, before: &Stat) -> Result<Option<bool>, Errno> {
             let is_same = now == times_of(before) && i128::from(after.stx_size) == size_of(before);
             Ok(is_same.then(|| after.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)))
         }
-        // Where a sandbox does not know it, a file counts as not mounted.
+        // If a sandbox does not allow this call, the file counts as not mounted.
         Err(Errno::NOSYS | Errno::PERM) => {
             let after = fstat(fd)?;
             let is_same =
@@ -103,15 +103,15 @@ fn size_of(stat: &Stat) -> i128 {
     i128::from(stat.st_size)
 }
 
-/// Reads to the end, or returns `None` when there are more than `limit` bytes. About `size` are
-/// expected, but unless it `is_exact`, a size may be wrong, as that of the files in /proc is.
+/// Reads to the end, or returns `None` if there are more than `limit` bytes. About `size` bytes are expected.
+/// Unless it `is_exact`, the size may be wrong, as for files in /proc.
 fn read_up_to(
     limit: usize,
     size: usize,
     is_exact: bool,
     mut read: impl FnMut(&mut [u8]) -> Result<usize, Errno>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, Errno> {
-    // One byte more than expected, so that the end is seen without growing.
+    // One byte more than expected, so that the end is found without growing the buffer.
     let mut bytes = Zeroizing::new(vec![0; size.min(limit) + 1]);
     let mut filled = 0;
     loop {
@@ -122,12 +122,12 @@ fn read_up_to(
         if filled > limit {
             return Ok(None);
         }
-        // There was room for more.
+        // The buffer was not filled, so this is the end.
         if is_exact && filled == size {
             break;
         }
         if filled == bytes.len() {
-            // A vector that grows by itself leaves its old bytes behind unwiped.
+            // A vector that grows by itself leaves its old content unwiped.
             let room = (bytes.len() * 2).max(4096).min(limit + 1);
             let mut larger = Zeroizing::new(vec![0; room]);
             larger[..filled].copy_from_slice(&bytes);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_any_size_is_read_whole_whatever_its_size_is_said_to_be() {
+    fn a_file_of_any_size_is_read_completely_whatever_size_is_reported() {
         for length in [0, 1, 2, 4095, 4096, 4097, 10_000] {
             for size in [0, 1, length, length + 1, 20_000] {
                 for piece in [1, 7, 4096, 100_000] {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_too_large_by_its_bytes_alone() {
+    fn only_its_bytes_make_a_file_too_large() {
         for size in [0, 10, 100] {
             assert_eq!(read_pieces(10, size, 11, 3), None);
             assert!(read_pieces(10, size, 10, 3).is_some());

@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_that_has_ended_gives_way_to_the_next_one() {
+    fn an_expired_authority_is_followed_by_the_next_one() {
         let mut expiry = Part::new(&[-100.0, 0.0, 50.0], -40.0);
         let days = logged(&mut expiry, -40.0, 52.0);
         assert_eq!(days, [-30.0, -10.0, 0.0, 20.0, 40.0, 50.0, 51.0, 52.0]);

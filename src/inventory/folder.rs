@@ -19,7 +19,7 @@ pub(super) const ALONE: Duration = Duration::from_secs(1);
 /// What a read of a folder found.
 #[derive(Debug)]
 pub enum Found {
-    /// The folder is not there.
+    /// The folder does not exist.
     Gone,
     /// Its files can't be checked.
     Rejected(Vec<Problem>),

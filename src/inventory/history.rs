@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_are_forgotten_and_no_more_than_that() {
+    fn only_the_oldest_are_dropped() {
         let mut history = History::default();
         let limit = AT_LEAST + PER_FOLDER;
         for serial in 0..limit {

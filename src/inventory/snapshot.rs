@@ -100,7 +100,7 @@ pub struct Credential {
     pub(super) awaits_pair: bool,
     /// Whether it may have had a certificate before the start that can't be read now.
     pub(super) unread: bool,
-    /// The same for a bundle.
+    /// Whether it may have had a bundle before the start that can't be read now.
     pub(super) bundle_unknown: bool,
     /// Whether it may have been there before the start.
     pub(super) since_start: bool,
@@ -110,7 +110,7 @@ pub struct Credential {
     pub(super) judged: bool,
     /// Whether no file there can be part of a pair.
     pub(super) without_pair: bool,
-    /// Whether that was the case at least once.
+    /// Whether `without_pair` was true at least once.
     pub(super) was_without_pair: bool,
     /// The part that all warnings are about, if it is one.
     pub(super) warns: Option<Kind>,
@@ -130,7 +130,7 @@ pub(super) struct Unserved {
 /// Why files are not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// The part that they are of; none where it is the whole folder.
+    /// The part that the files belong to; `None` if it is the whole folder.
     pub kind: Option<Kind>,
     /// What is wrong.
     pub problem: Problem,
@@ -224,8 +224,8 @@ impl Snapshot {
         self.winners().map(|one| one.secret_count()).sum()
     }
 
-    /// Of the credentials with that name in several roots, the one that is served: that of the first
-    /// root in which something is.
+    /// The credential that is served under that name: if several roots have one, the one in the first root where
+    /// something is served.
     pub fn winner(&self, name: &str) -> Option<&Arc<Credential>> {
         self.named(name).find(|credential| credential.serves())
     }
@@ -424,7 +424,7 @@ impl Credential {
         }
     }
 
-    /// The same credential, of which nothing is left but that it was read.
+    /// The same credential without its content: only the fact that it was read is kept.
     pub(super) fn emptied(&self) -> Self {
         Self {
             observed: true,

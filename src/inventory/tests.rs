@@ -107,7 +107,7 @@ pub(crate) fn bad() -> Read {
     Read::Rejected(vec![problem])
 }
 
-/// A pair that covers these hosts and ends in so many days.
+/// A pair that covers these hosts and expires in this number of days.
 fn covering(content: &str, hosts: &[&str], days: u64) -> Read {
     let mut pair: Pair = pair(content);
     pair.facts.leaf = facts(
@@ -182,7 +182,7 @@ fn a_name_is_looked_up_as_folder_bundle_istios_spelling_host_and_default() {
 }
 
 #[test]
-fn the_best_certificate_for_a_host_wins_and_hands_back() {
+fn the_best_certificate_for_a_host_wins_until_it_is_removed() {
     let mut bench = with_folders(
         config(),
         vec![
@@ -221,7 +221,7 @@ fn the_best_certificate_for_a_host_wins_and_hands_back() {
 }
 
 #[test]
-fn nothing_keeps_what_is_no_longer_published() {
+fn nothing_holds_what_is_no_longer_published() {
     let pair = |content| covering(content, &["www.example.com"], 90);
     let mut bench = with_folders(config(), vec![("site", pair("1"))]);
     let published = |bench: &Bench| {
@@ -240,7 +240,7 @@ fn nothing_keeps_what_is_no_longer_published() {
 }
 
 #[test]
-fn only_the_streams_of_what_changed_are_concerned() {
+fn a_change_affects_only_the_names_that_it_concerns() {
     let mut bench = with_folders(
         config(),
         vec![
@@ -337,7 +337,7 @@ fn what_could_not_be_read_since_the_start_is_unknown_and_not_absent() {
 }
 
 #[test]
-fn no_client_of_a_pair_is_given_ticket_keys_or_a_generic_secret() {
+fn no_client_of_a_pair_gets_ticket_keys_or_a_generic_secret() {
     let with = |pair: Verdict<Pair>| {
         judged(Checked {
             pair,
@@ -379,7 +379,7 @@ fn no_client_of_a_pair_is_given_ticket_keys_or_a_generic_secret() {
 }
 
 #[test]
-fn the_answer_to_a_name_that_is_gone_is_that_of_its_root_for_those_who_may_have_it() {
+fn the_answer_to_a_removed_name_is_its_roots_for_clients_that_were_allowed_to_read_it() {
     let mut config = config();
     config.roots[0].absent = Absent::Wait;
     let mut bench = with_folders(config, vec![("site", good("1"))]);
@@ -400,7 +400,7 @@ fn the_answer_to_a_name_that_is_gone_is_that_of_its_root_for_those_who_may_have_
 }
 
 #[test]
-fn the_limit_holds_for_all_roots_together_and_takes_nothing_away() {
+fn the_limit_applies_to_all_roots_together_and_removes_nothing() {
     let mut config = config();
     config.limits.credentials = 3;
     let mut bench = Bench::new(config);

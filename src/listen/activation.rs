@@ -1,5 +1,5 @@
-//! What systemd hands over by the `LISTEN_FDS` protocol: sockets that it made (`sds-agent.socket`), and
-//! what was in its file descriptor store.
+//! What systemd passes by the `LISTEN_FDS` protocol: sockets that it created (`sds-agent.socket`), and the content
+//! of its file descriptor store.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,7 +13,7 @@ use rustix::net::{self, SocketAddrUnix};
 
 use crate::fdstore::Keeper;
 
-/// What the agent was started with and nothing has taken yet.
+/// The descriptors that the agent was started with and that are not in use yet.
 #[derive(Debug, Default)]
 pub struct Activation {
     sockets: Vec<(PathBuf, UnixListener)>,
@@ -21,8 +21,8 @@ pub struct Activation {
 }
 
 impl Activation {
-    /// Takes what the environment announces, and the announcement out of the environment. Call it
-    /// once, before there are threads.
+    /// Takes the descriptors that the environment announces, and removes the announcement. Call it once, before any
+    /// thread is started.
     pub fn from_env() -> Self {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let names: Vec<_> = names.split(':').collect();
@@ -45,19 +45,18 @@ impl Activation {
         activation
     }
 
-    /// What was in the file descriptor store.
+    /// The descriptors from the file descriptor store.
     pub fn take_stored(&mut self) -> Vec<File> {
         std::mem::take(&mut self.stored)
     }
 
-    /// The socket with this path, if systemd made it.
+    /// The socket with this path, if systemd created it.
     pub fn take(&mut self, path: &Path) -> Option<UnixListener> {
         let index = self.sockets.iter().position(|(p, _)| p == path)?;
         Some(self.sockets.swap_remove(index).1)
     }
 
-    /// The paths of the sockets that nothing has taken: a socket unit and the configuration that
-    /// don't agree.
+    /// The paths of sockets that are not in use: the socket unit and the configuration don't agree.
     pub fn left(&self) -> impl Iterator<Item = &Path> {
         self.sockets.iter().map(|(path, _)| path.as_path())
     }
@@ -65,7 +64,7 @@ impl Activation {
 
 fn stored(fds: &mut ListenFd, index: usize) -> Option<File> {
     let fd = fds.take_raw_fd(index).ok()??;
-    // A bare number from the environment has no owner: the file is opened again by its path.
+    // A number from the environment is not an owned descriptor: the file is opened again by its path.
     let file = File::open(format!("/proc/self/fd/{fd}"));
     let closed = nix::unistd::close(fd);
     file.inspect_err(|error| tracing::warn!("a previous version can't be restored: {error}"))

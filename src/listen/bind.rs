@@ -1,9 +1,9 @@
-//! Making the socket's file.
+//! Creates the socket's file.
 //!
-//! Two agents started at once must not take the socket from one another, and no client may connect
-//! before the socket has its owner and mode. So all that touches the path happens under a lock, and
-//! the socket is made with mode 0600 before it gets what was asked for. The lock is a file that only
-//! the agent's user can open: a lock on the folder could be held by every local user.
+//! Two agents that start at the same time must not take the socket from each other, and no client may connect
+//! before the socket has its owner and mode. So everything that touches the path happens under a lock, and the
+//! socket is created with mode 0600 before it gets its configured group and mode. The lock is a file that only the
+//! agent's user can open: every local user could hold a lock on the folder.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -22,11 +22,11 @@ const BACKLOG: i32 = 4096;
 /// How long another agent may hold the lock; it needs a millisecond.
 const LOCK_LIMIT: Duration = Duration::from_secs(5);
 
-/// A path that this process made, to be removed by it.
+/// A path that this process created, and must remove.
 pub(super) struct Bound {
     folder: OwnedFd,
     name: OsString,
-    /// Keeps the inode, so that no later socket can be taken for this one.
+    /// Keeps the inode in use, so that no later socket can be mistaken for this one.
     file: OwnedFd,
     path: PathBuf,
 }
@@ -54,8 +54,8 @@ pub(super) fn bind(config: &ListenConfig) -> Result<(OwnedFd, Bound), ListenErro
     Ok((socket, bound))
 }
 
-/// Gives the new socket its group, then its mode, and listens. Through the socket's own descriptor:
-/// whatever has the path by now, nothing else is changed.
+/// Gives the new socket its group, then its mode, and listens. Uses the socket's own descriptor, so that nothing
+/// else is changed if something else has the path by now.
 fn publish(
     socket: &OwnedFd,
     folder: &OwnedFd,
@@ -79,7 +79,8 @@ fn publish(
 }
 
 impl Drop for Bound {
-    /// Removes the path, if it is still this socket's and not that of an agent started since.
+    /// Removes the path, if it still leads to this socket, and not to the socket of an agent that was started
+    /// later.
     fn drop(&mut self) {
         let _lock = match Lock::take(&self.folder, &self.path) {
             Ok(lock) => lock,
@@ -98,7 +99,7 @@ fn file_name(path: &Path) -> Result<&OsStr, ListenError> {
         path: path.to_owned(),
         reason,
     };
-    // The kernel's limit for sun_path, its final zero byte included; clients have it too.
+    // The kernel's limit for sun_path, including the final zero byte; clients have the same limit.
     if path.as_os_str().len() > 107 {
         return Err(wrong("it is longer than 107 bytes"));
     }
@@ -126,7 +127,7 @@ fn open_folder(path: &Path) -> Result<OwnedFd, ListenError> {
         Err(Errno::NOENT) => {}
         result => return result.map_err(|e| system("open the folder", folder, e)),
     }
-    // As /run/sds-agent is after a restart of the machine: only the last folder is missing.
+    // As for /run/sds-agent after a reboot: only the last folder is missing.
     match rfs::mkdir(folder, Mode::from_raw_mode(0o755)) {
         Err(Errno::NOENT) => {
             return Err(ListenError::NoFolder {
@@ -156,7 +157,7 @@ impl<'a> Lock<'a> {
         loop {
             let file = open_lock(folder, &name, &path)?;
             match rfs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // Unless its last holder has removed it in between, which leaves others to lock.
+                // Unless its last holder has removed it in the meantime: other processes would lock a new file.
                 Ok(()) if is_at(folder, &name, &file) => {
                     return Ok(Self {
                         folder,
@@ -178,7 +179,7 @@ impl<'a> Lock<'a> {
 impl Drop for Lock<'_> {
     /// Removes the file while it is locked: a process that waits for the lock finds it removed.
     fn drop(&mut self) {
-        // One that stays does no harm.
+        // If it stays, it does no harm.
         let _ = rfs::unlinkat(self.folder, &self.name, AtFlags::empty());
     }
 }
@@ -229,7 +230,7 @@ fn clear_stale(folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<(), Listen
     }
 }
 
-/// Whether a process listens on the socket. Without blocking: one whose queue is full is live too.
+/// Whether a process listens on the socket. Does not block: a socket with a full queue is in use too.
 fn is_live(path: &Path) -> Result<bool, ListenError> {
     let (probe, address) = socket(path)?;
     match net::connect(&probe, &address) {
@@ -241,8 +242,8 @@ fn is_live(path: &Path) -> Result<bool, ListenError> {
     }
 }
 
-/// A bound socket with mode 0600 whatever the umask: the kernel takes the file's mode from the
-/// socket's own, and setting that beforehand touches no state of the process.
+/// Binds a socket with mode 0600, whatever the umask: the kernel takes the file's mode from the socket's own mode,
+/// which can be set in advance without changing the state of the process.
 pub(super) fn bind_narrow(path: &Path) -> Result<OwnedFd, ListenError> {
     let (socket, address) = socket(path)?;
     rfs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|e| system("make", path, e))?;

@@ -1,4 +1,4 @@
-//! Why there is no socket to listen on: what is in the way, and what to do about it.
+//! Why the agent can't listen on a socket: what is in the way, and what to do about it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::config::Account;
 
-/// Why there is no socket to listen on.
+/// Why the agent can't listen on a socket.
 #[derive(Debug, Error)]
 pub enum ListenError {
     /// A running process listens there.
@@ -16,7 +16,7 @@ pub enum ListenError {
         .0.display()
     )]
     Live(PathBuf),
-    /// The path is not that of a socket; what is there is not touched.
+    /// The path exists and is not a socket; it is left as it is.
     #[error("{} exists and is not a socket: move it away, or use another path", .0.display())]
     NotASocket(PathBuf),
     /// The folder of the path does not exist.
@@ -30,12 +30,12 @@ pub enum ListenError {
         /// The folder.
         folder: PathBuf,
     },
-    /// This machine does not have the socket's group.
+    /// The socket's group does not exist on this machine.
     #[error(
         "there is no group `{0}` for the socket: create it with `groupadd -r {0}`, or use another one"
     )]
     NoGroup(Account),
-    /// The path is not one that a socket can have.
+    /// The path can't be used for a socket.
     #[error("{} can't be a socket's path: {reason}", path.display())]
     Path {
         /// The path.
@@ -46,7 +46,7 @@ pub enum ListenError {
     /// Another process of the agent's user holds the lock.
     #[error("another process keeps {} locked: find it with `fuser -v {}`", .0.display(), .0.display())]
     Locked(PathBuf),
-    /// The lock file is not one that the agent has made.
+    /// The lock file was not created by the agent.
     #[error(
         "{} is not a file of this user with mode 0600, so other users could keep it locked: find \
          out who created it (`ls -l {}`), then delete it",
@@ -58,7 +58,7 @@ pub enum ListenError {
     System {
         /// What was being done, as a verb.
         doing: &'static str,
-        /// The path it was done to.
+        /// The path that was accessed.
         path: PathBuf,
         /// The system's reason.
         error: io::Error,

@@ -1,6 +1,6 @@
 //! The Unix socket: bound here or taken over from systemd, and the peers that connect to it.
 //!
-//! Nothing that a peer does, or that the system lacks for a while, ends the listener.
+//! Nothing that a peer does, and no temporary lack of resources, ends the listener.
 
 use std::fmt;
 use std::io;
@@ -23,25 +23,25 @@ mod error;
 pub use activation::Activation;
 pub use error::ListenError;
 
-/// Pause after an `accept` that failed for want of file descriptors or memory.
+/// Pause after an `accept` that failed because no file descriptor or memory was left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where to listen, and who may open the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenConfig {
-    /// The path of the socket. Its folder is made where only that is missing.
+    /// The path of the socket. Its folder is created if only that is missing.
     pub path: PathBuf,
-    /// The socket's mode: who may write to it may connect.
+    /// The socket's mode: whoever may write to it may connect.
     pub mode: u32,
-    /// The socket's group; the group that the agent runs as where there is none.
+    /// The socket's group; `None` means the group that the agent runs as.
     pub group: Option<u32>,
 }
 
 impl ListenConfig {
-    /// What the configuration amounts to on this machine. Asks the user database: may block.
+    /// Resolves the configuration on this machine. Queries the user database, so it may block.
     ///
     /// # Errors
-    /// The machine does not have the group.
+    /// The group does not exist on this machine.
     pub fn resolve(listen: &Listen) -> Result<Self, ListenError> {
         let group = match &listen.group {
             Some(group) => Some(group_for(&listen.socket, group)?),
@@ -54,10 +54,10 @@ impl ListenConfig {
         })
     }
 
-    /// As [`resolve`](Self::resolve), for the admin socket at `path`.
+    /// Like [`resolve`](Self::resolve), for the admin socket at `path`.
     ///
     /// # Errors
-    /// The machine does not have the group.
+    /// The group does not exist on this machine.
     pub fn admin(path: &Path, admin: &Admin) -> Result<Self, ListenError> {
         let group = admin.group.as_ref().map(|group| group_for(path, group));
         Ok(Self {
@@ -74,8 +74,8 @@ fn group_for(socket: &Path, group: &Account) -> Result<u32, ListenError> {
         .ok_or_else(|| ListenError::NoGroup(group.clone()))
 }
 
-/// The group that the packaging makes for those who may open the socket, where this process is a
-/// member of it: an agent that is started by hand may not know of it.
+/// The group that the packages create for users who may open the socket, if this process is a member of it. An
+/// agent that is started by hand may not be a member.
 fn clients_group() -> Option<u32> {
     let group = peer::group_id(&Account::Name(CLIENTS_GROUP.to_owned())).ok()??;
     let own = rustix::process::getgroups().ok()?;
@@ -85,23 +85,22 @@ fn clients_group() -> Option<u32> {
 /// A socket that accepts peers with known credentials.
 pub struct Listener {
     listener: UnixListener,
-    /// An `accept` failed and none has worked since: it is logged once.
+    /// An `accept` failed, and none has succeeded since. The failure is logged once.
     starved: AtomicBool,
     bound: Option<bind::Bound>,
     path: PathBuf,
 }
 
 impl Listener {
-    /// Binds the socket: replaces one that a crash left behind, never one that is in use. Must be
-    /// called inside a tokio runtime. Fails with what is in the way, and what to do about it.
+    /// Binds the socket. Replaces a socket that a crash left behind, but never one that is in use. Must be called
+    /// inside a tokio runtime. The error states what is in the way, and what to do about it.
     pub fn bind(config: &ListenConfig) -> Result<Self, ListenError> {
         let (socket, bound) = bind::bind(config)?;
         Self::new(socket.into(), config.path.clone(), Some(bound))
     }
 
-    /// Takes over a socket that systemd holds: mode, owner and path are systemd's, and the path
-    /// stays when the agent ends, so that clients wait instead of failing. Must be called inside a
-    /// tokio runtime.
+    /// Takes over a socket that systemd holds. systemd determines its mode, owner and path, and keeps the path when
+    /// the agent stops, so that clients wait instead of failing. Must be called inside a tokio runtime.
     pub fn adopt(listener: StdListener) -> Result<Self, ListenError> {
         let path = activation::local_path(&listener);
         Self::new(listener, path, None)
@@ -134,10 +133,10 @@ impl Listener {
         self.bound.is_none()
     }
 
-    /// The next connection and who made it, by the kernel. A peer without credentials is turned away; a
-    /// system that is out of file descriptors is waited for: nothing here ends the agent, and nothing
-    /// waits for anybody but the kernel. Cancelled, it closes at most the one connection that it was
-    /// about to return.
+    /// The next connection, with the kernel's credentials of the peer. A peer without credentials is disconnected.
+    /// If the system has no file descriptors left, this waits. Nothing here ends the agent, and nothing waits for
+    /// anything except the kernel. If the future is dropped, at most the connection that it was about to return is
+    /// closed.
     pub async fn accept(&self) -> (UnixStream, UCred) {
         loop {
             let stream = self.accept_any().await;
@@ -185,7 +184,7 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// Errors that concern the connection which was to be accepted, not the listening socket.
+/// Whether an error concerns the connection to be accepted, not the listening socket.
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

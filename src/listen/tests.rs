@@ -17,7 +17,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test]
-async fn a_new_socket_has_the_mode_asked_for_and_goes_with_its_listener() {
+async fn a_new_socket_has_the_configured_mode_and_is_removed_with_its_listener() {
     let dir = tempfile::tempdir().unwrap();
     for wanted in [0o600, 0o660, 0o666] {
         let config = ListenConfig {
@@ -74,7 +74,7 @@ async fn a_socket_in_use_is_left_to_its_owner() {
 }
 
 #[tokio::test]
-async fn what_is_no_socket_is_never_touched() {
+async fn what_is_not_a_socket_is_never_changed() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "precious").unwrap();
@@ -130,7 +130,7 @@ async fn the_socket_of_a_successor_is_not_removed() {
 }
 
 #[tokio::test]
-async fn nobody_keeps_an_agent_from_starting_by_a_lock_on_the_folder() {
+async fn a_lock_on_the_folder_does_not_prevent_an_agent_from_starting() {
     let dir = tempfile::tempdir().unwrap();
     let folder = fs::File::open(dir.path()).unwrap();
     folder.lock().unwrap();
@@ -155,7 +155,7 @@ async fn a_lock_file_that_others_can_open_is_not_trusted() {
 }
 
 #[tokio::test]
-async fn the_last_folder_is_made_and_no_more_than_that() {
+async fn only_the_last_folder_is_created() {
     let dir = tempfile::tempdir().unwrap();
     let near = dir.path().join("sds-agent/sds.sock");
     let _listener = Listener::bind(&config(&near)).unwrap();
@@ -168,7 +168,7 @@ async fn the_last_folder_is_made_and_no_more_than_that() {
 }
 
 #[tokio::test]
-async fn a_path_that_no_socket_can_have_is_refused() {
+async fn a_path_that_can_not_be_a_sockets_is_refused() {
     for path in [
         format!("/tmp/{}", "x".repeat(110)),
         "/".into(),

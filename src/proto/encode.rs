@@ -1,7 +1,7 @@
-//! Protobuf fields written straight into one buffer of the exact size.
+//! Protobuf fields, written directly into one buffer of the exact size.
 //!
-//! A private key passes through here: with no intermediate message and no growing buffer, no copy
-//! of it stays behind in freed memory.
+//! A private key passes through here: because there is no intermediate message and no growing buffer, no copy of
+//! the key stays behind in freed memory.
 
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
@@ -51,7 +51,7 @@ impl Value<'_> {
     }
 }
 
-/// The bytes that a message of these fields has.
+/// The length in bytes of a message with these fields.
 pub(crate) fn message_len(fields: &[Field<'_>]) -> usize {
     fields.iter().map(Field::len).sum()
 }

@@ -11,7 +11,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/xds.bin
 pub const SECRET_TYPE_URL: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
-/// The packages, nested as their names are, for the generated code refers to itself that way.
+/// The packages are nested like their names, because the generated code refers to itself that way.
 #[allow(
     unreachable_pub,
     unused_qualifications,

@@ -16,7 +16,7 @@ use crate::secret::{self, Facts, Kind, Name};
 pub type Subscribers = HashMap<(Name, Kind), Vec<Subscriber>>;
 
 impl Report {
-    /// What is known at `now` of the credentials in `snapshot` and of the streams that are subscribed to
+    /// What is known at `now` about the credentials in `snapshot` and about the streams that are subscribed to
     /// them.
     pub fn of(snapshot: &Snapshot, now: SystemTime, mut subscribers: Subscribers) -> Self {
         let of_folders = snapshot.credentials();
@@ -108,7 +108,7 @@ fn bare(credential: &inventory::Credential) -> Credential {
     }
 }
 
-/// What a root holds that could not be read as a credential, and why.
+/// What could not be read as a credential in a root, and why.
 fn unread(root: &inventory::Root) -> impl Iterator<Item = Credential> {
     let of_entries = root.problems.iter().filter(|one| one.path() != &*root.path);
     of_entries.map(|problem| Credential {
@@ -206,7 +206,7 @@ fn certificate(facts: &CertificateFacts) -> Certificate {
     }
 }
 
-/// Whether the present files of a secret, its staple's included, were rejected.
+/// Whether the current files of a secret, including its staple, were rejected.
 fn is_previous(secret: &secret::Secret, credential: &inventory::Credential) -> bool {
     let has_staple = secret.kind() == Kind::Certificate;
     credential.rejections().iter().any(|rejection| {
@@ -216,7 +216,7 @@ fn is_previous(secret: &secret::Secret, credential: &inventory::Credential) -> b
     })
 }
 
-/// The state of a secret. Dates are compared again, since a warning is as old as the last read.
+/// The state of a secret. Dates are compared again, because a warning is as old as the last read.
 fn state(
     secret: &secret::Secret,
     shown: &Secret,
@@ -261,7 +261,7 @@ fn of_credential(credential: &inventory::Credential, shown: &Credential) -> Stat
     secrets.min().map_or(of_files, |worst| worst.min(of_files))
 }
 
-/// The state of files that are not served because of these.
+/// The state of files that are not served because of these problems.
 fn of_rejections<'a>(problems: impl IntoIterator<Item = &'a problem::Problem>) -> State {
     let on_purpose = |problem: &problem::Problem| problem.reason() == Reason::Name;
     match problems.into_iter().all(on_purpose) {

@@ -1,6 +1,6 @@
-//! What `check`, `status`, the page and the metrics show of the credentials. The JSON of these types is
-//! described in `docs/status.md`; a new field is added there and here, and a change that breaks readers
-//! needs a new [`Report::FORMAT`].
+//! What `check`, `status`, the page and the metrics show about the credentials. The JSON of these types is
+//! described in `docs/status.md`: add a new field there too. A change that breaks programs needs a new
+//! [`Report::FORMAT`].
 
 mod credential;
 mod probe;
@@ -15,7 +15,7 @@ pub use self::probe::{Probe, Verdict};
 pub use self::subscriber::{Answer, Standing, Subscriber};
 pub use self::time::Time;
 
-/// What is known of the credentials and of the roots that they are in. Holds no key material.
+/// What is known about the credentials and their roots. Contains no key material.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The version of this JSON.
@@ -24,31 +24,29 @@ pub struct Report {
     pub now: Time,
     /// The most urgent state of all credentials and roots.
     pub state: State,
-    /// The credentials: the most urgent first, then those that end first, then by name.
+    /// The credentials, sorted by urgency, then by expiry, then by name.
     pub credentials: Vec<Credential>,
-    /// The roots, the most important first.
+    /// The roots, in order of precedence.
     pub roots: Vec<Root>,
 }
 
-/// The state of a credential, a secret or a root: the most urgent that applies. The order is that of
-/// urgency.
+/// The state of a credential, a secret or a root: the most urgent one that applies. The order is by urgency.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// The present files can't be used, the certificate is not valid yet, or a client refused it. The
-    /// previous version is served where there is one.
+    /// The current files can't be used, the certificate is not valid yet, or a client rejected it. The previous
+    /// version is served, if there is one.
     Rejected,
-    /// A certificate has ended.
+    /// A certificate has expired.
     Expired,
-    /// A certificate, revocation list or OCSP staple ends soon.
+    /// A certificate, revocation list or OCSP staple expires soon.
     Expiring,
     /// It is served. There may be warnings.
     #[default]
     Ok,
-    /// It is not served, on purpose: its name is reserved, another root has the name, or it has a file
-    /// `token`.
+    /// It is intentionally not served: its name is reserved, another root has the name, or it has a file `token`.
     Skipped,
 }
 
@@ -63,15 +61,15 @@ pub struct Credential {
     pub root: String,
     /// The folder that its files are in.
     pub folder: String,
-    /// What is served of it.
+    /// The secrets that are served from it.
     pub secrets: Vec<Secret>,
     /// The names of the files that belong to no part of it.
     pub skipped_files: Vec<String>,
-    /// Why present files are not served.
+    /// Why current files are not served.
     pub problems: Vec<Problem>,
     /// Conditions that don't keep it from being served.
     pub warnings: Vec<Problem>,
-    /// What `sds-agent probe` saw at TLS listeners, the last of each, the newest first.
+    /// What `sds-agent probe` saw at TLS listeners: the last result for each, the newest first.
     #[serde(default)]
     pub probes: Vec<Probe>,
 }
@@ -89,17 +87,17 @@ pub struct Secret {
     pub version: String,
     /// Since when this version is served.
     pub since: Time,
-    /// Whether it is the previous version, because the present files were rejected.
+    /// Whether it is the previous version, because the current files were rejected.
     pub is_previous: bool,
-    /// The beginning of its leaf, or of the CA certificate that ends next.
+    /// The beginning of validity of its leaf, or of the CA certificate that expires next.
     pub not_before: Option<Time>,
-    /// The end of that certificate.
+    /// When that certificate expires.
     pub not_after: Option<Time>,
-    /// How many days before its end it is warned of at most.
+    /// It is `expiring` at most this many days before its end.
     pub warn_days: u32,
     /// The names of the files that it comes from.
     pub files: Vec<String>,
-    /// The type of the private key, as `P-256` or `RSA 2048`.
+    /// The type of the private key, such as `P-256` or `RSA 2048`.
     pub key_type: Option<String>,
     /// The chain, leaf first, or the CA certificates.
     pub certificates: Vec<Certificate>,
@@ -120,25 +118,25 @@ pub struct Certificate {
     pub serial: String,
     /// The DNS names and IP addresses that it covers.
     pub names: Vec<String>,
-    /// From when it is valid.
+    /// The beginning of its validity.
     pub not_before: Time,
-    /// Until when it is valid.
+    /// The end of its validity.
     pub not_after: Time,
 }
 
 /// An OCSP staple.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Staple {
-    /// From when it is valid.
+    /// The beginning of its validity.
     pub this_update: Time,
-    /// Until when it is valid, if it has an end.
+    /// The end of its validity, if it has one.
     pub next_update: Option<Time>,
 }
 
-/// Something that is wrong with files.
+/// A problem with files.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Problem {
-    /// The kind of the part that it concerns, where it concerns one alone.
+    /// The kind of the part that it concerns, if it concerns only one.
     pub kind: Option<String>,
     /// The reason, from a fixed set.
     pub reason: String,
@@ -155,18 +153,17 @@ pub struct Problem {
 pub struct Root {
     /// Its path.
     pub path: String,
-    /// `rejected` when it is missing, can't be read, or nothing in it is where its layout expects it; else
-    /// `ok`.
+    /// `rejected` if it is missing, can't be read, or does not have the expected layout; else `ok`.
     pub state: State,
     /// Whether it, and every folder in it, has been read.
     pub read: bool,
-    /// Whether it exists; none while that is not known.
+    /// Whether it exists; `None` while that is not known.
     pub present: Option<bool>,
     /// Whether it could be listed completely at least once since the agent was started.
     pub listed: bool,
-    /// Whether it exists and could be read when it was last listed; none while that is not known.
+    /// Whether it exists and could be read when it was last listed; `None` while that is not known.
     pub readable: Option<bool>,
-    /// How many credentials it holds.
+    /// The number of its credentials.
     pub folders: usize,
     /// What is wrong with it.
     pub problems: Vec<Problem>,
@@ -183,7 +180,7 @@ impl Report {
         self.credentials.iter().flat_map(|one| &one.secrets)
     }
 
-    /// The same for the credentials alone for which `keeps` holds.
+    /// The same report, with only the credentials that `keeps` accepts.
     pub fn retain(&mut self, keeps: impl FnMut(&Credential) -> bool) {
         self.credentials.retain(keeps);
         self.state = self.worst();
@@ -219,7 +216,7 @@ impl State {
 }
 
 impl Credential {
-    /// The end of the secret that ends first.
+    /// The end of the secret that expires first.
     pub fn not_after(&self) -> Option<Time> {
         self.secrets
             .iter()

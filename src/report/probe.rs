@@ -4,20 +4,20 @@ use serde::{Deserialize, Serialize};
 
 use super::Time;
 
-/// What came of the last handshake with a listener for a name.
+/// The result of the last handshake with a listener for a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     /// The listener, as `HOST:PORT`.
     pub target: String,
-    /// The host that was asked for, if any.
+    /// The host that was sent as SNI, if any.
     pub name: Option<String>,
-    /// When.
+    /// The time of the handshake.
     pub at: Time,
-    /// Whether it presented what was served then.
+    /// Whether it presented what was served at that time.
     pub verdict: Verdict,
     /// Whether another version has been served since.
     pub rotated_since: bool,
-    /// The same in words.
+    /// A description of the result.
     pub what: String,
 }
 
@@ -27,24 +27,24 @@ pub struct Probe {
 pub enum Verdict {
     /// It does.
     Live,
-    /// The leaf is the one that is served, another certificate of the chain is not.
+    /// The leaf is the one that is served, but another certificate of the chain differs.
     ChainDiffers,
-    /// The certificates are those that are served, the OCSP staple is not.
+    /// The certificates are those that are served, but the OCSP staple differs.
     StapleDiffers,
-    /// It presents a certificate that the agent served before.
+    /// It presents a certificate that the agent served earlier.
     Replaced,
-    /// It presents what the agent serves of a credential that is not the one for the name.
+    /// It presents the certificate of a credential that is not for this name.
     OtherCredential,
     /// It presents a certificate that the agent has not served since it was started.
     UnknownCertificate,
     /// It refuses the client certificate.
     ClientRefused,
-    /// There was no handshake.
+    /// The handshake failed.
     Failed,
 }
 
 impl Verdict {
-    /// What was seen, in words; `rotated_since` is whether another version has been served since.
+    /// A description of the result. `rotated_since`: another version has been served since.
     pub fn what(self, rotated_since: bool) -> &'static str {
         match (self, rotated_since) {
             (Self::Live, false) => "presents the current certificate",

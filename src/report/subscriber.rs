@@ -25,25 +25,25 @@ pub struct Subscriber {
     pub process: Option<String>,
     /// When the stream was opened.
     pub since: Time,
-    /// The name that it requested: that of the secret, or of a host that the certificate covers.
+    /// The name that it requested: that of the secret, or a host that the certificate covers.
     pub requested: String,
-    /// What the client has of the secret.
+    /// Which version of the secret the client has.
     pub standing: Standing,
     /// Whether the client has the version that is served now.
     pub current: bool,
     /// The version that the client has: the one that it was sent last, or reported when it connected.
     pub version: Option<String>,
-    /// When it was sent that version; none when it had it before this stream.
+    /// When it was sent that version; `None` if it had it before this stream.
     pub sent: Option<Time>,
     /// The client's answer to it.
     pub answer: Answer,
     /// When the client answered.
     pub answered: Option<Time>,
-    /// The client's error message, where it refused it.
+    /// The client's error message, if it rejected the version.
     pub error: Option<String>,
 }
 
-/// What a client has of the secret that it is subscribed to. The order is that of urgency.
+/// Which version of a secret its client has. The order is by urgency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
@@ -57,15 +57,15 @@ pub enum Standing {
     UpToDate,
 }
 
-/// A client's answer to what it was sent last.
+/// A client's answer to the last version that it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     /// None so far.
     None,
-    /// It accepted it.
+    /// It accepted the version.
     Ack,
-    /// It refused it.
+    /// It rejected the version.
     Nack,
 }
 

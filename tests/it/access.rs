@@ -132,7 +132,7 @@ fn user_names_are_resolved_on_this_machine() {
 }
 
 #[test]
-fn a_secret_that_a_peer_may_not_read_is_reported_as_nonexistent() {
+fn a_secret_that_a_peer_is_not_allowed_to_read_is_reported_as_nonexistent() {
     if require(&ROOT).is_none() {
         return;
     }

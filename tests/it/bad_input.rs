@@ -1,4 +1,4 @@
-//! Files that must not be served, and what is served meanwhile.
+//! Files that must not be served, and what is served in the meantime.
 
 mod bundles;
 mod files;
@@ -15,7 +15,7 @@ struct Spoiled {
     bed: Bed,
     agent: Agent,
     stream: Delta,
-    /// What was good: name and identity.
+    /// The valid pairs: name and identity.
     good: Vec<(String, Identity)>,
 }
 
@@ -39,8 +39,8 @@ impl Spoiled {
         }
     }
 
-    /// Asserts that each one was rejected with a line that names it, that nothing was sent, that
-    /// new clients get the previous version, and that another credential goes on.
+    /// Asserts that each one was rejected with a log line that names it, that nothing was sent, that new clients
+    /// get the previous version, and that another credential is still updated.
     #[track_caller]
     fn assert_previous_version_stays(&mut self) {
         for (name, _) in &self.good {
@@ -77,7 +77,7 @@ fn assert_others_go_on(bed: &Bed) {
     assert_eq!(stream.removed(), ["another"]);
 }
 
-/// Receives until `count` secrets have come.
+/// Receives until `count` secrets have arrived.
 #[track_caller]
 fn receive(stream: &mut Delta, count: usize) -> Vec<Served> {
     let mut served = Vec::new();

@@ -30,7 +30,7 @@ fn json(folder: &Path) -> Value {
     serde_json::from_slice(&check(&[&folder, &"--output", &"json"]).stdout).unwrap()
 }
 
-/// An identity whose key only its owner and group can read, that ends so many days from now.
+/// An identity whose key only its owner and group can read, and which expires in this number of days.
 fn identity(ca: &Ca, days: i64) -> Identity {
     ca.server_with(
         &["a.example", "b.example"],
@@ -245,7 +245,7 @@ fn check_and_status_use_the_same_states_and_describe_a_credential_alike() {
     let states: Vec<_> = states
         .map(|one| [&one["state"], &one["name"]].map(|word| word.as_str().unwrap()))
         .collect();
-    // The most urgent first; of equals what ends first.
+    // The most urgent first; then the first one to expire.
     assert_eq!(
         states,
         [
@@ -326,7 +326,7 @@ fn line_output_is_one_line_with_the_exit_code_of_the_worst_state() {
             "{output:?}"
         );
     }
-    // Without --fail only an answer is needed for success.
+    // Without --fail, any answer is a success.
     assert_eq!(status(&bed, &["-o", "line"]).status.code(), Some(0));
     let nobody = Bed::new();
     let output = status(&nobody, &["--fail", "-o", "line"]);
@@ -432,7 +432,7 @@ fn tables_fit_the_terminal_without_splitting_names() {
             }
         }
     }
-    // No client is subscribed: no column says so in each row.
+    // No client is subscribed, so there is no column for that.
     let table = text(&status(&bed, &[]));
     assert!(
         table.contains("EXPIRES") && !table.contains("CLIENTS"),
@@ -491,7 +491,7 @@ fn missing_read_permission_is_reported_once() {
         );
         assert_eq!(printed.lines().count(), 1, "{printed}");
     }
-    // The same for a configuration that this user may not read, and for the sockets.
+    // The same for a configuration that this user is not allowed to read, and for the sockets.
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
     let socket = folder.path().join("socket");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
@@ -515,7 +515,7 @@ fn missing_read_permission_is_reported_once() {
             assert!(printed.contains(part), "{arguments:?}: {printed}");
         }
     }
-    // As root there is nothing to say of it.
+    // As root, there is no hint.
     let output = Command::new(PROGRAM).args(check).output().unwrap();
     assert!(output.stderr.is_empty(), "{output:?}");
 }

@@ -93,7 +93,7 @@ fn the_version_names_the_commit_and_the_target() {
         .args(["rev-parse", "--short=12", "HEAD"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output();
-    // In an unpacked archive there is no commit to name.
+    // In an unpacked archive, there is no commit.
     if let Ok(output) = git
         && output.status.success()
         && std::env::var_os("SDS_AGENT_COMMIT").is_none()
@@ -123,7 +123,7 @@ fn shells_complete_commands_options_and_the_names_of_secrets() {
     assert_eq!(options, ["--expires-within"]);
     bed.pair_without_host("urn:example:site");
     crate::util::admin::secret(&bed.admin(), "urn:example:site", |_| true);
-    // As one word, which it is to bash only after a quotation mark.
+    // It is one word, which bash only recognizes after a quotation mark.
     assert_eq!(
         completed(&["get", "urn:example"], &bed.admin()),
         ["urn:example:site"]
@@ -184,7 +184,7 @@ fn zsh_and_fish_complete_options_and_the_names_of_secrets() {
     }
 }
 
-/// A line, and the same when it has been completed.
+/// A line, and the same line after completion.
 const COMPLETED: [(&str, &str); 4] = [
     ("sds-agent get urn:exa", "sds-agent get urn:example:site"),
     ("sds-agent get sit", "sds-agent get site.example.com"),
@@ -210,8 +210,7 @@ fn in_shell(shell: &mut Command, admin_socket: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What an interactive zsh shows after Tab, until `expected` is there: it completes nothing without a
-/// terminal.
+/// What an interactive zsh shows after Tab, until `expected` is shown: zsh completes nothing without a terminal.
 fn zsh_completes(zsh: &Path, typed: &str, expected: &str, admin_socket: &Path) -> String {
     const SCRIPT: &str = r#"
 import os, pty, select, sys, time
@@ -301,7 +300,7 @@ fn without_proc_the_agent_reports_it_with_a_remedy() {
     }
 }
 
-/// Runs the program as a user without rights, on a machine whose `/etc/sds-agent` is made by `prepare`.
+/// Runs the program as a user without rights, on a machine whose `/etc/sds-agent` `prepare` creates.
 fn as_nobody(unshare: &Path, prepare: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let script = format!(
         "mount -t tmpfs none /etc && chmod 755 /etc && mkdir -m 755 /etc/sds-agent && cp {PROGRAM} /etc/agent \
@@ -319,7 +318,7 @@ fn as_nobody(unshare: &Path, prepare: &str, arguments: &[&str]) -> (Option<i32>,
 }
 
 #[test]
-fn a_user_who_may_not_read_the_usual_paths_is_told_so_once() {
+fn missing_access_to_the_default_paths_is_reported_once() {
     let unshare = tools::program("unshare", "apt-get install util-linux");
     let (Some(_), Some(unshare)) = (require(&users::ROOT), require(&unshare)) else {
         return;
@@ -327,7 +326,7 @@ fn a_user_who_may_not_read_the_usual_paths_is_told_so_once() {
     const DENIED: &str = "/etc/sds-agent/sds-agent.toml: Permission denied";
     for (arguments, expected) in [
         (&["serve"][..], 2),
-        // It is not bad: whether it is good is not known.
+        // It is not known whether the file is valid.
         (&["serve", "--check-config"], 2),
         (&["check"], 2),
         (&["check", "-o", "json"], 2),

@@ -278,7 +278,10 @@ fn every_option_is_a_key() {
     assert!(options.len() >= 8, "{help}");
     for option in options {
         let key = format!("\n#{} = ", option.replace('-', "_"));
-        assert!(example.contains(&key), "--{option} is no key of {EXAMPLE}");
+        assert!(
+            example.contains(&key),
+            "--{option} is not a key of {EXAMPLE}"
+        );
     }
 }
 
@@ -337,7 +340,7 @@ fn adding_and_removing_roots_does_not_disturb_streams() {
 
     sotw.stream.assert_silent();
     delta.0.assert_silent();
-    // And they are still served.
+    // They are still served.
     let next = configured.bed.pair("stays");
     assert!(sotw.secret().is_pair(&next.chain, &next.key));
     assert!(delta.secret().is_pair(&next.chain, &next.key));
@@ -400,7 +403,7 @@ fn the_log_level_changes_in_a_running_agent() {
     configured.write_roots_unfollowed(&[&configured.bed.root], "log_level = \"error\"\n");
     configured.reload(&agent, &["reloaded", "log_level"]);
 
-    // At this level the reload back is itself not logged, and what follows it is.
+    // At this level, the reload back is not logged itself, but what follows it is.
     configured.write_roots_unfollowed(&[&configured.bed.root], "warm_days = 1\n");
     configured.reload(&agent, &["refused"]);
     assert_eq!(agent.lines_with(&["reloaded"]).len(), 1);
@@ -452,7 +455,7 @@ fn a_saved_change_is_applied_without_a_signal() {
     fs::write(&new, format!("credentials = [{:?}]\n", first.path())).unwrap();
     fs::rename(&new, &configured.file).unwrap();
     assert_eq!(stream.removed(), ["late"]);
-    // The same text once more is no change.
+    // The same text again is not a change.
     fs::write(&new, format!("credentials = [{:?}]\n", first.path())).unwrap();
     fs::rename(&new, &configured.file).unwrap();
     configured.write_roots(&[first], "warn_days = 3\n");
@@ -492,7 +495,7 @@ fn a_saved_file_that_is_invalid_empty_or_missing_is_refused_and_counted() {
         });
         assert!(get(&admin, "/readyz").body.contains(why), "{why}");
         stream.0.assert_silent();
-        // At a signal it is no better.
+        // On a signal, the result is the same.
         configured.reload(&agent, &["refused", "still using the previous one", why]);
         configured.write_roots(&[root], "");
         metric_becomes(&admin, IS_GOOD, |value| value == 1.0);
@@ -523,7 +526,7 @@ fn with_reload_signal_a_saved_change_waits_for_the_signal() {
     }
     assert!(agent.lines_with(&["reloaded"]).is_empty());
     configured.reload(&agent, &["reloaded", "warn_days"]);
-    // Switched on, it holds from then on.
+    // Once it is switched on, it applies.
     configured.write_roots(&[root], "");
     configured.reload(&agent, &["reloaded", "reload"]);
     configured.write_roots(&[root], "warn_days = 6\n");
@@ -546,7 +549,7 @@ fn a_configuration_that_is_not_a_regular_file_blocks_nothing() {
     agent.signal(Signal::TERM);
     assert_eq!(agent.wait().code(), Some(0));
 
-    // At the start it is an error.
+    // At the start, it is an error.
     let file = configured.bed.scratch("pipe.toml");
     make_pipe(&file);
     let output = serve(&["--config", file.to_str().unwrap()]);

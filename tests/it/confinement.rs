@@ -92,8 +92,8 @@ fn confined_reads_follow_no_link_out_of_the_root() {
     }
 }
 
-/// Gives a file an access control list: entries of users with these rights, nothing for the owning group
-/// and for others. `false` where the file system has no such lists.
+/// Gives a file an access control list: entries of users with these rights, nothing for the owning group and for
+/// others. `false` if the file system does not support such lists.
 fn set_list(file: &Path, users: &[(u32, u16)]) -> bool {
     const NONE: u32 = u32::MAX;
     let mut list = 2_u32.to_le_bytes().to_vec();
@@ -147,7 +147,7 @@ fn a_confined_root_gives_its_owner_no_key_that_the_owner_cannot_read() {
     let outside = bed.root.beside("root-key");
     key(&outside, 0, 0, 0o600);
 
-    // Bob's folders, one closed and one open, with keys that he, the public, or root own.
+    // Bob's folders, one closed and one open, with keys that belong to him, to others, or to root.
     for (name, mode) in [("bob", 0o700), ("bob-open", 0o755)] {
         let bob = folder(name, BOB);
         key(&bob.join("key"), BOB, BOB, 0o600);
@@ -257,7 +257,7 @@ fn access_control_lists_count_when_deciding_what_a_folders_owner_can_read() {
             &[(ALICE, read)],
         ),
         case("not-listed", ALICE, &[], &[]),
-        // The group's bits of the mode are then those of the list's mask, and give the group nothing.
+        // The group's bits of the mode are those of the list's mask then, and give the group nothing.
         case("masked", DAEMON, &[], &[(ALICE, read)]),
     ];
     if all_listed.contains(&false) {
@@ -307,7 +307,7 @@ fn a_key_that_an_access_control_list_exposes_is_warned_of_or_rejected() {
         assert_eq!(stream.removed(), ["open"]);
         removexattr(key("open"), "system.posix_acl_access").unwrap();
         assert!(stream.secret().is_pair(&open.chain, &open.key));
-        // Given again, it is a problem, and what was good stays in service.
+        // After it is given again, there is a problem, and the previous version stays in service.
         assert!(set_list(&key("open"), &[(ALICE, 4)]));
         agent.wait_for_line(&["rejected", "open/key", "setfacl", "previous version"]);
         stream.0.assert_silent();
@@ -346,10 +346,10 @@ fn a_key_that_other_users_can_read_is_warned_of_or_rejected() {
         let mut stream = bed.client().delta();
         stream.subscribe(&["open"]);
         assert_eq!(stream.removed(), ["open"]);
-        // Repaired, it is served without more ado.
+        // After the repair, it is served without any further action.
         chmod("open", 0o600);
         assert!(stream.secret().is_pair(&open.chain, &open.key));
-        // Opened up again, it is a problem, and the previous version stays in service.
+        // After it is opened again, there is a problem, and the previous version stays in service.
         chmod("open", 0o604);
         agent.wait_for_line(&["rejected", "open/key", "0604", "previous version"]);
         stream.0.assert_silent();

@@ -53,7 +53,7 @@ fn envoy_accepts_every_combination_of_options() {
     }
 }
 
-/// That Envoy does; `on_demand`: with certificates on demand, too.
+/// This release of Envoy accepts every combination; with `on_demand`, also with certificates on demand.
 pub(crate) fn takes_every_combination(envoy: &Path, on_demand: bool) {
     let names: [&[&str]; 4] = [
         &["a.test"],
@@ -139,7 +139,7 @@ fn envoy_accepts_every_possible_credential_name() {
     assert_eq!(generate(&[]).status.code(), Some(2));
 }
 
-/// Runs Envoy with a full configuration for the agent of `bed`, as it is but for the ports.
+/// Runs Envoy with a full configuration for the agent of `bed`, unchanged except for the ports.
 #[track_caller]
 fn start(envoy: &Path, bed: &Bed, arguments: &[&str]) -> Envoy {
     let socket = bed.socket();
@@ -158,7 +158,7 @@ fn wait_until_served(https: &Https, identity: &Identity) {
     });
 }
 
-/// A credential with its CA beside it.
+/// A credential with its CA in the same folder.
 fn write_with_ca(bed: &Bed, name: &str, identity: &Identity, ca: &Ca) {
     let files = [
         ("tls.crt", &*identity.chain),
@@ -228,7 +228,7 @@ fn on_demand_serves_every_host_that_the_agent_has() {
     }
 }
 
-/// With that Envoy.
+/// The same with this release of Envoy.
 pub(crate) fn serves_on_demand(envoy: &Path) {
     let bed = Bed::new();
     let first = bed.ca.server(&["first.test"]);
@@ -248,7 +248,7 @@ pub(crate) fn serves_on_demand(envoy: &Path) {
     let next = bed.ca.server(&["later.test"]);
     bed.root.write_pair("later.test", &next);
     wait_until_served(&envoy.https("later.test").ca(bed.ca.pem()), &next);
-    // A client that names no host.
+    // A client without SNI.
     wait_until_served(&envoy.https("127.0.0.1"), &first);
     assert!(agent.lines_with(&["NACK"]).is_empty());
 }

@@ -180,7 +180,7 @@ fn an_unreadable_root_is_an_error_and_not_skipped() {
     );
     assert!(table.contains(&error), "{table}");
 
-    // Something that is no folder in its place can't be read either.
+    // If something other than a folder is in its place, it can't be read either.
     std::fs::write(bed.root.path(), "no folder").unwrap();
     eventually_true("the other problem", || {
         let problems = &status(&bed.admin())["roots"][0]["problems"];
@@ -234,7 +234,7 @@ fn each_threshold_is_logged_once_when_the_clock_is_set() {
         bed.pair("other");
         agent.wait_for_line(&["WARN", words, "credential=\"site\""]);
     }
-    // Set right by a little, and then by weeks: what lies ahead again is logged again, once.
+    // The clock is corrected by a little, and then by weeks: what lies ahead again is logged again, once.
     let before = agent.lines_with(&["expire", "credential=\"site\""]).len();
     for offset in ["+1079h", "+45d", "+20d", "+20d"] {
         set(offset);

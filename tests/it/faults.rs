@@ -1,5 +1,4 @@
-//! What goes wrong around the agent, one thing at a time: nothing is lost by it, and what is not
-//! concerned goes on.
+//! Faults around the agent, one at a time: nothing is lost, and what is not affected continues.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -30,13 +29,13 @@ fn subscribed(bed: &Bed, name: &str) -> Delta {
     stream
 }
 
-/// Waits for that pair, the last one that was written. Nothing may be removed meanwhile.
+/// Waits for that pair, the last one that was written. Nothing may be removed in the meantime.
 #[track_caller]
 fn arrives(stream: &mut Delta, identity: &Identity) {
     while !stream.secret().is_pair(&identity.chain, &identity.key) {}
 }
 
-/// A command that becomes the agent after these shell commands.
+/// A command that runs these shell commands and then becomes the agent.
 fn shell(words: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{words}; exec \"$@\""), "sh"]);
@@ -71,7 +70,7 @@ fn with_too_few_watches_nothing_is_lost() {
             arrives(stream, identity);
         }
     }
-    // A folder that comes when there is no watch left for it.
+    // A folder that is created when no watch is left for it.
     let new = bed.pair("new");
     let mut stream = bed.client().delta();
     stream.subscribe(&["new"]);
@@ -110,7 +109,7 @@ fn an_overflow_of_the_event_queue_loses_nothing() {
         File::create(&noise).unwrap();
         fs::remove_file(&noise).unwrap();
     }
-    // From here on the kernel keeps no event.
+    // From here on, the kernel keeps no events.
     let renewed = bed.pair("site");
     let added = bed.pair("new");
     bed.root.remove("gone");
@@ -249,7 +248,7 @@ fn a_full_disk_removes_no_valid_credential() {
 
     let renewed = bed.ca.server(&["site.test"]);
     let cert = folder.join("cert");
-    // As `cp` does it: truncated, and then there is no room.
+    // As `cp` does: the file is truncated, and then there is no space.
     let mut writer = File::options()
         .write(true)
         .truncate(true)
@@ -376,7 +375,7 @@ fn a_rapidly_replaced_tree_is_served_in_its_final_state() {
                 thread::sleep(Duration::from_micros(500));
             }
         });
-        // Another root is served meanwhile.
+        // Another root is served in the meantime.
         for _ in 0..20 {
             let renewed = bed.ca.server(&["quiet.test"]);
             quiet.write_pair("quiet", &renewed);
@@ -412,7 +411,7 @@ fn an_agent_paused_for_ten_seconds_catches_up() {
 #[test]
 fn two_thousand_simultaneous_connections_are_served_and_cleaned_up() {
     const CONNECTIONS: usize = 2_000;
-    // This process needs as many.
+    // This process needs the same number.
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -445,8 +444,8 @@ fn two_thousand_simultaneous_connections_are_served_and_cleaned_up() {
     eventually_true("the connections' end", || agent.open_files() <= files + 2);
 }
 
-/// How many files an agent has open that does nothing. What it opens last, after it has begun to serve,
-/// is the watch on its configuration, which `notify` has a thread for.
+/// How many files an idle agent has open. The last one that it opens, after it has begun to serve, is the watch on
+/// its configuration, for which `notify` has a thread.
 fn idle_files(agent: &Agent) -> usize {
     let task = format!("/proc/{}/task", agent.pid());
     eventually_true("the watch on the configuration", || {
@@ -489,7 +488,7 @@ fn a_flood_of_admin_requests_delays_nothing() {
                         continue;
                     };
                     let _ = connection.write_all(request);
-                    // The last kind leaves without an answer.
+                    // The last kind disconnects before the answer.
                     if worker % 4 < 2 {
                         let mut answer = Vec::new();
                         let _ = connection.read_to_end(&mut answer);

@@ -253,7 +253,7 @@ fn a_change_of_one_credential_is_sent_only_for_that_credential() {
         assert_serves(&mut stream, &a);
     }
     if let (Some(before), Some(after)) = (before, admin::metric(&place.bed.admin(), reads)) {
-        // Two files each time, each by two events at most: `b` has no part in it.
+        // Two files each time, with at most two events for each: `b` is not affected.
         assert!(after - before <= 30.0, "{before} {after}");
     }
     stream.0.assert_silent();
@@ -375,7 +375,7 @@ fn files_directly_in_a_root_of_folders_are_reported_with_the_setting_for_them() 
         "{named:?}"
     );
 
-    // And it does help.
+    // The remedy works.
     place.configure("");
     place.reload(&agent);
     let mut stream = place.stream(&["a"]);
@@ -527,7 +527,7 @@ fn files_anywhere_are_served_watched_and_reported_by_path() {
     let path = key.to_str().unwrap();
     agent.wait_for_line(&["rejected", "credential=\"site\"", path]);
     fs::remove_file(&key).unwrap();
-    agent.wait_for_line(&["rejected", "credential=\"site\"", path, "not there"]);
+    agent.wait_for_line(&["rejected", "credential=\"site\"", path, "it does not exist"]);
     stream.0.assert_silent();
     let found = admin::secret(&place.bed.admin(), "site", |secret| {
         secret["problems"][0]["path"] == *path

@@ -14,7 +14,7 @@ fn stdout(bed: &Bed, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A key's file has the public half too, which the certificate shows.
+/// The file of a key also contains the public half, which the certificate shows.
 #[track_caller]
 fn assert_no_private_part_in(text: &str, identity: &Identity) {
     assert!(!text.contains("PRIVATE KEY"), "{text}");

@@ -23,7 +23,7 @@ const SDS: &str = "envoy.service.secret.v3.SecretDiscoveryService";
 fn the_agent_is_ready_when_every_root_was_read_and_names_those_that_were_not() {
     let bed = Bed::new();
     bed.pair("site");
-    // A file that is being written keeps its folder from being read whole.
+    // A file that is being written prevents its folder from being read completely.
     let file = bed.root.credential("site").join("ca.crt");
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

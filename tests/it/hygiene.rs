@@ -32,7 +32,7 @@ fn pieces(key: &str) -> Vec<String> {
         .map(|piece| String::from_utf8(piece.to_vec()).unwrap())
         .collect();
     let der = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
-    // The head of a key is the same in all of them.
+    // The first bytes of a key are the same in all of them.
     let secret = &der.secret_der()[36..];
     let body = key.lines().nth(1).unwrap().as_bytes();
     for piece in secret.chunks_exact(8).chain(body[52..].chunks_exact(8)) {
@@ -68,7 +68,7 @@ fn assert_redacted(what: &str, value: &impl Debug, identity: &Identity) {
         assert_clean(what, &text.replace(['\n', ' '], ""), &[&identity.key]);
         assert_clean(what, &text, &[&identity.key]);
     }
-    // As a panic would tell it.
+    // As a panic would show it.
     let panic = std::panic::catch_unwind(AssertUnwindSafe(|| panic!("{value:?}")));
     let message = panic.unwrap_err();
     let message = message.downcast_ref::<String>().unwrap();
@@ -173,7 +173,7 @@ fn no_output_of_an_agents_life_contains_part_of_a_key() {
     let response = sotw.recv();
     sotw.nack(&response, "KEY_VALUES_MISMATCH");
     delta.changes();
-    // Keys in every place where they are wrong.
+    // Keys in every place where they don't belong.
     let cut = &broken.key[..broken.key.len() - 60];
     let joined = broken.key.replace('\n', " ");
     for (name, cert, key) in [

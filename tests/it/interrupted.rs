@@ -1,5 +1,5 @@
-//! Random file operations, as each tool does them, interrupted anywhere, against a model: whatever
-//! is served is always one whole generation that was on disk.
+//! Random file operations, as each tool does them, interrupted anywhere and compared with a model: whatever is
+//! served is always one complete generation that was on disk.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::util::{Bed, Ca, Identity};
 /// A run of a tool that ends early.
 #[derive(Clone, Debug)]
 struct Interrupted {
-    /// After so many of its steps.
+    /// After this many of its steps.
     at: Index,
-    /// And the agent has time to see what is there.
+    /// Whether the agent has time to read what is there.
     seen: bool,
 }
 
@@ -56,12 +56,12 @@ fn every_served_version_is_one_complete_generation() {
                 "the folder was there all the time"
             );
             let Content::Pair { chain, key } = &changes.secrets[0].content else {
-                return Err(TestCaseError::fail("it is no pair"));
+                return Err(TestCaseError::fail("it is not a pair"));
             };
             let served =
                 |pair: &Identity| pair.chain.as_bytes() == chain && pair.key.as_bytes() == key;
-            // acme.sh first writes the leaf to a separate file: where it ended before the chain
-            // was there, the leaf is what belongs to the key.
+            // acme.sh first writes the leaf to a separate file: if it ended before the chain was written, the leaf
+            // is what belongs to the key.
             let lesser = |pair: &Identity| {
                 matches!(tool, Tool::AcmeSh)
                     && pair.leaf.as_bytes() == chain
@@ -81,7 +81,7 @@ fn every_served_version_is_one_complete_generation() {
     }
 }
 
-/// Lets the tool run, interrupted and then once to its end; all generations that it was to write.
+/// Runs the tool, interrupted and then once to its end. Returns all generations that it was to write.
 fn write(bed: &Bed, authority: &Ca, tool: Tool, name: &str, runs: &[Interrupted]) -> Vec<Identity> {
     let mut generations = Vec::new();
     for run in runs.iter().map(Some).chain([None]) {

@@ -158,7 +158,7 @@ fn a_wrong_command_line_is_reported_with_exit_code_2() {
 #[test]
 fn a_socket_that_cannot_be_created_is_reported_with_its_path() {
     let bed = Bed::new();
-    // The last folder would be made.
+    // The last folder would be created.
     let missing = bed.scratch("missing/folder");
     let cases = [
         (missing.join("sds.sock"), missing.to_str().unwrap()),
@@ -207,7 +207,7 @@ fn a_problem_is_logged_once_however_often_the_folder_is_read() {
         bed.root.write("site", &[("key", "not a key")]);
     }
     agent.wait_for_line(&["rejected", "site"]);
-    // A line that comes after all that was to come of it.
+    // A line that follows all lines about it.
     bed.pair("other");
     agent.wait_for_line(&["loaded", "other"]);
     let lines = agent.lines_with(&["rejected", "site"]);
@@ -247,7 +247,7 @@ fn rust_log_sets_the_level() {
     let mut stream = bed.client().sotw();
     stream.subscribe(&["site"]);
     stream.secret();
-    // Who got a key is not a matter of levels, unless it is named.
+    // Who received a key is logged at every level, unless the filter names the audit.
     let lines = quiet.lines();
     assert!(
         lines.iter().all(|line| line.contains("audit")),
@@ -274,7 +274,7 @@ fn no_key_is_ever_in_the_log() {
     stream.secret();
     let second = bed.pair("site");
     stream.secret();
-    // Where a parser fails over a key's bytes, and where keys stand in the wrong files.
+    // Keys in places where a parser fails on their bytes, and in the wrong files.
     let other = bed.ca.server(&["other.test"]);
     bed.root
         .write("mixed", &[("cert", &first.chain), ("key", &other.key)]);

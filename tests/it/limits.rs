@@ -41,7 +41,7 @@ fn request(names: &[&str]) -> DiscoveryRequest {
     }
 }
 
-/// Waits until the metrics say that the limit was hit.
+/// Waits until the metrics report that the limit was reached.
 #[track_caller]
 fn assert_counted(bed: &Bed, limit: &str) {
     let counter = format!("sds_agent_limit_reached_total{{limit=\"{limit}\"}} ");
@@ -74,7 +74,7 @@ fn connections() {
     assert!(is_refused(&bed.socket()));
     agent.wait_for_line(&["limits.connections"]);
     assert_serves_site(&first);
-    // A place that is free again is given again.
+    // A slot that is free again can be used again.
     drop(second);
     eventually("a free place", || {
         bed.client().fetch(request(&["site"])).ok()
@@ -138,7 +138,7 @@ fn request_bytes() {
     let request = |length: usize| {
         let mut request = request(&["site"]);
         request.node = Some(Node::default());
-        // The node's id fills it up; its length takes three bytes, as does that of the node.
+        // The node's id fills the rest; its length takes three bytes, as does the node's.
         let id = length - request.encoded_len() - 1 - 3 - 2;
         request.node = Some(Node {
             id: "n".repeat(id),
@@ -218,13 +218,13 @@ fn credentials() {
     let changes = stream.changes();
     assert_eq!(changes.removed, ["third"]);
     assert_eq!(changes.secrets.len(), 2);
-    // Room for it.
+    // Makes room for it.
     bed.root.remove("second");
     eventually_served(&mut stream);
     assert_counted(&bed, "credentials");
 }
 
-/// The third one comes when the second has gone; the order of both messages is open.
+/// The third one is sent when the second is removed; the order of both messages is not defined.
 fn eventually_served(stream: &mut crate::util::sds::Delta) {
     loop {
         if !stream.changes().secrets.is_empty() {

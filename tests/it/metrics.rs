@@ -1,4 +1,4 @@
-//! Metrics, and the rules and the dashboard made of them.
+//! Metrics, and the rules and the dashboard that use them.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -234,11 +234,11 @@ fn rules_and_dashboard_use_existing_metrics() {
     }
     assert!(queries >= 10 && asked.len() >= 12, "{queries} {asked:?}");
     for name in &asked {
-        assert!(there.contains(name.as_str()), "{name} is no metric");
+        assert!(there.contains(name.as_str()), "{name} is not a metric");
     }
 }
 
-/// A pair with all that there are metrics of.
+/// A pair that has all metrics of a pair.
 fn write_stapled(bed: &Bed) {
     let identity = bed.pair("site");
     let staple = ocsp::staple(&bed.ca, &identity, Status::Good, 7);
@@ -271,7 +271,7 @@ fn every_metric_is_documented() {
     assert_eq!(documented, expected);
 }
 
-/// The agent's metrics that a text names.
+/// The agent's metrics in a text.
 fn names(text: &str) -> BTreeSet<String> {
     text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'))
         .filter(|word| word.starts_with("sds_agent_") || word.starts_with("process_"))

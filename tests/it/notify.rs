@@ -1,5 +1,5 @@
-//! The notifications to a service manager, on the socket in `NOTIFY_SOCKET`. `systemd.rs` has what a
-//! real one makes of it.
+//! The notifications to a service manager, on the socket in `NOTIFY_SOCKET`. `systemd.rs` tests what a real service
+//! manager does with them.
 
 use std::collections::HashMap;
 use std::os::unix::net::{UnixDatagram, UnixListener};
@@ -33,7 +33,7 @@ impl Manager {
             .collect()
     }
 
-    /// The next message with that field, past those that feed the watchdog.
+    /// The next message with that field; messages that feed the watchdog are skipped.
     #[track_caller]
     fn message_with(&self, key: &str) -> HashMap<String, String> {
         loop {

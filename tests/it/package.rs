@@ -19,7 +19,7 @@ pub(crate) struct Packages {
     folder: TempDir,
 }
 
-/// A machine without the agent on which packages can be installed, and what makes them.
+/// A machine without the agent, on which packages can be installed, and the tools that build them.
 pub(crate) fn packages() -> Option<(MutexGuard<'static, Machine>, Packages)> {
     require(&program("dpkg-shlibdeps", "apt-get install dpkg-dev"))?;
     let cargo_deb = require(&CARGO_DEB)?;
@@ -56,7 +56,7 @@ impl Packages {
     }
 }
 
-/// What dpkg has to know of this computer's packages, for the new one's dependencies.
+/// What dpkg must know about this computer's packages to find the dependencies of the new one.
 fn prepare_dpkg(machine: &Machine) {
     machine.run(
         "mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates /var/lib/dpkg/triggers
@@ -71,8 +71,8 @@ pub(crate) fn install(machine: &Machine, package: &Path) {
     machine.run("DEBIAN_FRONTEND=noninteractive dpkg --force-confold -i /root/package.deb 2>&1");
 }
 
-/// Upgrades the agent while an Envoy accepts handshakes: none may fail, and the new version's process must
-/// serve what is written after it. Returns that: the pair that `www` has now.
+/// Upgrades the agent while an Envoy accepts handshakes: none may fail, and the process of the new version must
+/// serve what is written after it. Returns the pair that `www` has then.
 pub(crate) fn upgrade_under_load(
     machine: &Machine,
     envoy: &Path,

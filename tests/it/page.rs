@@ -22,7 +22,7 @@ fn start(bed: &Bed) -> (Agent, SocketAddr) {
     start_with(bed, "tcp_details = true")
 }
 
-/// An agent with an admin port, and this in `[admin]`.
+/// An agent with an admin port, and these settings in `[admin]`.
 #[track_caller]
 fn start_with(bed: &Bed, settings: &str) -> (Agent, SocketAddr) {
     let address = free_address();
@@ -70,7 +70,7 @@ fn dump(chromium: &Path, bed: &Bed, url: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Only what the script has made, not the data that it was made of.
+/// Only what the script has drawn, not the data that it was given.
 fn drawn(dom: &str) -> &str {
     dom.split("<script").next().unwrap()
 }
@@ -357,7 +357,7 @@ fn the_page_filters_five_thousand_credentials() {
         "{}",
         &drawn(&dom)[..3000]
     );
-    // A link to a search is one, too.
+    // A link to a search works too.
     let dom = dump(
         &chromium,
         &bed,
@@ -366,7 +366,7 @@ fn the_page_filters_five_thousand_credentials() {
     let shown = drawn(&dom);
     assert!(shown.contains("1 of 5000"), "{}", &shown[..3000]);
     assert!(shown.contains(">host-4321</button>"), "{}", &shown[..3000]);
-    // So is one to a state.
+    // So does a link to a state.
     for (state, expected) in [("ok", "1 of 5000"), ("expired", "0 of 5000")] {
         let url = format!("http://{address}/#search=host-4321&state={state}&order=expiry");
         let dom = dump(&chromium, &bed, &url);

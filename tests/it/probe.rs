@@ -40,8 +40,8 @@ fn text(bed: &Bed, arguments: &[&str]) -> String {
     String::from_utf8(probe(bed, arguments).stdout).unwrap()
 }
 
-/// A running agent, and an Envoy that takes its secrets from another one: it presents whatever a test
-/// gives that one.
+/// A running agent, and an Envoy that gets its secrets from another agent: it presents whatever a test gives to
+/// that one.
 struct Listener {
     bed: Bed,
     _agent: Agent,
@@ -79,7 +79,7 @@ impl Listener {
         probe
     }
 
-    /// Waits until the probe of `www.test` comes to that verdict.
+    /// Waits until the probe of `www.test` has that verdict.
     #[track_caller]
     fn wait_for(&self, verdict: &str) -> Value {
         let mut last = Value::Null;
@@ -107,7 +107,7 @@ fn a_certificate_that_has_expired_is_not_called_valid() {
     });
     let hosts = [Host::new("www.test", "site")];
     let listener = Listener::start(&program, bed, &expired, &hosts);
-    // It is what the agent serves, there being no other.
+    // It presents what the agent serves, which has only this one.
     listener.wait_for("live");
     let shown = text(&listener.bed, &[&listener.target, "--name", "www.test"]);
     assert!(
@@ -516,7 +516,7 @@ fn impossible_targets_are_errors_with_a_remedy() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
         assert!(error.contains(expected), "{arguments:?}: {error}");
     }
-    // Without a certificate there is nothing to ask for.
+    // Without a certificate, there is nothing to probe.
     let _agent = bed.ready_agent();
     let output = probe(&bed, &["localhost:443", "--all"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");

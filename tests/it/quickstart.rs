@@ -19,7 +19,7 @@ fn quickstart() -> PathBuf {
         .arg("--message-format=json-render-diagnostics")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stderr(Stdio::inherit());
-    // The features of this test, so that nothing else is built again.
+    // With the same features as this test, so that nothing else is built again.
     if cfg!(feature = "mirror") {
         cargo.arg("--all-features");
     }
@@ -41,7 +41,7 @@ fn command(envoy: &Path) -> Command {
     command
 }
 
-/// One tour at a time: it looks for a free port, and takes it a moment later.
+/// One tour at a time, because it looks for a free port and uses it a moment later.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
@@ -56,7 +56,7 @@ const STORY: [&str; 5] = [
     "https://three.example.com:8443/  → 200, the first certificate",
 ];
 
-/// A line of the story, whatever port was free.
+/// A line of the tour, whatever port was free.
 fn is_printed(lines: &[String], due: &str) -> bool {
     let (before, after) = due.split_once(":8443").unwrap_or((due, ""));
     lines
@@ -119,7 +119,7 @@ fn the_commands_that_the_tour_suggests_work_when_pasted() {
         eventually_true(&format!("{due} of {line}"), || {
             let output = Command::new("bash").args(["-c", line]).output().unwrap();
             let printed = String::from_utf8(output.stdout).unwrap();
-            // OpenSSL 3.0 and later ones write it with and without spaces.
+            // OpenSSL 3.0 and later versions print it with and without spaces.
             output.status.success() && printed.replace(" = ", "=").contains(due)
         });
     }

@@ -18,7 +18,7 @@ use crate::util::{Ca, Envoy, Host, Identity, Protocol, Sds, eventually_true, req
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const PROGRAMS: [&str; 2] = ["sds-agent", "sds-mirror"];
 
-/// What was made, by the end of its name.
+/// A product of `packaging/release`, by the end of its name.
 fn product(program: &str, end: &str) -> PathBuf {
     let folder = target_dir().join("dist");
     let entries = fs::read_dir(&folder).unwrap();
@@ -96,7 +96,7 @@ impl Elsewhere {
     }
 }
 
-/// That the program runs below `root`, and is that of this version.
+/// Asserts that the program runs below `root`, and has this version.
 fn assert_runs_in(root: &Path, name: &str) {
     let mut version = Command::new("chroot");
     let version = run(version
@@ -187,7 +187,7 @@ fn the_images_serve_an_envoy_next_to_them() {
     }
 }
 
-/// Unpacks the layers of an OCI image; its configuration.
+/// Unpacks the layers of an OCI image. Returns its configuration.
 fn unpack(layout: &Path, root: &Path) -> Value {
     let json = |path: PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
     let blob = |descriptor: &Value| {
@@ -323,7 +323,7 @@ fn the_role_for_ansible_installs_configures_and_checks() {
     write_pair(&machine, "www", &www);
     assert_served(&machine, "www", &www);
 
-    // Again, and nothing is changed; with another setting, that is in force.
+    // Run again, it changes nothing; with another setting, that takes effect.
     let again = play("");
     assert!(again.contains("changed=0"), "{again}");
     let dry = play("--check");

@@ -89,7 +89,7 @@ fn a_thousand_rotations(way: Way) {
     for generation in 1..=IN_A_ROW {
         let next = issuer.server(&["site.test"]);
         way.write(&bed.root, "site", generation, &next);
-        // Not the last one again, and no mixture: the next thing that comes is this.
+        // It is neither the previous one nor a mixture: exactly this is sent next.
         assert_generation(generation, &next, &sotw.secret());
         assert_generation(generation, &next, &delta.secret());
     }

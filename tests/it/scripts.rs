@@ -69,10 +69,10 @@ fn the_python_script_follows_a_credential() {
     let second = bed.pair("site");
     wait_for(&script, &second.chain);
     bed.root.remove("site");
-    script.wait_for_line(&["site is not there"]);
+    script.wait_for_line(&["site does not exist"]);
 }
 
-/// The page describes the error without the option, and can drop it when this test fails.
+/// The page describes the error that occurs without the option. When this test fails, that can be removed.
 #[test]
 fn without_the_option_a_python_channel_is_reset() {
     let Some(packages) = require(&GRPC_PYTHON) else {
@@ -99,7 +99,7 @@ fn python(packages: &Path, bed: &Bed, script: &str) -> Command {
     command
 }
 
-/// Waits until a line is printed that is in this chain alone.
+/// Waits until a line is printed that only this chain has.
 fn wait_for(script: &Process, chain: &str) {
     script.wait_for_line(&[chain.lines().nth(2).unwrap()]);
 }

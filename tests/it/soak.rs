@@ -27,13 +27,13 @@ use crate::util::{Agent, Bed, Identity, Protocol, eventually_true};
 const SECONDS: u64 = 12;
 /// Credentials for each tool.
 const PER_TOOL: usize = 3;
-/// Credentials in all.
+/// The total number of credentials.
 const CREDENTIALS: usize = Tool::ALL.len() * PER_TOOL;
 
 /// A pair's bytes: chain, then key.
 type Pair = (Vec<u8>, Vec<u8>);
 
-/// What is on disk, and everything that has been.
+/// What is on disk, and everything that was on disk before.
 #[derive(Default)]
 struct Model {
     now: HashMap<String, Option<Pair>>,
@@ -199,7 +199,7 @@ impl Soak {
 /// Applies a response to a subscriber's state. What is sent must have been on disk.
 fn take(has: &Mutex<HashMap<String, Pair>>, served: Served, model: &Mutex<Model>) {
     let Content::Pair { chain, key } = served.content else {
-        panic!("{} is no pair", served.name);
+        panic!("{} is not a pair", served.name);
     };
     let pair = (chain, key);
     let known = (served.name.clone(), pair.clone());
@@ -332,7 +332,7 @@ fn every_subscriber_ends_up_with_what_is_on_disk() {
                 "subscriber {index} has failed"
             );
             let has = lock(&subscriber.has);
-            // A name that is gone is never taken back with SotW, the first one's protocol.
+            // With SotW, the protocol of the first one, a removed name is never withdrawn.
             let gone = |name: &String| index == 0 && !on_disk.contains_key(name);
             has.iter().filter(|(name, _)| !gone(name)).count() == on_disk.len()
                 && on_disk

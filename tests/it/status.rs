@@ -1,4 +1,4 @@
-//! What `sds-agent status` and `/status` say of a running agent.
+//! What `sds-agent status` and `/status` show about a running agent.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -299,7 +299,7 @@ fn a_name_shows_one_credential_in_full_and_filters_select_credentials() {
         names(&["--state", "rejected", "--expires-within", "1h"]),
         [""; 0]
     );
-    // What is chosen decides the exit code.
+    // The selected credentials decide the exit code.
     assert_eq!(run(&bed.admin(), &["--fail"]).status.code(), Some(2));
     assert_eq!(
         run(&bed.admin(), &["--fail", "site"]).status.code(),
@@ -452,7 +452,7 @@ fn watch_continues_through_a_restart_and_ends_quietly() {
     let _agent = bed.ready_agent();
     next(&|state| state["agent"]["pid"] != first);
     drop(lines);
-    // Nobody reads any more: a quiet end.
+    // The reader has closed the pipe: that is not an error.
     let output = watch.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
@@ -519,7 +519,7 @@ fn the_admin_socket_answers_only_get_and_many_requests_at_once() {
     assert_eq!(index.status, 200);
     assert!(index.body.contains("/metrics"), "{index:?}");
     assert_eq!(admin::get(&bed.admin(), "/nothing").status, 404);
-    // More than are answered at a time, most of which say nothing.
+    // More than are answered at a time; most of them send nothing.
     let silent: Vec<_> = (0..40)
         .map(|_| std::os::unix::net::UnixStream::connect(bed.admin()).unwrap())
         .collect();
@@ -630,7 +630,7 @@ fn the_sandboxed_unit_answers_on_its_socket_and_on_a_port_with_the_drop_in() {
         "etc/sds-agent/sds-agent.toml",
         "admin_tcp = \"127.0.0.1:9902\"\n[admin]\ntcp_details = true\n",
     );
-    // By its socket, as it is meant to run.
+    // With socket activation, as it should run.
     machine.run("systemctl daemon-reload; systemctl start sds-agent.socket sds-agent");
     let table = machine.run("sds-agent status");
     assert!(row(&table, "www") > 0, "{table}");

@@ -371,7 +371,7 @@ pub(crate) fn readable_by(machine: &Machine, user: &str, folders: &str) -> Vec<S
         "setpriv --reuid {user} --regid {user} --init-groups \
              find {folders} -type f -readable 2>/dev/null; true"
     );
-    // By reading each, too: what can be listed is not all that can be opened.
+    // Also by reading each file: not everything that can be listed can be opened.
     let all = machine.run(&format!("find {folders} -type f"));
     let mut readable: Vec<_> = machine.run(&script).lines().map(str::to_owned).collect();
     readable.extend(all.lines().filter_map(|file| {
@@ -472,7 +472,7 @@ fn after_the_documented_installation_envoys_user_can_use_the_socket_but_read_no_
     assert!(!status.status.success(), "the admin socket is not Envoy's");
     assert!(!machine.journal().contains("can also read"));
 
-    // The old way, which gave all of it to Envoy's user, is warned of.
+    // A warning is logged for the old setup, which gave Envoy's user access to everything.
     machine.run("usermod -aG sds-agent envoy; systemctl reload sds-agent");
     assert!(!readable_by(&machine, "envoy", folders).is_empty());
     eventually_true("a warning of the agent", || {
@@ -562,7 +562,7 @@ fn credentials_from_systemd_are_served_through_links() {
     machine.write("root/www.key", &www.key);
     machine.run("chmod 0600 /root/www.*");
     let example = include_str!("../../systemd/examples/load-credential.conf");
-    // The commands of the example, as they stand there.
+    // The commands of the example, unchanged.
     let commands: Vec<_> = example
         .lines()
         .filter_map(|line| line.strip_prefix("#   "))
@@ -654,7 +654,7 @@ fn a_previous_version_outlives_a_restart_and_a_crash() {
     assert_served(&machine, "www", &www);
     stored("1");
 
-    // Good files end it, and so does the end of the folder.
+    // Valid files end it, and so does the removal of the folder.
     let renewed = ca.server(&["www.test"]);
     write_pair(&machine, "www", &renewed);
     stored("0");
@@ -698,7 +698,7 @@ fn the_timer_of_the_examples_rotates_ticket_keys_that_the_agent_serves() {
             &fs::read_to_string(format!("{example}{unit}")).unwrap(),
         );
     }
-    // Soon, rather than at noon.
+    // Soon, instead of at noon.
     machine.drop_in(
         "ticket-keys.timer",
         "[Timer]\nOnCalendar=\nOnActiveSec=1s\n",

@@ -263,7 +263,7 @@ fn certbots_live_folder_can_be_watched_directly() {
     for _ in 0..3 {
         certbot.renew();
         certbot.assert_next(&mut stream);
-        // What the recipe gave the group, certbot keeps.
+        // certbot keeps the access that the recipe gave to the group.
         assert_eq!(mode(&certbot.live("privkey.pem")), 0o640);
     }
     stream.0.assert_silent();
@@ -347,7 +347,7 @@ fn step_writes_into_the_credential_folder() {
     assert_eq!(mode(&files[1]), 0o640);
 }
 
-/// acme.sh is in no package here: what is run in its place writes the files as it does.
+/// acme.sh is not packaged here: a script that writes the files in the same way is run instead.
 #[test]
 fn acme_sh_overwrites_the_files_in_place() {
     let bed = Bed::new();

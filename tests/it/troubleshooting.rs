@@ -1,5 +1,5 @@
-//! What `docs/troubleshooting.md` quotes of Envoy's statistics, of its admin interface and of the agent, provoked
-//! with a real Envoy.
+//! What `docs/troubleshooting.md` quotes from Envoy's statistics, from its admin interface and from the agent,
+//! provoked with a real Envoy.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn wait_until_open(envoy: &Envoy) {
     });
 }
 
-/// The names of the secrets that Envoy waits for.
+/// The names of the secrets that Envoy is waiting for.
 fn warming(envoy: &Envoy) -> Vec<Value> {
     let dump = envoy.admin("GET", "/config_dump?resource=dynamic_warming_secrets");
     let dump: Value = serde_json::from_str(&dump).unwrap();
@@ -90,7 +90,7 @@ fn a_changed_listener_waits_for_its_secret_and_the_previous_one_serves() {
 }
 
 #[test]
-fn resets_for_want_of_a_secret_and_of_a_filter_chain_can_be_told_apart() {
+fn resets_without_a_secret_and_without_a_filter_chain_can_be_distinguished() {
     let Some(program) = require(&ENVOY) else {
         return;
     };
@@ -119,7 +119,7 @@ fn resets_for_want_of_a_secret_and_of_a_filter_chain_can_be_told_apart() {
     assert_eq!(counts(), [1, 1]);
 
     assert_eq!(warming(&envoy), [json!("missing")]);
-    // As for one that was sent.
+    // As for a name that was sent.
     assert_eq!(envoy.stat("sds.missing.update_success"), 1);
     agent.wait_for_line(&["subscribed", "missing", "known=false", "protocol=\"delta\""]);
     let shown = status(&bed);

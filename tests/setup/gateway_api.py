@@ -30,7 +30,7 @@ def main():
     folder = os.path.join(os.path.abspath(sys.argv[1]), "gateway-api", VERSION)
     if not os.path.isdir(folder):
         if shutil.which("go") is None:
-            sys.exit("gateway_api.py: there is no Go, which fetches the module")
+            sys.exit("gateway_api.py: Go is missing, which downloads the module")
         print(f"Fetching {MODULE} {VERSION}", file=sys.stderr)
         command = ["go", "mod", "download", "-json", f"{MODULE}@{VERSION}"]
         result = subprocess.run(command, stdout=subprocess.PIPE, check=False, cwd=os.path.dirname(os.path.abspath(__file__)))

@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     Refused,
     /// sds-agent would reject the content, so it replaces nothing.
     Content,
-    /// Several objects want one folder.
+    /// Several objects would have the same folder.
     Clash,
     /// The folder was not made by the mirror.
     Foreign,

@@ -1,4 +1,4 @@
-//! Warnings of private keys that users of the agent's socket can also read without it.
+//! Warnings about private keys that users of the agent's socket can also read directly.
 
 use sds_agent::config::{Config, Root};
 use sds_agent::exposure::Clients;
@@ -10,7 +10,7 @@ use super::rights;
 
 /// Adds a warning for each such key of a credential in one of the `configured` roots.
 pub(super) fn warn(report: &mut Report, snapshot: &Snapshot, configured: &[Root], config: &Config) {
-    // Under its own name, where this is run by an administrator.
+    // If the packages' user does not exist, the agent is assumed to run as the user who runs `check`.
     let own = rustix::process::geteuid().as_raw();
     let clients = Clients::of(config, rights::agent_user().unwrap_or(own));
     for credential in snapshot.credentials() {

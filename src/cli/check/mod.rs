@@ -1,4 +1,4 @@
-//! `sds-agent check`: what the agent would make of folders, without an agent.
+//! `sds-agent check`: checks folders as the agent does, without a running agent.
 
 mod exposures;
 mod rights;
@@ -56,8 +56,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     file: ConfigFile,
 
-    /// How many days before its end a certificate counts as expiring at most, whatever the configuration
-    /// sets [default: 30]
+    /// A certificate counts as expiring at most this many days before its end, whatever the configuration sets
+    /// [default: 30]
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36_500))]
     warn_days: Option<u32>,
 

@@ -1,4 +1,4 @@
-//! A hint where the user who runs `check` may not read what the agent may.
+//! A hint for when the user who runs `check` can't read files that the agent can read.
 
 use std::io;
 
@@ -7,16 +7,16 @@ use sds_agent::config::Account;
 use sds_agent::peer;
 use sds_agent::report::{Problem, Report};
 
-/// The user that the packaging makes for the agent.
+/// The user that the packages create for the agent.
 const AGENT_USER: &str = "sds-agent";
 
-/// The id of that user, where there is one.
+/// The id of that user, if it exists.
 pub(super) fn agent_user() -> Option<u32> {
     let agent = peer::user_id(&Account::Name(AGENT_USER.to_owned()));
     agent.ok().flatten()
 }
 
-/// Whether something could not be read because this user may not.
+/// Whether something could not be read because this user has no permission.
 pub(super) fn are_missing(report: &Report) -> bool {
     let denied = io::Error::from(Errno::ACCESS).to_string();
     let is_denied = |problem: &Problem| problem.what.contains(&denied);

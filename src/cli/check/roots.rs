@@ -1,4 +1,4 @@
-//! The folders on the command line → the roots that are to be read.
+//! The folders on the command line → the roots to read.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,11 +9,11 @@ use sds_agent::config::{Config, Layout, Root};
 use sds_agent::credential::layout;
 use sds_agent::files::roots;
 
-/// Of these roots, the one folder of that name alone is to be read.
+/// Roots of which only the folder with this name is to be read.
 type Only = BTreeMap<Arc<Path>, Arc<str>>;
 
-/// The configuration with `folders` in the place of its roots, unless there is none; which of them are
-/// single credentials; and the roots that are configured.
+/// The configuration, with `folders` in place of its roots if there are any; the roots of which only one credential
+/// is to be read; and the configured roots.
 pub(super) fn chosen(folders: &[PathBuf], mut config: Config) -> (Config, Only, Vec<Root>) {
     let mut only = Only::new();
     let configured = config.roots.clone();
@@ -25,8 +25,8 @@ pub(super) fn chosen(folders: &[PathBuf], mut config: Config) -> (Config, Only, 
     (config, only, configured)
 }
 
-/// The root that `folder`, an absolute path, is, or the one that it is in where it is a credential folder. Of that root
-/// nothing else is to be read.
+/// The root to read for `folder`, an absolute path: the folder itself, or its parent if it is a credential folder.
+/// Nothing else is then read in that parent.
 fn root_of(folder: &Path, config: &Config, only: &mut Only) -> Root {
     let is_root = config.roots.iter().any(|root| root.path == *folder);
     if is_root || !is_credential(folder) {
@@ -41,8 +41,8 @@ fn root_of(folder: &Path, config: &Config, only: &mut Only) -> Root {
     }
 }
 
-/// Whether `folder` is a credential folder rather than a root: it holds files that may be the parts of
-/// one credential, and no folder with such files; or files alone.
+/// Whether `folder` is a credential folder rather than a root: it has files that may be parts of one credential,
+/// and no folder with such files; or it has only files.
 fn is_credential(folder: &Path) -> bool {
     let Some(Content { files, folders }) = Content::of(folder) else {
         return false;

@@ -1,4 +1,4 @@
-//! A TLS handshake that accepts every certificate and records what it was shown.
+//! A TLS handshake that accepts every certificate and records what the listener presents.
 
 use std::future::poll_fn;
 use std::io;
@@ -27,10 +27,10 @@ use tokio_rustls::client::TlsStream;
 
 use super::target::Target;
 
-/// How long the listener has to object to the client certificate: TLS 1.3 does that after the handshake.
+/// How long to wait for the listener to refuse the client certificate: TLS 1.3 does that after the handshake.
 const OBJECTION: Duration = Duration::from_secs(1);
 
-/// The kind of a certificate's key. A listener with a certificate of each kind chooses by what the client
+/// The kind of a certificate's key. A listener with certificates of several kinds chooses one by what the client
 /// accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -41,7 +41,7 @@ pub(super) enum KeyKind {
 }
 
 impl KeyKind {
-    /// That of a key type as it is shown, such as `RSA 2048`.
+    /// The kind of a key type as it is shown, such as `RSA 2048`.
     pub(super) fn of(key_type: &str) -> Option<Self> {
         match key_type {
             "Ed25519" => Some(Self::Ed25519),
@@ -69,21 +69,21 @@ impl KeyKind {
     }
 }
 
-/// What happens about client certificates.
+/// What happened with the client certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ClientAuth {
-    /// The listener does not ask for one.
+    /// The listener did not request one.
     NotRequested,
-    /// It asks for one, and there is none to show.
+    /// The listener requested one, and none was configured.
     NotGiven,
-    /// It was shown one, and did not object.
+    /// It was presented, and the listener accepted it.
     Given,
-    /// It was shown one, and refused it.
+    /// It was presented, and the listener refused it.
     Refused,
 }
 
-/// Why a handshake did not come about, and what to do about it.
+/// Why a handshake failed, and what to do about it.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) what: String,
@@ -102,7 +102,7 @@ pub(super) struct Presented {
     pub(super) client: ClientAuth,
 }
 
-/// By what a handshake is made.
+/// Makes handshakes.
 pub(super) struct Prober {
     pub(super) provider: Arc<CryptoProvider>,
     /// The client certificate, if any.
@@ -112,8 +112,8 @@ pub(super) struct Prober {
 }
 
 impl Prober {
-    /// Makes a handshake with `target` for `name`, where it is a name that can be sent; with `kind`, only
-    /// for a certificate with such a key.
+    /// Makes a handshake with `target`. `name` is sent as SNI if it can be; with `kind`, only certificates with
+    /// that kind of key are accepted.
     pub(super) async fn handshake(
         &self,
         target: &Target,
@@ -154,7 +154,7 @@ impl Prober {
                 return Err(late("the handshake was not completed", remedy));
             }
             (Ok(Err(error)), None) => return Err(failure(&error, name)),
-            // The certificate was shown; it is the client's that was not good enough.
+            // The listener had presented its certificate, so what failed is the client certificate.
             (Ok(Err(error)), Some(_)) if !asked || is_forged(&error) => {
                 return Err(failure(&error, name));
             }
@@ -194,13 +194,13 @@ impl Prober {
             .with_custom_certificate_verifier(recorder)
             .with_client_cert_resolver(client);
         config.resumption = Resumption::disabled();
-        // As a browser does it; a listener may choose its filter chain by it.
+        // As a browser does; a listener may select its filter chain by ALPN.
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
 }
 
-/// An IP address is never sent: without a name there is no SNI.
+/// Without a name, no SNI is sent: the TLS library never sends an IP address.
 fn server_name(name: Option<&Host>, address: SocketAddr) -> Result<ServerName<'static>, Failure> {
     let Some(name) = name else {
         return Ok(ServerName::IpAddress(address.ip().into()));
@@ -211,7 +211,7 @@ fn server_name(name: Option<&Host>, address: SocketAddr) -> Result<ServerName<'s
     })
 }
 
-/// Makes the handshake. Returns the version of TLS, and whether the client certificate was not objected to.
+/// Makes the handshake. Returns the version of TLS, and whether the client certificate was accepted.
 async fn exchange(
     config: ClientConfig,
     name: ServerName<'static>,
@@ -232,7 +232,7 @@ async fn exchange(
     Ok((tls, accepted))
 }
 
-/// Whether the listener goes on after it has seen the client certificate, or the lack of one.
+/// Whether the listener continues after it has received the client certificate, or none.
 async fn is_accepted(stream: &mut TlsStream<TcpStream>) -> bool {
     let mut bytes = [0; 64];
     let answer = poll_fn(|context| {
@@ -240,7 +240,7 @@ async fn is_accepted(stream: &mut TlsStream<TcpStream>) -> bool {
         match Pin::new(&mut *stream).poll_read(context, &mut buffer) {
             Poll::Ready(Ok(())) => Poll::Ready(!buffer.filled().is_empty()),
             Poll::Ready(Err(_)) => Poll::Ready(false),
-            // A session ticket comes after the client certificate was checked.
+            // A session ticket is sent after the client certificate was checked.
             Poll::Pending if stream.get_ref().1.tls13_tickets_received() > 0 => Poll::Ready(true),
             Poll::Pending => Poll::Pending,
         }
@@ -250,10 +250,10 @@ async fn is_accepted(stream: &mut TlsStream<TcpStream>) -> bool {
         .unwrap_or(true)
 }
 
-/// What was shown: the chain, and the OCSP staple.
+/// What was presented: the chain, and the OCSP staple.
 type Seen = (Vec<CertificateDer<'static>>, Vec<u8>);
 
-/// Accepts every certificate, if the listener has its key, and records it.
+/// Accepts every certificate whose key the listener proves to have, and records it.
 #[derive(Debug)]
 struct Recorder {
     provider: Arc<CryptoProvider>,
@@ -307,7 +307,7 @@ impl ServerCertVerifier for Recorder {
     }
 }
 
-/// A certificate that the library can't read is not a signature that is wrong.
+/// Only an invalid signature is an error. A certificate that the library can't parse is accepted.
 fn unless_forged(
     verdict: Result<HandshakeSignatureValid, Error>,
 ) -> Result<HandshakeSignatureValid, Error> {

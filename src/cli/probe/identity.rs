@@ -1,4 +1,4 @@
-//! The client certificate that is shown to listeners which ask for one.
+//! The client certificate for listeners that request one.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-/// The chain in the file `cert`, with its key: in the file `key`, or in the same one.
+/// The chain in the file `cert`, with its key from the file `key`, or from the same file.
 ///
 /// # Errors
-/// What is wrong with which file, and what to do about it.
+/// Which file is wrong, why, and what to do about it.
 pub(super) fn read(
     cert: &Path,
     key: Option<&Path>,

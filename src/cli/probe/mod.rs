@@ -49,7 +49,7 @@ const AT_ONCE: usize = 16;
 /// How many outcomes are reported to the agent in one request.
 const REPORTED: usize = 500;
 
-/// The label that stands for the star of a wildcard.
+/// The label that replaces the `*` of a wildcard.
 const BELOW: &str = "sds-agent-probe";
 
 /// The options of `probe`.
@@ -97,7 +97,7 @@ enum Form {
     Json,
 }
 
-/// A host to ask for; a wildcard stands for a name below it.
+/// Parses a host. For a wildcard, a name below it is sent.
 fn parse_name(name: &str) -> Result<Host, String> {
     let host = Coverage::parse(name).and_then(|coverage| match coverage {
         Coverage::Exact(host) => Some(host),
@@ -126,7 +126,7 @@ pub(crate) fn run(args: Args) -> ExitCode {
     }
 }
 
-/// What came of all handshakes, and the IP addresses that there was no target for.
+/// The outcomes of all handshakes, and the IP addresses that were skipped because no target has them.
 async fn probe(args: &Args) -> Result<(Vec<Outcome>, Vec<String>), String> {
     let admin_socket = args.admin_socket.path()?;
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -161,7 +161,7 @@ async fn probe(args: &Args) -> Result<(Vec<Outcome>, Vec<String>), String> {
     Ok((outcomes, skipped))
 }
 
-/// A listener, and the host to ask it for.
+/// A listener, and the host to send as SNI.
 type Asked = (Target, Option<Host>);
 
 async fn questions(args: &Args, session: &Session) -> Result<(Vec<Asked>, Vec<String>), String> {
@@ -202,7 +202,7 @@ async fn questions(args: &Args, session: &Session) -> Result<(Vec<Asked>, Vec<St
     Ok((asked, skipped))
 }
 
-/// The listeners on one side, the agent on the other.
+/// Connects to the listeners and to the agent.
 struct Session {
     prober: Prober,
     admin_socket: PathBuf,
@@ -226,7 +226,7 @@ impl Session {
             .and_then(kind);
         let mut seen = vec![its_kind];
         let mut outcomes = vec![first];
-        // Where all are of one kind there is nothing to choose from.
+        // If all have the same kind of key, the listener has no choice to make.
         let is_choice = served.iter().any(|one| kind(one) != kind(&served[0]));
         for kind in served.iter().map(kind) {
             if !is_choice || seen.contains(&kind) {
@@ -234,17 +234,17 @@ impl Session {
             }
             seen.push(kind);
             let (outcome, _) = self.outcome(Question { kind, ..question }).await?;
-            // A listener without a certificate of that kind has no part in this.
+            // A listener without a certificate of that kind is not reported.
             outcomes.extend(Some(outcome).filter(|one| one.presented.is_some()));
         }
         Ok(outcomes)
     }
 
-    /// What came of a handshake, and what is served for the name.
+    /// The outcome of a handshake, and what is served for the name.
     async fn outcome(&self, question: Question<'_>) -> Result<(Outcome, Vec<Served>), String> {
         let Question { target, name, kind } = question;
         let presented = self.prober.handshake(target, name, kind).await;
-        // Without a name it is the address that is asked for.
+        // Without a name, the host of the target counts.
         let host = name.cloned().or_else(|| target.host());
         let mut served: Vec<Served> = match &host {
             Some(host) => self.ask_agent(&format!("/served/{host}")).await?,
@@ -265,8 +265,8 @@ impl Session {
         Ok((outcome, served))
     }
 
-    /// Tells the agent what came of it, for `status` and the page. That is not what was asked for: where
-    /// the agent can't take it, as one of an earlier version, nothing is lost.
+    /// Reports the outcomes to the agent, for `status` and the page. Errors are ignored, because an agent of an
+    /// earlier version does not accept reports, and the results of the probe don't depend on it.
     async fn report(&self, outcomes: &[Outcome]) {
         let seen: Vec<_> = outcomes.iter().filter_map(Outcome::seen).collect();
         for some in seen.chunks(REPORTED) {

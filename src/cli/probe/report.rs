@@ -1,4 +1,4 @@
-//! What is printed of the outcomes.
+//! The output for the outcomes.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -12,7 +12,7 @@ use super::handshake::ClientAuth;
 use super::verdict::{Outcome, Shown};
 use crate::cli::output;
 
-/// The version of the JSON: another one when a field changes its meaning.
+/// The version of the JSON. It changes when a field changes its meaning.
 const FORMAT: u32 = 1;
 
 #[derive(Serialize)]
@@ -20,7 +20,7 @@ struct Report<'a> {
     format: u32,
     live: bool,
     probes: &'a [Outcome],
-    /// The IP addresses that certificates cover and that no target has.
+    /// The IP addresses that certificates cover and that were not given as a target.
     skipped: &'a [String],
 }
 
@@ -32,12 +32,12 @@ pub(super) fn json(outcomes: &[Outcome], skipped: &[String]) -> String {
         probes: outcomes,
         skipped,
     };
-    // Nothing in it can fail to be JSON.
+    // Serialization can't fail.
     let text = serde_json::to_string_pretty(&report).unwrap_or_default();
     escape_json(&text) + "\n"
 }
 
-/// Two lines or more for each outcome, and one for all of them.
+/// At least two lines for each outcome, and one line for the total.
 pub(super) fn text(outcomes: &[Outcome], skipped: &[String], width: Option<usize>) -> String {
     let mut out = String::new();
     for outcome in outcomes {
@@ -67,7 +67,7 @@ pub(super) fn text(outcomes: &[Outcome], skipped: &[String], width: Option<usize
     out
 }
 
-/// Lines, each with what stands before its text.
+/// The lines, each with its label.
 fn lines(outcome: &Outcome) -> Vec<(String, String)> {
     let state = match outcome.is_live() {
         true => "live",
@@ -156,7 +156,7 @@ fn served(outcome: &Outcome) -> String {
     }
 }
 
-/// A point in time, and how far away it is.
+/// A time, and how far away it is.
 fn dated(time: Time) -> String {
     format!(
         "{} ({})",

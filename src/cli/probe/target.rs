@@ -1,4 +1,4 @@
-//! The address of a TLS listener, as the command line has it.
+//! The address of a TLS listener, as given on the command line.
 
 use std::fmt;
 use std::io;
@@ -59,13 +59,13 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// The host, as it is compared with the names of certificates; none where it can't be one of them,
-    /// such as an address with a zone.
+    /// The host, as it is compared with the names of certificates; `None` if no certificate can have it as a name,
+    /// as for an address with a zone.
     pub(super) fn host(&self) -> Option<Host> {
         Host::parse(&self.host)
     }
 
-    /// A connection to it: to the first of its addresses that accepts one.
+    /// Connects to the first of its addresses that accepts a connection.
     pub(super) async fn connect(&self) -> Result<(TcpStream, SocketAddr), Failure> {
         let resolved = tokio::net::lookup_host((self.host.as_str(), self.port)).await;
         let addresses = resolved.map_err(|error| Failure {
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_and_addresses_are_told_from_their_ports() {
+    fn hosts_and_addresses_are_separated_from_their_ports() {
         for (text, host, port) in [
             ("www.example.com:443", "www.example.com", 443),
             ("localhost:18443", "localhost", 18443),

@@ -18,7 +18,7 @@ use super::target::Target;
 pub(super) struct Shown {
     /// The fingerprints of the certificates, leaf first.
     pub(super) chain: Vec<Fingerprint>,
-    /// That of the OCSP staple.
+    /// The fingerprint of the OCSP staple.
     pub(super) staple: Option<Fingerprint>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) leaf: Option<Leaf>,
@@ -37,23 +37,23 @@ pub(super) struct Leaf {
     pub(super) not_after: Time,
 }
 
-/// What came of one handshake.
+/// The outcome of one handshake.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Outcome {
-    /// As the command line has it.
+    /// As given on the command line.
     pub(super) target: String,
     /// The address that was connected to.
     pub(super) address: Option<SocketAddr>,
-    /// The host that was asked for.
+    /// The host that was sent as SNI.
     pub(super) name: Option<String>,
-    /// The kind of key, where a certificate with one of that kind was asked for.
+    /// The kind of key, if only certificates with one kind were accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) key_kind: Option<KeyKind>,
     pub(super) verdict: Verdict,
     pub(super) presented: Option<Shown>,
-    /// The credential that what is presented is served of, or was served of before.
+    /// The credential that the presented certificate is, or was, served as.
     pub(super) credential: Option<String>,
-    /// The version of the secret that it is, or was, served in.
+    /// The version of the secret in which it is, or was, served.
     pub(super) version: Option<String>,
     /// When it was replaced.
     pub(super) replaced: Option<Time>,
@@ -66,7 +66,7 @@ pub(super) struct Outcome {
     pub(super) remedy: Option<String>,
 }
 
-/// Which handshake it was.
+/// The parameters of a handshake.
 #[derive(Clone, Copy)]
 pub(super) struct Question<'a> {
     pub(super) target: &'a Target,
@@ -78,7 +78,7 @@ const SEE_STATUS: &str = "check with `sds-agent status NAME` whether this Envoy 
                           it; if it is not listed there, it does not get this secret from this agent";
 
 impl Outcome {
-    /// There was no handshake.
+    /// The outcome of a handshake that failed.
     pub(super) fn failed(question: Question<'_>, failure: Failure, served: Option<Served>) -> Self {
         Self {
             target: question.target.to_string(),
@@ -96,8 +96,8 @@ impl Outcome {
         }
     }
 
-    /// Compares what was presented with what is served for the name, the best first, and with what is
-    /// known of the leaf.
+    /// Compares what was presented with what is served for the name, best match first, and with what is known about
+    /// the leaf.
     pub(super) fn judge(
         question: Question<'_>,
         presented: &Presented,
@@ -106,7 +106,7 @@ impl Outcome {
     ) -> Self {
         let shown = Shown::of(presented);
         let leaf = shown.chain.first();
-        // Without a name any certificate of the agent will do.
+        // Without a name, every certificate of the agent is correct.
         let candidates = match question.name {
             None => &known.served,
             Some(_) => served,
@@ -149,7 +149,7 @@ impl Outcome {
         outcome
     }
 
-    /// The same, as the agent keeps it; none where no credential is concerned.
+    /// The outcome as the agent stores it; `None` if it belongs to no credential.
     pub(super) fn seen(&self) -> Option<Seen> {
         let served = self.served.as_ref();
         let credential = served.map(|served| &served.credential);
@@ -162,7 +162,7 @@ impl Outcome {
         })
     }
 
-    /// Whether it is as it should be.
+    /// Whether the listener presents what the agent serves.
     pub(super) fn is_live(&self) -> bool {
         self.verdict == Verdict::Live
     }

@@ -10,7 +10,7 @@ use crate::cli::output::shown;
 /// Characters of a version that are enough to distinguish two.
 const VERSION: usize = 8;
 
-/// How many clients of a credential have what, as `1 rejected, 2 up to date`.
+/// How many clients of a credential are in which state, such as `1 rejected, 2 up to date`.
 pub(super) fn summary(credential: &Credential) -> String {
     let clients = || {
         let secrets = credential.secrets.iter();
@@ -59,7 +59,7 @@ pub(super) fn rejections(secret: &Secret) -> impl Iterator<Item = (String, Strin
     })
 }
 
-/// A version, short.
+/// The beginning of a version.
 pub(super) fn short(version: &str) -> &str {
     version.get(..VERSION).unwrap_or(version)
 }
@@ -87,7 +87,7 @@ fn line(secret: &Secret, client: &Subscriber, now: SystemTime) -> String {
     line
 }
 
-/// As `edge-1 (envoy, envoy 4711, delta)`: node id, user, process, protocol.
+/// A client, such as `edge-1 (envoy, envoy 4711, delta)`: node id, user, process, protocol.
 fn who(client: &Subscriber) -> String {
     let user = client
         .user

@@ -1,4 +1,4 @@
-//! One credential with all that is known of it.
+//! One credential with all details.
 
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use crate::cli::output::{columns, filled, shown, wrapped};
 
 /// The width of the names of facts.
 const LABEL: usize = 12;
-/// Where a fact begins that has no room beside its name.
+/// The column of a fact that does not fit beside its name.
 const BELOW: usize = 6;
 
 /// One credential.
@@ -108,7 +108,7 @@ fn of_certificate(
     ]
 }
 
-/// As `localhost:443 for www.example.com 3 min ago: presents the current certificate`.
+/// A probe, such as `localhost:443 for www.example.com 3 min ago: presents the current certificate`.
 fn probed(probe: &Probe, now: SystemTime) -> String {
     let name = probe.name.as_deref();
     let name = name.map_or_else(String::new, |name| format!(" for {}", shown(name)));

@@ -9,7 +9,7 @@ use crate::cli::output::shown;
 /// More credentials than this are counted instead of named.
 const NAMED: usize = 5;
 
-/// As `WARNING - 3 credentials: 1 expiring, 2 ok; expiring: site (in 6 days) | rejected=0 ...`.
+/// Such as `WARNING - 3 credentials: 1 expiring, 2 ok; expiring: site (in 6 days) | rejected=0 ...`.
 pub(super) fn of(subject: &Subject<'_>) -> String {
     let report = subject.report();
     let status = match subject.severity() {
@@ -39,12 +39,12 @@ pub(super) fn of(subject: &Subject<'_>) -> String {
     )
 }
 
-/// The line of a probe that could not find out anything.
+/// The line of a check that failed.
 pub(super) fn unknown(error: &str) -> String {
     format!("CRITICAL - {}\n", plain(error))
 }
 
-/// As `3 credentials: 1 expiring, 2 ok; 1 warning`.
+/// Such as `3 credentials: 1 expiring, 2 ok; 1 warning`.
 pub(super) fn sum(report: &Report) -> String {
     let counts: Vec<_> = State::ALL
         .into_iter()
@@ -72,7 +72,7 @@ fn count(report: &Report, state: State) -> usize {
     alike.count()
 }
 
-/// The credentials in that state, where it calls for action.
+/// The credentials in that state, if it requires action.
 fn named(report: &Report, state: State) -> Option<String> {
     let count = count(report, state);
     if severity(state) == 0 || count == 0 {
@@ -82,7 +82,7 @@ fn named(report: &Report, state: State) -> Option<String> {
     let mut names: Vec<_> = alike
         .take(NAMED)
         .map(|one| match one.not_after() {
-            // That of a rejected one is not what calls for action.
+            // The expiry of a rejected credential is not the reason to act.
             Some(end) if state != State::Rejected => {
                 format!("{} ({})", one.name, when(end.get(), report.now.get()))
             }
@@ -95,7 +95,7 @@ fn named(report: &Report, state: State) -> Option<String> {
     Some(format!("{}: {}", state.as_str(), names.join(", ")))
 }
 
-/// Text without what separates the counts from it.
+/// Text without the character that separates the counts from it.
 fn plain(text: &str) -> String {
     shown(text).replace('|', "\\u{7c}")
 }

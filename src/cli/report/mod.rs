@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::output::{self, shown, wrapped};
 
-/// More problems, or warnings, than this are counted instead of listed.
+/// If there are more problems or warnings than this, the rest is only counted.
 const PROBLEMS: usize = 40;
 
 /// The form of a report.
@@ -34,7 +34,7 @@ pub(crate) enum Form {
 /// Where a report is shown.
 #[derive(Clone, Copy)]
 pub(crate) struct Canvas {
-    /// The columns of the terminal; none where lines may be as long as they need to be.
+    /// The width of the terminal; `None` if lines may have any length.
     pub(crate) width: Option<usize>,
     /// Whether it may be coloured.
     pub(crate) colour: bool,
@@ -124,7 +124,7 @@ impl<'a> Subject<'a> {
         sections.join("\n")
     }
 
-    /// Each of its credentials in full.
+    /// All details of each of its credentials.
     pub(crate) fn full(&self, canvas: Canvas) -> String {
         let report = self.report();
         let each = report.credentials.iter();
@@ -140,7 +140,7 @@ impl<'a> Subject<'a> {
 
 /// JSON in several lines.
 pub(crate) fn json(report: &impl Serialize) -> String {
-    // Nothing in it can fail to be JSON: no map has keys other than strings.
+    // Serialization can't fail: all maps have strings as keys.
     let text = serde_json::to_string_pretty(report).unwrap_or_default();
     format!("{}\n", escape_json(&text))
 }
@@ -148,7 +148,7 @@ pub(crate) fn json(report: &impl Serialize) -> String {
 /// Ends a command that could not make a report.
 pub(crate) fn fail(error: impl Display, form: Form) -> ExitCode {
     match form {
-        // Monitoring reads the standard output alone.
+        // Monitoring systems only read standard output.
         Form::Line => {
             output::print(line::unknown(&error.to_string()).as_bytes());
             ExitCode::from(output::COULD_NOT)
@@ -174,7 +174,7 @@ fn colour(state: State) -> Color {
     }
 }
 
-/// Something that is wrong, and what to do about it.
+/// A problem, and what to do about it.
 struct Entry {
     what: String,
     remedy: String,
@@ -210,7 +210,7 @@ fn described(word: &str, problem: &Problem, canvas: Canvas) -> Entry {
     Entry::new(&what, &shown(&problem.remedy), canvas)
 }
 
-/// Each entry, and below it what to do about it: once for those in a row that call for the same.
+/// Each entry, and below it what to do about it: only once for consecutive entries with the same remedy.
 fn listed(entries: &[Entry]) -> String {
     let mut text = String::new();
     for (place, entry) in entries.iter().enumerate() {
@@ -223,7 +223,7 @@ fn listed(entries: &[Entry]) -> String {
     text
 }
 
-/// As many entries as can be read, and how many more there are.
+/// The first entries, and how many more there are.
 fn bounded(entries: &[Entry]) -> String {
     let mut text = listed(&entries[..entries.len().min(PROBLEMS)]);
     if let Some(more) = entries.len().checked_sub(PROBLEMS).filter(|more| *more > 0) {

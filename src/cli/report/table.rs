@@ -1,5 +1,5 @@
-//! Credentials as a table that fits the terminal: columns that matter less are left out where there is
-//! no room for them, and no name is ever split.
+//! Credentials as a table that fits the terminal: less important columns are left out if there is no room for them,
+//! and no name is ever split.
 
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
@@ -12,9 +12,10 @@ use sds_agent::times::{span, when};
 use super::{Canvas, Subject, clients, colour, counted};
 use crate::cli::output::{shown, wrapped};
 
-/// More names, or files, than this are counted instead of listed; fewer where there is little room.
+/// If there are more names or files than this, the rest is only counted. The smaller number is for narrow
+/// terminals.
 const LISTED: [usize; 2] = [4, 1];
-/// More names that do not exist than this are counted instead of listed.
+/// If more names that do not exist are requested than this, the rest is only counted.
 const WAITING: usize = 10;
 /// Shown in an empty cell.
 const NOTHING: &str = "-";
@@ -62,7 +63,7 @@ impl Column {
         Self::Covers,
     ];
 
-    /// The columns to leave out, the first one first.
+    /// The columns that can be left out, in that order.
     const OPTIONAL: [Self; 8] = [
         Self::Skipped,
         Self::Issuer,
@@ -155,7 +156,7 @@ pub(super) fn of(subject: &Subject<'_>, canvas: Canvas) -> String {
     }
 }
 
-/// Each credential in two lines, where not even the columns that matter most fit.
+/// Each credential in two lines, for terminals where not even the most important columns fit.
 fn stacked(columns: &[(Column, Vec<String>)], canvas: Canvas) -> String {
     let rows = columns.first().map_or(0, |(_, texts)| texts.len());
     let row = |row: usize| {
@@ -247,7 +248,7 @@ fn list<'a>(texts: impl Iterator<Item = &'a String>, listed: usize) -> String {
     shown.join(", ")
 }
 
-/// The agent itself, and what keeps it from serving or watching.
+/// The agent itself, and what prevents it from serving or watching.
 pub(super) fn head(status: &Status, canvas: Canvas) -> String {
     let agent = &status.agent;
     let streams = agent.streams.sotw + agent.streams.delta + agent.streams.fetch;

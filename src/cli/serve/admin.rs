@@ -1,4 +1,4 @@
-//! Starts what operators and monitoring ask.
+//! Starts the servers for operators and monitoring.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use tracing::{error, info};
 use super::run::Shared;
 use super::source::Source;
 
-/// Answers on the admin socket and the admin port, as far as they are configured, until the agent
-/// stops. The result is to be waited for then, so that the socket's path is gone.
+/// Serves the admin socket and the admin port, if they are configured, until the agent stops. Then await the
+/// returned task, so that the socket's path is removed.
 pub(super) async fn start(
     shared: &Shared,
     socket: Option<ListenConfig>,
@@ -79,7 +79,7 @@ fn gate(shared: &Shared) -> http::Gate {
 fn listen(config: ListenConfig) -> anyhow::Result<Option<Listener>> {
     match Listener::bind(&config) {
         Ok(listener) => Ok(Some(listener)),
-        // Two agents with sockets in one folder share this default, and Envoy is to be served anyway.
+        // Two agents with sockets in one folder share this default; the second one must still serve Envoy.
         Err(error @ ListenError::Live(_)) => {
             error!(
                 "status, metrics and health are not available: {error}; see admin_socket \

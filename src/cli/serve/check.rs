@@ -1,4 +1,4 @@
-//! `sds-agent serve --check-config`: what `serve` would fail at on this machine, and what is dangerous.
+//! `sds-agent serve --check-config`: what would make `serve` fail on this machine, and what is dangerous.
 
 use std::fs;
 use std::io;
@@ -15,8 +15,7 @@ use sds_agent::text::escape;
 use super::source::Source;
 use crate::cli::output;
 
-/// Reports all that is wrong, or that the configuration is good, with what it leads to where that may be
-/// surprising.
+/// Reports all errors, or that the configuration is valid, with warnings and with notes about possible surprises.
 pub(super) fn run(source: &Source, config: &Config) -> ExitCode {
     let file = match source.file() {
         Some(file) => file.display().to_string(),
@@ -38,7 +37,7 @@ pub(super) fn run(source: &Source, config: &Config) -> ExitCode {
     output::print(text.as_bytes())
 }
 
-/// Why there is nothing to be had from a root now; it is served as soon as there is.
+/// Why a root can't be read at the moment. It is served as soon as it can be read.
 fn unusable(root: &Root) -> Option<String> {
     if matches!(root.layout, Layout::Named(_)) {
         return None;
@@ -57,12 +56,12 @@ fn unusable(root: &Root) -> Option<String> {
     }
 }
 
-/// Why this user could not make a socket there; the agent's user may be another one.
+/// Why this user can't create a socket there. The agent may run as another user.
 fn unwritable(socket: &Path) -> Option<String> {
     let folder = socket.parent()?;
     let made = match folder.exists() {
         true => folder,
-        // It is made, then.
+        // `serve` creates the folder then.
         false => folder.parent()?,
     };
     let error = access(made, Access::WRITE_OK | Access::EXEC_OK).err()?;
@@ -80,13 +79,13 @@ fn unwritable(socket: &Path) -> Option<String> {
 fn sockets(config: &Config) -> impl Iterator<Item = &Path> {
     let admin = config.admin.socket.as_deref();
     let all = [Some(&*config.listen.socket), admin];
-    // They are in one folder, as a rule.
+    // Usually they are in one folder.
     let same = admin.is_some_and(|path| path.parent() == config.listen.socket.parent());
     all.into_iter().take(if same { 1 } else { 2 }).flatten()
 }
 
-/// What `serve` would fail at: each user and group that this machine does not have, and paths where no
-/// socket can be made.
+/// What would make `serve` fail: users and groups that don't exist on this machine, and paths where no socket can
+/// be created.
 fn errors(config: &Config) -> Vec<String> {
     let (listen, admin) = (&config.listen, &config.admin);
     let rules = config.access.iter();
@@ -128,7 +127,7 @@ fn errors(config: &Config) -> Vec<String> {
     proc.chain(users).chain(groups).chain(sockets).collect()
 }
 
-/// Why the agent can't work here: it watches folders, and sets the modes of its sockets, by way of /proc.
+/// Why the agent can't work here: it watches folders, and sets the modes of its sockets, through /proc.
 pub(super) fn no_proc() -> Option<String> {
     let is_mounted = Path::new("/proc/self/fd").is_dir();
     (!is_mounted).then(|| {
@@ -160,7 +159,7 @@ fn no_socket(path: &Path) -> Option<String> {
         Ok(found) if !found.file_type().is_socket() => ListenError::NotASocket(path.to_owned()),
         Ok(_) => return None,
         Err(_) => {
-            // The folder itself is made where only that is missing.
+            // The folder itself is created if its parent exists.
             let folder = path.parent()?;
             if folder.exists() || folder.parent().is_none_or(Path::exists) {
                 return None;
@@ -174,7 +173,7 @@ fn no_socket(path: &Path) -> Option<String> {
     Some(error.to_string())
 }
 
-/// What gives more than was probably meant.
+/// Settings that permit more than was probably intended.
 fn dangers(config: &Config) -> Vec<String> {
     let (listen, admin) = (&config.listen, &config.admin);
     let names_nobody =

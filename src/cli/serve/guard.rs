@@ -1,5 +1,4 @@
-//! Looks again and again who may have what: users who have left a group, and users who can read the keys
-//! besides asking for them.
+//! Checks periodically who may read what: users who have left a group, and users who can read key files directly.
 
 use std::collections::HashSet;
 
@@ -12,19 +11,19 @@ use tracing::warn;
 
 use super::run::Shared;
 
-/// Keeps an eye on users and their rights.
+/// Checks users and their rights.
 pub(super) struct Guard<'a> {
     shared: &'a Shared,
     config: Config,
     ticks: Interval,
-    /// Of its own: reading the mode of a key's file may block.
+    /// A separate pool, because reading the mode of a key file may block.
     pool: Pool,
-    /// The users who have been warned of.
+    /// The users for whom a warning was logged.
     warned: HashSet<String>,
 }
 
 impl<'a> Guard<'a> {
-    /// Begins at once.
+    /// The first check is due immediately.
     pub(super) fn new(shared: &'a Shared) -> Self {
         Self {
             shared,
@@ -35,14 +34,14 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// Another configuration is in force. What there was to warn of is warned of once more.
+    /// Applies another configuration: all warnings are logged again, and the next check is due immediately.
     pub(super) fn configure(&mut self, config: &Config) {
         self.config = config.clone();
         self.warned.clear();
         self.ticks.reset_immediately();
     }
 
-    /// Waits until it is time to look, and looks. Safe to cancel.
+    /// Waits until the next check is due, and runs it. Cancel safe.
     pub(super) async fn watch(&mut self) {
         self.ticks.tick().await;
         if self.shared.accounts.refresh().await {

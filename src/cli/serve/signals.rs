@@ -1,4 +1,4 @@
-//! Signals → what the agent is asked to do.
+//! Signals → requests to the agent.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -7,11 +7,11 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     reload: Signal,
-    /// A reload was asked for while the roots were read for the first time.
+    /// A reload was requested while the roots were read for the first time.
     reload_due: bool,
 }
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(PartialEq, Eq)]
 pub(super) enum Request {
     Stop,
@@ -43,7 +43,7 @@ impl Signals {
         }
     }
 
-    /// Waits for the end; a reload is for later.
+    /// Waits for a signal to stop. A reload is remembered for later.
     pub(super) async fn stop(&mut self) {
         while self.signal().await != Request::Stop {
             self.reload_due = true;

@@ -9,10 +9,10 @@ use sds_agent::files::follow::Follow;
 
 /// Where the configuration comes from.
 pub(super) struct Source {
-    /// The file that was named, or found at its usual place.
+    /// The file that was given, or exists at the default path.
     file: Option<PathBuf>,
     options: Options,
-    /// What the last attempt to read the file came to.
+    /// The result of the last attempt to read the file.
     last: Mutex<Option<Result<String, String>>>,
 }
 
@@ -26,9 +26,10 @@ pub(super) enum Cause {
 }
 
 impl Source {
-    /// The file at this path, or at its usual place, and the command line.
+    /// The file at this path, or at the default path, and the command line.
     pub(super) fn new(file: Option<PathBuf>, options: Options) -> Self {
-        // One that this user can't see may exist: reading it fails then, and the defaults don't apply.
+        // A file that this user can't see may exist: then reading it must fail, instead of the defaults being
+        // applied.
         let is_absent = |file: &PathBuf| matches!(file.try_exists(), Ok(false));
         let usual = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|file| !is_absent(file));
         Self {
@@ -54,10 +55,10 @@ impl Source {
         config
     }
 
-    /// The configuration at a reload. A file that is missing or empty is refused then: an editor may
-    /// just be replacing it, and without it every root and every access rule would go.
+    /// The configuration at a reload. A missing or empty file is refused: an editor may be replacing it, and
+    /// without it all roots and access rules would be lost.
     ///
-    /// `None` when it is read because the file has changed, and has the same text as the last time.
+    /// `None` if it is read because the file has changed, but the text is the same as the last time.
     pub(super) fn reload(&self, cause: Cause) -> Option<Result<Config, ConfigError>> {
         let text = match config::read(self.path()) {
             Err(error)
@@ -67,7 +68,7 @@ impl Source {
             {
                 Ok(String::new())
             }
-            // One that was empty at the start is not refused for it.
+            // A file that was empty at the start may stay empty.
             Ok(text) if text.trim().is_empty() && !self.was_absent() => {
                 Err(ConfigError::Empty(self.path().to_owned()))
             }
@@ -84,7 +85,7 @@ impl Source {
         Some(text.and_then(|text| self.parse(&text)))
     }
 
-    /// Follows the file, if the configuration says so.
+    /// Follows the file, if the configuration asks for that.
     pub(super) fn follow(&self, config: &Config) -> Option<Follow> {
         let follow = || Follow::start(vec![self.path().to_owned()]);
         (config.reload == Reload::Auto).then(follow)
@@ -98,13 +99,13 @@ impl Source {
         Config::parse(self.path(), text, &self.options)
     }
 
-    /// Whether there was no file the last time, or an empty one.
+    /// Whether the file was missing or empty the last time.
     fn was_absent(&self) -> bool {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(&*last, Some(Ok(text)) if text.trim().is_empty())
     }
 
-    /// Keeps what an attempt to read the file came to. Returns whether the last one was the same.
+    /// Stores the result of an attempt to read the file. Returns whether the previous result was the same.
     fn keep(&self, read: Result<String, String>) -> bool {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = last.as_ref() == Some(&read);

@@ -9,7 +9,7 @@ use sds_agent::report::{Credential, State};
 
 use crate::cli::completions::secrets;
 
-/// The options that choose credentials.
+/// The options that select credentials.
 #[derive(clap::Args)]
 pub(super) struct Filter {
     /// Show all details of these credentials. NAME is the name of a credential or a secret, or a host
@@ -26,15 +26,15 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Whether credentials are asked for by name.
+    /// Whether credentials were selected by name.
     pub(super) fn is_of_names(&self) -> bool {
         !self.names.is_empty()
     }
 
-    /// Leaves in `status` what is asked for.
+    /// Removes from `status` what was not requested.
     ///
     /// # Errors
-    /// There is no credential of a name.
+    /// No credential has one of the names.
     pub(super) fn apply(&self, status: &mut Status) -> Result<(), String> {
         let report = &mut status.report;
         for name in &self.names {
@@ -45,7 +45,7 @@ impl Filter {
             }
         }
         if self.is_of_names() {
-            // Other names, and what is in the roots besides, were not asked for.
+            // Waiting names and problems of roots were not requested.
             report.roots.clear();
             status.waiting = Default::default();
         }
@@ -68,7 +68,7 @@ impl Filter {
     }
 }
 
-/// Whether `name` is that of a credential or of one of its secrets, or a host that its leaf covers, as clients
+/// Whether `name` is the name of a credential or of one of its secrets, or a host that its leaf covers, as clients
 /// may spell it.
 fn is_named(credential: &Credential, name: &str) -> bool {
     let leaf = credential.secrets.iter().filter_map(|secret| {

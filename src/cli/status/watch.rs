@@ -24,7 +24,7 @@ pub(super) async fn run(request: &Request) -> ExitCode {
     ) else {
         return output::fail("signals can't be handled");
     };
-    // At first an agent that does not answer is an error. Later it may be restarting.
+    // If the agent does not answer at first, that is an error. Later, it may be restarting.
     if let Err(error) = request.status().await {
         return output::fail(error);
     }
@@ -65,7 +65,7 @@ fn line(status: &Status) -> String {
     line
 }
 
-/// Where the state is drawn: the alternate screen of the terminal, or the plain output.
+/// The target of the output: the alternate screen of the terminal, or plain output.
 struct Screen {
     terminal: bool,
 }
@@ -74,7 +74,7 @@ impl Screen {
     fn enter(form: Form) -> Self {
         let terminal = form == Form::Table && io::stdout().is_terminal();
         if terminal {
-            // The alternate screen, no cursor.
+            // Switch to the alternate screen, and hide the cursor.
             write_all("\x1b[?1049h\x1b[?25l").unwrap_or_default();
         }
         Self { terminal }
@@ -99,7 +99,7 @@ impl Screen {
         } else {
             rows.saturating_sub(1)
         };
-        // From the top; each line cleared to its end, and what is below the last one.
+        // Draw from the top. Clear the rest of each line, and everything below the last one.
         let mut frame = String::from("\x1b[H");
         for line in &lines[..shown] {
             frame.push_str(line);
@@ -124,8 +124,8 @@ impl Drop for Screen {
     }
 }
 
-/// A line in pieces that fit, where a word in it is longer than the terminal is wide. One with colours is
-/// of the table, which fits already.
+/// Splits a line if a word in it is wider than the terminal. A line with colours belongs to the table, which fits
+/// already.
 fn pieces(line: &str, columns: usize) -> Vec<String> {
     if line.is_empty() || line.contains('\x1b') {
         return vec![line.to_owned()];

@@ -1,8 +1,8 @@
 //! A trust bundle, and the revocation lists that go with it.
 //!
-//! Envoy trusts every certificate of the bundle by itself (BoringSSL's partial chains), root or not.
-//! Still it follows a client's chain as far as the bundle leads, by the first certificate of each
-//! name: an expired root keeps its intermediate, or its own renewed certificate, from being of use.
+//! Envoy trusts every certificate of the bundle by itself, whether it is a root or not (BoringSSL's partial
+//! chains). But it extends a client's chain with the bundle as far as it can, and takes the first certificate of
+//! each name: so an expired root makes its intermediate, or its own renewed certificate, useless.
 
 use std::sync::Arc;
 
@@ -17,8 +17,7 @@ use crate::credential::x509::{self, X509};
 use crate::credential::{Bundle, BundleFacts};
 use crate::problem::Reason;
 
-/// The trust bundle in the file `trust`, with the revocation lists in `crl`; `None` when there are
-/// errors.
+/// The trust bundle in the file `trust`, with the revocation lists in `crl`; `None` if there are errors.
 pub(crate) fn bundle(
     trust: &Item,
     crl: Option<&Item>,
@@ -64,8 +63,8 @@ pub(crate) fn bundle(
     })
 }
 
-/// The certificates that vouch for someone; `None`, and an error, when none does, since Envoy would
-/// refuse everyone.
+/// The certificates that can verify a client; `None`, and an error, if there are none, since Envoy would refuse
+/// every client.
 fn cas<'a, 'b>(
     certificates: &'a [Certificate<'b>],
     file: &str,
@@ -98,7 +97,7 @@ fn cas<'a, 'b>(
     Some(useful)
 }
 
-/// Why `certificate` makes no client trusted.
+/// Why `certificate` can't verify a client.
 fn uselessness(
     certificate: &X509<'_>,
     options: &TrustOptions,
@@ -120,8 +119,8 @@ fn uselessness(
     }
 }
 
-/// Whether Envoy lets anyone in for a certificate: a CA's that may sign certificates, or one that is no
-/// CA's, by which its own holder is known.
+/// Whether Envoy admits clients because of a certificate: it belongs to a CA that may sign certificates, or it is
+/// not a CA certificate, and then admits only its own holder.
 fn is_anchor(certificate: &X509<'_>) -> bool {
     let is_own_witness = certificate.is_self_issued() || !certificate.is_ca();
     is_own_witness || certificate.allows(x509::KEY_CERT_SIGN)
@@ -141,8 +140,8 @@ fn warn_of_pin(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) 
     }
 }
 
-/// The certificates by which Envoy would refuse what the good ones of `cas` vouch for: out of date, and
-/// of the same name as one of them or as its issuer. Their blocks.
+/// The blocks of certificates that would make Envoy refuse clients of the valid certificates in `cas`: they are not
+/// valid now, and have the same name as one of those or as its issuer.
 fn hindrances<'a>(
     certificates: &[Certificate<'a>],
     cas: &[&X509<'_>],
@@ -170,8 +169,7 @@ fn hindrances<'a>(
     hidden
 }
 
-/// The file as it is served: without the `hidden` blocks, and without the private keys that someone
-/// put there.
+/// The file as it is served: without the `hidden` blocks, and without private keys.
 fn served(file: &Item, hidden: &[&[u8]], findings: &mut Findings<'_>) -> Vec<u8> {
     let secret = pem::mentions_key(&file.bytes);
     if secret {

@@ -18,7 +18,7 @@ const WEAK: [(&[u8], &str); 3] = [
 
 /// A certificate of a file.
 pub(super) struct Certificate<'a> {
-    /// Its block.
+    /// Its PEM block.
     pub(super) text: &'a [u8],
     pub(super) der: &'a [u8],
     pub(super) x509: X509<'a>,
@@ -27,7 +27,7 @@ pub(super) struct Certificate<'a> {
     names_known: bool,
 }
 
-/// The certificates of a file; `None`, and an error, when one of them is broken or there is none.
+/// The certificates of a file; `None`, and an error, if one of them is broken or there is none.
 pub(super) fn certificates<'a>(
     file: &'a Item,
     findings: &mut Findings<'_>,
@@ -90,7 +90,7 @@ fn check_names(file: &str, certificate: &Certificate<'_>, findings: &mut Finding
     }
 }
 
-/// Warns of a certificate that is not valid now, or not for much longer.
+/// Warns of a certificate that is not valid now, or expires soon.
 pub(super) fn check_dates(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) {
     let (begin, end) = (certificate.not_before, certificate.not_after);
     let (reason, what, remedy) = if end < findings.now {
@@ -113,7 +113,7 @@ pub(super) fn check_dates(file: &str, certificate: &X509<'_>, findings: &mut Fin
     findings.warn(reason, file, what, remedy);
 }
 
-/// Warns of a certificate whose signature clients no longer trust. A root's does not matter.
+/// Warns of a certificate with a signature that clients no longer trust. The signature of a root does not matter.
 pub(super) fn check_signature(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) {
     let algorithm = certificate.signed.algorithm().unwrap_or_default();
     let weak = WEAK.iter().find(|(id, _)| *id == algorithm);

@@ -19,7 +19,7 @@ use crate::text::Texts;
 
 const TAKEN: &str = "use RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519";
 
-/// A good pair, and who issued its leaf.
+/// A valid pair, and the issuer of its leaf.
 pub(crate) struct Judged {
     pub(crate) pair: Pair,
     /// The issuer's distinguished name, as it is encoded.
@@ -28,9 +28,9 @@ pub(crate) struct Judged {
     pub(crate) issuer_key: Option<Vec<u8>>,
 }
 
-/// The pair in the files `chain`, of which the second continues the first, and `key`, which may be one
-/// of them; `None` when there are errors. `bundle` is the trust bundle beside them. The issuer's key is
-/// looked for only if it is needed to check a staple.
+/// The pair in the files `chain` (a second file continues the first one) and `key`, which may be one of them;
+/// `None` if there are errors. `bundle` is the trust bundle in the same folder. The issuer's key is only looked up
+/// if it is needed to check a staple.
 pub(crate) fn pair(
     chain: &[&Item],
     key: &Item,
@@ -43,7 +43,7 @@ pub(crate) fn pair(
         .map(|file| certificates(file, findings))
         .collect::<Vec<_>>();
     let is_in_chain = chain.iter().any(|file| file.name == key.name);
-    // What is wrong with one file is said once.
+    // A problem of one file is reported once.
     let blocks = match (&key.blocks, is_in_chain) {
         (Ok(blocks), true) if key.unreadable.is_none() => Some(&blocks[..]),
         (_, true) => None,
@@ -104,7 +104,7 @@ fn names(chain: &[&Item], key: &Item) -> Texts {
     of_chain.clone().chain(of_key).collect()
 }
 
-/// The private key that Envoy would take: the first one. Its block, and its DER.
+/// The private key that Envoy would use, which is the first one: its block, and its DER.
 fn private<'a>(
     file: &Item,
     blocks: &'a [Block],
@@ -150,8 +150,8 @@ fn private<'a>(
     None
 }
 
-/// The advice to replace the file by what `command` makes of its key, followed by its certificates if it
-/// holds any.
+/// The remedy that replaces the file with the output of `command` for its key, followed by the certificates of the
+/// file if there are any.
 fn convert(command: &str, holds_more: bool) -> String {
     if !holds_more {
         return pem::replace(command);
@@ -160,8 +160,7 @@ fn convert(command: &str, holds_more: bool) -> String {
     pem::replace(&format!("{{ {command} && {certificates}; }}"))
 }
 
-/// The key of the file, whose DER this is: that it was loaded proves that it is consistent and of a type
-/// that Envoy takes.
+/// The key of the file with this DER. Loading it proves that it is consistent, and of a type that Envoy accepts.
 fn loaded<'a>(
     file: &'a Item,
     der: &PrivateKeyDer<'_>,
@@ -169,7 +168,7 @@ fn loaded<'a>(
 ) -> Option<&'a Loaded> {
     if file.key.is_none() {
         match KeyType::of_private(der) {
-            // Tools written in Rust tend to make them so, for Ed25519.
+            // Tools written in Rust often write Ed25519 keys in this form.
             _ if key::is_of_version_2(der) => findings.error(
                 Reason::UnsupportedKey,
                 &file.name,
@@ -199,7 +198,7 @@ fn loaded<'a>(
     file.key.as_ref()
 }
 
-/// Which of the certificates is the key's.
+/// The index of the certificate that the key belongs to.
 fn place(
     certificates: &[Certificate<'_>],
     loaded: &Loaded,
@@ -237,7 +236,7 @@ fn place(
     None
 }
 
-/// BoringSSL takes no certificate with a key on a curve whose key usage rules signatures out.
+/// BoringSSL rejects a certificate for a key on a curve if its key usage does not allow signatures.
 fn check_usage(leaf: &X509<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
     let on_a_curve = !matches!(
         KeyType::of_public(&leaf.key),
@@ -255,7 +254,7 @@ fn check_usage(leaf: &X509<'_>, file: &str, findings: &mut Findings<'_>) -> Opti
     Some(())
 }
 
-/// Envoy takes no certificate without a name to choose it by.
+/// Envoy rejects a certificate without a name to select it by.
 fn check_name(leaf: &X509<'_>, file: &str, findings: &mut Findings<'_>) -> Option<()> {
     if has_name(leaf) {
         return Some(());
@@ -278,8 +277,8 @@ fn issuer_key(certificates: &[Certificate<'_>], leaf: &X509<'_>) -> Option<Vec<u
     Some(issuer.key_der.to_vec())
 }
 
-/// The chain as it is served: the file as it is, or the certificates alone, the leaf first, when there
-/// are several files, or one that holds them in another order or holds anything else.
+/// The chain as it is served: the file unchanged; or only its certificates, leaf first, if there are several files,
+/// or if the file has another order or other content.
 fn served_chain(
     files: &[&Item],
     key: &Item,
@@ -310,7 +309,7 @@ fn served_chain(
     pem::join(certificates.iter().map(|certificate| certificate.text)).to_vec()
 }
 
-/// The key as it is served: the file as it is when it holds nothing else but parameters.
+/// The key as it is served: the file unchanged, if it contains nothing else except parameters.
 fn served_key(file: &Item, blocks: &[Block], text: &[u8]) -> Zeroizing<Vec<u8>> {
     let mut others = blocks.iter().filter(|block| *block.text != text);
     if !file.rewritten && others.all(|block| matches!(block.content, Content::Other)) {

@@ -1,5 +1,5 @@
-//! Revocation lists. Once Envoy has one, it refuses every client unless it has a good list for each
-//! issuer on the way to a self-signed one: a flaw here locks clients out, or lets revoked ones in.
+//! Revocation lists. Once Envoy has one, it refuses every client unless it has a valid list for each issuer up to a
+//! self-signed one: an invalid list locks clients out, or admits revoked ones.
 
 use super::findings::Findings;
 use crate::config::TrustOptions;
@@ -11,7 +11,7 @@ use crate::problem::Reason;
 use crate::times::date;
 use crate::validity::Validity;
 
-/// The extension of a list that covers a part of the certificates alone.
+/// The extension of a list that covers only some of the certificates.
 const DISTRIBUTION_POINT: &[u8] = &[0x55, 0x1d, 0x1c];
 const AUTHORITY_KEY: &[u8] = &[0x55, 0x1d, 0x23];
 
@@ -22,7 +22,7 @@ pub(super) struct List<'a> {
     parsed: Parsed<'a>,
 }
 
-/// The revocation lists of a file; `None`, and an error, when one is broken.
+/// The revocation lists of a file; `None`, and an error, if one is broken.
 pub(super) fn lists<'a>(file: &'a Item, findings: &mut Findings<'_>) -> Option<Vec<List<'a>>> {
     let mut lists = Vec::new();
     for block in file.blocks.iter().flatten() {
@@ -50,7 +50,7 @@ pub(super) fn lists<'a>(file: &'a Item, findings: &mut Findings<'_>) -> Option<V
     Some(lists)
 }
 
-/// `None`, and errors, unless there is no list at all, or each of the CAs has exactly one good list.
+/// Returns `None`, and adds errors, unless there is no list at all, or exactly one valid list for each of the CAs.
 pub(super) fn check_lists(
     cas: &[&X509<'_>],
     lists: &[List<'_>],
@@ -89,18 +89,18 @@ impl List<'_> {
         distinguished(self.parsed.issuer)
     }
 
-    /// Whether it bears the name of `ca`.
+    /// Whether its issuer has the name of `ca`.
     fn names(&self, ca: &X509<'_>) -> bool {
         self.parsed.issuer == ca.subject
     }
 
-    /// Whether `ca` signed it, and may.
+    /// Whether `ca` signed it, and is allowed to.
     fn is_of(&self, ca: &X509<'_>) -> bool {
         let signed = || self.parsed.signed.is_by(&ca.key);
         self.names(ca) && ca.allows(x509::CRL_SIGN) && signed() != Some(false)
     }
 
-    /// Why Envoy would refuse clients because of it, and what to do. The issuer of a list may be missing
+    /// Why Envoy would refuse clients because of it, and what to do about it. The issuer of a list may be missing
     /// from the bundle: clients send the certificates of intermediate CAs themselves.
     fn flaw(&self, cas: &[&X509<'_>], findings: &Findings<'_>) -> Option<Flaw> {
         let (from, until) = (self.parsed.this_update, self.parsed.next_update);
@@ -134,14 +134,14 @@ impl List<'_> {
         })
     }
 
-    /// Whether it has an extension for which BoringSSL refuses the certificates of its issuer.
+    /// Whether it has an extension that makes BoringSSL reject the certificates of its issuer.
     fn is_partial(&self) -> bool {
         let mut own = self.parsed.extensions.iter();
         self.parsed.has_critical_entry
             || own.any(|extension| extension.critical || extension.id == DISTRIBUTION_POINT)
     }
 
-    /// Whether one of `others`, which come before it, is used in its place.
+    /// Whether one of `others`, which come before it, is used instead.
     fn rival(&self, others: &[List<'_>]) -> Option<Flaw> {
         let mut rivals = others.iter().filter(|other| {
             other.parsed.issuer == self.parsed.issuer
@@ -174,13 +174,13 @@ impl List<'_> {
         }
     }
 
-    /// By which key it was signed, in the issuer's words: two CAs may have the same name.
+    /// The identifier of the key that signed it, as the issuer wrote it: two CAs may have the same name.
     fn key_id(&self) -> Option<&[u8]> {
         self.parsed.extension(AUTHORITY_KEY)
     }
 }
 
-/// Why the clients of `ca` would be refused because a list is missing, and what to do.
+/// Why the clients of `ca` would be refused because a list is missing, and what to do about it.
 fn uncovered(
     ca: &X509<'_>,
     cas: &[&X509<'_>],

@@ -1,4 +1,4 @@
-//! What has been found wrong so far.
+//! The problems found so far.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -10,21 +10,21 @@ use crate::credential::pem::{self, Block, Flaw};
 use crate::files::read::LISTED;
 use crate::problem::{Problem, Reason};
 
-/// What has been found wrong so far with the files of one folder, and what it is measured by.
+/// The problems found so far in the files of one folder, and the rules for the check.
 pub(crate) struct Findings<'a> {
     folder: &'a Path,
-    /// What decides what has expired.
+    /// The time that decides what has expired.
     pub(super) now: SystemTime,
-    /// How many days before its end a certificate is warned of at most.
+    /// A certificate causes a warning at most this many days before its end.
     pub(super) warn_days: u32,
-    /// What keeps the credential from being served.
+    /// Problems that prevent the credential from being served.
     pub(crate) errors: Vec<Problem>,
-    /// What does not.
+    /// Problems that do not.
     pub(crate) warnings: Vec<Problem>,
 }
 
 impl<'a> Findings<'a> {
-    /// Nothing yet about the files in `folder`.
+    /// No problems yet, for files in `folder`.
     pub(crate) fn new(folder: &'a Path, now: SystemTime, warn_days: u32) -> Self {
         Self {
             folder,
@@ -35,7 +35,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// The verdict on `part`, which is served when nothing keeps it from being served.
+    /// The verdict on `part`, which is served if there are no errors.
     pub(crate) fn verdict<T>(self, part: Option<T>) -> Verdict<T> {
         Verdict {
             part: part.filter(|_| self.errors.is_empty()),
@@ -44,8 +44,8 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// Takes in what keeps the credential from being served. In the remedy, FILE stands for
-    /// the file's path.
+    /// Adds a problem that prevents the credential from being served. In the remedy, FILE stands for the file's
+    /// path.
     pub(crate) fn error(
         &mut self,
         reason: Reason,
@@ -56,7 +56,7 @@ impl<'a> Findings<'a> {
         self.errors.push(self.problem(reason, file, what, remedy));
     }
 
-    /// Takes in what is worth a warning. In the remedy, FILE stands for the file's path.
+    /// Adds a warning. In the remedy, FILE stands for the file's path.
     pub(crate) fn warn(
         &mut self,
         reason: Reason,
@@ -78,13 +78,13 @@ impl<'a> Findings<'a> {
         Problem::new(reason, self.folder.join(file), what, remedy).for_file()
     }
 
-    /// Takes in a flaw that keeps the credential from being served.
+    /// Adds a flaw that prevents the credential from being served.
     pub(super) fn flaw(&mut self, reason: Reason, file: &str, flaw: Flaw) {
         self.error(reason, file, flaw.what, flaw.remedy);
     }
 
-    /// The PEM blocks of a file; `None`, and an error, when it can't be read, or Envoy would not read
-    /// them all. Warns of what was tidied in it.
+    /// The PEM blocks of a file; `None`, and an error, if it can't be read, or Envoy would not read all of them.
+    /// Warns of what was tidied.
     pub(super) fn blocks<'f>(&mut self, reason: Reason, file: &'f Item) -> Option<&'f [Block]> {
         self.readable(file)?;
         match &file.blocks {
@@ -102,7 +102,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// `None`, and an error, when the file could not be read.
+    /// `None`, and an error, if the file could not be read.
     pub(super) fn readable(&mut self, file: &Item) -> Option<()> {
         match &file.unreadable {
             None => Some(()),
@@ -113,7 +113,7 @@ impl<'a> Findings<'a> {
         }
     }
 
-    /// An error for a file that lacks what it is there for. `openssl` is the command for such things.
+    /// An error for a file without the expected content. `openssl` is the command that reads such content.
     pub(super) fn nothing(&mut self, reason: Reason, file: &Item, wanted: &str, openssl: &str) {
         if file.blocks.as_ref().is_ok_and(Vec::is_empty) {
             self.flaw(reason, &file.name, pem::foreign(&file.bytes, openssl));

@@ -8,7 +8,7 @@ use crate::credential::contents::{Item, without_line_end};
 use crate::credential::layout::GENERIC_BINARY;
 use crate::problem::Reason;
 
-/// The secret in `file`; `None` when there are errors.
+/// The secret in `file`; `None` if there are errors.
 pub(crate) fn generic(file: &Item, findings: &mut Findings<'_>) -> Option<Generic> {
     findings.readable(file)?;
     let is_binary = file.name == GENERIC_BINARY;

@@ -1,6 +1,6 @@
-//! All that Envoy would reject, and all that it would accept to its users' harm.
+//! Rejects what Envoy would reject, and what it would accept although it does harm.
 //!
-//! What is rejected here was measured with Envoy 1.40; the tests compare the two.
+//! These rules were measured with Envoy 1.40; the tests compare both.
 
 mod bundle;
 mod certificate;

@@ -76,11 +76,11 @@ fn gap(one: &X509<'_>, next: &X509<'_>, chain: &[Certificate<'_>]) -> Option<Str
     })
 }
 
-/// What is wrong with a chain of one certificate: clients would have to have its issuer's. They do when
-/// that is the CA of the bundle beside it, a root most likely. With a longer chain, clients are taken
-/// to have the issuer of the last one.
+/// What is wrong with a chain of one certificate: clients must already have the certificate of its issuer. That is
+/// assumed if the issuer is the CA of the bundle in the same folder, which is probably a root. For a longer chain,
+/// clients are assumed to have the issuer of the last certificate.
 ///
-/// Without a sign of an intermediate, the issuer is taken to be a private root.
+/// If nothing indicates an intermediate, the issuer is assumed to be a private root.
 fn open_end(chain: &[Certificate<'_>], bundle: Option<&Bundle>) -> Option<String> {
     let [Certificate { x509: leaf, .. }] = chain else {
         return None;

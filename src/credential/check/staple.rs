@@ -19,12 +19,12 @@ use crate::validity::Validity;
 const SHA1: &[u8] = b"\x2b\x0e\x03\x02\x1a";
 const SHA256: &[u8] = b"\x60\x86\x48\x01\x65\x03\x04\x02\x01";
 
-/// By how much the responder's clock may be ahead.
+/// How far the responder's clock may be ahead.
 const SKEW: Duration = Duration::from_secs(300);
 
 const RENEW: &str = "fetch a new one from the CA's OCSP responder";
 
-/// The certificate that a staple has to be about.
+/// The certificate that a staple must be for.
 pub(crate) struct Stapled<'a> {
     pub(crate) leaf: &'a CertificateFacts,
     /// The issuer's distinguished name, as it is encoded.
@@ -33,8 +33,7 @@ pub(crate) struct Stapled<'a> {
     pub(crate) issuer_key: Option<&'a [u8]>,
 }
 
-/// The staple in `file`; `None` when there are errors. Without a pair, only what it is in itself is
-/// judged.
+/// The staple in `file`; `None` if there are errors. Without a pair, only the staple itself is checked.
 pub(crate) fn staple(
     file: &Item,
     of: Option<&Stapled<'_>>,
@@ -131,7 +130,7 @@ fn check_status(response: &Response<'_>, file: &Item, findings: &mut Findings<'_
     None
 }
 
-/// Whether it is about that certificate, and from whoever may tell.
+/// Checks that it is for that certificate, and from a responder that is authorized.
 fn check_subject(
     response: &Response<'_>,
     of: &Stapled<'_>,

@@ -7,10 +7,10 @@ use crate::credential::TicketKeys;
 use crate::credential::contents::Item;
 use crate::problem::Reason;
 
-/// What Envoy takes: a name of 16 bytes, and 32 bytes each for HMAC and AES.
+/// The length that Envoy accepts: a name of 16 bytes, and 32 bytes each for HMAC and AES.
 const LENGTH: usize = 80;
 
-/// The keys in `files`, in that order; `None` when there are errors.
+/// The keys in `files`, in that order; `None` if there are errors.
 pub(crate) fn ticket_keys(files: &[&Item], findings: &mut Findings<'_>) -> Option<TicketKeys> {
     let before = findings.errors.len();
     for file in files {

@@ -10,7 +10,7 @@ use crate::credential::tests::{Ca, ca, files, intermediate, judged, leaf};
 use crate::problem::{Problem, Reason};
 use crate::text::Texts;
 
-/// One generation of a server's certificate, and what else may stand beside it.
+/// One generation of a server's certificate, and other files that may be next to it.
 struct Generation {
     leaf: String,
     full: String,
@@ -92,7 +92,7 @@ fn pair(list: &[&str]) -> Texts {
 }
 
 #[test]
-fn every_row_is_found_with_what_the_tools_write_beside_it() {
+fn every_row_is_found_with_the_other_files_of_its_tool() {
     let cases: [(&[&str], &[&str]); 28] = [
         (
             &["f:tls.crt", "k:tls.key", "C:ca.crt"],
@@ -186,7 +186,7 @@ fn every_row_is_found_with_what_the_tools_write_beside_it() {
             ],
             &["dc1.pem", "dc1-key.pem"],
         ),
-        // A CA and its key beside a server's.
+        // A CA and its key next to a server's.
         (
             &["C:ca.crt", "K:ca.key", "f:server.crt", "k:server.key"],
             &["server.crt", "server.key"],
@@ -221,7 +221,7 @@ fn every_row_is_found_with_what_the_tools_write_beside_it() {
             ],
             &["tls.crt", "tls.key"],
         ),
-        // A key without a chain is none.
+        // A key without a chain does not count.
         (&["f:n.crt", "k:n.key", "S:old.key"], &["n.crt", "n.key"]),
     ];
     for (list, expected) in cases {
@@ -230,7 +230,7 @@ fn every_row_is_found_with_what_the_tools_write_beside_it() {
 }
 
 #[test]
-fn a_chain_that_does_not_belong_to_the_key_gives_way_to_a_lesser_one() {
+fn a_lesser_chain_is_used_if_the_preferred_one_does_not_belong_to_the_key() {
     let cases: [(&[&str], &[&str]); 6] = [
         (
             &["L:fullchain.pem", "l:cert.pem", "k:key.pem"],
@@ -318,7 +318,7 @@ fn two_candidates_are_a_problem_that_names_both() {
 }
 
 #[test]
-fn a_half_names_what_is_missing_and_a_bundle_beside_it_is_judged_by_itself() {
+fn half_a_pair_names_what_is_missing_and_its_bundle_is_checked_separately() {
     let cases: [(&[&str], &str, &[&str]); 14] = [
         (&["f:tls.crt"], "tls.crt", &["tls.key"]),
         (&["e:tls.crt"], "tls.crt", &["tls.key"]),
@@ -440,7 +440,7 @@ fn no_name_is_in_two_columns() {
     }
 }
 
-/// How tools write, by letters; the order of the replacements is chance.
+/// How tools write, by letters; the replacements happen in any order.
 const TOOLS: [&[&str]; 8] = [
     &[
         "l:cert.pem",
@@ -460,9 +460,9 @@ const TOOLS: [&[&str]; 8] = [
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// At each moment of a renewal, the pair is a whole one of one generation, or it is rejected, or
-    /// marked as one to wait with. `done` of the files have been replaced, in any order, and the next
-    /// one is whole as it was, empty, or cut.
+    /// At each moment of a renewal, the pair is complete and of one generation, or it is rejected, or it is marked
+    /// as provisional. `done` of the files have been replaced, in any order, and the next one is unchanged, empty,
+    /// or cut.
     #[test]
     fn a_renewal_is_never_seen_half_done(
         tool in proptest::sample::select(&TOOLS[..]),
@@ -482,8 +482,8 @@ proptest! {
                     let text = content(letter, &NEW);
                     let length = (text.len() as f64 * cut) as usize;
                     let mut cut = text[..length].to_owned();
-                    // Cut behind a block it is a whole file, which only its writer knows to be half of one:
-                    // it is not read before it is closed.
+                    // A file that is cut after a block looks complete: only its writer knows that it is not. The
+                    // agent does not read it before it is closed.
                     if cut.trim_end().ends_with("-----") {
                         cut.truncate(cut.trim_end().len() - 1);
                     }

@@ -1,4 +1,4 @@
-//! What a file is when it holds no PEM block, and how blocks are put together again.
+//! What a file without PEM blocks is, and how blocks are joined again.
 
 use zeroize::Zeroizing;
 
@@ -9,8 +9,8 @@ use crate::credential::der::{Der, tag};
 /// The start of a Java keystore, of both kinds.
 const JAVA: [[u8; 4]; 2] = [[0xfe, 0xed, 0xfe, 0xed], [0xce, 0xce, 0xce, 0xce]];
 
-/// What a file in which no block was found is, and what to do about it: `openssl` is the command that
-/// reads what is expected there. FILE stands for the file.
+/// What a file without a PEM block is, and what to do about it. `openssl` is the command that reads the content
+/// that is expected there. FILE stands for the file.
 pub fn foreign(bytes: &[u8], openssl: &str) -> Flaw {
     let der = |command: String| Flaw::new("it is binary DER, not PEM", rewrite(&command));
     match bytes {
@@ -29,7 +29,7 @@ pub fn foreign(bytes: &[u8], openssl: &str) -> Flaw {
     }
 }
 
-/// What to do about a keystore under the name of a PEM file, if `bytes` are one.
+/// What to do about a keystore that has the name of a PEM file, if `bytes` is one.
 pub fn keystore(bytes: &[u8]) -> Option<Flaw> {
     if is_pkcs12(bytes) {
         return Some(Flaw::new(
@@ -58,18 +58,18 @@ fn is_pkcs12(bytes: &[u8]) -> bool {
     looks().is_some()
 }
 
-/// The advice to put a file through `command`, which reads its standard input. The file keeps its
-/// owner and mode, and no other user can read what is made on the way, which may be a key.
+/// The remedy that passes a file through `command`, which reads standard input. The file keeps its owner and mode,
+/// and no other user can read the temporary file, which may contain a key.
 pub fn rewrite(command: &str) -> String {
     replace(&format!("{command} < FILE"))
 }
 
-/// The advice to replace a file by what `command` prints, as [`rewrite`] does.
+/// The remedy that replaces a file with the output of `command`, as [`rewrite`] does.
 pub fn replace(command: &str) -> String {
     format!("convert it: (umask 077; {command} > FILE.new) && cp FILE.new FILE && rm FILE.new")
 }
 
-/// Blocks one after the other, each on lines of its own.
+/// Joins blocks, each on its own lines.
 pub fn join<'a>(texts: impl Iterator<Item = &'a [u8]>) -> Zeroizing<Vec<u8>> {
     let texts: Vec<&[u8]> = texts.collect();
     let room = texts.iter().map(|text| text.len() + 1).sum();
@@ -83,12 +83,12 @@ pub fn join<'a>(texts: impl Iterator<Item = &'a [u8]>) -> Zeroizing<Vec<u8>> {
     joined
 }
 
-/// Whether `bytes` holds the words that a private key's label ends with, in a block or not.
+/// Whether `bytes` contains the words that a private key's label ends with, inside a block or not.
 pub fn mentions_key(bytes: &[u8]) -> bool {
     find(bytes, b"PRIVATE KEY-----")
 }
 
-/// How often a block seems to begin in `bytes`.
+/// How many blocks seem to begin in `bytes`.
 pub(super) fn beginnings(bytes: &[u8]) -> usize {
     places(bytes, BEGIN).count()
 }
@@ -97,7 +97,7 @@ pub(super) fn find(bytes: &[u8], needle: &[u8]) -> bool {
     places(bytes, needle).next().is_some()
 }
 
-/// Every place where `needle` is in `bytes`. Few get past the comparison of the first byte.
+/// Every occurrence of `needle` in `bytes`. Few positions need more than the comparison of the first byte.
 fn places<'a>(bytes: &'a [u8], needle: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let windows = bytes.windows(needle.len());
     windows.filter(move |window| window[0] == needle[0] && *window == needle)

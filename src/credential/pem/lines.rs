@@ -1,4 +1,4 @@
-//! The lines of a file, cut and trimmed as BoringSSL does it.
+//! The lines of a file, cut and trimmed as BoringSSL does.
 
 /// BoringSSL reads lines in pieces of at most this many bytes: a longer one counts as several.
 pub(super) const LINE_MAX: usize = 253;

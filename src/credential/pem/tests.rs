@@ -1,4 +1,4 @@
-//! How blocks are cut, and that nothing that a file may hold breaks it.
+//! How blocks are cut, and that no content of a file breaks this.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::foreign::beginnings;
 use super::tidy::{is_comment, trimmed};
 use super::{Block, Content, blocks, foreign, join, tidy};
 
-/// 48 bytes that are no certificate: what a block holds is not looked at here.
+/// 48 bytes that are not a certificate: the content of a block does not matter here.
 const BODY: &str = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWZnaGlqa2xtbm9wcXJzdHV2";
 
 fn block(label: &str) -> String {
@@ -26,7 +26,7 @@ fn kinds(text: &str) -> Vec<&'static str> {
 }
 
 #[test]
-fn labels_tell_what_a_block_holds() {
+fn labels_determine_the_content_of_a_block() {
     let cases = [
         ("CERTIFICATE", "certificate"),
         ("X509 CERTIFICATE", "certificate"),
@@ -94,7 +94,7 @@ fn a_block_that_boringssl_would_skip_is_made_visible() {
         assert_eq!(tidied(&hidden).as_deref(), Some(&*plain), "{hidden}");
         assert_eq!(tidied(&plain), None);
     }
-    // What is visible stays as it is, and so do blocks that someone has made a comment of.
+    // Blocks that are visible stay as they are, and so do blocks that someone has commented out.
     for visible in [
         format!("a \u{feff} note\r\n{}", plain.replace('\n', "\r\n")),
         format!("{}{one}", "x".repeat(253)),
@@ -141,7 +141,7 @@ fn a_block_within_a_line_is_a_flaw_that_names_the_line() {
 }
 
 #[test]
-fn a_file_without_blocks_is_told_apart() {
+fn a_file_without_blocks_is_recognized() {
     let utf16: Vec<u8> = "\u{feff}a"
         .encode_utf16()
         .flat_map(u16::to_le_bytes)
@@ -173,7 +173,7 @@ fn some_label() -> impl Strategy<Value = &'static str> {
     ])
 }
 
-/// A line that begins no block.
+/// A line that does not begin a block.
 fn some_text() -> impl Strategy<Value = String> {
     proptest::string::string_regex("([ -,.-~]{0,300}(\n|\r\n))?").unwrap()
 }
@@ -216,7 +216,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_breaks_it(
+    fn no_content_causes_a_panic(
         pieces in proptest::collection::vec(prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..40),
             proptest::sample::select(vec![
@@ -229,7 +229,7 @@ proptest! {
         let Ok(tidied) = tidy(&bytes) else { return Ok(()) };
         let bytes = tidied.map_or(bytes, |tidied| tidied.bytes.to_vec());
         if let Ok(blocks) = blocks(&bytes) {
-            // No block is lost unseen.
+            // No block is lost silently.
             let lines = bytes.split(|byte| *byte == b'\n');
             let text = lines.filter(|line| !is_comment(trimmed(line)));
             let begins = text.map(beginnings).sum::<usize>();

@@ -1,5 +1,5 @@
-//! Blocks that BoringSSL would skip silently, because something stands before their BEGIN line, are
-//! made visible where it is plain what is meant.
+//! Makes blocks visible that BoringSSL would skip silently because something comes before their BEGIN line, if the
+//! intention is clear.
 
 use zeroize::Zeroizing;
 
@@ -45,7 +45,7 @@ pub struct Tidied {
     pub remedy: &'static str,
 }
 
-/// `bytes` with every block where BoringSSL finds it, or `None` when that is the case already.
+/// `bytes` with every block moved to where BoringSSL finds it, or `None` if that is already the case.
 ///
 /// # Errors
 /// A block begins in the middle of a line.
@@ -59,7 +59,7 @@ pub fn tidy(bytes: &[u8]) -> Result<Option<Tidied>, Flaw> {
         return Ok(None);
     }
     let mut tidy = Tidy {
-        // Without moving, which would leave copies of keys behind.
+        // Never reallocated, which would leave copies of keys behind.
         bytes: Zeroizing::new(Vec::with_capacity(2 * bytes.len() + 2)),
         ..Tidy::default()
     };
@@ -121,7 +121,7 @@ impl Tidy {
         let Some(start) = self.trusted.take() else {
             return;
         };
-        // The certificate comes first, the trust settings behind it.
+        // The certificate comes first, then the trust settings.
         let certificate = decoded(&self.bytes[start..])
             .and_then(|der| Some(base64_text(b"CERTIFICATE", Der(&der).any()?.all)));
         if let Some(certificate) = certificate {
@@ -161,8 +161,8 @@ impl Tidy {
     }
 }
 
-/// The lines of a file, ended by line feeds or by lone carriage returns, with whether it is the latter
-/// that the line before ended in.
+/// The lines of a file, ended by line feeds or by lone carriage returns, each with whether a lone carriage return
+/// ended the line before it.
 fn lines(bytes: &[u8]) -> impl Iterator<Item = (&[u8], bool)> {
     bytes.split(|byte| *byte == b'\n').flat_map(|line| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -195,14 +195,14 @@ pub(super) fn trimmed(mut line: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether someone has made a comment of the line.
+/// Whether someone has commented out the line.
 pub(super) fn is_comment(line: &[u8]) -> bool {
     [&b"#"[..], b";", b"//"]
         .iter()
         .any(|mark| line.starts_with(mark))
 }
 
-/// Why a line in which a block begins is no BEGIN line, and what to do about it.
+/// Why a line in which a block begins is not a BEGIN line, and what to do about it.
 fn within_a_line(line: &[u8], number: usize) -> Flaw {
     let begins = line.starts_with(BEGIN);
     let edges = line.windows(DASHES.len()).filter(|five| *five == DASHES);

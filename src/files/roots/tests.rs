@@ -1,4 +1,4 @@
-//! Whatever stands in a root.
+//! Roots with any content.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -140,7 +140,7 @@ fn a_confined_root_has_no_folders_elsewhere() {
 }
 
 #[test]
-fn the_stamps_tell_of_new_folders_and_of_links_that_lead_elsewhere() {
+fn the_stamps_show_new_folders_and_links_that_lead_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("root");
     fs::create_dir_all(&root).unwrap();
@@ -184,7 +184,7 @@ fn the_files_of_a_flat_root_are_grouped_by_their_names() {
         "a.example.issuer.crt",
         "a.example.json",
         "a.example.key",
-        // Beside no file of `own`, and with a private key: credentials like any other.
+        // Not next to a file of `own`, and with a private key: credentials like any other.
         "own.issuer.crt",
         "b.ca.crt",
         "b.ca.key",

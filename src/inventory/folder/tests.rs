@@ -39,7 +39,7 @@ fn good(pair_content: Option<&str>, bundle_content: Option<&str>) -> Found {
     })
 }
 
-/// A read of files of which no part is good.
+/// A read of files without a valid part.
 fn bad(what: &str) -> Found {
     judged(Credential {
         pair: rejected(what),
@@ -84,7 +84,7 @@ impl Bench {
         events
     }
 
-    /// Publishes its state. If it rests then, it goes on as what is made of that.
+    /// Publishes its state. If it rests then, it continues as the folder that is made from that state.
     fn publish(&mut self) {
         let published = self.folder.publish(0, Some(false), self.now.system);
         self.folder.timer = self.folder.deadline(DELAY);
@@ -146,7 +146,10 @@ fn what_is_loaded_is_served_at_once_and_logged_as_new() {
     );
     assert!(is_served(bench.pair(), "chain 1"));
     let events = bench.observe(good(Some("1"), None));
-    assert!(events.is_empty(), "the same again is no event: {events:?}");
+    assert!(
+        events.is_empty(),
+        "the same content again is not an event: {events:?}"
+    );
     let events = bench.observe(good(Some("2"), None));
     assert!(
         matches!(events[..], [Event::Changed { first: false, .. }]),
@@ -175,7 +178,7 @@ fn a_warning_that_stays_is_logged_once() {
 }
 
 #[test]
-fn a_problem_that_passes_is_not_logged_and_takes_nothing_away() {
+fn a_problem_that_passes_is_not_logged_and_removes_nothing() {
     let mut bench = Bench::new();
     bench.observe(good(Some("1"), None));
     assert!(bench.observe(bad("half a rotation")).is_empty());
@@ -216,7 +219,7 @@ fn a_problem_that_lasts_is_logged_once_and_so_is_its_end() {
 }
 
 #[test]
-fn each_part_is_judged_by_itself() {
+fn each_part_is_checked_separately() {
     let mut bench = Bench::new();
     bench.observe(judged(Credential {
         pair: verdict(Some(pair("1"))),
@@ -241,7 +244,7 @@ fn each_part_is_judged_by_itself() {
 }
 
 #[test]
-fn a_folder_that_was_never_good_serves_nothing() {
+fn a_folder_that_was_never_valid_serves_nothing() {
     let mut bench = Bench::new();
     bench.observe(Found::Rejected(vec![problem("unreadable")]));
     let events = bench.wait(LASTING);
@@ -261,7 +264,7 @@ fn a_folder_that_was_never_good_serves_nothing() {
 }
 
 #[test]
-fn a_folder_gone_for_long_enough_takes_its_secrets_along() {
+fn the_secrets_of_a_folder_missing_for_long_enough_are_removed() {
     let mut bench = Bench::new();
     bench.observe(good(Some("1"), Some("ca")));
     bench.observe(Found::Gone);
@@ -291,7 +294,7 @@ fn what_is_wrong_while_a_folder_is_being_removed_is_not_logged() {
 }
 
 #[test]
-fn a_folder_deleted_and_made_again_sooner_is_a_rotation() {
+fn a_folder_deleted_and_created_again_sooner_is_a_rotation() {
     for back in [good(Some("2"), None), bad("half copied")] {
         let mut bench = Bench::new();
         bench.observe(good(Some("1"), None));
@@ -335,7 +338,7 @@ fn a_pair_whose_ca_comes_first_is_never_announced_as_a_bundle() {
 }
 
 #[test]
-fn a_bundle_taken_out_beside_a_good_pair_goes_after_the_delay() {
+fn a_bundle_removed_next_to_a_valid_pair_is_no_longer_served_after_the_delay() {
     let mut bench = Bench::new();
     bench.observe(good(Some("1"), Some("ca")));
     bench.observe(good(Some("2"), None));
@@ -350,7 +353,7 @@ fn a_bundle_taken_out_beside_a_good_pair_goes_after_the_delay() {
 }
 
 #[test]
-fn files_taken_out_of_a_folder_that_stays_are_kept_in_service() {
+fn files_removed_from_a_folder_that_stays_remain_in_service() {
     for left in [good(None, Some("ca")), good(None, None)] {
         let mut bench = Bench::new();
         bench.observe(good(Some("1"), Some("ca")));
@@ -378,7 +381,7 @@ fn dated(content: &str, now: Now, from: i64, to: i64) -> Found {
 }
 
 #[test]
-fn a_pair_that_is_not_valid_takes_over_when_its_time_comes_or_the_others_ends() {
+fn a_pair_that_is_not_valid_yet_takes_over_when_it_becomes_valid_or_the_other_expires() {
     for (next, takes_over) in [((100, 900), 100), ((-900, -100), 501), ((700, 900), 501)] {
         let mut bench = Bench::new();
         let start = bench.now;
@@ -407,7 +410,7 @@ fn a_pair_that_is_not_valid_takes_over_when_its_time_comes_or_the_others_ends() 
 }
 
 #[test]
-fn a_lesser_chain_is_taken_when_no_better_one_has_followed() {
+fn a_lesser_chain_is_used_if_no_better_one_has_followed() {
     let lesser = |content: &str| {
         let mut pair = pair(content);
         pair.lesser_chain = true;
@@ -438,7 +441,7 @@ fn a_lesser_chain_is_taken_when_no_better_one_has_followed() {
 }
 
 #[test]
-fn a_staple_is_sent_with_the_certificate_that_it_is_about_until_it_ends() {
+fn a_staple_is_sent_with_its_certificate_until_it_expires() {
     let with = |content: &str, serial: &str, ends_in: u64, now: Now| {
         let mut pair = pair(content);
         pair.facts.leaf = facts(serial, &[]);
@@ -461,7 +464,7 @@ fn a_staple_is_sent_with_the_certificate_that_it_is_about_until_it_ends() {
 }
 
 #[test]
-fn a_restored_part_is_served_until_the_files_are_good_or_gone() {
+fn a_restored_part_is_served_until_the_files_are_valid_or_removed() {
     for found in [bad("broken"), Found::Rejected(vec![problem("unreadable")])] {
         let mut bench = Bench::new();
         bench.folder.restore(pair("0").into(), bench.now);

@@ -11,7 +11,7 @@ use crate::util::{Bed, Ca, Envoy, Host, Protocol, eventually_true, require, tool
 /// A name, and the content of `ca.crt` and `ca.crl`.
 type Case = (&'static str, Vec<u8>, Option<Vec<u8>>);
 
-/// An authority that revokes.
+/// An authority with revocation lists.
 struct Revoking {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -91,7 +91,7 @@ fn rejected_bundles() -> Vec<Case> {
 }
 
 fn files(case: &Case) -> Vec<(&'static str, &[u8])> {
-    // The list first: a bundle without one may be good on the way.
+    // The list is written first: a bundle without one may be valid in between.
     let crl = case.2.as_deref().map(|crl| ("ca.crl", crl));
     crl.into_iter()
         .chain([("ca.crt", case.1.as_slice())])

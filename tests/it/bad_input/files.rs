@@ -10,7 +10,7 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 use super::{Spoiled, assert_others_go_on, receive};
 use crate::util::{Bed, require, tools};
 
-/// What stands in the place of `key`, by the name of the credential.
+/// What exists in place of `key`, by the name of the credential.
 const IN_THE_PLACE_OF_KEY: [&str; 9] = [
     "pipe",
     "device",
@@ -110,7 +110,7 @@ fn an_unreadable_file_is_reported_and_the_previous_version_stays() {
     stream.secret();
     let key = bed.root.credential("site").join("key");
     fs::set_permissions(&key, Permissions::from_mode(0o000)).unwrap();
-    // A change of the mode is no change of the content, but this is one.
+    // A change of the mode does not change the content, but this does.
     bed.root
         .write("site", &[("cert", &bed.ca.server(&["site.test"]).chain)]);
     agent.wait_for_line(&["rejected", "site", key.to_str().unwrap()]);
@@ -171,7 +171,7 @@ fn an_empty_folder_and_half_a_pair_serve_nothing() {
             assert_eq!(stream.removed(), [name]);
         }
     }
-    // The second half makes it whole.
+    // The second half makes it complete.
     bed.root.write("cert-alone", &[("key", &identity.key)]);
     assert!(stream.secret().is_pair(&identity.chain, &identity.key));
     assert_others_go_on(&bed);

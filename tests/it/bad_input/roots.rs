@@ -97,7 +97,7 @@ fn a_root_that_is_a_switched_link_is_followed() {
 #[test]
 fn a_root_switched_without_a_pause_is_served_from_where_it_leads_in_the_end() {
     const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-    /// The check of everything each minute must not be what finds it.
+    /// The check of everything, once a minute, must not be what finds it.
     const BEFORE_THE_CHECK: Duration = Duration::from_secs(30);
     let bed = Bed::new();
     let (root, temporary) = (bed.scratch("root"), bed.scratch("root.new"));
@@ -180,14 +180,14 @@ fn of_two_roots_with_a_name_the_first_is_served_and_the_other_logged() {
     stream.subscribe(&["alone"]);
     assert_serves(&mut stream, &alone);
 
-    // The loser may change as it likes.
+    // Changes of the hidden folder have no effect.
     let loser = bed.ca.server(&["site.test"]);
     write(&second, "site", &loser);
     stream.0.assert_silent();
     // When the first root's folder is removed, no other one has the name.
     bed.root.remove("site");
     assert_serves(&mut stream, &loser);
-    // And it is back in its place when it comes again.
+    // When it is created again, it takes precedence again.
     let winner = bed.pair("site");
     assert_serves(&mut stream, &winner);
     stream.0.assert_silent();

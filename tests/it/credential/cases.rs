@@ -24,7 +24,7 @@ pub(super) enum Verdict {
     Good(Vec<Reason>),
     /// Rejected, as Envoy does when it loads the files.
     Bad(Reason),
-    /// Rejected, though Envoy would load it: to its users' harm, or no matter worth the risk.
+    /// Rejected although Envoy would load it, because it does harm or is not worth the risk.
     Stricter(Reason),
 }
 use Verdict::{Bad, Good, Stricter};
@@ -353,7 +353,7 @@ fn shapes_of_keys(cases: &mut Vec<Case>) {
     ));
 }
 
-/// An Ed25519 key with its public key in it.
+/// An Ed25519 key that includes its public key.
 fn version_2() -> (String, String) {
     let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
@@ -403,7 +403,7 @@ fn orders(cases: &mut Vec<Case>) {
         &[&cert, &middle.pem, &root.pem.repeat(300)],
         Good(vec![]),
     );
-    // Envoy would not take these as they are.
+    // Envoy would not accept these unchanged.
     for chain in [[&middle.pem, &cert], [&root.pem, &cert]] {
         let files: [(&str, &[u8]); 2] = [
             ("tls.crt", &format!("{}{}", chain[0], chain[1]).into_bytes()),
@@ -699,7 +699,7 @@ impl Ca {
         self.certify(name, &KeyPair::generate().unwrap(), change)
     }
 
-    /// A certificate of `key`, and that.
+    /// A certificate of `key`, and the key.
     pub(super) fn certify(
         &self,
         name: &str,

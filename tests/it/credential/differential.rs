@@ -150,17 +150,17 @@ impl Tried {
             return false;
         };
         let what = problem.what();
-        // Loaded, and then all clients are refused, or the wrong ones let in.
+        // Envoy loads it, and then refuses all clients or admits the wrong ones.
         let reasons = [Reason::BadTrustBundle, Reason::BadCrl];
         reasons.contains(&problem.reason()) && !what.contains("line")
             // A block that Envoy would not see at all.
             || self.files.iter().any(|(name, bytes)| name != STAPLE && !matches!(tidy(bytes), Ok(None)))
-            // Envoy reads a line up to a NUL, and passes over the block of which that is the first line.
+            // Envoy reads a line up to a NUL, and skips the block if that is its first line.
             || self.files.iter().any(|(name, bytes)| name != STAPLE && bytes.contains(&0))
             || STALE.iter().any(|words| what.contains(words))
-            // To Envoy, an empty staple is none.
+            // For Envoy, an empty staple is no staple.
             || (problem.path().ends_with(STAPLE) && what.contains("it is empty"))
-            // Envoy reads a key up to its first block, and a file of lists as far as it goes.
+            // Envoy reads a key up to its first block, and a file of lists as far as it can.
             || (what.contains("PEM block") && problem.path().ends_with("tls.key"))
             || (what.contains("PEM block") && problem.path().ends_with("ca.crl"))
             // An empty bundle turns client authentication off.
@@ -184,7 +184,7 @@ impl Tried {
 }
 
 /// Valid folders, to be mutated: pairs with keys of several kinds, with and without staples, bundles with and
-/// without lists. Their lengths are the same each time, so that the same mutations are: keys come from
+/// without lists. Their lengths are the same each time, so that the mutations are the same too: keys are read from
 /// files, and authorities sign with RSA and Ed25519.
 fn foundations() -> Vec<Files> {
     let root = ca_with("root", key("rsa2048"));
@@ -316,7 +316,7 @@ fn mutate_block(file: &mut Vec<u8>, dice: &mut Dice) {
     *file = joined(&blocks);
 }
 
-/// The labels and contents of the PEM blocks of a good file.
+/// The labels and contents of the PEM blocks of a valid file.
 fn blocks(file: &[u8]) -> Vec<(String, Vec<u8>)> {
     let text = std::str::from_utf8(file).unwrap();
     let parts = text.split("-----BEGIN ").skip(1);

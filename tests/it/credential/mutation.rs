@@ -2,12 +2,12 @@
 
 use super::dice::Dice;
 
-/// An element of DER, with its parts if it is made of such.
+/// An element of DER, with its parts if it has any.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     tag: u8,
     content: Content,
-    /// How many more bytes than needed its length has.
+    /// How many more bytes than necessary its length has.
     padding: usize,
 }
 
@@ -15,12 +15,12 @@ pub(super) struct Node {
 enum Content {
     Bytes(Vec<u8>),
     Parts(Vec<Node>),
-    /// DER within an OCTET STRING, or within a BIT STRING behind this byte.
+    /// DER inside an OCTET STRING, or inside a BIT STRING after this byte.
     Wrapped(Option<u8>, Vec<Node>),
 }
 
 impl Node {
-    /// The elements that `der` is made of; `None` when it is something else.
+    /// The elements that `der` consists of; `None` if it is something else.
     fn all(mut der: &[u8], depth: usize) -> Option<Vec<Self>> {
         let mut nodes = Vec::new();
         while !der.is_empty() {
@@ -159,7 +159,7 @@ const TIMES: &[(u8, &str)] = &[
     (0x18, "21250101000000Z"),
 ];
 
-/// Changes `der` a little; what is no DER at all gets a byte changed.
+/// Changes `der` a little; if it is not DER, changes a byte of it.
 pub(super) fn der(bytes: &[u8], dice: &mut Dice) -> Vec<u8> {
     let Some(mut nodes) = Node::all(bytes, 0) else {
         return bytes.to_vec();
@@ -243,7 +243,7 @@ fn mutate(siblings: &mut Vec<Node>, at: usize, dice: &mut Dice) {
     }
 }
 
-/// Changes the text of a PEM file: framing, line ends, what stands around the blocks.
+/// Changes the text of a PEM file: framing, line ends, and text around the blocks.
 pub(super) fn text(bytes: &mut Vec<u8>, dice: &mut Dice) {
     for _ in 0..=dice.below(2) {
         let at = dice.below(bytes.len());

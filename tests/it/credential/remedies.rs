@@ -1,5 +1,5 @@
-//! Each command that a problem prints, run word for word on the file that caused it: the file is good
-//! afterwards, and nothing is lost.
+//! Runs each command that a problem prints unchanged on the file that caused it: the file is valid afterwards, and
+//! nothing is lost.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,7 +42,7 @@ fn command(problem: &Problem) -> Option<String> {
     Some(command.to_owned())
 }
 
-/// Runs the remedies one after the other, until there is no problem left.
+/// Runs the remedies one after the other, until no problem is left.
 #[track_caller]
 fn heal(name: &str, folder: &Path) -> Credential {
     for _ in 0..4 {
@@ -79,7 +79,7 @@ fn every_suggested_command_fixes_the_file_that_caused_it() {
         units.flat_map(u16::to_le_bytes).collect()
     };
     let bytes = |text: &str| text.as_bytes().to_vec();
-    // What is wrong, and in which of the files of a good folder.
+    // What is wrong, in which of the files of a valid folder.
     let cases: Vec<(&str, &str, Vec<u8>)> = vec![
         ("chain as DER", "tls.crt", der(&cert)),
         ("key as DER", "tls.key", der(&key)),
@@ -297,7 +297,7 @@ fn an_openssh_key_is_converted() {
     let key = folder.path().join("tls.key");
     fs::write(&key, pem).unwrap();
     fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
-    // Without another wish, it writes its own form.
+    // Without an option, it writes its own format.
     let output = Command::new(ssh_keygen)
         .args(["-q", "-p", "-N", "", "-f"])
         .arg(&key)
@@ -363,7 +363,7 @@ const PROGRAMS: [&str; 8] = [
     "ssh-keygen",
 ];
 
-/// The commands of all remedies. Not run here are those that only show something (`getfacl`, `openssl crl`).
+/// The commands of all remedies. Commands that only show something (`getfacl`, `openssl crl`) are not run here.
 const COMMANDS: [&str; 13] = [
     "chmod o=",
     "getfacl FILE",

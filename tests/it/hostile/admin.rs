@@ -31,7 +31,7 @@ fn thousands_of_abandoned_requests_and_idle_connections_stop_neither_probes_nor_
     assert_eq!(admin::get(&bed.admin(), "/livez").status, 200);
     for n in 0..6_000 {
         let mut abandoned = connect();
-        // It may have had to make room already.
+        // It may have been closed already to make room.
         let _ = abandoned.write_all(REQUEST);
         if n % 1_000 == 0 {
             let renewed = bed.pair("site");

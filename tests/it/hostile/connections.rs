@@ -9,7 +9,7 @@ use super::{assert_serves, start};
 use crate::util::users::{ROOT, connect_as};
 use crate::util::{Sds, eventually, require};
 
-/// Users whom the machine does not know, and a group.
+/// Users that the machine does not know, and a group.
 const MALLORY: u32 = 63_001;
 const TRUDY: u32 = 63_002;
 const ALICE: u32 = 63_003;
@@ -87,7 +87,7 @@ fn users_named_in_the_configuration_have_a_reserve() {
             connect_as(&bed.socket(), user, GROUP).unwrap()
         })
         .collect();
-    // The others' groups may not be known in the first moment: until then they have the reserve.
+    // At first, the groups of other users may be unknown; until then they can use the reserve.
     let alice = eventually("a connection for a user who is named", || {
         let alice = Sds::on(connect_as(&bed.socket(), ALICE, GROUP).unwrap())?;
         let mut stream = alice.delta();

@@ -1,4 +1,4 @@
-//! What the agent waits for never happens: a configuration that is a pipe, a user database that hangs.
+//! The agent waits for something that never happens: a configuration that is a pipe, a user database that hangs.
 
 use std::fs;
 use std::process::Command;
@@ -90,7 +90,7 @@ fn sigterm_is_handled_while_the_user_database_hangs() {
     let agent = start_apart(&bed, rule, "mount --bind \"$0\" /etc/group &&");
     agent.wait_for_line(&["waiting for the user database"]);
     assert!(agent.terminate().success());
-    // and at a reload, which others do not notice.
+    // and at a reload, which does not affect others.
     let bed = Bed::new();
     bed.pair("site");
     let agent = start_apart(&bed, "", "");

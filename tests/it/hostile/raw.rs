@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 
 use crate::util::{BOUND, eventually};
 
-/// Attackers drive their connections themselves: those of good clients must not wait for them.
+/// Attackers drive their connections themselves, so that connections of good clients don't wait for them.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread()
         .worker_threads(1)
@@ -26,8 +26,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         .unwrap()
 });
 
-/// Lowers the priority of the attackers: the tests are about the agent's cost of an attack, not about that of the
-/// attackers.
+/// Lowers the priority of the attackers: the tests are about what an attack costs the agent, not the attackers.
 pub(super) fn yield_to_others() {
     // On Linux this affects only this thread. If it fails, the test is only harder to pass.
     let _ = rustix::process::nice(10);
@@ -52,7 +51,7 @@ pub(super) struct Stream {
 
 impl Raw {
     pub(super) fn connect(socket: &Path) -> Self {
-        // The queue of the socket may be full of others.
+        // The queue of the socket may be full of other connections.
         Self(eventually("a connection to the agent", || {
             block_on(async {
                 let stream = TokioIo::new(UnixStream::connect(socket).await.ok()?);
@@ -65,7 +64,7 @@ impl Raw {
         }))
     }
 
-    /// Opens a stream of `call`, as `StreamSecrets`.
+    /// Opens a stream of `call`, such as `StreamSecrets`.
     pub(super) fn open(&mut self, call: &str) -> Stream {
         let (sender, body) = mpsc::channel(4);
         let uri = format!("http://a/envoy.service.secret.v3.SecretDiscoveryService/{call}");
@@ -82,7 +81,7 @@ impl Raw {
 }
 
 impl Stream {
-    /// Sends bytes; what the agent does not take any more is dropped.
+    /// Sends bytes; what the agent no longer accepts is dropped.
     pub(super) fn send(&self, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
         for piece in bytes.chunks(16_000) {

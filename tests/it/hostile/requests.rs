@@ -131,7 +131,7 @@ fn the_subscriptions_of_one_user_are_bounded_in_total() {
     agent.wait_for_line(&["stream ended", "too many names"]);
     let series = "sds_agent_limit_reached_total{limit=\"client_bytes\"}";
     admin::metric_becomes(&bed.admin(), series, |count| count > 0.0);
-    // A budget that is returned can be used again.
+    // A budget that was released can be used again.
     drop((streams, connection));
     eventually_true("room for a subscription", || {
         let mut stream = bed.client().delta();
@@ -161,7 +161,7 @@ fn texts_from_a_client_are_truncated_and_its_suppressed_lines_are_counted() {
             stream
         })
         .collect();
-    // Rejections with long reasons, over and over.
+    // Rejections with long reasons, again and again.
     let mut sotw = client.sotw();
     sotw.subscribe(&["site"]);
     for _ in 0..300 {
@@ -188,8 +188,8 @@ fn texts_from_a_client_are_truncated_and_its_suppressed_lines_are_counted() {
         assert!(line.len() < 4096, "a line of {} bytes", line.len());
         assert!(!line.contains(&"i".repeat(300)));
     }
-    // 20,000 subscriptions and 300 rejections: two kinds of lines with 64 KiB each, and audit lines
-    // for what was delivered, which is never left out.
+    // 20,000 subscriptions and 300 rejections: two kinds of lines with 64 KiB each, and audit lines for deliveries,
+    // which are never left out.
     let deliveries: usize = agent
         .lines_with(&["key_delivered"])
         .iter()

@@ -20,10 +20,10 @@ const ATTACK: Duration = Duration::from_secs(20);
 /// The maximum increase of resident memory that all attackers together may cause, in KiB: the budget for what
 /// clients send, that of some thousand streams, and the same again for what the allocator keeps.
 const BOUNDED_KIB: u64 = 512 * 1024;
-/// Deliveries of an agent under attack may take so many times as long as while the attackers, who share the
+/// Deliveries of an agent under attack may take this many times as long as while the attackers, who share the
 /// processors with it, attack another agent,
 const MULTIPLE: u32 = 20;
-/// and so long in any case.
+/// and this long in any case.
 const FLOOR: Duration = Duration::from_secs(2);
 
 /// The median time from a rotation on disk to the new version at the client, over some rotations.
@@ -251,7 +251,7 @@ fn well_behaved_clients_are_served_during_all_attacks_at_once() {
         "the watchdog was not fed for {silence} ms"
     );
 
-    // What is on disk in the end is what everybody has.
+    // In the end, everyone has what is on disk.
     let last: Identity = bed.pair("site");
     assert!(stream.changes().secrets[0].is_pair(&last.chain, &last.key));
     let mut fresh = bed.client().sotw();

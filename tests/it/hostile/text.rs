@@ -27,7 +27,7 @@ pub(crate) fn is_hostile(char: char) -> bool {
     char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Asserts that a text for people, whose own lines end in newlines, has nothing of ours as it is.
+/// Asserts that a text for people, whose own lines end in newlines, has none of the hostile text unescaped.
 #[track_caller]
 pub(crate) fn assert_harmless(what: &str, text: &str) {
     for line in text.lines() {
@@ -122,7 +122,7 @@ fn send_hostile_requests(bed: &Bed, agent: &Agent) {
     stream.send(frame(&request.encode_to_vec()));
     stream.end();
     agent.wait_for_line(&["stream ended"]);
-    // A process's name is that of its program: 15 bytes of it.
+    // The name of a process is that of its program, up to 15 bytes.
     let program = bed.scratch("x\n\u{1b}[31mF\" uid=0");
     fs::copy(PROGRAM, &program).unwrap();
     fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();

@@ -9,7 +9,7 @@ use crate::util::hello::{Answer, begin_hello, hello, hello_within};
 use crate::util::tools::ENVOY;
 use crate::util::{Agent, Bed, Ca, Envoy, Identity, eventually_true, require};
 
-/// How long a refusal may take that needs no waiting: far less than any timeout of Envoy's.
+/// How long a refusal may take that does not have to wait: far less than any timeout of Envoy.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// An agent, and an Envoy that requests each host's certificate from it.
@@ -88,12 +88,12 @@ fn five_hundred_hosts_are_added_while_envoy_runs() {
     for (host, identity) in &hosts {
         running.wait_until_served(host, identity);
     }
-    // A whole handshake, with a request, as a client that checks the certificate makes it.
+    // A complete handshake with a request, by a client that checks the certificate.
     let https = running.envoy.https("h8.d24.test").ca(running.bed.ca.pem());
     assert_eq!(https.get().unwrap().chain[0], hosts[498].1.der);
     assert_eq!(running.hello("deeper.h1.d1.test"), Answer::Refused);
 
-    // One is rotated; its hosts have the new certificate, and nothing is sent for the others.
+    // One is rotated: its hosts get the new certificate, and nothing is sent for the others.
     let sent = || running.agent.lines_with(&["key_delivered"]).len();
     eventually_true("a line for each delivery", || sent() == hosts.len());
     let renewed = write(&running.bed, "wildcard-3", &["*.d3.test", "d3.test"]);
@@ -182,7 +182,7 @@ fn every_host_name_that_a_client_sends_is_answered_immediately() {
     ] {
         let answer = hello_within(AT_ONCE, running.port, Some(name.as_bytes()));
         assert_eq!(answer, Answer::Refused, "{name:?}");
-        // And once more: what Envoy has of the first time must not hold the second one up.
+        // Once more: what Envoy still has of the first attempt must not delay the second one.
         let answer = hello_within(AT_ONCE, running.port, Some(name.as_bytes()));
         assert_eq!(answer, Answer::Refused, "{name:?}");
     }
@@ -198,8 +198,8 @@ fn every_host_name_that_a_client_sends_is_answered_immediately() {
     assert!(running.agent.lines_with(&["panic"]).is_empty());
 }
 
-/// No answer can have such a name, so that these handshakes wait for the timeout that `envoy-config` sets.
-/// That is all: the requests are not repeated, and other hosts are answered at once, new ones included.
+/// No response can have such a name, so these handshakes wait for the timeout that `envoy-config` sets. There is no
+/// other effect: the requests are not repeated, and other hosts, including new ones, are answered immediately.
 #[test]
 fn host_names_that_are_not_utf_8_delay_no_other_host() {
     const NAMES: usize = 300;
@@ -267,7 +267,7 @@ fn five_thousand_unknown_hosts_cost_little_memory_and_affect_no_known_host() {
         });
     };
     running.assert_serves("www.example.test", &site);
-    // What the first ones have it allocate is used again.
+    // Memory that was allocated for the first ones is used again.
     let before = running.agent.resident_kib();
     burst(0);
     let after = running.agent.resident_kib();
@@ -300,7 +300,7 @@ fn clients_need_a_certificate_if_the_listener_requires_one() {
     assert!(https.get().is_err());
     assert!(https.clone().identity(&bed.ca.client("me")).get().is_err());
 
-    // The other authority is let in when it is the bundle, without a change in Envoy.
+    // The other authority is admitted once it is the bundle, without a change of Envoy.
     bed.root.write("clients", &[("ca.crt", bed.ca.pem())]);
     eventually_true("a client of the other authority", || {
         https.clone().identity(&bed.ca.client("me")).get().is_ok()
@@ -352,7 +352,7 @@ fn an_unknown_host_is_refused_within_a_second() {
         return;
     };
     let running = OnDemand::start(&program, Bed::new(), "");
-    // The fastest of some: the machine may be busy, and no timeout is this short.
+    // The fastest of several: the machine may be busy, and no timeout is this short.
     let fastest = (0..20)
         .map(|number| {
             let start = Instant::now();

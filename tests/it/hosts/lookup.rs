@@ -24,7 +24,7 @@ fn assert_is(served: &Served, name: &str, identity: &Identity) {
 #[track_caller]
 fn expect(stream: &mut Delta, secrets: &[(&str, &Identity)], removed: &[&str]) {
     let (mut served, mut gone) = (Vec::new(), Vec::new());
-    // What changes together may come in several responses.
+    // Changes that happen together may arrive in several responses.
     while served.len() < secrets.len() || gone.len() < removed.len() {
         let changes = stream.changes();
         served.extend(changes.secrets);
@@ -104,7 +104,7 @@ fn the_best_certificate_is_served_and_a_change_of_it_is_sent_only_to_its_hosts()
         &["other.test"],
     );
 
-    // An exact name is better, though it expires sooner.
+    // An exact name takes precedence, although it expires sooner.
     let exact = ending(&bed, &["www.example.test"], 30);
     bed.root.write_pair("exact", &exact);
     expect(&mut stream, &[(www, &exact)], &[]);
@@ -115,7 +115,7 @@ fn the_best_certificate_is_served_and_a_change_of_it_is_sent_only_to_its_hosts()
     bed.root.write_pair("worse", &worse);
     stream.0.assert_silent();
 
-    // One that expires at the same time wins by its name.
+    // If two expire at the same time, the name decides.
     bed.root.remove("worse");
     bed.root.write_pair("a-tie", &exact);
     stream.0.assert_silent();
@@ -138,7 +138,7 @@ fn the_best_certificate_is_served_and_a_change_of_it_is_sent_only_to_its_hosts()
     bed.root.remove("m");
     expect(&mut stream, &[(www, &same)], &[]);
     bed.root.remove("n");
-    // The same bytes in two folders: whichever answers, the client has them after one response.
+    // The same bytes are in two folders: whichever is served, the client has them after one response.
     expect(&mut stream, &[(www, &exact)], &[]);
     bed.root.remove("a-tie");
     stream.0.assert_silent();
@@ -148,7 +148,7 @@ fn the_best_certificate_is_served_and_a_change_of_it_is_sent_only_to_its_hosts()
     expect(&mut stream, &[], &[www, api]);
     stream.0.assert_silent();
 
-    // A folder of that very name is better than any certificate.
+    // A folder of exactly that name takes precedence over any certificate.
     let other = write(&bed, "certificate", &["other.test"]);
     expect(&mut stream, &[("other.test", &other)], &[]);
     let folder = write(&bed, "other.test", &["something.else"]);
@@ -181,7 +181,7 @@ fn the_common_name_counts_only_without_alternative_names() {
 }
 
 #[test]
-fn access_to_a_host_is_that_to_the_credential_that_covers_it() {
+fn access_to_a_host_is_access_to_the_credential_that_covers_it() {
     if require(&ROOT).is_none() {
         return;
     }
@@ -207,7 +207,7 @@ fn access_to_a_host_is_that_to_the_credential_that_covers_it() {
         stream.subscribe(&names);
     }
     let [www, api, free] = names;
-    // The exact one does not exist to Alice, so that the wildcard is her best one.
+    // The exact one does not exist for Alice, so the wildcard is the best one for her.
     expect(&mut alice, &[(www, &wildcard), (api, &wildcard)], &[free]);
     // A rule for the host's name gives Bob nothing.
     expect(&mut bob, &[(www, &exact)], &[api, free]);
@@ -230,7 +230,7 @@ fn access_to_a_host_is_that_to_the_credential_that_covers_it() {
     }
     agent.wait_for_line(&["audit", "refused", "exact"]);
 
-    // The same certificate in a folder that Bob may have.
+    // The same certificate in a folder that Bob is allowed to read.
     bed.root.write_pair("free", &hidden);
     expect(&mut bob, &[(api, &hidden), (free, &hidden)], &[]);
     alice.0.assert_silent();

@@ -7,7 +7,7 @@ use super::{configured, write};
 use crate::util::sds::Delta;
 use crate::util::{Bed, Identity, eventually_true};
 
-/// As many as a stream may wait for by default.
+/// As many names as a stream may have by default.
 const PER_STREAM: usize = 16_384;
 
 fn subscribe(stream: &mut Delta, names: Vec<String>) {
@@ -99,7 +99,7 @@ fn a_rotation_wakes_only_the_streams_that_it_affects() {
     receive(&mut concerned, names.len(), &renewed);
     crowd.0.assert_silent();
     concerned.0.assert_silent();
-    // The same certificate in one folder more, and in one less: the best one is the same.
+    // The same certificate in one more folder, and in one less: the best one stays the same.
     bed.root.write_pair("a", &shared);
     bed.root.remove("shared-1999");
     agent.wait_for_line(&["removed", "shared-1999"]);

@@ -72,8 +72,8 @@ impl Two {
         Sds::on(connection).unwrap().delta()
     }
 
-    /// Asks as `user` for folders and hosts, again and again, until `over`; `keys` gets each key
-    /// that comes, once.
+    /// Requests folders and hosts as `user`, again and again, until `over`; `keys` gets each key that arrives,
+    /// once.
     fn ask(&self, user: u32, over: &AtomicBool, keys: &Mutex<Vec<Vec<u8>>>) {
         let mut standing = self.stream(user);
         standing.subscribe(&["site-0", "www.example.test"]);
@@ -166,7 +166,7 @@ fn an_unfinished_reload_does_not_delay_shutdown() {
     let mut stream = two.stream(FIRST);
     stream.subscribe(&["site-0"]);
     stream.secret();
-    // A file that is being written keeps the new root from being read, and the reload from its end.
+    // A file that is being written prevents the new root from being read completely, and the reload from ending.
     let file = two.bed.root.beside("second").join("site-0/key");
     let mut file = fs::OpenOptions::new().append(true).open(file).unwrap();
     let over = AtomicBool::new(false);
@@ -178,7 +178,7 @@ fn an_unfinished_reload_does_not_delay_shutdown() {
             }
         });
         two.ask_for_reload("second", SECOND);
-        // What the new rules forbid is forbidden already, and what they give is not given yet.
+        // What the new rules forbid is already forbidden, and what they allow is not allowed yet.
         assert_eq!(stream.removed(), ["site-0"]);
         let mut second = two.stream(SECOND);
         second.subscribe(&["site-1"]);
@@ -191,7 +191,7 @@ fn an_unfinished_reload_does_not_delay_shutdown() {
         let took = start.elapsed();
         over.store(true, Ordering::Relaxed);
         assert!(status.success(), "{status}");
-        // Far less than the time that the end of a reload is waited for.
+        // Far less than the time limit for the end of a reload.
         assert!(took < Duration::from_secs(10), "{took:?}");
     });
 }

@@ -62,7 +62,7 @@ fn assert_served(port: u16, hosts: &[(String, Identity)]) {
     }
 }
 
-/// No withdrawal has reached Envoy: what it was sent since the restart removes nothing.
+/// No removal has reached Envoy: nothing that it was sent since the restart removes anything.
 #[track_caller]
 fn assert_nothing_withdrawn(agent: &Agent) {
     let lines = agent.lines_with(&["reported as nonexistent"]);
@@ -101,8 +101,8 @@ fn a_restart_over_bad_files_withdraws_nothing_from_envoy() {
     }
     drop(agent);
 
-    // A folder that is deleted while the agent is down may be what a bad one covered before: as long
-    // as there is a bad one, its host is left alone too.
+    // A folder that is deleted while the agent is down may be what an invalid folder covered before: as long as
+    // there is an invalid folder, its host is not removed either.
     bed.root.remove("gone");
     let agent = configured(&bed, debug);
     wait_for_streams(&bed, hosts.len() as u64 + 1);
@@ -110,7 +110,7 @@ fn a_restart_over_bad_files_withdraws_nothing_from_envoy() {
     assert_served(port, std::slice::from_ref(&gone));
     assert_nothing_withdrawn(&agent);
 
-    // Good files again: a rotation for those that have another certificate.
+    // Valid files again: a rotation for those that have another certificate.
     for (name, (host, identity)) in names.iter().zip(&mut hosts) {
         let _ = fs::remove_file(bed.root.credential(name).join("key"));
         *identity = write(&bed, name, &[host]);

@@ -50,7 +50,7 @@ fn a_renewal_that_is_not_valid_yet_takes_over_when_its_time_comes() {
     stream.0.assert_silent();
     let version = fresh(&clock, "www.example.test", &now);
 
-    // Across a restart a client keeps what it holds, and is sent the next one when its time comes.
+    // Across a restart, a client keeps what it has, and is sent the next one when that becomes valid.
     drop(agent);
     let agent = clock.agent();
     let mut stream = bed.client().delta();

@@ -209,7 +209,7 @@ fn a_staple_that_expires_in_service_is_left_out_unless_the_certificate_demands_o
     assert_eq!(bytes(pair.certificate_chain), plain.chain.as_bytes());
     assert_eq!(bytes(pair.ocsp_staple), Vec::<u8>::new());
     agent.wait_for_line(&["the OCSP staple expired on", "credential=\"plain\""]);
-    // Envoy takes no must-staple certificate without one, and keeps what it has.
+    // Envoy does not accept a must-staple certificate without a staple, and keeps what it has.
     demanding_stream.0.assert_silent();
     agent.wait_for_line(&["the OCSP staple expired", "credential=\"demanding\""]);
     let status = admin::status(&bed.admin()).to_string();
@@ -301,13 +301,13 @@ fn ticket_keys_are_rotated_and_the_last_by_name_comes_first() {
         );
     }
 
-    // A bad one is rejected with all of them, and the previous version stays.
+    // An invalid one is rejected together with the others, and the previous version stays.
     let bad = folder.join("9.ticketkey");
     std::fs::write(&bad, [0; 79]).unwrap();
     agent.wait_for_line(&["9.ticketkey", "79 bytes"]);
     stream.0.assert_silent();
     std::fs::remove_file(&bad).unwrap();
-    // At once: a folder whose keys go one by one has fewer keys for a moment.
+    // In one step: a folder whose keys are removed one by one has fewer keys for a moment.
     std::fs::rename(&folder, bed.root.beside("gone")).unwrap();
     assert_eq!(stream.removed(), ["tickets"]);
 }

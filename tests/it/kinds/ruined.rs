@@ -1,5 +1,5 @@
-//! One file of a credential is removed, becomes unreadable or becomes bad, in a folder and listed by a
-//! `[[secret]]`: what is sent then, that nothing else is, and that nothing is lost.
+//! One file of a credential is removed, becomes unreadable or becomes invalid, in a folder and in a `[[secret]]`:
+//! tests what is sent then, that nothing else is sent, and that nothing is lost.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -30,16 +30,16 @@ enum Without {
 
 struct Case {
     name: &'static str,
-    /// The file that is ruined, and two good versions and a bad one of it.
+    /// The file that is ruined, with two valid versions and an invalid one.
     file: PathBuf,
     good: [Vec<u8>; 2],
     bad: &'static [u8],
-    /// What is served with a good version of the file.
+    /// What is served with a valid version of the file.
     expected: fn(&Identity, Vec<u8>) -> Vec<Vec<u8>>,
     without: Without,
 }
 
-/// What a secret holds, without the private key.
+/// The content of a secret, without the private key.
 fn content(kind: Kind) -> Vec<Vec<u8>> {
     match kind {
         Kind::TlsCertificate(pair) => [pair.certificate_chain, pair.ocsp_staple].map(bytes).into(),
@@ -64,7 +64,7 @@ fn stapled(name: &'static str, file: PathBuf, staples: &[Vec<u8>; 2], without: W
     }
 }
 
-/// The ruined key is beside the first one, and encrypts.
+/// The ruined key is next to the first one, and encrypts.
 fn tickets(name: &'static str, file: PathBuf, without: Without) -> Case {
     Case {
         name,
@@ -87,7 +87,7 @@ fn generic(name: &'static str, file: PathBuf) -> Case {
     }
 }
 
-/// Every kind that can lack a file, in folders and in `[[secret]]`s, with the files that are not ruined.
+/// Every kind that can lack a file, in folders and in `[[secret]]` entries, with the files that are not ruined.
 fn cases(bed: &Bed, identity: &Identity, pki: &Path) -> Vec<Case> {
     let staples = [7, 8].map(|days| staple(&bed.ca, identity, Status::Good, days));
     let pair = [("tls.crt", &identity.chain), ("tls.key", &identity.key)];
@@ -166,7 +166,7 @@ fn ruin(case: &Case, how: Ruin) {
 }
 
 #[test]
-fn a_file_that_is_removed_unreadable_or_bad_takes_nothing_that_is_not_meant_to_go() {
+fn a_file_that_is_removed_unreadable_or_invalid_removes_nothing_else() {
     let bed = Bed::new();
     let identity = bed.ca.server(&["site.test"]);
     let pki = bed.scratch("pki");
@@ -211,8 +211,8 @@ fn a_file_that_is_removed_unreadable_or_bad_takes_nothing_that_is_not_meant_to_g
                 }
             }
         }
-        // With another version than before: it is the next thing that each stream is sent, so that
-        // nothing was sent in between.
+        // The version differs from the one before, so it is the next one that each stream is sent, and nothing was
+        // sent in between.
         version = 1 - version;
         for (case, stream) in cases.iter().zip(&mut streams) {
             put(&case.file, &case.good[version]);

@@ -54,8 +54,8 @@ fn the_mirror_survives_a_cluster_that_crashes_and_loses_its_history() {
     assert!(ask(&socket, "/readyz").contains("503"));
     assert!(output.holds("a", &PAIR) && output.holds("c", &PAIR));
 
-    // It is back, and dies again. The watch goes on where it ended if the new server remembers so
-    // much, which it may not: then there is one new list.
+    // It is back, and dies again. The watch resumes where it ended if the new server has kept enough history; if
+    // not, there is one new list.
     cluster.start_api_server();
     mirror.wait_for_line(&["listed"]);
     assert_eq!(lists(&socket), 1);
@@ -68,7 +68,7 @@ fn the_mirror_survives_a_cluster_that_crashes_and_loses_its_history() {
     let before = lists(&socket);
     assert!(before <= 2, "{before} lists");
 
-    // It forgets: the mirror sleeps, the server is restarted, and etcd compacted.
+    // The history is lost: the mirror sleeps, the server is restarted, and etcd compacted.
     mirror.signal(Signal::STOP);
     cluster.kill_api_server();
     cluster.start_api_server();
@@ -88,14 +88,14 @@ fn the_mirror_survives_a_cluster_that_crashes_and_loses_its_history() {
     let before = lists(&socket);
     assert!((2..=3).contains(&before), "{before} lists");
 
-    // It flaps.
+    // It goes up and down repeatedly.
     for _ in 0..3 {
         cluster.kill_api_server();
         cluster.start_api_server();
     }
     apply(&cluster, &name, &[("c", &OTHER)]);
     output.wait_for_content("c", &OTHER);
-    // One for each server that forgot, at most.
+    // At most one for each server that lost its history.
     assert!(lists(&socket) <= before + 3, "{} lists", lists(&socket));
     another_cluster_is_refused(&mut mirror, &name, &output);
 }
@@ -181,8 +181,8 @@ fn another_cluster_at_the_same_address_is_not_followed_while_the_mirror_runs() {
     assert_eq!(output.names(), ["a", "b", "c"]);
     drop(mirror);
 
-    // A new process does not follow it either. Allowed once, it is the folders' cluster, those that
-    // are held included.
+    // A new process does not follow it either. If that is allowed once, it is the cluster of the folders, including
+    // those that are held.
     let ended = once(&cluster, &[&name], &output, &[]);
     assert_eq!(ended.status.code(), Some(2));
     let ended = once(&cluster, &[&name], &output, &["--allow-cluster-change"]);

@@ -124,7 +124,7 @@ fn three_hundred_removed_folders_are_restored_with_one_list() {
     for name in &names {
         fs::remove_dir_all(output.folder(name)).unwrap();
     }
-    // It is not blind meanwhile.
+    // It still notices changes in the meantime.
     namespace.create_generic("one-more", &PAIR);
     output.wait_for_content("one-more", &PAIR);
     eventually_true("all folders again", || output.names().len() == 301);

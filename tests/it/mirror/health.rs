@@ -262,7 +262,7 @@ fn man_page_and_completions_are_made() {
     }
 }
 
-/// The mirror's metrics that a text names.
+/// The mirror's metrics in a text.
 fn names(text: &str) -> BTreeSet<String> {
     text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '_'))
         .filter(|word| word.starts_with("sds_mirror_"))
@@ -294,7 +294,7 @@ fn every_metric_is_documented_and_rules_and_dashboard_use_no_others() {
         .filter(|name| name.starts_with("sds_mirror_"))
         .map(str::to_owned)
         .collect();
-    // Those of failures have no series before there was one.
+    // The series of failures only exist after a failure.
     let documented = names(&read("docs/mirror.md"));
     assert!(
         there.len() >= 12 && there.is_subset(&documented),

@@ -78,7 +78,7 @@ fn each_held_folder_stays_held_whatever_happens_to_others() {
         .collect();
     names.sort_unstable();
     output.wait_for(&names);
-    // Another process decides the same, though half of the ten are back.
+    // Another process decides the same, although half of the ten are back.
     end(mirror);
     let mirror = Mirror::spawn(&mut command);
     mirror.wait_for_line(&["ERROR", "the removal of 5 folders is held back"]);
@@ -171,7 +171,7 @@ fn a_mistyped_selector_does_not_remove_the_only_folder() {
     assert_eq!(ended.status.code(), Some(1));
     let expected = "the removal of 1 folders is held back";
     assert!(log(&ended).contains(expected), "{}", log(&ended));
-    // Another namespace is another mistake.
+    // Another namespace is a separate mistake.
     let ended = once(cluster, &[&empty.name], &output, &[]);
     assert!(
         log(&ended).contains("no longer mirrored"),
@@ -179,7 +179,7 @@ fn a_mistyped_selector_does_not_remove_the_only_folder() {
         log(&ended)
     );
     assert_eq!(output.names(), ["a"]);
-    // Meant.
+    // It is intended.
     let allowed = [&wrong[..], &["--allow-mass-removal"]].concat();
     assert!(
         once(cluster, &[&full.name], &output, &allowed)
@@ -189,7 +189,7 @@ fn a_mistyped_selector_does_not_remove_the_only_folder() {
     assert!(output.names().is_empty());
 }
 
-/// Another user than root, whose folder root works on.
+/// A user other than root, whose folder root also uses.
 const USER: u32 = 61_234;
 const GROUP: u32 = 61_235;
 
@@ -288,7 +288,7 @@ fn other_users_can_not_release_folders() {
         .uid(USER)
         .gid(GROUP)
         .output();
-    // The program itself may be out of that user's reach.
+    // The program itself may be inaccessible for that user.
     if let Ok(ended) = ended {
         assert_eq!(ended.status.code(), Some(2));
         assert!(log(&ended).contains("only root"), "{}", log(&ended));

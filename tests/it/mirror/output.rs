@@ -15,8 +15,8 @@ impl Output {
         Self(tempfile::Builder::new().prefix("mirror").tempdir().unwrap())
     }
 
-    /// One on a file system in memory, where there is one: a disk takes a minute to forget thousands
-    /// of synced folders again.
+    /// An output folder on a file system in memory, if there is one: a disk takes a minute to remove thousands of
+    /// synced folders.
     pub(super) fn in_memory() -> Self {
         let memory = tempfile::Builder::new()
             .prefix("mirror")

@@ -401,7 +401,7 @@ fn the_environments_proxy_is_used_except_for_no_proxy_hosts() {
     }
     assert_eq!(count.load(Ordering::Relaxed), before);
 
-    // What can't be is named with its source, and without its password.
+    // A value that can't be used is named with its source, and without its password.
     for (value, expected) in [
         (
             "socks5://user:secret@127.0.0.1:1",

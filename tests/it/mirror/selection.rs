@@ -137,7 +137,7 @@ fn a_dry_run_prints_what_would_change_and_changes_nothing() {
     namespace.create_generic("new", &PAIR);
     namespace.apply(&secret("bad", "Opaque", &[PAIR[0], OTHER[1]]));
     let generation = fs::read_link(output.folder("changed/..data")).unwrap();
-    // Beside a running one, too.
+    // It also works next to a running mirror.
     let mut command = Mirror::command(cluster, &["nothing-here"], &output.path());
     let running = Mirror::spawn(&mut command);
     running.wait_for_line(&["listed"]);

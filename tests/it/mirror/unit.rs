@@ -87,7 +87,7 @@ fn the_unit_has_low_exposure_and_the_mirror_works_in_it() {
         .find_map(|word| word.parse::<f64>().ok());
     assert!(exposure.is_some_and(|exposure| exposure < 1.5), "{verdict}");
 
-    // It is up while the cluster is not, so that it does not hold up the machine.
+    // It is up while the cluster is not, so it does not delay the machine's start.
     machine.run(
         "systemctl start sds-mirror || { journalctl -u sds-mirror -o cat -n 20 >&2; exit 1; }",
     );
@@ -185,7 +185,7 @@ fn only_the_agent_reads_what_the_mirror_writes(machine: &Machine) {
     assert!(files(agents) >= 1 && files(mirrors) >= 1);
     assert_eq!(readable_by(machine, "envoy", both), [""; 0]);
     assert_eq!(readable_by(machine, "sds-mirror", agents), [""; 0]);
-    // The running process has no group more than its user has by the database.
+    // The running process has no other groups than those of its user in the database.
     let groups = "grep -E '^(Gid|Groups):' /proc/$(systemctl show -P MainPID sds-mirror)/status";
     let own = machine.run("id -g sds-mirror");
     let groups = machine.run(groups);

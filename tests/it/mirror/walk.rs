@@ -43,7 +43,7 @@ fn walk(protocol: Protocol) {
         namespace.create_generic(name, &pair);
     };
 
-    // Simple TLS: the credential comes after the listener that names it.
+    // Simple TLS: the credential is created after the listener that names it.
     let ca = Ca::new("First CA");
     assert!(
         envoy.https(HOST).get().is_err(),

@@ -30,7 +30,7 @@ pub(crate) fn get(socket: &Path, path: &str) -> Answer {
     )
 }
 
-/// Sends a request to the admin port, as it is.
+/// Sends a request to the admin port, unchanged.
 #[track_caller]
 pub(crate) fn send(address: SocketAddr, request: &str) -> Answer {
     let stream = eventually("a connection to the admin port", || {
@@ -75,8 +75,7 @@ pub(crate) fn secret(socket: &Path, name: &str, good: impl Fn(&Value) -> bool) -
     found.unwrap_or_else(|_| panic!("this state of {name} was not waited for: {last:#}"))
 }
 
-/// All secrets of a state, each with the fields of its credential beside its own, and those of its first
-/// certificate.
+/// All secrets of a state, each with the fields of its credential added, and those of its first certificate.
 pub(crate) fn secrets(status: &Value) -> impl Iterator<Item = Value> + '_ {
     let credentials = status["credentials"].as_array().unwrap().iter();
     credentials.flat_map(|credential| {

@@ -29,12 +29,12 @@ pub(crate) struct Builder {
 }
 
 impl Agent {
-    /// Starts an agent for `root` at `socket`, and waits until it takes connections.
+    /// Starts an agent for `root` at `socket`, and waits until it accepts connections.
     pub(crate) fn start(root: &Path, socket: &Path) -> Self {
         Self::builder(socket).credentials(root).start()
     }
 
-    /// An agent that will listen at `socket`, without a root so far.
+    /// An agent that will listen at `socket`, without a root yet.
     pub(crate) fn builder(socket: &Path) -> Builder {
         let mut command = Command::new(PROGRAM);
         command.arg("serve").arg("--socket").arg(socket);
@@ -50,7 +50,7 @@ impl Agent {
         Sds::connect(&self.socket)
     }
 
-    /// SIGTERM, and waits for its end.
+    /// Sends SIGTERM, and waits until it has ended.
     #[track_caller]
     pub(crate) fn terminate(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
@@ -87,7 +87,7 @@ impl Builder {
         self
     }
 
-    /// Starts it, and waits until it takes connections.
+    /// Starts it, and waits until it accepts connections.
     #[track_caller]
     pub(crate) fn start(self) -> Agent {
         let mut agent = self.start_without_waiting();
@@ -102,7 +102,7 @@ impl Builder {
         agent
     }
 
-    /// Starts it alone.
+    /// Starts it, without waiting.
     pub(crate) fn start_without_waiting(mut self) -> Agent {
         Agent {
             process: Process::spawn("sds-agent", &mut self.command),
@@ -125,7 +125,7 @@ impl DerefMut for Agent {
     }
 }
 
-/// A folder for sockets, with a short path: a socket's address has room for 107 bytes.
+/// A folder for sockets with a short path: the address of a socket is limited to 107 bytes.
 pub(crate) fn socket_folder() -> TempDir {
     tempfile::Builder::new()
         .prefix("sds")

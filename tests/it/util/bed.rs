@@ -42,13 +42,13 @@ impl Bed {
         self.sockets.path().join("admin.sock")
     }
 
-    /// Starts an agent for the root, and waits until it takes connections.
+    /// Starts an agent for the root, and waits until it accepts connections.
     #[track_caller]
     pub(crate) fn agent(&self) -> Agent {
         self.builder().start()
     }
 
-    /// As [`agent`](Self::agent), and waits until everything in the root has been read.
+    /// Like [`agent`](Self::agent), but waits until everything in the root has been read.
     #[track_caller]
     pub(crate) fn ready_agent(&self) -> Agent {
         self.ready(self.builder())

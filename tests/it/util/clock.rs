@@ -1,4 +1,4 @@
-//! A clock of an agent that a test sets, by libfaketime.
+//! A clock for an agent that a test sets, with libfaketime.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock that is right, and a bed for its agent; `None` without the library for it.
+    /// A clock with the correct time, and a bed for its agent; `None` without the library for it.
     pub(crate) fn new() -> Option<Self> {
         let clock = Self {
             library: require(&LIBFAKETIME)?,
@@ -44,7 +44,7 @@ impl Clock {
         )
     }
 
-    /// A certificate for `host`, valid from so many days from now until so many.
+    /// A certificate for `host`, valid from and until these numbers of days from now.
     pub(crate) fn identity(&self, host: &str, from: i64, to: i64) -> Identity {
         let now = OffsetDateTime::now_utc();
         self.bed.ca.server_with(&[host], |params| {

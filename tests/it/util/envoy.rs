@@ -203,7 +203,7 @@ impl Envoy {
             .collect()
     }
 
-    /// Asserts that Envoy has rejected no secret, and that loading none failed.
+    /// Asserts that Envoy has not rejected a secret, and has not failed to load one.
     #[track_caller]
     pub(crate) fn assert_no_rejection(&self) {
         let of_interest = [".update_rejected", ".key_rotation_failed"];
@@ -216,7 +216,7 @@ impl Envoy {
         assert!(failed.is_empty(), "Envoy rejected updates: {failed:?}");
     }
 
-    /// A request to the admin interface; empty when that fails.
+    /// A request to the admin interface; empty if that fails.
     pub(crate) fn admin(&self, method: &str, path: &str) -> String {
         self.try_admin(method, path).unwrap_or_default()
     }
@@ -297,7 +297,7 @@ pub(crate) fn bootstrap(socket: &Path) -> Value {
     })
 }
 
-/// The source of secrets that is the agent.
+/// The source of secrets for this agent.
 pub(crate) fn sds_config(protocol: Protocol) -> Value {
     json!({
         "resource_api_version": "V3",
@@ -371,7 +371,7 @@ fn on_demand_chain(default: &str, client_ca: Option<&str>) -> Value {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
                 "common_tls_context": context,
                 "require_client_certificate": client_ca.is_some(),
-                // Envoy refuses certificates on demand where sessions can be resumed.
+                // Envoy rejects certificates on demand if sessions can be resumed.
                 "disable_stateless_session_resumption": true,
                 "disable_stateful_session_resumption": true,
             },

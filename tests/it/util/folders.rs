@@ -31,7 +31,7 @@ impl Root {
         Self { folder }
     }
 
-    /// The folder that the agent is to watch.
+    /// The folder that the agent watches.
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("live")
     }
@@ -152,8 +152,8 @@ impl Way {
     }
 }
 
-/// As certbot does it: the files of each generation in `archive/NAME/`, and links to them, which
-/// are unlinked and linked anew in this order.
+/// As certbot does: the files of each generation in `archive/NAME/`, and links to them, which are removed and
+/// created again in this order.
 fn certbot(archive: &Path, live: &Path, name: &str, generation: usize, identity: &Identity) {
     let folder = archive.join(name);
     fs::create_dir_all(&folder).unwrap();

@@ -23,7 +23,7 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    /// Whether the handshake goes on with this certificate, DER.
+    /// Whether the handshake continues with this certificate, DER.
     pub(crate) fn shows(&self, leaf: &[u8]) -> bool {
         let Self::Served(bytes) = self else {
             return false;
@@ -32,13 +32,13 @@ impl Answer {
     }
 }
 
-/// Begins a handshake for the host `name`, or for none.
+/// Begins a handshake for the host `name`, or without SNI.
 #[track_caller]
 pub(crate) fn hello(port: u16, name: Option<&[u8]>) -> Answer {
     hello_within(BOUND, port, name)
 }
 
-/// Does the same as [`hello`], with another bound.
+/// Does the same as [`hello`], with another time limit.
 #[track_caller]
 pub(crate) fn hello_within(bound: Duration, port: u16, name: Option<&[u8]>) -> Answer {
     let mut stream = begin_hello(port, name);

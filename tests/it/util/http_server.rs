@@ -13,7 +13,7 @@ pub(crate) enum Answer {
     Text(u16, String),
     /// A body that never ends: nothing is sent, and the connection stays open.
     Silence,
-    /// A body that ends before anything came.
+    /// A body that ends before any content.
     Nothing,
 }
 

@@ -43,7 +43,7 @@ impl Https {
         }
     }
 
-    /// The server's certificate must be valid for the host and of this authority (PEM).
+    /// The server's certificate must be valid for the host, and issued by this authority (PEM).
     pub(crate) fn ca(mut self, pem: &str) -> Self {
         self.ca = Some(pem.to_owned());
         self

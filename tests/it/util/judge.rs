@@ -128,7 +128,7 @@ impl Judge {
             .collect()
     }
 
-    /// Envoy has closed the stream of that name, on which it was to judge a secret.
+    /// Envoy has closed the stream of that name while a secret was being tested on it.
     fn lost(&mut self, name: &str) -> ! {
         let state = match self.envoy.is_running() {
             true => "is running",
@@ -148,12 +148,12 @@ fn bundle_name(lane: usize) -> String {
     format!("bundle-{lane}")
 }
 
-/// A certificate pair of any bytes.
+/// A certificate pair with arbitrary bytes.
 pub(crate) fn pair(chain: &[u8], key: &[u8]) -> Kind {
     pair_with_staple(chain, key, None)
 }
 
-/// A certificate pair of any bytes, with an OCSP staple.
+/// A certificate pair with arbitrary bytes, with an OCSP staple.
 pub(crate) fn pair_with_staple(chain: &[u8], key: &[u8], staple: Option<&[u8]>) -> Kind {
     Kind::TlsCertificate(TlsCertificate {
         certificate_chain: Some(inline(chain)),
@@ -163,7 +163,7 @@ pub(crate) fn pair_with_staple(chain: &[u8], key: &[u8], staple: Option<&[u8]>) 
     })
 }
 
-/// A trust bundle of any bytes.
+/// A trust bundle with arbitrary bytes.
 pub(crate) fn bundle(trusted_ca: &[u8], crl: Option<&[u8]>) -> Kind {
     Kind::ValidationContext(CertificateValidationContext {
         trusted_ca: Some(inline(trusted_ca)),
@@ -198,7 +198,7 @@ fn response(name: &str, kind: Kind, version: u64) -> DeltaDiscoveryResponse {
     }
 }
 
-/// A stream of Envoy's, for one secret.
+/// A stream of Envoy, for one secret.
 struct Line {
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
     verdicts: mpsc::Receiver<Verdict>,

@@ -144,7 +144,7 @@ impl ControlPlane {
             let command = command.args(["create", "namespace", namespace]);
             command.output().unwrap().status.success()
         });
-        // What stands for the cluster is made a moment after the start.
+        // The namespace that identifies the cluster is created a moment after the start.
         eventually_true("kube-system", || {
             let mut command = self.kubectl();
             let command = command.args(["get", "namespace", "kube-system"]);
@@ -400,8 +400,8 @@ impl DerefMut for Mirror {
     }
 }
 
-/// A server that ends with the test process, whatever ends that, and its folder with it: a shell
-/// waits for the end of its input, which this process holds.
+/// A server that ends together with the test process, however that ends, and whose folder is removed then: a shell
+/// waits for the end of its input, which this process holds open.
 struct Guarded {
     shell: Child,
     _input: ChildStdin,
@@ -495,7 +495,7 @@ fn write_pki(folder: &Path, ca: &Ca) {
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {
-    // Held together, so that they differ.
+    // All are open at the same time, so that they differ.
     let listeners = [(); N].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }

@@ -11,8 +11,8 @@ use std::rc::Rc;
 /// One system call, or a few that can't be observed separately.
 pub(crate) type Step = Box<dyn FnOnce() -> io::Result<()>>;
 
-/// The steps that put `generation` of these files into `folder`, over whatever an earlier run, of
-/// another generation, has left there.
+/// The steps that put `generation` of these files into `folder`, over what an earlier run with another generation
+/// has left there.
 pub(crate) fn steps<N: AsRef<str>, C: AsRef<[u8]>>(
     folder: &Path,
     generation: impl Display,

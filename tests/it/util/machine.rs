@@ -17,8 +17,8 @@ const NSPAWN: Tool = Tool {
     find: |_| find_nspawn(),
 };
 
-/// Boots the machine, and ends it when its standard input ends, which is with the test process,
-/// however that ends. Only one at a time can run on a computer, because they would share a control group.
+/// Boots the machine, and ends it when its standard input ends, which is when the test process ends, for any
+/// reason. Only one can run on a computer at a time, because they would share a control group.
 const SUPERVISOR: &str = r#"
     exec 9>/run/lock/sds-agent-test-machine
     flock 9 || exit 1
@@ -47,8 +47,8 @@ pub(crate) struct Machine {
     _supervisor: Child,
 }
 
-/// The machine, for one test at a time: with the units installed, no agent running and nothing left
-/// of an earlier test's. `None` where there can be none.
+/// The machine, for one test at a time: with the units installed, no agent running, and nothing left from an
+/// earlier test. `None` if it can't run here.
 #[track_caller]
 pub(crate) fn machine() -> Option<MutexGuard<'static, Machine>> {
     require(&NSPAWN)?;
@@ -163,7 +163,7 @@ impl Machine {
         self.run("systemctl daemon-reload");
     }
 
-    /// A client of the agent in the machine. Its process is outside of it, and root's.
+    /// A client of the agent in the machine. Its process is outside of the machine, and runs as root.
     pub(crate) fn client(&self) -> Sds {
         Sds::connect(&self.socket())
     }
@@ -173,8 +173,8 @@ impl Machine {
         self.path("run/sds-agent/sds.sock")
     }
 
-    /// Runs a script in the machine; its output. Fails the test, and shows the agent's log, where
-    /// the script fails.
+    /// Runs a script in the machine, and returns its output. If the script fails, shows the agent's log and fails
+    /// the test.
     #[track_caller]
     pub(crate) fn run(&self, script: &str) -> String {
         let output = self.try_run(script);
@@ -194,7 +194,7 @@ impl Machine {
         self.command(script).output().unwrap()
     }
 
-    /// What systemd and the agent have logged of the agent's unit since it was last cleaned.
+    /// What systemd and the agent have logged about the agent's unit since it was last cleaned.
     pub(crate) fn journal(&self) -> String {
         let script = "journalctl --no-pager -o cat -n 200 -u sds-agent.service -u sds-agent.socket";
         text(&self.try_run(script).stdout)
@@ -218,7 +218,7 @@ impl Machine {
     }
 }
 
-/// The machine's init is the child of nspawn that is process 1 of a namespace.
+/// The machine's init is the child of nspawn that has process id 1 in a namespace.
 fn init_of(folder: &Path) -> Option<u32> {
     let nspawn = fs::read_to_string(folder.join("pid")).ok()?;
     let nspawn = nspawn.trim();

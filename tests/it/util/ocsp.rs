@@ -1,4 +1,4 @@
-//! OCSP responses, made by OpenSSL.
+//! OCSP responses, created with OpenSSL.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ pub(crate) enum Status {
     Revoked,
 }
 
-/// A response of `ca` about the certificate of `identity`, valid from now for so many days, in DER.
+/// A response of `ca` for the certificate of `identity`, valid from now for this number of days, in DER.
 pub(crate) fn staple(ca: &Ca, identity: &Identity, status: Status, days: u32) -> Vec<u8> {
     staple_with(ca, identity, status, &["-ndays", &days.to_string()])
 }

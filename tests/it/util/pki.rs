@@ -114,7 +114,7 @@ pub(crate) fn leaf_params(names: &[&str], usage: ExtendedKeyUsagePurpose) -> Cer
     params
 }
 
-/// The extension of a certificate that has to be served with an OCSP staple (RFC 7633).
+/// The extension of a certificate that must be served with an OCSP staple (RFC 7633).
 pub(crate) fn must_staple_feature() -> CustomExtension {
     CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 24], vec![48, 3, 2, 1, 5])
 }

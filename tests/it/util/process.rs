@@ -115,7 +115,7 @@ impl Process {
     /// Processor time used so far, in clock ticks (10 ms), user and system.
     pub(crate) fn cpu_ticks(&self) -> u64 {
         let stat = self.proc_file("stat");
-        // The fields after the name, which stands in parentheses and may hold anything.
+        // The fields after the name, which is in parentheses and may contain anything.
         let fields: Vec<&str> = stat
             .rsplit(") ")
             .next()

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-/// What `openssl s_client` prints of a handshake with `host` on a port of this machine, with these
-/// options, and of a request; a failure is part of it.
+/// What `openssl s_client` prints about a handshake with `host` on a port of this machine, with these options, and
+/// about a request; that includes failures.
 #[track_caller]
 pub(crate) fn s_client(port: u16, host: &str, options: &[&str]) -> String {
     let address = format!("127.0.0.1:{port}");

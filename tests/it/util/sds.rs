@@ -33,7 +33,7 @@ pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
         .unwrap()
 });
 
-/// Waits for what a client of some [`Channel`] does; fails the test after [`BOUND`].
+/// Waits for the result of a client on some [`Channel`]; fails the test after [`BOUND`].
 #[track_caller]
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let bounded = async { tokio::time::timeout(BOUND, future).await };
@@ -63,7 +63,7 @@ impl Sds {
         }))
     }
 
-    /// A client on a connection that was made before; `None` when the other side has closed it.
+    /// A client on an existing connection; `None` if the other side has closed it.
     pub(crate) fn on(connection: std::os::unix::net::UnixStream) -> Option<Self> {
         connection.set_nonblocking(true).unwrap();
         let mut connection = Some(connection);
@@ -86,7 +86,7 @@ impl Sds {
     {
         // The address is only for the :authority header.
         let endpoint = Endpoint::from_static("http://localhost")
-            // Small, so that a client that does not read is felt by the server soon.
+            // Small, so that the server soon notices a client that does not read.
             .initial_stream_window_size(65_535)
             .initial_connection_window_size(1 << 20);
         let channel = RUNTIME
@@ -157,7 +157,7 @@ impl Sds {
     /// Opens a stream with a message that is not a request, and returns the stream's end.
     pub(crate) fn garbage_message(&self) -> Code {
         let mut client = tonic::client::Grpc::new(self.channel.clone());
-        // Its second field is any bytes, where a request has the node's message.
+        // Its second field has arbitrary bytes where a request has the node's message.
         let message = prost_types::Any {
             type_url: String::new(),
             value: vec![0xff; 64],
@@ -188,8 +188,8 @@ impl Sds {
     }
 }
 
-/// Passes the responses on. At most one waits here: a test that does not receive is a client that
-/// does not read.
+/// Passes on the responses. At most one waits here, so that a test that does not receive is a client that does not
+/// read.
 async fn pump<T>(
     response: Result<tonic::Response<tonic::Streaming<T>>, Status>,
     incoming: mpsc::Sender<Result<T, Status>>,
@@ -260,7 +260,7 @@ impl<Q, R: std::fmt::Debug> Stream<Q, R> {
         Some(next.unwrap_or_else(|status| panic!("the stream has ended: {status:?}")))
     }
 
-    /// Waits for the end of the stream: `Ok` when it was the regular one.
+    /// Waits for the end of the stream: `Ok` if it ended without an error.
     #[track_caller]
     pub(crate) fn end(&mut self) -> Code {
         match self.next(BOUND) {

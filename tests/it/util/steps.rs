@@ -37,8 +37,7 @@ impl Tool {
         Self::Copy,
     ];
 
-    /// The steps that put `generation` of a pair in folder `name`, over whatever an earlier run has
-    /// left there.
+    /// The steps that put `generation` of a pair into folder `name`, over what an earlier run has left there.
     pub(crate) fn steps(
         self,
         root: &Root,

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use super::agent::PROGRAM;
 
-/// Runs the program on a terminal of so many columns, without colours. What it prints is in `stdout`.
+/// Runs the program on a terminal with this number of columns, without colours. Its output is in `stdout`.
 pub(crate) fn run(columns: u16, arguments: &[&str]) -> Output {
     command(columns)
         .args(arguments)
@@ -14,7 +14,7 @@ pub(crate) fn run(columns: u16, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// The program on a terminal of so many columns.
+/// The program on a terminal with this number of columns.
 pub(crate) fn command(columns: u16) -> Command {
     let mut command = Command::new("python3");
     command

@@ -41,7 +41,7 @@ pub(crate) fn envoy_release(version: &str) -> Result<PathBuf, String> {
     setup("envoy.py", &[version])
 }
 
-/// grpcurl, which tests/setup/grpcurl.py builds.
+/// grpcurl, which tests/setup/grpcurl.py builds at its first use.
 pub(crate) const GRPCURL: Tool = Tool {
     name: "grpcurl",
     how: "Go 1.24 or newer builds it (Debian: apt-get install golang-go)",
@@ -127,7 +127,7 @@ pub(crate) fn require(tool: &Tool) -> Option<PathBuf> {
     );
     // Unlike eprintln!, this is not captured.
     let _ = writeln!(std::io::stderr().lock(), "\n{line}");
-    // tests/run tells it once more at the end.
+    // tests/run prints it again at the end.
     if let Some(path) = std::env::var_os("SDS_AGENT_LEFT_OUT") {
         let file = std::fs::OpenOptions::new().append(true).open(path);
         let _ = file.and_then(|mut file| writeln!(file, "{line}"));
@@ -165,9 +165,9 @@ fn setup(script: &str, arguments: &[&str]) -> Result<PathBuf, String> {
 /// The path of a program in PATH.
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)
-        // Not every user has these, where Debian puts programs for the administrator.
+        // Not every user has these folders in PATH, where Debian puts programs for the administrator.
         .chain(["/usr/sbin".into(), "/sbin".into()])
-        // And here is what tests/run has unpacked.
+        // tests/run unpacks programs here.
         .chain([target_dir().join("debian/usr/bin")])
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())

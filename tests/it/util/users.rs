@@ -8,7 +8,7 @@ use rustix::fs::{Gid, Uid};
 
 use super::tools::Tool;
 
-/// Becoming other users, which root alone can do.
+/// Changes to other users, which only root can do.
 pub(crate) const ROOT: Tool = Tool {
     name: "root's rights",
     how: "run the tests as root",
@@ -21,8 +21,8 @@ pub(crate) const ROOT: Tool = Tool {
     },
 };
 
-/// Connects as a user and group without any other group. The credentials of a connection are those
-/// of the thread that makes it.
+/// Connects as a user and group without any other group. A connection has the credentials of the thread that makes
+/// it.
 pub(crate) fn connect_as(socket: &Path, uid: u32, gid: u32) -> io::Result<UnixStream> {
     std::thread::scope(|scope| {
         let connected = scope.spawn(|| {
@@ -36,7 +36,7 @@ pub(crate) fn connect_as(socket: &Path, uid: u32, gid: u32) -> io::Result<UnixSt
     })
 }
 
-/// A folder that every user can enter, which the folder of build products may not be.
+/// A folder that every user can enter, unlike perhaps the folder of build products.
 pub(crate) fn folder_for_all() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);

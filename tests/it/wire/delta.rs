@@ -67,7 +67,7 @@ fn a_removed_secret_is_reported_as_removed_once() {
 }
 
 #[test]
-fn a_folder_deleted_and_made_again_at_once_is_a_rotation() {
+fn a_folder_deleted_and_created_again_immediately_is_a_rotation() {
     let bed = Bed::new();
     bed.pair("site");
     let _agent = bed.agent();
@@ -178,7 +178,7 @@ fn after_a_nack_nothing_is_sent_until_the_content_changes() {
 fn neither_an_empty_subscription_nor_a_wildcard_gets_a_secret() {
     let bed = Bed::new();
     bed.pair("site");
-    // A file system allows it, and Envoy would take it for the wildcard's answer.
+    // A file system allows this name, and Envoy would accept it as the response for a wildcard.
     bed.pair("*");
     let _agent = bed.agent();
     for names in [&[][..], &["*"], &[""], &["*", ""]] {

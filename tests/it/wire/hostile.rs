@@ -151,7 +151,7 @@ fn garbage_instead_of_http_ends_only_that_connection() {
     for beginning in beginnings {
         let mut connection = UnixStream::connect(bystander.bed.socket()).unwrap();
         connection.set_read_timeout(Some(BOUND)).unwrap();
-        // The other end may close before it has read it all.
+        // The other end may close the connection before it has read everything.
         let _ = connection.write_all(beginning);
         let _ = connection.write_all(&garbage);
         let mut answer = Vec::new();
@@ -195,7 +195,7 @@ fn closed_streams_leave_nothing_behind() {
         sotw.subscribe(&["site"]);
         delta.subscribe(&["site"]);
         sotw.recv();
-        // Gone without an answer, and the other one without having read.
+        // One client disconnected without an answer, the other without having read anything.
     }
     // The agent may have opened a few files since; each remaining connection would be one more.
     eventually_true("the connections' end", || {
@@ -207,7 +207,7 @@ fn closed_streams_leave_nothing_behind() {
 #[test]
 fn a_client_that_does_not_read_delays_no_other_and_gets_the_latest_state() {
     const ROTATIONS: usize = 300;
-    // Far more in all than any buffer between the two holds.
+    // In total, far more than the buffers between the two can hold.
     let big = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999], vec![7; 150_000]);
     let bed = Bed::new();
     let write = || {

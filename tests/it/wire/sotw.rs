@@ -53,7 +53,7 @@ fn the_same_content_has_the_same_version_in_another_agent() {
 }
 
 #[test]
-fn the_same_content_written_again_is_no_change() {
+fn the_same_content_written_again_is_not_a_change() {
     let bed = Bed::new();
     let identity = bed.pair("site");
     let _agent = bed.agent();
@@ -213,7 +213,7 @@ fn neither_an_empty_subscription_nor_a_wildcard_gets_a_secret() {
         stream.stream.assert_silent();
         bed.pair("site");
         stream.stream.assert_silent();
-        // And the stream is as good as any.
+        // The stream still works like any other.
         stream.subscribe(&["site"]);
         assert_eq!(stream.secret().name, "site");
     }

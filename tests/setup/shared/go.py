@@ -10,7 +10,7 @@ from shared import once
 TESTS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 NO_GO = """\
-there is no Go, which builds {name}.
+Go is missing, which builds {name}.
   Debian, Ubuntu: apt-get install golang-go (1.24 or newer, or 1.21 with GOTOOLCHAIN=auto)
   Fedora:         dnf install golang"""
 

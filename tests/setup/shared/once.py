@@ -1,4 +1,4 @@
-"""Puts something below the folder of build products, once, however many ask for it at a time."""
+"""Puts something below the folder of build products, once, even if several processes need it at the same time."""
 
 import fcntl
 import hashlib
@@ -8,7 +8,7 @@ import tempfile
 
 
 def version(*files):
-    """What tells what these files pin from anything else."""
+    """A short hash of these files, which pin what is installed."""
     digest = hashlib.sha256()
     for name in files:
         with open(name, "rb") as file:
@@ -17,8 +17,8 @@ def version(*files):
 
 
 def make(usage, name, files, fill):
-    """The folder `name` of the build products for what `files` pin. `fill` puts it there the first time,
-    into a folder that it is given. Whoever comes second waits for the first."""
+    """The folder `name` of the build products for what `files` pin. The first time, `fill` fills it. A second
+    process waits for the first one."""
     if len(sys.argv) != 2:
         sys.exit(usage)
     parent = os.path.join(os.path.abspath(sys.argv[1]), name)
@@ -31,6 +31,6 @@ def make(usage, name, files, fill):
                 made = os.path.join(scratch, name)
                 os.mkdir(made)
                 fill(made)
-                # All of it is there, or none.
+                # The rename makes all of it visible at once.
                 os.rename(made, folder)
     return folder

@@ -21,7 +21,7 @@ use super::*;
 const CHILD_FOLDER: &str = "SDS_MIRROR_CRASH_FOLDER";
 const CHILD_STEP: &str = "SDS_MIRROR_CRASH_STEP";
 
-/// Every call that changes a file system, or syncs it, and those by which a file is reached.
+/// Every call that changes or syncs a file system, and the calls that reach a file.
 const CALLS: [&str; 17] = [
     "openat",
     "mkdir",
@@ -120,7 +120,7 @@ fn expected(content: Content) -> Option<BTreeMap<String, String>> {
     content.map(|content| content.iter().map(own).collect())
 }
 
-/// The next run of the mirror: it gets where the first one was going, and leaves no litter.
+/// The next run of the mirror reaches the intended state, and leaves no temporary files.
 fn heal(path: &Path, after: Content, at: &str) {
     let output = Output::open(path, Rights::default()).unwrap();
     match after {
@@ -200,7 +200,7 @@ fn has_strace() -> bool {
         );
         // Unlike eprintln!, this is not captured.
         let _ = writeln!(io::stderr().lock(), "\n{line}");
-        // tests/run tells it once more at the end.
+        // tests/run prints it again at the end.
         if let Some(path) = std::env::var_os("SDS_AGENT_LEFT_OUT") {
             let file = fs::OpenOptions::new().append(true).open(path);
             let _ = file.and_then(|mut file| writeln!(file, "{line}"));

@@ -110,7 +110,7 @@ impl Output {
         Ok(output)
     }
 
-    /// Opens the output folder to look at it alone: it is neither made nor locked.
+    /// Opens the output folder only for reading: it is neither created nor locked.
     ///
     /// # Errors
     /// What the system reports.
