@@ -69,7 +69,7 @@ impl<'a> Rotating<'a> {
         start
     }
 
-    /// Swaps the pair, and returns how long it took to arrive, the writing included.
+    /// Swaps the pair, and returns how long it took to arrive, including the writing.
     pub(crate) fn rotate(&mut self) -> Duration {
         let start = self.swap();
         self.client.next();

@@ -11,7 +11,7 @@ const ROTATIONS: usize = 500;
 
 /// Whether a rotation costs more if there are more credentials.
 pub(crate) fn of_a_rotation(beds: &Beds) {
-    title("kubelet's swap to its delivery on one stream, the writing included");
+    title("kubelet's swap to its delivery on one stream, including the writing");
     let few = kubelet_bed(10);
     let rotating = [&few, beds.many()].map(Rotating::start);
     tell(rotating, ["10 credentials", "20,000 credentials"]);
@@ -21,7 +21,7 @@ pub(crate) fn of_a_rotation(beds: &Beds) {
 pub(crate) fn of_a_rotation_beside_other_streams(_: &Beds) {
     const STREAMS: usize = 1_000;
 
-    title("The same beside streams of another credential");
+    title("The same next to streams of another credential");
     let beds = [kubelet_bed(2), kubelet_bed(2)];
     let rotating = beds.each_ref().map(Rotating::start);
     let mut others = Client::connect(&beds[1].socket());
@@ -64,7 +64,7 @@ pub(crate) fn of_a_delivery(_: &Beds) {
     const CONNECTIONS: usize = 10;
     const ROUNDS: u32 = 20;
 
-    title("One rotation to 10,000 streams, 1,000 on a connection: processor time of a delivery");
+    title("One rotation to 10,000 streams, 1,000 on a connection: processor time per delivery");
     let bed = kubelet_bed(1);
     let mut rotating = Rotating::start(&bed);
     let mut clients: Vec<_> = (0..CONNECTIONS)

@@ -12,7 +12,7 @@ const ROTATIONS: usize = 300;
 /// Writes one credential among many, and waits until a stream has it. The time starts before the first byte is
 /// written, so that it includes the writing.
 pub(crate) fn among_1_000(_: &Beds) {
-    title("Drop to delivery of one credential among 1,000, the writing included");
+    title("Drop to delivery of one credential among 1,000, including the writing");
     // The slow way would measure its own pauses.
     for way in [Way::Kubelet, Way::Rename, Way::Copy, Way::Certbot] {
         let bed = Bed::new();

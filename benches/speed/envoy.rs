@@ -17,7 +17,7 @@ pub(crate) fn against_its_own_file_watch(_: &Beds) {
     let Some(program) = require(&tools::ENVOY) else {
         return;
     };
-    title("kubelet swap to handshake with a real Envoy, the writing included");
+    title("kubelet swap to handshake with a real Envoy, including the writing");
     let hosts = [Host::new("site.test", SITE)];
     let own = kubelet_bed(1);
     let own_envoy = Envoy::start_from(&program, file_source(&own), &hosts);

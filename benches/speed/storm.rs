@@ -83,9 +83,9 @@ pub(crate) fn of_rotations(_: &Beds) {
         format!("{a_second:.0}"),
     );
     let share = delivered as f64 / rotations as f64;
-    line("deliveries a rotation", format!("{share:.3}"));
+    line("deliveries per rotation", format!("{share:.3}"));
     let cost = (spent(&agent) - before).as_secs_f64() * 1e6 / rotations as f64;
-    line("processor time a rotation", format!("{cost:.0} µs"));
+    line("processor time per rotation", format!("{cost:.0} µs"));
     let metrics = admin::get(&bed.admin(), "/metrics").body;
     for name in ["watch_queue_overflows", "watch_missed_changes"] {
         let mut values = metrics.lines().filter(|line| !line.starts_with('#'));

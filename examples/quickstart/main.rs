@@ -5,8 +5,11 @@
 //! It needs a Rust toolchain and Python 3 with pip. It only writes to a temporary folder and below target/. It
 //! runs until Ctrl-C; with `--once` it ends after the tour.
 
-#![allow(clippy::print_stdout, reason = "it is a tour: it tells what it does")]
-#![allow(clippy::unwrap_used, reason = "in what it shares with the tests")]
+#![allow(clippy::print_stdout, reason = "it is a tour: it prints what it does")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "in the code that it shares with the tests"
+)]
 
 mod needs;
 mod programs;

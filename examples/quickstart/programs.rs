@@ -53,7 +53,7 @@ fn build_agent() -> Result<PathBuf, Failure> {
         is_agent.then(|| PathBuf::from(path))
     });
     built.next().ok_or_else(|| {
-        let what = "cargo did not say where it built sds-agent";
+        let what = "cargo did not report where it built sds-agent";
         Failure::new(what, "no executable", "run: cargo build")
     })
 }
@@ -78,7 +78,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Failure> {
             Failure::new(what, error, format!("install {name}, and run this again"))
         })?;
     if !output.status.success() {
-        let how = "see what it says above, and run this again";
+        let how = "see its output above, and run this again";
         return Err(Failure::new(format!("{name} failed"), output.status, how));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

@@ -1,4 +1,4 @@
-//! Whether the agent is alive, and whether it serves all that it should.
+//! Whether the agent is alive, and whether it is ready.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -110,7 +110,7 @@ fn certificates(registry: &mut Registry, report: &Report) {
     );
     registry.register_with_unit(
         "certificate_warn",
-        "How long before its end it counts as expiring at most; warn_days of the configuration",
+        "How long before its end a certificate counts as expiring at most; from warn_days",
         Unit::Seconds,
         warn,
     );

@@ -48,7 +48,7 @@ pub fn register(registry: &mut Registry, started: SystemTime) {
 
 #[allow(
     clippy::cast_precision_loss,
-    reason = "no figure here is beyond what a float holds exactly"
+    reason = "all figures are small enough to be exact as floats"
 )]
 fn gauge(value: u64) -> ConstGauge<f64> {
     ConstGauge::new(value as f64)

@@ -20,7 +20,7 @@ Examples:
       sds-agent completions bash > /usr/share/bash-completion/completions/sds-agent
       sds-agent completions zsh > /usr/share/zsh/site-functions/_sds-agent
       sds-agent completions fish > ~/.config/fish/completions/sds-agent.fish
-  For this bash alone
+  For the current bash only
       source <(sds-agent completions bash)
 
 Bash breaks words at a colon: to complete a name that has one, begin it with a quotation mark.";

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::name::is_requestable;
 
-/// A user or group, by name or number. A text of digits alone is a number.
+/// A user or group, by name or number. A text with only digits is a number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Account {
     /// By name. Whether it exists is only known when it is used.

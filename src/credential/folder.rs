@@ -88,7 +88,7 @@ mod tests {
     use crate::credential::tests::{ca, files, leaf};
     use crate::text::Texts;
 
-    /// What a folder with these files, and something unreadable called `unreadable`, amounts to.
+    /// The result for a folder with these files, and with something unreadable called `unreadable`.
     fn verdict(
         root: &Root,
         names: &[(&str, &str)],

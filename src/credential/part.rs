@@ -93,7 +93,7 @@ pub struct BundleFacts {
     pub files: Texts,
 }
 
-/// An OCSP response for the leaf of the pair beside it.
+/// An OCSP response for the leaf of the pair in the same folder.
 pub struct Staple {
     /// The response, DER.
     pub response: Vec<u8>,

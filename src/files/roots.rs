@@ -220,7 +220,7 @@ impl List<'_> {
         }
     }
 
-    /// Reports files that the layout of the root leaves out, or that the root is empty.
+    /// Reports files that the layout of the root leaves out, or that the root has no credential.
     fn report_layout(&mut self) {
         let flat = self.options.flat;
         if self.others.files > 0 {

@@ -12,7 +12,7 @@ use super::resolve::{Leaf, open_file};
 /// The result of reading a file.
 #[allow(
     clippy::large_enum_variant,
-    reason = "it is taken apart at once, and nearly always the large one"
+    reason = "it is matched immediately, and nearly always the large variant"
 )]
 pub(super) enum Slurped {
     /// Its content, and its state, which was the same before and after.

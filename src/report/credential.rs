@@ -232,7 +232,7 @@ fn state(
         let mut warnings = credential.warnings.iter().filter(of_reason);
         warnings.any(|warning| paths().any(|path| path == warning.path()))
     };
-    // An expired CA beside valid ones needs no action.
+    // An expired CA next to valid ones needs no action.
     let of_chain: Vec<_> = match secret.kind() {
         Kind::Certificate => secret.facts().files().iter().collect(),
         _ => Vec::new(),

@@ -56,7 +56,9 @@ impl Verdict {
             (Self::UnknownCertificate, _) => {
                 "presented a certificate that the agent had not served since its start"
             }
-            (Self::ClientRefused, _) => "presented the certificate, and refused the client's",
+            (Self::ClientRefused, _) => {
+                "presented the certificate, and refused the client certificate"
+            }
             (Self::Failed, _) => "the handshake failed",
         }
     }

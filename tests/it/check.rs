@@ -359,7 +359,7 @@ fn files_next_to_the_folders_of_a_root_are_reported_and_the_folders_checked() {
     let table = text(&check(&[&root.path()]));
     assert!(table.contains("tls.crt, tls.key"), "{table}");
 
-    // A folder of a credential that holds folders of other things is still a credential.
+    // A credential folder that has other folders in it is still a credential.
     fs::create_dir(root.credential("a").join("archive")).unwrap();
     let report = json(&root.credential("a"));
     assert_eq!(report["credentials"][0]["name"], "a", "{report:#}");

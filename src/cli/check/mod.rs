@@ -49,7 +49,7 @@ missing or can't be read, or the command line or the configuration is wrong.";
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     // Absolute, so that remedies can be run elsewhere.
-    /// Folders of credential folders, or credential folders [default: those of the configuration]
+    /// Folders of credential folders, or credential folders [default: the roots in the configuration]
     #[arg(value_name = "DIR", value_parser = PathBufValueParser::new().try_map(std::path::absolute))]
     folders: Vec<PathBuf>,
 

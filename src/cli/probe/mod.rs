@@ -37,8 +37,9 @@ Examples:
   A listener that requests client certificates
       sds-agent probe localhost:443 --name www.example.com --cert client.pem --key client.key
 
-Each handshake is compared with what the agent serves at that moment: the certificate chain and the OCSP
-staple, byte by byte. What was replaced is recognised as far back as the agent's start.
+Each handshake is compared with what the agent serves at that moment: the certificate chain and
+the OCSP staple, byte by byte. A certificate that was replaced is recognized if the agent has
+served it since its start.
 
 Exit codes: 0 everything is live; 1 something is not; 2 the agent could not be reached, or the \
 command line is wrong.";

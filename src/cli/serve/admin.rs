@@ -15,8 +15,8 @@ use tracing::{error, info};
 use super::run::Shared;
 use super::source::Source;
 
-/// Serves the admin socket and the admin port, if they are configured, until the agent stops. Then await the
-/// returned task, so that the socket's path is removed.
+/// Serves the admin socket and the admin port, if they are configured, until the agent stops. Then wait for
+/// the returned tasks, so that the socket's path is removed.
 pub(super) async fn start(
     shared: &Shared,
     socket: Option<ListenConfig>,

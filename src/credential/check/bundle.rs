@@ -140,8 +140,8 @@ fn warn_of_pin(file: &str, certificate: &X509<'_>, findings: &mut Findings<'_>) 
     }
 }
 
-/// The blocks of certificates that would make Envoy refuse clients of the valid certificates in `cas`: they are not
-/// valid now, and have the same name as one of those or as its issuer.
+/// The blocks of certificates that would make Envoy refuse clients of the valid certificates in `cas`: they can't
+/// verify clients, and have the same name as one of those or as its issuer.
 fn hindrances<'a>(
     certificates: &[Certificate<'a>],
     cas: &[&X509<'_>],

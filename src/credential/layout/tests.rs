@@ -136,7 +136,7 @@ fn every_row_is_found_with_the_other_files_of_its_tool() {
             &["C:ca.pem", "f:cert.pem", "k:key.pem", "x:server.pem1234"],
             &["cert.pem", "key.pem"],
         ),
-        // acme.sh for Apache: the full chain, not the leaf alone.
+        // acme.sh for Apache: the full chain, not only the leaf.
         (
             &["l:cert.pem", "k:key.pem", "f:fullchain.pem"],
             &["fullchain.pem", "key.pem"],
@@ -209,7 +209,7 @@ fn every_row_is_found_with_the_other_files_of_its_tool() {
             &["f:public.crt", "k:tls.key", "L:tls.cer"],
             &["public.crt", "tls.key"],
         ),
-        // The upper row wins, whatever is in the lower ones.
+        // The first row takes precedence, whatever is in the others.
         (
             &[
                 "f:tls.crt",

@@ -217,7 +217,7 @@ fn envoy_accepts_every_pair_that_the_agent_serves() {
     for (name, cert, key) in &cases {
         bed.root.write(name, &[("cert", cert), ("key", key)]);
     }
-    // And all that is rejected, which must not reach it.
+    // And everything that is rejected, which must not reach it.
     let rejected = rejected_pairs(&bed.ca);
     for (name, cert, key) in &rejected {
         bed.root.write(name, &[("cert", cert), ("key", key)]);
