@@ -39,11 +39,11 @@ and its key, a bundle of CAs, or both: tls.crt, tls.key and ca.crt, or the names
 acme.sh, step, lego, cert-manager, Istio, Vault agent and spiffe-helper use.
 
 Every option is a key of the configuration file, with `_` for `-`; the command line wins. A changed
-file is taken over when it is saved, and at SIGHUP; SIGTERM ends the agent.
+file is applied when it is saved, and at SIGHUP; SIGTERM stops the agent.
 
 Exit codes: 0 ended by a signal, or the configuration is good; 1 could not serve, or with
 --check-config the configuration is bad; 2 wrong command line or configuration, or with
---check-config this user may not read the file.";
+--check-config this user is not allowed to read the file.";
 
 /// The options of `serve`.
 #[derive(clap::Args)]

@@ -163,7 +163,7 @@ impl Audit {
             reason,
             node = account.node_id(),
             left_out = some(left_out),
-            "rejected by the client, which keeps what it had; nothing more is sent until the files change"
+            "rejected by the client, which keeps its previous version; nothing more is sent until the files change"
         );
     }
 
