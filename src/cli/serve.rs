@@ -17,6 +17,7 @@ use sds_agent::harden;
 use sds_agent::listen::Activation;
 use sds_agent::logging::{self, Logging};
 use sds_agent::sds::threads::Threads;
+use tokio::runtime::{Builder, Runtime};
 use tracing::{error, warn};
 
 use self::source::Source;
@@ -98,18 +99,10 @@ fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Re
         harden::lock_memory()?;
     }
     // Files have a thread of their own, so that a flood of requests does not delay rotations.
-    let files = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("files")
-        .enable_all()
-        .build()
-        .context("the asynchronous runtime can't start")?;
+    let files = runtime("files")?;
     let threads = Threads::start().context("the threads of connections can't start")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("the asynchronous runtime can't start")?;
-    let result = runtime.block_on(run::run(
+    let main = runtime("main")?;
+    let result = main.block_on(run::run(
         config.clone(),
         source,
         logging,
@@ -118,7 +111,17 @@ fn serve(config: &Config, source: &Arc<Source>, logging: &Logging) -> anyhow::Re
         threads,
     ));
     // A read that hangs on a dead file system must not keep the process.
-    runtime.shutdown_background();
+    main.shutdown_background();
     files.shutdown_background();
     result
+}
+
+/// A runtime with one thread, and those that it starts for blocking calls.
+fn runtime(name: &str) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name(name)
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime can't start")
 }

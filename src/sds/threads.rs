@@ -1,4 +1,4 @@
-//! The threads that connections run on, one for each processor.
+//! The threads that connections run on, one for each processor, up to a limit.
 //!
 //! A connection and all of its streams stay on one thread. On several, they would contend for the locks that h2
 //! has for each connection, which costs up to half as much as all the rest of a delivery.
@@ -10,6 +10,9 @@ use std::thread::available_parallelism;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+/// The most threads: each one takes memory, which may be locked, and so many can serve every Envoy of a machine.
+const MOST: usize = 8;
 
 /// The threads. They end when this is dropped, and with them what runs on them.
 pub struct Threads {
@@ -23,12 +26,12 @@ struct Thread {
 }
 
 impl Threads {
-    /// Starts one for each processor.
+    /// Starts them.
     ///
     /// # Errors
     /// The system has no more threads or file descriptors.
     pub fn start() -> io::Result<Self> {
-        let count = available_parallelism().map_or(1, NonZero::get);
+        let count = available_parallelism().map_or(1, NonZero::get).min(MOST);
         let until = CancellationToken::new();
         let threads = (0..count).map(|_| Thread::start(until.clone()));
         Ok(Self {
