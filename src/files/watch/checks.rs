@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::folders::What;
 use super::owners::{FIRST_ROUND, OwnerId, Polling, Round};
 use super::table::Table;
 use super::{Key, Watch};
@@ -109,7 +110,7 @@ impl<K: Key> Table<K> {
         // next one: all who share a folder are due, and their reads place the watches again.
         let mut owners = BTreeSet::from([id]);
         for (watch, _) in &owner.needs {
-            owners.extend(self.needs_of(*watch).map(|(_, id)| id));
+            owners.extend(self.needs_of(*watch, What::ANY).map(|(_, id)| id));
         }
         self.missed += 1;
         self.folders.distrusted = Some(now);

@@ -94,7 +94,7 @@ impl<K: Key> Table<K> {
         // Its mode matters to those who list it, or were not let in. All the others would have to read
         // again whenever somebody touches a root.
         let is_mode = flags.contains(ReadFlags::ATTRIB);
-        let needs = self.needs_of(watch).filter(|(what, id)| {
+        let needs = self.needs_of(watch, What::ANY).filter(|(what, id)| {
             !is_mode || [What::ALL, What::NAMES].contains(what) || self.is_denied(*id)
         });
         let owners = needs.map(|(_, id)| id).collect();
@@ -147,9 +147,8 @@ impl<K: Key> Table<K> {
         let all = (!is_hidden(name)).then_some(What::ALL);
         let names = names.then_some(What::NAMES);
         let whats = [Some(What::name(name)), all, names].into_iter().flatten();
-        whats
-            .flat_map(|what| self.who_needs((watch, what)))
-            .collect()
+        let needs = whats.flat_map(|what| self.needs_of(watch, what..=what));
+        needs.map(|(_, id)| id).collect()
     }
 
     /// Whether a missing permission hid something that the owner depends on.

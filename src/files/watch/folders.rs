@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::iter::repeat;
 use std::mem::replace;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use super::Key;
 use super::kernel::{Inotify, Scope, WatchId};
-use super::owners::{Owner, OwnerId};
+use super::owners::OwnerId;
 use super::pending::QUIET;
 use super::table::Table;
 use crate::files::read::Interest;
@@ -30,6 +30,8 @@ impl What {
     pub(super) const ALL: Self = Self(0);
     /// Which names there are.
     pub(super) const NAMES: Self = Self(1);
+    /// Each of these, and each name.
+    pub(super) const ANY: RangeInclusive<Self> = Self::ALL..=Self(u32::MAX);
 
     pub(super) fn name(name: &OsStr) -> Self {
         Self((hash(name) as u32).max(2))
@@ -176,7 +178,7 @@ impl<K: Key> Table<K> {
     pub(super) fn drop_needs(&mut self, needs: impl IntoIterator<Item = Need>, id: OwnerId) {
         for (watch, what) in needs {
             self.folders.shared.remove(&(watch, what, id));
-            if self.needs_of(watch).next().is_none()
+            if self.needs_of(watch, What::ANY).next().is_none()
                 && self.folders.watched.remove(&watch).is_some()
                 && let Some(inotify) = &self.folders.inotify
             {
@@ -185,32 +187,23 @@ impl<K: Key> Table<K> {
         }
     }
 
-    /// Who depends on this.
-    pub(super) fn who_needs(&self, need: Need) -> impl Iterator<Item = OwnerId> + use<'_, K> {
-        let (watch, what) = need;
-        let first = self.first(watch);
-        let first = first.filter(|(_, owner)| owner.needs.binary_search(&need).is_ok());
-        let range = (watch, what, OwnerId::MIN)..=(watch, what, OwnerId::MAX);
-        let others = self.folders.shared.range(range).map(|(.., id)| *id);
-        first.map(|(id, _)| id).into_iter().chain(others)
-    }
-
-    /// What is needed of the folder, and by whom.
+    /// Who depends on these of the folder, and on which of them.
     pub(super) fn needs_of(
         &self,
         watch: WatchId,
+        whats: RangeInclusive<What>,
     ) -> impl Iterator<Item = (What, OwnerId)> + use<'_, K> {
-        let first = self.first(watch).into_iter();
-        let needs = first.flat_map(move |(id, owner)| owner.needs_of(watch).zip(repeat(id)));
-        let shared = &self.folders.shared;
-        let others = shared.range((watch, What::ALL, OwnerId::MIN)..);
-        let others = others.take_while(move |(other, ..)| *other == watch);
+        let (from, to) = whats.into_inner();
+        let first = self.folders.watched.get(&watch);
+        let first = first.and_then(|folder| Some((folder.first?, self.owners.get(folder.first?)?)));
+        let needs = first.into_iter().flat_map(move |(id, owner)| {
+            let before = owner.needs.partition_point(|need| *need < (watch, from));
+            let needs = owner.needs[before..].iter();
+            let needs = needs.take_while(move |need| **need <= (watch, to));
+            needs.map(move |(_, what)| (*what, id))
+        });
+        let range = (watch, from, OwnerId::MIN)..=(watch, to, OwnerId::MAX);
+        let others = self.folders.shared.range(range);
         needs.chain(others.map(|(_, what, id)| (*what, *id)))
-    }
-
-    /// The [first](Folder::first) owner of the folder.
-    fn first(&self, watch: WatchId) -> Option<(OwnerId, &Owner<K>)> {
-        let id = self.folders.watched.get(&watch)?.first?;
-        Some((id, self.owners.get(id)?))
     }
 }

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use hashbrown::HashTable;
 
-use super::folders::{Need, What};
-use super::kernel::WatchId;
+use super::folders::Need;
 use super::pending::Pending;
 use super::polled::Polled;
 use super::{Key, Settings};
@@ -72,14 +71,6 @@ impl<K> Owner<K> {
         let mut polling = self.polling();
         change(&mut polling);
         self.polling = (polling != Polling::default()).then(|| Box::new(polling));
-    }
-
-    /// What of the folder it depends on.
-    pub(super) fn needs_of(&self, watch: WatchId) -> impl Iterator<Item = What> {
-        let first = self.needs.partition_point(|need| need.0 < watch);
-        let needs = self.needs[first..].iter();
-        let needs = needs.take_while(move |need| need.0 == watch);
-        needs.map(|(_, what)| *what)
     }
 }
 
