@@ -1,11 +1,11 @@
 //! One read: places a watch before each lookup, keeps what the read depended on, and judges whether
 //! what it found may be used.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::folders::{Place, What, hash, is_hidden, wanted};
+use super::folders::{Need, Place, What, hash, is_hidden, wanted};
 use super::kernel::{Inotify, Scope, WatchId};
 use super::owners::OwnerId;
 use super::pending::{FileKey, QUIET};
@@ -18,18 +18,17 @@ pub(super) struct Session<'a, K> {
     watch: &'a Watch<K>,
     inotify: Option<Arc<Inotify>>,
     owner: OwnerId,
-    /// How each folder is watched for what the read depends on.
-    armed: HashMap<(FileId, What, Scope), Watched>,
+    /// For how much the read has watched each folder, and the watch, or why there is none.
+    watches: HashMap<FileId, (Scope, Result<WatchId, Polled>)>,
+    /// What the read depends on.
+    needs: BTreeSet<Need>,
     /// Files that may be being written, and when they last changed.
     suspects: Vec<(FileKey, Instant)>,
-    /// Whether a file can be changed without an event in the folder that it is in.
-    shared: bool,
+    /// Why the owner must be polled, if it must.
+    why: Option<Polled>,
     /// The device that may keep a check waiting.
     device: Option<u64>,
 }
-
-/// The watch on a folder, or why there is none.
-type Watched = Result<WatchId, Polled>;
 
 impl<'a, K: Key> Session<'a, K> {
     /// Begins a read for `owner`, unless one is under way.
@@ -41,51 +40,25 @@ impl<'a, K: Key> Session<'a, K> {
             watch,
             inotify: table.folders.inotify.clone(),
             owner,
-            armed: HashMap::new(),
+            watches: HashMap::new(),
+            needs: BTreeSet::new(),
             suspects: Vec::new(),
-            shared: false,
+            why: None,
             device: None,
         })
     }
 
-    /// How the folder is watched for this already, if it is.
-    fn armed(&self, folder: FileId, interest: Interest<'_>) -> Option<Watched> {
-        let (what, scope) = wanted(interest);
+    /// Whether the read depends on that already.
+    fn needs(&self, watch: WatchId, interest: Interest<'_>) -> bool {
         let is_of_all =
             !matches!(interest, Interest::Name(name) | Interest::Content(name) if is_hidden(name));
-        let all = is_of_all.then_some((What::ALL, Scope::Content));
-        let enough = [all, Some((what, scope)), Some((what, Scope::Content))];
-        let mut enough = enough.into_iter().flatten();
-        enough.find_map(|(what, scope)| self.armed.get(&(folder, what, scope)).copied())
+        is_of_all && self.needs.contains(&(watch, What::ALL))
+            || self.needs.contains(&(watch, wanted(interest).0))
     }
 
-    /// Watches a folder, in which something is about to be looked up.
-    fn place(&mut self, dir: Dir<'_>, what: What, scope: Scope) -> Watched {
-        if dir.remote {
-            self.device = Some(dir.id.device);
-            return Err(Polled::RemoteFileSystem);
-        }
-        let place = Place::of(dir.path);
-        let lock = || self.watch.lock();
-        // One that this read has placed there for something else, if it reports enough and is still there.
-        let mut armed = self.armed.iter();
-        let armed = armed.find_map(|((folder, _, placed), watch)| {
-            let watch = watch
-                .ok()
-                .filter(|_| *folder == dir.id && *placed >= scope)?;
-            let table = lock();
-            let is_there = table.folders.watched.contains_key(&watch);
-            is_there.then_some((table, Ok(watch)))
-        });
-        let (mut table, watch) = armed.unwrap_or_else(|| match &self.inotify {
-            Some(inotify) => inotify.place(dir.fd, scope, lock),
-            None => (lock(), Err(Polled::NoInotify)),
-        });
-        let watch = watch.inspect_err(|_| table.folders.refusals += 1)?;
-        table
-            .folders
-            .record((watch, what), self.owner, place, scope);
-        Ok(watch)
+    /// The owner must be polled for this reason, among others.
+    fn must_poll(&mut self, why: Polled) {
+        self.why = self.why.max(Some(why));
     }
 
     /// Ends the read, and returns whether what it found may be used. Without stamps it found nothing.
@@ -100,18 +73,14 @@ impl<'a, K: Key> Session<'a, K> {
             }
             pending.end(stamps.is_some(), Instant::now())
         });
-        let needs = self.armed.iter();
-        let needs = needs.filter_map(|((_, what, _), watch)| Some((watch.ok()?, *what)));
-        table.set_needs(needs.collect(), self.owner);
+        table.set_needs(self.needs, self.owner);
         let (Some(usable), Some(owner)) = (usable, table.owners.get_mut(self.owner)) else {
             // The owner was forgotten during the read.
             return false;
         };
         owner.stamps = stamps.unwrap_or_default();
         let passing = owner.stamps.unsure().then_some(Polled::PassingFailure);
-        let shared = self.shared.then_some(Polled::SharedFile);
-        let reasons = self.armed.values().filter_map(|watch| watch.err());
-        let why = reasons.chain(passing).chain(shared).max();
+        let why = self.why.max(passing);
         let why_before = owner.polling().why;
         owner.change_polling(|polling| (polling.why, polling.device) = (why, self.device));
         let every = table.settings.poll_interval;
@@ -123,25 +92,54 @@ impl<'a, K: Key> Session<'a, K> {
 
 impl<K: Key> Arm for Session<'_, K> {
     fn arm(&mut self, dir: Dir<'_>, interest: Interest<'_>) {
-        if self.armed(dir.id, interest).is_none() {
-            let (what, scope) = wanted(interest);
-            let watch = self.place(dir, what, scope);
-            self.armed.insert((dir.id, what, scope), watch);
+        if dir.remote {
+            self.device = Some(dir.id.device);
+            return self.must_poll(Polled::RemoteFileSystem);
+        }
+        let (what, scope) = wanted(interest);
+        let known = self.watches.get(&dir.id).copied();
+        let known = known.and_then(|(placed, watch)| (placed >= scope).then_some(watch));
+        if known.is_some_and(|watch| watch.map_or(true, |watch| self.needs(watch, interest))) {
+            return;
+        }
+        let place = Place::of(dir.path);
+        let lock = || self.watch.lock();
+        let (mut table, watch) = match (known, &self.inotify) {
+            (Some(watch), _) => (lock(), watch),
+            (None, Some(inotify)) => inotify.place(dir.fd, scope, lock),
+            (None, None) => (lock(), Err(Polled::NoInotify)),
+        };
+        if known.is_none() {
+            self.watches.insert(dir.id, (scope, watch));
+        }
+        match watch {
+            Ok(watch) => {
+                self.needs.insert((watch, what));
+                let owner = self.owner;
+                table.folders.record((watch, what), owner, place, scope);
+            }
+            Err(why) => {
+                table.folders.refusals += 1;
+                self.must_poll(why);
+            }
         }
     }
 
     fn saw(&mut self, dir: Dir<'_>, file: Seen<'_>) {
-        self.shared |= file.shared;
+        if file.shared {
+            self.must_poll(Polled::SharedFile);
+        }
         // A time in the future is a clock's fault and tells nothing.
         let age = SystemTime::now().duration_since(file.modified).ok();
         let age = age.filter(|age| *age < QUIET && !dir.complete);
-        let changed = age.and_then(|age| Instant::now().checked_sub(age));
-        let watch = self.armed(dir.id, Interest::Content(file.name));
-        if let (Some(changed), Some(watch)) = (changed, watch)
-            && !self.watch.lock().is_known(watch.ok(), dir.path, changed)
-        {
+        let Some(changed) = age.and_then(|age| Instant::now().checked_sub(age)) else {
+            return;
+        };
+        let watch = self.watches.get(&dir.id);
+        let watch = watch.and_then(|(_, watch)| watch.ok());
+        if !self.watch.lock().is_known(watch, dir.path, changed) {
             let key = watch.map_or_else(
-                |_| hash((dir.id, file.name)),
+                || hash((dir.id, file.name)),
                 |watch| hash((watch, file.name)),
             );
             self.suspects.push((key, changed));
