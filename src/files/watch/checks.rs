@@ -113,7 +113,7 @@ impl<K: Key> Table<K> {
             owners.extend(self.needs_of(*watch, What::ANY).map(|(_, id)| id));
         }
         self.missed += 1;
-        self.folders.distrusted = Some(now);
+        self.whole.clear();
         self.mark(owners, now);
     }
 }

@@ -9,21 +9,19 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::{Event, ReadFlags};
 
-use super::folders::{Place, What, hash, is_hidden};
+use super::folders::{Folder, Place, What, is_hidden};
 use super::kernel::{Scope, WatchId};
 use super::owners::OwnerId;
-use super::pending::{Change, FileKey};
+use super::pending::Change;
 use super::table::Table;
 use super::{Key, Watch};
 
 /// Where events can't be waited for, they are taken this often.
 const UNREADY: Duration = Duration::from_secs(1);
 
-/// Folders remembered as renamed into place lately: enough for what one read of a root may find.
-const MAX_ARRIVED: usize = 256;
-
-/// How long a folder counts as having been renamed into place lately.
-const ARRIVED: Duration = Duration::from_secs(2);
+/// Paths remembered for what came whole there lately: enough for what one read of a root may find. One that is
+/// forgotten is read a moment later.
+const MAX_WHOLE: usize = 1024;
 
 impl<K: Key> Watch<K> {
     /// Waits until the kernel has events, and takes them.
@@ -77,11 +75,14 @@ impl<K: Key> Table<K> {
             return self.rebuild(Instant::now());
         }
         // Events of a watch that was removed may still be on the way.
-        if !self.folders.watched.contains_key(&watch) {
+        let Some(folder) = self.folders.watched.get(&watch).copied() else {
             return;
-        }
-        match event.file_name() {
-            Some(name) => self.entry_changed(watch, OsStr::from_bytes(name.to_bytes()), flags, now),
+        };
+        let name = event
+            .file_name()
+            .map(|name| OsStr::from_bytes(name.to_bytes()));
+        match name {
+            Some(name) => self.entry_changed(watch, folder, name, flags, now),
             None => self.folder_changed(watch, flags, now),
         }
         if flags.contains(ReadFlags::IGNORED) {
@@ -97,48 +98,50 @@ impl<K: Key> Table<K> {
         let needs = self.needs_of(watch, What::ANY).filter(|(what, id)| {
             !is_mode || [What::ALL, What::NAMES].contains(what) || self.is_denied(*id)
         });
-        let owners = needs.map(|(_, id)| id).collect();
-        self.note(owners, Change::Touched, 0, now);
+        let owners: BTreeSet<OwnerId> = needs.map(|(_, id)| id).collect();
+        self.mark(owners, now);
     }
 
     /// Something happened to `name` in the folder.
-    fn entry_changed(&mut self, watch: WatchId, name: &OsStr, flags: ReadFlags, now: Instant) {
+    fn entry_changed(
+        &mut self,
+        watch: WatchId,
+        folder: Folder,
+        name: &OsStr,
+        flags: ReadFlags,
+        now: Instant,
+    ) {
         let is_folder = flags.contains(ReadFlags::ISDIR);
         let content = ReadFlags::MODIFY | ReadFlags::CLOSE_WRITE | ReadFlags::ATTRIB;
         let mut owners = self.concerned(watch, name, !flags.intersects(content));
         if is_folder && flags.contains(ReadFlags::ATTRIB) {
             owners.retain(|id| self.is_denied(*id));
         }
-        let Some(folder) = self.folders.watched.get(&watch) else {
-            return;
-        };
-        if owners.is_empty() {
-            return;
-        }
+        // In other folders nothing would report that it is complete.
+        let is_new_file =
+            flags.contains(ReadFlags::CREATE) && !is_folder && folder.scope == Scope::Content;
         let change = if flags.contains(ReadFlags::MODIFY) {
             Change::Written
         } else if flags.contains(ReadFlags::CLOSE_WRITE) {
             Change::Finished
         } else if flags.contains(ReadFlags::ATTRIB) {
             Change::Touched
-        } else if flags.contains(ReadFlags::CREATE)
-            && !is_folder
-            // Otherwise nothing would report that it is complete.
-            && folder.scope == Scope::Content
-            && !self.is_complete(folder.place, name, &owners)
-        {
+        } else if is_new_file && !self.is_complete(folder.place, name, &owners) {
             Change::Written
         } else {
             Change::Replaced
         };
-        if flags.contains(ReadFlags::MOVED_TO) && is_folder {
-            let place = folder.place.join(name);
-            let is_other = |(other, at): &(Place, Instant)| *at + ARRIVED > now && *other != place;
-            self.arrived.retain(is_other);
-            self.arrived.truncate(MAX_ARRIVED - 1);
-            self.arrived.push_front((place, now));
+        let place = folder.place.join(name);
+        let came = is_new_file || flags.contains(ReadFlags::MOVED_TO);
+        match change {
+            Change::Finished => self.came_whole(place),
+            Change::Replaced if came => self.came_whole(place),
+            Change::Written | Change::Replaced => _ = self.whole.remove(&place),
+            Change::Touched => {}
         }
-        self.note(owners, change, hash((watch, name)), now);
+        for id in owners {
+            self.update(id, |pending| pending.note(change, place.file_key(), now));
+        }
     }
 
     /// The owners that a change of `name` in the folder is for: `names` when it is one of the names
@@ -170,23 +173,20 @@ impl<K: Key> Table<K> {
         made.next().is_some_and(|path| is_complete(&path))
     }
 
-    /// Notes a change of a file for those concerned.
-    fn note(&mut self, owners: BTreeSet<OwnerId>, change: Change, file: FileKey, now: Instant) {
-        for id in owners {
-            self.update(id, |pending| pending.note(change, file, now));
+    /// What is at `place` is complete now.
+    fn came_whole(&mut self, place: Place) {
+        if self.whole.len() == MAX_WHOLE {
+            self.whole.clear();
         }
+        self.whole.insert(place, Instant::now());
     }
 
-    /// Whether a file that changed at `when`, a moment ago, in the folder at `path` is known to be complete, or to be
-    /// incomplete: that change was reported, or the folder was renamed into place with all that is in it.
-    pub(super) fn is_known(&mut self, watch: Option<WatchId>, path: &Path, when: Instant) -> bool {
+    /// Whether the file at `path`, which changed at `when`, a moment ago, is known to be complete: it, or a folder
+    /// that it is in, came whole after that.
+    pub(super) fn is_whole(&mut self, path: &Path, when: Instant) -> bool {
         self.drain();
-        if watch.is_some_and(|watch| self.folders.has_reported(watch, when)) {
-            return true;
-        }
-        let way: Vec<Place> = Place::all_on(path).collect();
-        let mut arrived = self.arrived.iter();
-        arrived.any(|(folder, at)| at.elapsed() < ARRIVED && way.contains(folder))
+        let came = |place| self.whole.get(&place).is_some_and(|at| *at >= when);
+        Place::all_on(path).any(came)
     }
 }
 

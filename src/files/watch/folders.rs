@@ -1,6 +1,6 @@
 //! The watched folders, and what of each an owner depends on.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::replace;
@@ -8,12 +8,11 @@ use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Key;
 use super::kernel::{Inotify, Scope, WatchId};
 use super::owners::OwnerId;
-use super::pending::QUIET;
+use super::pending::FileKey;
 use super::table::Table;
 use crate::files::read::Interest;
 
@@ -53,37 +52,42 @@ pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"..")
 }
 
-/// The path of a folder, as a hash: paths would take more memory than all the rest. If two have the same one, a
-/// file may be read before it is complete, and then again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A path, as a hash: paths would take more memory than all the rest. If two have the same one, a file may be
+/// read before it is complete, and then again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place(u32);
 
 impl Place {
-    pub(super) fn of(folder: &Path) -> Self {
-        Self::all_on(folder).last().unwrap_or(Self(0))
+    pub(super) fn of(path: &Path) -> Self {
+        Self::all_on(path).last().unwrap_or(Self(0))
     }
 
-    /// Those of all folders on the way to `folder`, and its own.
-    pub(super) fn all_on(folder: &Path) -> impl Iterator<Item = Self> {
-        folder.components().scan(Self(0), |place, name| {
+    /// Those of all folders on `path`, and its own.
+    pub(super) fn all_on(path: &Path) -> impl Iterator<Item = Self> {
+        path.components().scan(Self(0), |place, name| {
             *place = place.join(name.as_os_str());
             Some(*place)
         })
     }
 
-    /// That of the folder `name` in this one.
+    /// That of `name` in this folder.
     pub(super) fn join(self, name: &OsStr) -> Self {
-        Self(hash((self.0, name)) as u32)
+        Self(hash((self, name)) as u32)
+    }
+
+    pub(super) fn file_key(self) -> FileKey {
+        self.0
     }
 }
 
-pub(super) fn hash(what: impl Hash) -> u64 {
+fn hash(what: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     what.hash(&mut hasher);
     hasher.finish()
 }
 
 /// A watched folder. There may be several for each of tens of thousands of owners.
+#[derive(Clone, Copy)]
 pub(super) struct Folder {
     /// Where it was last found.
     pub(super) place: Place,
@@ -102,10 +106,6 @@ pub(super) struct Folders {
     /// What all other owners depend on, and those that are being read: a folder's entries stand together. Those of
     /// a folder whose watch the kernel has removed are here until the owner is read again.
     shared: BTreeSet<(WatchId, What, OwnerId)>,
-    /// The folders whose watch was placed or widened less than [`QUIET`] ago (and some more), and when.
-    fresh: VecDeque<(WatchId, Instant)>,
-    /// What was reported until then can't be relied on.
-    pub(super) distrusted: Option<Instant>,
     /// Times that the kernel refused a watch.
     pub(super) refusals: u64,
 }
@@ -129,31 +129,14 @@ impl Folders {
         scope: Scope,
     ) {
         self.shared.insert((watch, what, owner));
-        let known = self.watched.get(&watch);
-        if known.is_none_or(|folder| folder.scope < scope) {
-            // What happened before the watch was placed is not reported.
-            let now = Instant::now();
-            while (self.fresh.front()).is_some_and(|(_, since)| *since + QUIET < now) {
-                self.fresh.pop_front();
-            }
-            self.fresh.push_back((watch, now));
-        }
-        let first = known.and_then(|folder| folder.first);
-        let scope = known.map_or(scope, |folder| folder.scope.max(scope));
-        let folder = Folder {
+        let new = Folder {
             place,
             scope,
-            first,
+            first: None,
         };
-        self.watched.insert(watch, folder);
-    }
-
-    /// Whether what happened at `when` in the folder, less than [`QUIET`] ago, has been reported.
-    pub(super) fn has_reported(&self, watch: WatchId, when: Instant) -> bool {
-        let mut fresh = self.fresh.iter();
-        self.watched.contains_key(&watch)
-            && self.distrusted.is_none_or(|until| until < when)
-            && !fresh.any(|(other, since)| *other == watch && *since >= when)
+        let folder = self.watched.entry(watch).or_insert(new);
+        folder.place = place;
+        folder.scope = folder.scope.max(scope);
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) struct Pending {
 }
 
 /// A file, identified among those of an owner by a hash of its path.
-pub(super) type FileKey = u64;
+pub(super) type FileKey = u32;
 
 /// What an event means for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

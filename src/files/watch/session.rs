@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::folders::{Need, Place, What, hash, is_hidden, wanted};
+use super::folders::{Need, Place, What, is_hidden, wanted};
 use super::kernel::{Inotify, Scope, WatchId};
 use super::owners::OwnerId;
 use super::pending::{FileKey, QUIET};
@@ -130,19 +130,16 @@ impl<K: Key> Arm for Session<'_, K> {
             self.must_poll(Polled::SharedFile);
         }
         // A time in the future is a clock's fault and tells nothing.
+        let now = Instant::now();
         let age = SystemTime::now().duration_since(file.modified).ok();
         let age = age.filter(|age| *age < QUIET && !dir.complete);
-        let Some(changed) = age.and_then(|age| Instant::now().checked_sub(age)) else {
+        let Some(changed) = age.and_then(|age| now.checked_sub(age)) else {
             return;
         };
-        let watch = self.watches.get(&dir.id);
-        let watch = watch.and_then(|(_, watch)| watch.ok());
-        if !self.watch.lock().is_known(watch, dir.path, changed) {
-            let key = watch.map_or_else(
-                || hash((dir.id, file.name)),
-                |watch| hash((watch, file.name)),
-            );
-            self.suspects.push((key, changed));
+        let path = dir.path.join(file.name);
+        if !self.watch.lock().is_whole(&path, changed) {
+            let file = Place::of(&path).file_key();
+            self.suspects.push((file, changed));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Everything that the watch knows: the owners, when each is to be read, and the folders that they
 //! depend on. It is behind one lock, which is never held while anything blocks.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,9 @@ pub(super) struct Table<K> {
     due: BTreeSet<(Instant, OwnerId)>,
     /// When which owners are next checked by `stat` alone: `None` while they are being checked.
     pub(super) rounds: BTreeMap<Round, Option<Instant>>,
-    /// The folders that were renamed into place lately, and when.
-    pub(super) arrived: VecDeque<(Place, Instant)>,
+    /// Where something came whole lately, and when: a file was closed after it had been written, or what is there
+    /// was moved or linked into place.
+    pub(super) whole: HashMap<Place, Instant>,
     pub(super) tally: Tally,
     last_rebuild: Option<Instant>,
     pub(super) overflows: u64,
@@ -51,7 +52,7 @@ impl<K: Key> Table<K> {
             owners: Owners::new(),
             folders,
             due: BTreeSet::new(),
-            arrived: VecDeque::new(),
+            whole: HashMap::new(),
             tally: Tally::default(),
             last_rebuild: None,
             overflows: 0,
@@ -128,7 +129,7 @@ impl<K: Key> Table<K> {
     /// place all watches again.
     pub(super) fn rebuild(&mut self, now: Instant) {
         self.rebuilds += 1;
-        self.folders.distrusted = Some(now);
+        self.whole.clear();
         // A failure is logged when it begins, and shown as the reason for polling.
         let _ = self.folders.open();
         let earliest = self.last_rebuild.map(|last| last + REBUILD_INTERVAL);

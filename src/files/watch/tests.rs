@@ -320,6 +320,26 @@ fn a_file_half_written_when_the_watch_starts_is_not_read_before_it_is_whole() {
 }
 
 #[test]
+fn a_file_half_written_before_another_owner_reads_it_is_not_read_before_it_is_whole() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let [folder, link] = ["host", "link"].map(|name| dir.path().join(name));
+    write(&folder, &A[1..]);
+    symlink(&folder, &link).unwrap();
+    let follower = Follower::settled(&folder, &A[1..]);
+    let start = Instant::now();
+    let mut file = fs::File::create(folder.join("tls.crt")).unwrap();
+    file.write_all(b"certificate a").unwrap();
+    // The folder is watched, but what was reported before the other owner depended on it was not for that one.
+    follower.watch.lock().drain();
+    let files = read_files(&follower.watch, &link);
+    assert!(files.is_none() || start.elapsed() >= pending::QUIET);
+    drop(file);
+    follower.watch.lock().drain();
+    assert_eq!(read_files(&follower.watch, &link), Some(Some(pairs(&A))));
+}
+
+#[test]
 fn a_change_of_mode_and_a_hard_link_are_seen() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
