@@ -53,7 +53,8 @@ pub(super) enum Change {
 
 impl Pending {
     pub(super) fn note(&mut self, change: Change, file: FileKey, now: Instant) {
-        self.torn |= matches!(change, Change::Written | Change::Finished);
+        // Another file may have replaced one that was read in part.
+        self.torn |= matches!(change, Change::Written | Change::Finished) || self.is_written(file);
         match change {
             Change::Written => {
                 self.write(file, now);
@@ -74,9 +75,13 @@ impl Pending {
 
     /// `file` had changed at `when`, and it is unknown whether it is complete.
     pub(super) fn suspect(&mut self, file: FileKey, when: Instant) {
-        if !self.writing.iter().any(|(key, _)| *key == file) {
+        if !self.is_written(file) {
             self.write(file, when);
         }
+    }
+
+    fn is_written(&self, file: FileKey) -> bool {
+        self.writing.iter().any(|(key, _)| *key == file)
     }
 
     fn write(&mut self, file: FileKey, now: Instant) {
@@ -258,6 +263,13 @@ mod tests {
         pending.begin(start);
         pending.note(Change::Replaced, 1, start + MS);
         assert!(pending.end(true, start + MS), "whole files can't be torn");
+        pending.begin(start);
+        pending.suspect(1, start);
+        pending.note(Change::Replaced, 1, start + MS);
+        assert!(
+            !pending.end(true, start + 2 * MS),
+            "a part of the old one was read"
+        );
     }
 
     #[test]

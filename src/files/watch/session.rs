@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use super::folders::{Need, Place, What, is_hidden, wanted};
 use super::kernel::{Inotify, Scope, WatchId};
 use super::owners::OwnerId;
-use super::pending::{FileKey, QUIET};
+use super::pending::QUIET;
 use super::polled::Polled;
 use super::{Key, Watch};
 use crate::files::read::{Arm, Dir, FileId, Interest, Seen, Stamps};
@@ -22,8 +22,6 @@ pub(super) struct Session<'a, K> {
     watches: HashMap<FileId, (Scope, Result<WatchId, Polled>)>,
     /// What the read depends on.
     needs: BTreeSet<Need>,
-    /// Files that may be being written, and when they last changed.
-    suspects: Vec<(FileKey, Instant)>,
     /// Why the owner must be polled, if it must.
     why: Option<Polled>,
     /// The device that may keep a check waiting.
@@ -42,7 +40,6 @@ impl<'a, K: Key> Session<'a, K> {
             owner,
             watches: HashMap::new(),
             needs: BTreeSet::new(),
-            suspects: Vec::new(),
             why: None,
             device: None,
         })
@@ -68,9 +65,6 @@ impl<'a, K: Key> Session<'a, K> {
         // What happened until the files were read must be known.
         table.drain();
         let usable = table.update(self.owner, |pending| {
-            for (file, changed) in &self.suspects {
-                pending.suspect(*file, *changed);
-            }
             pending.end(stamps.is_some(), Instant::now())
         });
         table.set_needs(self.needs, self.owner);
@@ -137,9 +131,10 @@ impl<K: Key> Arm for Session<'_, K> {
             return;
         };
         let path = dir.path.join(file.name);
-        if !self.watch.lock().is_whole(&path, changed) {
+        let mut table = self.watch.lock();
+        if !table.is_whole(&path, changed) {
             let file = Place::of(&path).file_key();
-            self.suspects.push((file, changed));
+            table.update(self.owner, |pending| pending.suspect(file, changed));
         }
     }
 }
