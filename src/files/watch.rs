@@ -13,13 +13,12 @@
 //! whoever needs to know all that has happened so far: the task that waits for changes, and each
 //! read when it ends.
 
-mod checks;
 mod events;
 mod folders;
 mod kernel;
 mod owners;
 mod pending;
-mod polled;
+mod polling;
 mod session;
 mod table;
 #[cfg(test)]
@@ -33,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep_until;
 
-pub use self::polled::Polled;
+pub use self::polling::Polled;
 use self::session::Session;
 use self::table::Table;
 use super::read::{Arm, Stamps};
@@ -128,10 +127,7 @@ impl<K: Key> Watch<K> {
     pub fn set_interval(&self, owner: &K, interval: Option<Duration>) {
         let mut table = self.lock();
         let id = table.owners.enter(owner);
-        if let Some(owner) = table.owners.get_mut(id) {
-            owner.change_polling(|polling| polling.interval = interval);
-        }
-        table.plan_check(id);
+        table.change_polling(id, |polling| polling.interval = interval);
     }
 
     /// Waits until owners are due, and returns them, each once. Nothing is lost when the future

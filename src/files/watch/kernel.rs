@@ -13,7 +13,7 @@ use rustix::process::{chdir, fchdir};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::polled::Polled;
+use super::polling::Polled;
 
 /// A watch, by the number that the kernel gave it. The kernel has one watch for each folder, so this
 /// is the folder's identity too: unlike inode numbers, these are not reused (before 2^31 others).

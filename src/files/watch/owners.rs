@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZero;
-use std::time::Duration;
 
 use hashbrown::HashTable;
 
+use super::Key;
 use super::folders::Need;
 use super::pending::Pending;
-use super::polled::Polled;
-use super::{Key, Settings};
+use super::polling::Polling;
 use crate::files::read::Stamps;
 
 /// An owner, by its number. There may be several of these for each credential.
@@ -25,31 +24,7 @@ pub(super) struct Owner<K> {
     pub(super) stamps: Stamps,
     /// What has happened since it was read, if anything has.
     pub(super) pending: Option<Box<Pending>>,
-    polling: Option<Box<Polling>>,
-}
-
-/// How an owner is checked by `stat` where that is not done as usual.
-#[derive(Clone, Copy, Default, PartialEq)]
-pub(super) struct Polling {
-    /// Why it is polled, if it is.
-    pub(super) why: Option<Polled>,
-    /// How often it is checked.
-    pub(super) interval: Option<Duration>,
-    /// The device that may keep a check of it waiting; local files have none.
-    pub(super) device: Option<u64>,
-}
-
-/// Owners that are checked together: those on this device, polled at this interval or not polled.
-pub(super) type Round = (Option<u64>, Option<Duration>);
-
-/// The round of all that is local and not polled. There is always this one.
-pub(super) const FIRST_ROUND: Round = (None, None);
-
-impl Polling {
-    pub(super) fn round(&self, settings: &Settings) -> Round {
-        let every = self.interval.or(self.why.map(|_| settings.poll_interval));
-        (self.device, every)
-    }
+    pub(super) polling: Option<Box<Polling>>,
 }
 
 impl<K> Owner<K> {
@@ -65,12 +40,6 @@ impl<K> Owner<K> {
 
     pub(super) fn polling(&self) -> Polling {
         self.polling.as_deref().copied().unwrap_or_default()
-    }
-
-    pub(super) fn change_polling(&mut self, change: impl FnOnce(&mut Polling)) {
-        let mut polling = self.polling();
-        change(&mut polling);
-        self.polling = (polling != Polling::default()).then(|| Box::new(polling));
     }
 }
 

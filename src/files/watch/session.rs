@@ -9,7 +9,7 @@ use super::folders::{Need, Place, What, is_hidden, wanted};
 use super::kernel::{Inotify, Scope, WatchId};
 use super::owners::OwnerId;
 use super::pending::QUIET;
-use super::polled::Polled;
+use super::polling::Polled;
 use super::{Key, Watch};
 use crate::files::read::{Arm, Dir, FileId, Interest, Seen, Stamps};
 
@@ -75,11 +75,9 @@ impl<'a, K: Key> Session<'a, K> {
         owner.stamps = stamps.unwrap_or_default();
         let passing = owner.stamps.unsure().then_some(Polled::PassingFailure);
         let why = self.why.max(passing);
-        let why_before = owner.polling().why;
-        owner.change_polling(|polling| (polling.why, polling.device) = (why, self.device));
-        let every = table.settings.poll_interval;
-        table.tally.change(why_before, why, every);
-        table.plan_check(self.owner);
+        table.change_polling(self.owner, |polling| {
+            (polling.why, polling.device) = (why, self.device);
+        });
         usable
     }
 }

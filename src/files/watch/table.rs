@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::folders::{Folders, Place};
-use super::owners::{FIRST_ROUND, OwnerId, Owners, Polling, Round};
+use super::owners::{OwnerId, Owners};
 use super::pending::Pending;
-use super::polled::{Polled, Tally};
+use super::polling::{FIRST_ROUND, Polled, Polling, Round};
 use super::{Key, Settings};
 
 /// After an overflow everything is read again, but under a storm of them no more often than this.
@@ -30,7 +30,8 @@ pub(super) struct Table<K> {
     /// Where something came whole lately, and when: a file was closed after it had been written, or what is there
     /// was moved or linked into place.
     pub(super) whole: HashMap<Place, Instant>,
-    pub(super) tally: Tally,
+    /// How many owners are polled for which reason.
+    pub(super) polled: BTreeMap<Polled, isize>,
     last_rebuild: Option<Instant>,
     pub(super) overflows: u64,
     pub(super) rebuilds: u64,
@@ -53,7 +54,7 @@ impl<K: Key> Table<K> {
             folders,
             due: BTreeSet::new(),
             whole: HashMap::new(),
-            tally: Tally::default(),
+            polled: BTreeMap::new(),
             last_rebuild: None,
             overflows: 0,
             rebuilds: 0,
@@ -65,8 +66,7 @@ impl<K: Key> Table<K> {
         let Some((id, owner)) = self.owners.remove(key) else {
             return;
         };
-        let every = self.settings.poll_interval;
-        self.tally.change(owner.polling().why, None, every);
+        self.tally(owner.polling().why, None);
         self.drop_needs(owner.needs, id);
         if let Some(at) = owner.pending.and_then(|pending| pending.planned) {
             self.due.remove(&(at, id));

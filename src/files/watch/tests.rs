@@ -605,7 +605,7 @@ fn refused_watches_are_polled_and_had_later() {
         table.folders.inotify = willing;
         table
             .rounds
-            .insert(owners::FIRST_ROUND, Some(Instant::now()));
+            .insert(polling::FIRST_ROUND, Some(Instant::now()));
     }
     while !follower.watch.state().polled.is_empty() {
         assert!(follower.step(LOST));
