@@ -1,7 +1,7 @@
 //! What the kernel reports → who is concerned, and how.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{CStr, OsStr};
 use std::future::pending as never;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -78,12 +78,9 @@ impl<K: Key> Table<K> {
         let Some(folder) = self.folders.watched.get(&watch).copied() else {
             return;
         };
-        let name = event
-            .file_name()
-            .map(|name| OsStr::from_bytes(name.to_bytes()));
-        match name {
-            Some(name) => self.entry_changed(watch, folder, name, flags, now),
-            None => self.folder_changed(watch, flags, now),
+        match event.file_name().map(CStr::to_bytes) {
+            Some(name) => self.entry_changed(event, folder, OsStr::from_bytes(name), now),
+            None => self.folder_changed(event, now),
         }
         if flags.contains(ReadFlags::IGNORED) {
             self.folders.watched.remove(&watch);
@@ -91,11 +88,11 @@ impl<K: Key> Table<K> {
     }
 
     /// Something happened to the folder itself.
-    fn folder_changed(&mut self, watch: WatchId, flags: ReadFlags, now: Instant) {
+    fn folder_changed(&mut self, event: &Event<'_>, now: Instant) {
         // Its mode matters to those who list it, or were not let in. All the others would have to read
         // again whenever somebody touches a root.
-        let is_mode = flags.contains(ReadFlags::ATTRIB);
-        let needs = self.needs_of(watch, What::ANY).filter(|(what, id)| {
+        let is_mode = event.events().contains(ReadFlags::ATTRIB);
+        let needs = self.needs_of(event.wd(), What::ANY).filter(|(what, id)| {
             !is_mode || [What::ALL, What::NAMES].contains(what) || self.is_denied(*id)
         });
         let owners: BTreeSet<OwnerId> = needs.map(|(_, id)| id).collect();
@@ -103,17 +100,11 @@ impl<K: Key> Table<K> {
     }
 
     /// Something happened to `name` in the folder.
-    fn entry_changed(
-        &mut self,
-        watch: WatchId,
-        folder: Folder,
-        name: &OsStr,
-        flags: ReadFlags,
-        now: Instant,
-    ) {
+    fn entry_changed(&mut self, event: &Event<'_>, folder: Folder, name: &OsStr, now: Instant) {
+        let flags = event.events();
         let is_folder = flags.contains(ReadFlags::ISDIR);
         let content = ReadFlags::MODIFY | ReadFlags::CLOSE_WRITE | ReadFlags::ATTRIB;
-        let mut owners = self.concerned(watch, name, !flags.intersects(content));
+        let mut owners = self.concerned(event.wd(), name, !flags.intersects(content));
         if is_folder && flags.contains(ReadFlags::ATTRIB) {
             owners.retain(|id| self.is_denied(*id));
         }
@@ -132,15 +123,18 @@ impl<K: Key> Table<K> {
             Change::Replaced
         };
         let place = folder.place.join(name);
-        let came = is_new_file || flags.contains(ReadFlags::MOVED_TO);
-        match change {
-            Change::Finished => self.came_whole(place),
-            Change::Replaced if came => self.came_whole(place),
-            Change::Written | Change::Replaced => _ = self.whole.remove(&place),
-            Change::Touched => {}
+        let came_whole = change == Change::Finished
+            || change == Change::Replaced && (is_new_file || flags.contains(ReadFlags::MOVED_TO));
+        if came_whole {
+            if self.whole.len() == MAX_WHOLE {
+                self.whole.clear();
+            }
+            self.whole.insert(place, Instant::now());
+        } else if change != Change::Touched {
+            self.whole.remove(&place);
         }
         for id in owners {
-            self.update(id, |pending| pending.note(change, place.file_key(), now));
+            self.update(id, |pending| pending.note(change, place.0, now));
         }
     }
 
@@ -171,14 +165,6 @@ impl<K: Key> Table<K> {
             Some(folders.find(|path| Place::of(path) == folder)?.join(name))
         });
         made.next().is_some_and(|path| is_complete(&path))
-    }
-
-    /// What is at `place` is complete now.
-    fn came_whole(&mut self, place: Place) {
-        if self.whole.len() == MAX_WHOLE {
-            self.whole.clear();
-        }
-        self.whole.insert(place, Instant::now());
     }
 
     /// Whether the file at `path`, which changed at `when`, a moment ago, is known to be complete: it, or a folder

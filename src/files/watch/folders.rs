@@ -14,7 +14,7 @@ use super::kernel::{Inotify, Scope, WatchId};
 use super::owners::OwnerId;
 use super::pending::FileKey;
 use super::table::Table;
-use crate::files::read::Interest;
+use crate::files::read::{Interest, Stamps};
 
 /// What an owner depends on in a watched folder.
 pub(super) type Need = (WatchId, What);
@@ -55,7 +55,7 @@ pub(super) fn is_hidden(name: &OsStr) -> bool {
 /// A path, as a hash: paths would take more memory than all the rest. If two have the same one, a file may be
 /// read before it is complete, and then again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Place(u32);
+pub(super) struct Place(pub(super) FileKey);
 
 impl Place {
     pub(super) fn of(path: &Path) -> Self {
@@ -72,11 +72,7 @@ impl Place {
 
     /// That of `name` in this folder.
     pub(super) fn join(self, name: &OsStr) -> Self {
-        Self(hash((self, name)) as u32)
-    }
-
-    pub(super) fn file_key(self) -> FileKey {
-        self.0
+        Self(hash((self, name)) as FileKey)
     }
 }
 
@@ -141,11 +137,13 @@ impl Folders {
 }
 
 impl<K: Key> Table<K> {
-    /// A read of the owner has ended: it depends on these, and on nothing else.
-    pub(super) fn set_needs(&mut self, needs: BTreeSet<Need>, id: OwnerId) {
+    /// A read of the owner has ended: it depends on these, and on nothing else, and has examined what the
+    /// stamps are of.
+    pub(super) fn set_needs(&mut self, id: OwnerId, needs: BTreeSet<Need>, stamps: Stamps) {
         let Some(owner) = self.owners.get_mut(id) else {
             return self.drop_needs(needs, id);
         };
+        owner.stamps = stamps;
         let before = replace(&mut owner.needs, needs.iter().copied().collect());
         for (watch, what) in &needs {
             let folder = self.folders.watched.get_mut(watch);

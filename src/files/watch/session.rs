@@ -60,25 +60,20 @@ impl<'a, K: Key> Session<'a, K> {
 
     /// Ends the read, and returns whether what it found may be used. Without stamps it found nothing.
     pub(super) fn end(self, stamps: Option<Stamps>) -> bool {
-        let mut guard = self.watch.lock();
-        let table = &mut *guard;
+        let mut table = self.watch.lock();
         // What happened until the files were read must be known.
         table.drain();
-        let usable = table.update(self.owner, |pending| {
-            pending.end(stamps.is_some(), Instant::now())
-        });
-        table.set_needs(self.needs, self.owner);
-        let (Some(usable), Some(owner)) = (usable, table.owners.get_mut(self.owner)) else {
-            // The owner was forgotten during the read.
-            return false;
-        };
-        owner.stamps = stamps.unwrap_or_default();
-        let passing = owner.stamps.unsure().then_some(Polled::PassingFailure);
+        let found = stamps.is_some();
+        let usable = table.update(self.owner, |pending| pending.end(found, Instant::now()));
+        let stamps = stamps.unwrap_or_default();
+        let passing = stamps.unsure().then_some(Polled::PassingFailure);
         let why = self.why.max(passing);
+        table.set_needs(self.owner, self.needs, stamps);
         table.change_polling(self.owner, |polling| {
             (polling.why, polling.device) = (why, self.device);
         });
-        usable
+        // The owner may have been forgotten during the read.
+        usable.unwrap_or(false)
     }
 }
 
@@ -131,7 +126,7 @@ impl<K: Key> Arm for Session<'_, K> {
         let path = dir.path.join(file.name);
         let mut table = self.watch.lock();
         if !table.is_whole(&path, changed) {
-            let file = Place::of(&path).file_key();
+            let file = Place::of(&path).0;
             table.update(self.owner, |pending| pending.suspect(file, changed));
         }
     }
