@@ -64,7 +64,7 @@ impl Scope {
 
 /// An inotify instance.
 pub(super) struct Inotify {
-    fd: Arc<OwnedFd>,
+    pub(super) fd: Arc<OwnedFd>,
     readiness: OnceLock<AsyncFd<Arc<OwnedFd>>>,
     /// Watches that are gone: the events that say so, as far as they were taken.
     gone: AtomicU64,
@@ -138,12 +138,6 @@ impl Inotify {
         }
         let readiness = AsyncFd::with_interest(Arc::clone(&self.fd), Interest::READABLE)?;
         Ok(self.readiness.get_or_init(|| readiness))
-    }
-
-    /// Bytes of events that have not been taken yet.
-    #[cfg(test)]
-    pub(super) fn queued(&self) -> u64 {
-        rustix::io::ioctl_fionread(&self.fd).unwrap()
     }
 
     /// Gives `handle` all events up to now. False when some may be left.

@@ -408,16 +408,8 @@ fn what_strangers_do_beside_the_way_is_not_even_reported() {
     let stranger = dir.path().join("stranger");
     fs::write(&stranger, "x").unwrap();
     let mut follower = Follower::settled(&folder, &A);
-    let reported = || {
-        follower
-            .watch
-            .lock()
-            .folders
-            .inotify
-            .as_ref()
-            .unwrap()
-            .queued()
-    };
+    let inotify = follower.watch.lock().folders.inotify.clone().unwrap();
+    let reported = || rustix::io::ioctl_fionread(&inotify.fd).unwrap();
     for _ in 0..1000 {
         let mut text = String::new();
         fs::File::open(&stranger)
