@@ -32,7 +32,8 @@ pub(super) struct Table<K> {
     pub(super) whole: HashMap<Place, Instant>,
     /// How many owners are polled for which reason.
     pub(super) polled: BTreeMap<Polled, isize>,
-    last_rebuild: Option<Instant>,
+    /// Not before then is everything read again.
+    next_rebuild: Instant,
     pub(super) overflows: u64,
     pub(super) rebuilds: u64,
     pub(super) missed: u64,
@@ -45,9 +46,9 @@ impl<K: Key> Table<K> {
             let remedy = Polled::NoInotify.remedy();
             tracing::warn!(%error, "nothing can be watched, and everything is polled: {remedy}");
         }
-        let first = Instant::now() + settings.check_interval;
+        let now = Instant::now();
         Self {
-            rounds: BTreeMap::from([(FIRST_ROUND, Some(first))]),
+            rounds: BTreeMap::from([(FIRST_ROUND, Some(now + settings.check_interval))]),
             settings,
             wake: Arc::default(),
             owners: Owners::new(),
@@ -55,7 +56,7 @@ impl<K: Key> Table<K> {
             due: BTreeSet::new(),
             whole: HashMap::new(),
             polled: BTreeMap::new(),
-            last_rebuild: None,
+            next_rebuild: now,
             overflows: 0,
             rebuilds: 0,
             missed: 0,
@@ -132,19 +133,18 @@ impl<K: Key> Table<K> {
         self.whole.clear();
         // A failure is logged when it begins, and shown as the reason for polling.
         let _ = self.folders.open();
-        let earliest = self.last_rebuild.map(|last| last + REBUILD_INTERVAL);
-        let when = earliest.map_or(now, |earliest| earliest.max(now));
-        self.last_rebuild = Some(when);
+        let when = now.max(self.next_rebuild);
+        self.next_rebuild = when + REBUILD_INTERVAL;
         self.mark(self.owners.polled(|_| true), when);
     }
 
     /// Tries again what was refused, by reads of the owners concerned: somebody may have raised a limit.
     pub(super) fn retry(&mut self, now: Instant) {
-        if self.folders.inotify.is_none() && self.folders.open().is_ok() {
-            return self.rebuild(now);
+        use Polled::{NoInotify, Refused, WatchLimit};
+        if self.folders.open().is_ok() {
+            let refused =
+                |polling: Polling| matches!(polling.why, Some(NoInotify | Refused | WatchLimit));
+            self.mark(self.owners.polled(refused), now);
         }
-        let is_refused = |why| matches!(why, Polled::Refused | Polled::WatchLimit);
-        let refused = |polling: Polling| polling.why.is_some_and(is_refused);
-        self.mark(self.owners.polled(refused), now);
     }
 }
