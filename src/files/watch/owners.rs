@@ -28,16 +28,6 @@ pub(super) struct Owner<K> {
 }
 
 impl<K> Owner<K> {
-    fn new(key: K) -> Self {
-        Self {
-            key,
-            needs: Box::default(),
-            stamps: Stamps::default(),
-            pending: None,
-            polling: None,
-        }
-    }
-
     pub(super) fn polling(&self) -> Polling {
         self.polling.as_deref().copied().unwrap_or_default()
     }
@@ -77,7 +67,13 @@ impl<K: Key> Owners<K> {
                 let id = self.next;
                 self.next = id.checked_add(1).unwrap_or(OwnerId::MIN);
                 if let Entry::Vacant(entry) = owners.entry(id) {
-                    entry.insert(Box::new(Owner::new(key.clone())));
+                    entry.insert(Box::new(Owner {
+                        key: key.clone(),
+                        needs: Box::default(),
+                        stamps: Stamps::default(),
+                        pending: None,
+                        polling: None,
+                    }));
                     break id;
                 }
             }
