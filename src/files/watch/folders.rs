@@ -88,9 +88,9 @@ pub(super) struct Folder {
     /// Where it was last found.
     pub(super) place: Place,
     pub(super) scope: Scope,
-    /// The owner that [`Folders::shared`] leaves out, since its own needs list what it depends on. Few folders have
-    /// a second one.
-    first: Option<OwnerId>,
+    /// The first owner, which [`Folders::shared`] leaves out once it has been read, since its own needs list what it
+    /// depends on. Few folders have a second one.
+    first: OwnerId,
 }
 
 /// The watched folders.
@@ -117,18 +117,13 @@ impl Folders {
 
     /// Records a watch that was placed on the folder at `place` for at least what `scope` asks for, because an
     /// owner, which is being read, depends on `what` of it.
-    pub(super) fn record(
-        &mut self,
-        (watch, what): Need,
-        owner: OwnerId,
-        place: Place,
-        scope: Scope,
-    ) {
+    pub(super) fn record(&mut self, need: Need, owner: OwnerId, place: Place, scope: Scope) {
+        let (watch, what) = need;
         self.shared.insert((watch, what, owner));
         let new = Folder {
             place,
             scope,
-            first: None,
+            first: owner,
         };
         let folder = self.watched.entry(watch).or_insert(new);
         folder.place = place;
@@ -146,8 +141,8 @@ impl<K: Key> Table<K> {
         owner.stamps = stamps;
         let before = replace(&mut owner.needs, needs.iter().copied().collect());
         for (watch, what) in &needs {
-            let folder = self.folders.watched.get_mut(watch);
-            if folder.is_some_and(|folder| *folder.first.get_or_insert(id) == id) {
+            let folder = self.folders.watched.get(watch);
+            if folder.is_some_and(|folder| folder.first == id) {
                 self.folders.shared.remove(&(*watch, *what, id));
             }
         }
@@ -176,7 +171,7 @@ impl<K: Key> Table<K> {
     ) -> impl Iterator<Item = (What, OwnerId)> + use<'_, K> {
         let (from, to) = whats.into_inner();
         let first = self.folders.watched.get(&watch);
-        let first = first.and_then(|folder| Some((folder.first?, self.owners.get(folder.first?)?)));
+        let first = first.and_then(|folder| Some((folder.first, self.owners.get(folder.first)?)));
         let needs = first.into_iter().flat_map(move |(id, owner)| {
             let before = owner.needs.partition_point(|need| *need < (watch, from));
             let needs = owner.needs[before..].iter();
