@@ -162,7 +162,7 @@ impl<K: Key> Watch<K> {
 
     /// Has all watches placed again, and makes every owner due.
     pub fn mark_all(&self) {
-        self.lock().rebuild(Instant::now());
+        self.lock().rebuild();
     }
 
     /// What the watch is doing.

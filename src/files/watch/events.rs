@@ -58,7 +58,7 @@ impl<K: Key> Table<K> {
             .unwrap_or_else(|error| {
                 let error = std::io::Error::from(error);
                 tracing::warn!(%error, "file events can't be read; everything is read again");
-                self.rebuild(Instant::now());
+                self.rebuild();
                 true
             })
     }
@@ -71,8 +71,7 @@ impl<K: Key> Table<K> {
                 "the kernel's queue of file events overflowed, and everything is read again; \
                  raise fs.inotify.max_queued_events (sysctl) if this happens often"
             );
-            // Events were lost until this one was taken from the queue.
-            return self.rebuild(Instant::now());
+            return self.rebuild();
         }
         // Events of a watch that was removed may still be on the way.
         let Some(folder) = self.folders.watched.get(&watch).copied() else {
@@ -158,13 +157,13 @@ impl<K: Key> Table<K> {
     /// of them has been read yet, for then the path of the folder is unknown.
     fn is_complete(&self, folder: Place, name: &OsStr, owners: &BTreeSet<OwnerId>) -> bool {
         let owners = owners.iter().filter_map(|id| self.owners.get(*id));
-        let paths = owners.flat_map(|owner| owner.stamps.paths(&owner.key.folder()));
+        let mut paths = owners.flat_map(|owner| owner.stamps.paths(&owner.key.folder()));
         // Each one is that of the folder, or of something that was looked up in it.
-        let mut made = paths.filter_map(|path| {
+        let made = paths.find_map(|path| {
             let mut folders = path.ancestors().take(2);
             Some(folders.find(|path| Place::of(path) == folder)?.join(name))
         });
-        made.next().is_some_and(|path| is_complete(&path))
+        made.is_some_and(|path| is_complete(&path))
     }
 
     /// Whether the file at `path`, which changed at `when`, a moment ago, is known to be complete: it, or a folder

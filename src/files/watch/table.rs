@@ -126,14 +126,14 @@ impl<K: Key> Table<K> {
         checks.chain(due).min().copied()
     }
 
-    /// Nothing that was reported up to `now` can be relied on: everything is read again, and the reads
+    /// Nothing that was reported until now can be relied on: everything is read again, and the reads
     /// place all watches again.
-    pub(super) fn rebuild(&mut self, now: Instant) {
+    pub(super) fn rebuild(&mut self) {
         self.rebuilds += 1;
         self.whole.clear();
         // A failure is logged when it begins, and shown as the reason for polling.
         let _ = self.folders.open();
-        let when = now.max(self.next_rebuild);
+        let when = self.next_rebuild.max(Instant::now());
         self.next_rebuild = when + REBUILD_INTERVAL;
         self.mark(self.owners.polled(|_| true), when);
     }
