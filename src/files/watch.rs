@@ -11,7 +11,7 @@
 //!
 //! There is one inotify instance and one lock. Events are taken from the kernel under that lock, by
 //! whoever needs to know all that has happened so far: the task that waits for changes, and each
-//! read when it ends.
+//! read when it has found a file that has just changed, and when it ends.
 
 mod events;
 mod folders;

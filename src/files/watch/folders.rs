@@ -21,7 +21,7 @@ pub(super) type Need = (WatchId, What);
 
 /// What of a folder an owner depends on. Names are distinguished by a hash: two with the same one cost
 /// a read too many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct What(u32);
 
 impl What {

@@ -33,7 +33,7 @@ thread_local! {
 }
 
 /// How much of what happens in a folder is reported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Scope {
     /// Which names there are, and their permissions.
     Names,
@@ -46,8 +46,7 @@ impl Scope {
     fn flags(self) -> WatchFlags {
         let names = WatchFlags::CREATE
             | WatchFlags::DELETE
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::MOVED_TO
+            | WatchFlags::MOVE
             | WatchFlags::ATTRIB
             | WatchFlags::DELETE_SELF
             | WatchFlags::MOVE_SELF

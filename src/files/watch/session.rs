@@ -18,7 +18,7 @@ pub(super) struct Session<'a, K> {
     watch: &'a Watch<K>,
     inotify: Option<Arc<Inotify>>,
     owner: OwnerId,
-    /// For how much the read has watched each folder, and the watch, or why there is none.
+    /// The scope for which the read has watched each folder, and the watch, or why there is none.
     watches: HashMap<FileId, (Scope, Result<WatchId, Polled>)>,
     /// What the read depends on.
     needs: BTreeSet<Need>,
