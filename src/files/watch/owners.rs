@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::num::NonZero;
 
 use hashbrown::HashTable;
@@ -39,7 +39,6 @@ pub(super) struct Owners<K> {
     owners: HashMap<OwnerId, Box<Owner<K>>>,
     /// By the hash of their keys.
     ids: HashTable<OwnerId>,
-    hasher: RandomState,
     /// The number to try next. They are reused as late as possible: a read of a forgotten owner may be under way.
     next: OwnerId,
 }
@@ -49,19 +48,16 @@ impl<K: Key> Owners<K> {
         Self {
             owners: HashMap::new(),
             ids: HashTable::new(),
-            hasher: RandomState::new(),
             next: OwnerId::MIN,
         }
     }
 
     /// The owner of this key, new if need be.
     pub(super) fn enter(&mut self, key: &K) -> OwnerId {
-        let Self { owners, hasher, .. } = self;
-        let entry = self.ids.entry(
-            hasher.hash_one(key),
-            |id| owners[id].key == *key,
-            |id| hasher.hash_one(&owners[id].key),
-        );
+        let owners = &mut self.owners;
+        let hash = |key: &K| owners.hasher().hash_one(key);
+        let is_it = |id: &OwnerId| owners[id].key == *key;
+        let entry = self.ids.entry(hash(key), is_it, |id| hash(&owners[id].key));
         let id = entry.or_insert_with(|| {
             loop {
                 let id = self.next;
@@ -83,7 +79,8 @@ impl<K: Key> Owners<K> {
 
     pub(super) fn remove(&mut self, key: &K) -> Option<(OwnerId, Owner<K>)> {
         let is_it = |id: &OwnerId| self.owners[id].key == *key;
-        let entry = self.ids.find_entry(self.hasher.hash_one(key), is_it);
+        let hash = self.owners.hasher().hash_one(key);
+        let entry = self.ids.find_entry(hash, is_it);
         let (id, _) = entry.ok()?.remove();
         self.owners.remove(&id).map(|owner| (id, *owner))
     }
