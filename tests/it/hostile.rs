@@ -10,7 +10,7 @@ pub(crate) mod text;
 
 use std::fs;
 
-use crate::util::{Agent, Bed, Identity, Sds};
+use crate::util::{Agent, Bed, Delta, Identity, Sds};
 
 /// An agent with this configuration, on a bed with one pair, `site`.
 #[track_caller]
@@ -26,9 +26,21 @@ fn start(config: &str) -> (Bed, Agent, Identity) {
 /// Asserts that a well-behaved client is served, and gets a rotation.
 #[track_caller]
 fn assert_serves(bed: &Bed, client: &Sds) {
+    assert_rotates(bed, &mut subscribed(client));
+}
+
+/// A stream of a well-behaved client, which has the secret.
+#[track_caller]
+fn subscribed(client: &Sds) -> Delta {
     let mut stream = client.delta();
     stream.subscribe(&["site"]);
     stream.secret();
+    stream
+}
+
+/// Asserts that such a stream gets a rotation.
+#[track_caller]
+fn assert_rotates(bed: &Bed, stream: &mut Delta) {
     let renewed = bed.pair("site");
     assert!(stream.secret().is_pair(&renewed.chain, &renewed.key));
 }

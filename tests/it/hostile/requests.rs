@@ -7,7 +7,7 @@ use sds_agent::proto::rpc;
 use tonic::Code;
 
 use super::raw::{Raw, Stream, frame, head};
-use super::{assert_serves, logged, start};
+use super::{assert_rotates, assert_serves, logged, start, subscribed};
 use crate::util::{admin, eventually_true};
 
 /// The maximum increase of resident memory that an attack may cause, in KiB.
@@ -68,6 +68,8 @@ fn a_name_repeated_on_many_streams_delays_no_other_client() {
 fn truncated_requests_time_out_and_leave_nothing_behind() {
     let (bed, agent, _) = start("[limits]\nclient_bytes = 16777216\n");
     let client = bed.client();
+    // Subscribed before the user's budget is used up, which refuses a new subscription.
+    let mut earlier = subscribed(&client);
     let before = agent.resident_kib();
     let mut connection = Raw::connect(&bed.socket());
     // Half of a node of 2 MB, none of which is needed, and half of 2 MB of names, all of which are.
@@ -89,7 +91,7 @@ fn truncated_requests_time_out_and_leave_nothing_behind() {
         });
         open.push(stream);
     }
-    assert_serves(&bed, &client);
+    assert_rotates(&bed, &mut earlier);
     let grown = agent.resident_kib().saturating_sub(before);
     assert!(grown < BOUNDED_KIB, "the agent has grown by {grown} KiB");
     let mut refused = 0;

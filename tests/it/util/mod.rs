@@ -34,6 +34,6 @@ pub(crate) use envoy::{Envoy, Host, Protocol};
 pub(crate) use folders::{Root, Way};
 pub(crate) use https::Https;
 pub(crate) use pki::{Ca, Identity};
-pub(crate) use sds::Sds;
+pub(crate) use sds::{Delta, Sds};
 pub(crate) use tools::require;
 pub(crate) use wait::{BOUND, eventually, eventually_true};
