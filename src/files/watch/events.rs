@@ -1,4 +1,4 @@
-//! What the kernel reports → who is concerned, and how.
+//! Events of the kernel → the owners that they concern, and what happened to their files.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, OsStr};
@@ -16,12 +16,12 @@ use super::pending::Change;
 use super::table::Table;
 use super::{Key, Watch};
 
-/// Where events can't be waited for, they are taken this often.
+/// How often events are taken if the task can't wait for them.
 const UNREADY: Duration = Duration::from_secs(1);
 
-/// Paths remembered for what came whole there lately: enough for what one read of a root may find. One that is
-/// forgotten is read a moment later.
-const MAX_WHOLE: usize = 1024;
+/// How many paths of files that recently arrived complete are remembered: enough for all that one read of a root
+/// may find. A file that is forgotten is read a moment later.
+const MAX_COMPLETED: usize = 1024;
 
 impl<K: Key> Watch<K> {
     /// Waits until the kernel has events, and takes them.
@@ -47,7 +47,7 @@ impl<K: Key> Watch<K> {
 }
 
 impl<K: Key> Table<K> {
-    /// Takes in everything that the kernel has reported up to now. False when more may be waiting.
+    /// Handles all events up to now. False if there may be more.
     pub(super) fn drain(&mut self) -> bool {
         let Some(inotify) = self.folders.inotify.clone() else {
             return true;
@@ -73,7 +73,7 @@ impl<K: Key> Table<K> {
             );
             return self.rebuild();
         }
-        // Events of a watch that was removed may still be on the way.
+        // Events of a removed watch may still be in the queue.
         let Some(folder) = self.folders.watched.get(&watch).copied() else {
             return;
         };
@@ -88,8 +88,8 @@ impl<K: Key> Table<K> {
 
     /// Something happened to the folder itself.
     fn folder_changed(&mut self, event: &Event<'_>, now: Instant) {
-        // Its mode matters to those who list it, or were not let in. All the others would have to read
-        // again whenever somebody touches a root.
+        // Its mode only matters to owners that list it, or were denied access. The others would have to read again
+        // whenever somebody touches a root.
         let is_mode = event.events().contains(ReadFlags::ATTRIB);
         let needs = self.needs_of(event.wd(), What::ANY).filter(|(what, id)| {
             !is_mode || [What::ALL, What::NAMES].contains(what) || self.is_denied(*id)
@@ -107,7 +107,7 @@ impl<K: Key> Table<K> {
         if is_folder && flags.contains(ReadFlags::ATTRIB) {
             owners.retain(|id| self.is_denied(*id));
         }
-        // In other folders nothing would report that it is complete.
+        // In other folders, no event would report that it is complete.
         let is_new_file =
             flags.contains(ReadFlags::CREATE) && !is_folder && folder.scope == Scope::Content;
         let change = if flags.contains(ReadFlags::MODIFY) {
@@ -122,15 +122,15 @@ impl<K: Key> Table<K> {
             Change::Replaced
         };
         let place = folder.place.join(name);
-        let came_whole = change == Change::Finished
+        let completes = change == Change::Finished
             || change == Change::Replaced && (is_new_file || flags.contains(ReadFlags::MOVED_TO));
-        if came_whole {
-            if self.whole.len() == MAX_WHOLE {
-                self.whole.clear();
+        if completes {
+            if self.completed.len() == MAX_COMPLETED {
+                self.completed.clear();
             }
-            self.whole.insert(place, Instant::now());
+            self.completed.insert(place, Instant::now());
         } else if change != Change::Touched {
-            self.whole.remove(&place);
+            self.completed.remove(&place);
         }
         for id in owners {
             self.update(id, |pending| pending.note(change, place.0, now));
@@ -166,12 +166,12 @@ impl<K: Key> Table<K> {
         made.is_some_and(|path| is_complete(&path))
     }
 
-    /// Whether the file at `path`, which changed at `when`, a moment ago, is known to be complete: it, or a folder
-    /// that it is in, came whole after that.
-    pub(super) fn is_whole(&mut self, path: &Path, when: Instant) -> bool {
+    /// Whether the file at `path`, which changed recently, at `when`, is known to be complete: it, or a folder of its
+    /// path, became complete after that.
+    pub(super) fn is_known_complete(&mut self, path: &Path, when: Instant) -> bool {
         self.drain();
-        let came = |place| self.whole.get(&place).is_some_and(|at| *at >= when);
-        Place::all_on(path).any(came)
+        let completed = |place| self.completed.get(&place).is_some_and(|at| *at >= when);
+        Place::all_on(path).any(completed)
     }
 }
 

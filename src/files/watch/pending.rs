@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-/// A file that has not changed for this long is taken for complete, though it was not closed.
+/// A file that has not changed for this long counts as complete, even if it was not closed.
 pub(super) const QUIET: Duration = Duration::from_millis(100);
 
-/// An owner waits no longer than this for files that are being written: one that is written for
-/// ever must not keep the others from being read. Copying the largest file allowed takes less.
+/// An owner waits no longer than this for files that are being written: a file that is written endlessly must not
+/// keep the others from being read. Copying the largest allowed file takes less.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// After a read that could not be used, the next one waits this long unless an event calls for it: a
-/// file that is written without a pause must not keep the processor busy.
+/// After a read that could not be used, the next one waits this long unless an event causes it: a file that is
+/// written without a pause must not keep the processor busy.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// How many files being written are tracked separately for one owner. More share one entry.
@@ -41,11 +41,11 @@ pub(super) type FileKey = u32;
 /// What an event means for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Its content changes, and there is more to come.
+    /// Its content changes, and may change further.
     Written,
-    /// Whoever wrote it is done.
+    /// Its writer has closed it.
     Finished,
-    /// It came whole, went, or is another one now.
+    /// It arrived complete, was removed, or is another file now.
     Replaced,
     /// Something else about it changed.
     Touched,
@@ -53,7 +53,7 @@ pub(super) enum Change {
 
 impl Pending {
     pub(super) fn note(&mut self, change: Change, file: FileKey, now: Instant) {
-        // Another file may have replaced one that was read in part.
+        // The replaced file may have been read in part.
         self.torn |= matches!(change, Change::Written | Change::Finished) || self.is_written(file);
         match change {
             Change::Written => {
@@ -97,7 +97,7 @@ impl Pending {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let quiet = self.writing.iter().map(|(_, last)| *last + QUIET).max();
         let settled = self.due.max(quiet).filter(|_| self.reading.is_none())?;
-        // Patience ends the wait for writers, once, and not that for a delayed mark.
+        // The limit ends the wait for writers, once, but not that for a delayed mark.
         let patience = self
             .since
             .filter(|_| !self.handed_over)
@@ -144,7 +144,7 @@ impl Pending {
     fn is_usable(&self, began: Instant, now: Instant) -> bool {
         let writing = self.writing.iter().any(|(_, last)| *last + QUIET > now);
         match self.since {
-            // A file that is rewritten without a pause lets no read be whole.
+            // With a file that is rewritten without a pause, no read would be consistent.
             Some(since) if since + 2 * PATIENCE <= began => true,
             Some(since) if since + PATIENCE <= began => !self.torn,
             _ => !self.torn && !writing,

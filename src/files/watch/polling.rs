@@ -1,8 +1,8 @@
-//! Checks by `stat` alone: of everything from time to time though no event asks for them, and often of
-//! what can't be watched.
+//! Checks by `stat`: of everything from time to time, even without an event, and frequently of what can't be
+//! watched.
 //!
-//! Each device has threads of its own while it is checked: one that hangs (a dead NFS server)
-//! delays neither the others nor the end of the program.
+//! While a device is checked, it has threads of its own: one that hangs (a dead NFS server) delays neither the
+//! other devices nor the end of the program.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -14,10 +14,10 @@ use super::table::Table;
 use super::{Key, Settings, Watch};
 use crate::files::read::Stamps;
 
-/// Rounds that are under way at a time. All but hanging ones are done in milliseconds.
+/// The maximum number of concurrent rounds. Unless they hang, they take milliseconds.
 const MAX_ROUNDS: usize = 32;
 
-/// While there are so many, another one is tried again after this long.
+/// When the maximum is reached, another round is delayed by this long.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// Why an owner is polled.
@@ -27,18 +27,18 @@ pub enum Polled {
     PassingFailure,
     /// A file has other names, and a change made under another name is not reported.
     SharedFile,
-    /// The file system may change without a word to this machine's kernel.
+    /// The file system may change without this machine's kernel noticing.
     RemoteFileSystem,
     /// A folder can't be watched for another reason, such as its permissions.
     Refused,
     /// The kernel's limit on watches is reached.
     WatchLimit,
-    /// Nothing can be watched: inotify can't be had.
+    /// Nothing can be watched: inotify is not available.
     NoInotify,
 }
 
 impl Polled {
-    /// Every reason, for whoever lists them.
+    /// Every reason.
     pub const ALL: [Self; 6] = [
         Self::PassingFailure,
         Self::SharedFile,
@@ -67,17 +67,17 @@ impl Polled {
             ),
             Self::SharedFile => (
                 "shared_file",
-                "files have several hard links or are mounted one by one; mount or link their \
-                 folder to have changes seen at once",
+                "files have several hard links, or are mounted individually; link or mount their \
+                 folder instead, so that changes are noticed immediately",
             ),
             Self::RemoteFileSystem => (
                 "remote_file_system",
-                "their file system does not report changes; keep them on a local one to have \
-                 changes seen at once",
+                "their file system does not report changes; keep them on a local one, so that \
+                 changes are noticed immediately",
             ),
             Self::Refused => (
                 "refused",
-                "folders can't be watched; let the agent's user read every folder on the way",
+                "folders can't be watched; let the agent's user read every folder of their paths",
             ),
             Self::WatchLimit => (
                 "watch_limit",
@@ -86,27 +86,27 @@ impl Polled {
             ),
             Self::NoInotify => (
                 "no_inotify",
-                "inotify can't be had; raise fs.inotify.max_user_instances (sysctl)",
+                "inotify is not available; raise fs.inotify.max_user_instances (sysctl)",
             ),
         }
     }
 }
 
-/// How an owner is checked by `stat` where that is not done as usual.
+/// How an owner is checked by `stat`, if not in the default way.
 #[derive(Clone, Copy, Default, PartialEq)]
 pub(super) struct Polling {
     /// Why it is polled, if it is.
     pub(super) why: Option<Polled>,
     /// How often it is checked.
     pub(super) interval: Option<Duration>,
-    /// The device that may keep a check of it waiting; local files have none.
+    /// The device that a check may have to wait for; none for local files.
     pub(super) device: Option<u64>,
 }
 
-/// Owners that are checked together: those on this device, polled at this interval or not polled.
+/// Owners that are checked together: those on the same device, and polled at the same interval or not polled.
 pub(super) type Round = (Option<u64>, Option<Duration>);
 
-/// The round of all that is local and not polled. There is always this one.
+/// The round of all owners that are local and not polled. It always exists.
 pub(super) const FIRST_ROUND: Round = (None, None);
 
 impl Polling {
@@ -177,10 +177,7 @@ impl<K: Key> Table<K> {
             let (reason, remedy) = (why.as_str(), why.remedy());
             match (change, *count) {
                 (1, 1) => tracing::warn!(reason, ?every, "folders are polled: {remedy}"),
-                (-1, 0) => tracing::info!(
-                    reason,
-                    "polling ended: no folder is polled for this reason any more"
-                ),
+                (-1, 0) => tracing::info!(reason, "polling for this reason ended"),
                 _ => {}
             }
         }
@@ -193,7 +190,7 @@ impl<K: Key> Table<K> {
             let mut rounds = self.rounds.iter_mut();
             let (round, at) = rounds.find(|(_, at)| at.is_some_and(|at| at <= now))?;
             let round = *round;
-            // Local files are never kept waiting by the others.
+            // Local files never wait for others.
             if under_way >= MAX_ROUNDS && round.0.is_some() {
                 *at = Some(now + BUSY);
                 continue;
@@ -211,7 +208,7 @@ impl<K: Key> Table<K> {
         }
     }
 
-    /// A round is no longer under way, or is new.
+    /// Plans the next time of a round that has ended or is new.
     fn end_round(&mut self, round: Round) {
         let every = round.1.unwrap_or(self.settings.check_interval);
         self.rounds.insert(round, Some(Instant::now() + every));
@@ -226,21 +223,21 @@ impl<K: Key> Table<K> {
         let Some(owner) = self.owners.get(id) else {
             return;
         };
-        // What is read meanwhile, or about to be, finds that itself.
+        // A read that is under way or planned finds the change itself.
         if owner.pending.is_some() || owner.stamps != *stamps {
             return;
         }
         if owner.polling().why.is_some() {
             return self.mark([id], now);
         }
-        // An event is missing. Whatever swallowed it (a mount over a watched folder, say) may swallow the
-        // next one: all who share a folder are due, and their reads place the watches again.
+        // An event was lost, and so may the next one be, as with a mount over a watched folder: all owners that
+        // share a folder are due, and their reads place the watches again.
         let mut owners = BTreeSet::from([id]);
         for (watch, _) in &owner.needs {
             owners.extend(self.needs_of(*watch, What::ANY).map(|(_, id)| id));
         }
         self.missed += 1;
-        self.whole.clear();
+        self.completed.clear();
         self.mark(owners, now);
     }
 }

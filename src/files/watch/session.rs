@@ -1,5 +1,5 @@
-//! One read: places a watch before each lookup, keeps what the read depended on, and judges whether
-//! what it found may be used.
+//! One read: places a watch before each lookup, records what the read depends on, and decides whether its
+//! result may be used.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) struct Session<'a, K> {
     needs: BTreeSet<Need>,
     /// Why the owner must be polled, if it must.
     why: Option<Polled>,
-    /// The device that may keep a check waiting.
+    /// The device that a check may have to wait for.
     device: Option<u64>,
 }
 
@@ -116,7 +116,7 @@ impl<K: Key> Arm for Session<'_, K> {
         if file.shared {
             self.must_poll(Polled::SharedFile);
         }
-        // A time in the future is a clock's fault and tells nothing.
+        // A time in the future is an error of a clock, and means nothing.
         let now = Instant::now();
         let age = SystemTime::now().duration_since(file.modified).ok();
         let age = age.filter(|age| *age < QUIET && !dir.complete);
@@ -125,7 +125,7 @@ impl<K: Key> Arm for Session<'_, K> {
         };
         let path = dir.path.join(file.name);
         let mut table = self.watch.lock();
-        if !table.is_whole(&path, changed) {
+        if !table.is_known_complete(&path, changed) {
             let file = Place::of(&path).0;
             table.update(self.owner, |pending| pending.suspect(file, changed));
         }

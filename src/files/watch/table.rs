@@ -27,12 +27,12 @@ pub(super) struct Table<K> {
     due: BTreeSet<(Instant, OwnerId)>,
     /// When which owners are next checked by `stat` alone: `None` while they are being checked.
     pub(super) rounds: BTreeMap<Round, Option<Instant>>,
-    /// Where something came whole lately, and when: a file was closed after it had been written, or what is there
-    /// was moved or linked into place.
-    pub(super) whole: HashMap<Place, Instant>,
+    /// Paths at which something recently became complete, and when: a file was closed by its writer, or a file or
+    /// folder was moved or linked into place.
+    pub(super) completed: HashMap<Place, Instant>,
     /// How many owners are polled for which reason.
     pub(super) polled: BTreeMap<Polled, isize>,
-    /// Not before then is everything read again.
+    /// Everything is read again at this time at the earliest.
     next_rebuild: Instant,
     pub(super) overflows: u64,
     pub(super) rebuilds: u64,
@@ -54,7 +54,7 @@ impl<K: Key> Table<K> {
             owners: Owners::new(),
             folders,
             due: BTreeSet::new(),
-            whole: HashMap::new(),
+            completed: HashMap::new(),
             polled: BTreeMap::new(),
             next_rebuild: now,
             overflows: 0,
@@ -130,7 +130,7 @@ impl<K: Key> Table<K> {
     /// place all watches again.
     pub(super) fn rebuild(&mut self) {
         self.rebuilds += 1;
-        self.whole.clear();
+        self.completed.clear();
         // A failure is logged when it begins, and shown as the reason for polling.
         let _ = self.folders.open();
         let when = self.next_rebuild.max(Instant::now());
