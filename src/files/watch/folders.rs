@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::mem::replace;
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::Key;
 use super::kernel::{Inotify, Scope, WatchId};
@@ -47,7 +47,7 @@ pub(super) fn wanted(interest: Interest<'_>) -> (What, Scope) {
     }
 }
 
-/// Whether this is one of the names that whoever depends on all of a folder does not depend on.
+/// Whether a dependency on all of a folder leaves this name out.
 pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b"..")
 }
@@ -76,10 +76,10 @@ impl Place {
     }
 }
 
+/// With random keys, so that nobody can choose names that have the same hash.
 fn hash(what: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
-    hasher.finish()
+    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEYS.hash_one(what)
 }
 
 /// A watched folder. There may be several for each of tens of thousands of owners.

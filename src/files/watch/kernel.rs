@@ -52,7 +52,7 @@ impl Scope {
             | WatchFlags::MOVE_SELF
             | WatchFlags::ONLYDIR
             | WatchFlags::EXCL_UNLINK
-            // Others may need more of the folder than whoever places this watch.
+            // Other owners may depend on more of the folder.
             | WatchFlags::MASK_ADD;
         match self {
             Self::Names => names,
